@@ -1,0 +1,28 @@
+# Two commands for a newcomer: `make demo` and `make test`. Both make .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-all lint format
+
+.venv/.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev]'
+	touch $@
+
+demo: .venv/.done
+	$(BIN)/maieutic demo --out demo-run
+
+test: .venv/.done
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: .venv/.done
+	MAIEUTIC_TEST_ALL=1 $(BIN)/python -m pytest
+
+lint: .venv/.done
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: .venv/.done
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .

@@ -1,0 +1,1 @@
+"""maieutic: train either side of a conversation."""

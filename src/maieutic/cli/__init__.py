@@ -1,0 +1,48 @@
+"""The command line: one command, one library function. This file only gathers the commands and reports errors."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from maieutic.errors import MaieuticError
+
+app = typer.Typer(
+    name="maieutic",
+    help="Train either side of a conversation: user simulators, assistants, Socratic tutors.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,
+)
+
+
+def main() -> None:
+    """The entry point. Exit 0 done, 1 failed, 2 the call was wrong."""
+    for name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "GRADIO_ANALYTICS_ENABLED", "RAY_USAGE_STATS_ENABLED"):
+        os.environ.setdefault(name, "1" if name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK") else "0")
+    _gather()
+    try:
+        app()
+    except MaieuticError as error:
+        from maieutic.console import note
+
+        note(f"error: {error}")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.stderr.write("\nstopped; the same command goes on from here\n")
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _gather() -> None:
+    """Import the command files, in the order of the pipeline; none of them imports a heavy library."""
+    from maieutic.cli import data, evals, judge, models, recipe, simulate, train
+
+    for room in (recipe, data, train, simulate, judge, evals, models):
+        room.register(app)

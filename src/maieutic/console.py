@@ -1,0 +1,76 @@
+"""What a command prints: for people by default, one JSON document with `--json`; notes go to standard error.
+
+Text that a person or a model wrote is shown, never interpreted: control characters appear as visible symbols, and
+nothing of it is read as rich markup.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any
+
+import orjson
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+out = Console(highlight=False, markup=False)
+err = Console(stderr=True, highlight=False, markup=False)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def shown(text: str) -> str:
+    """The text with terminal control characters made visible (ESC as ␛), so that none can act."""
+    return _CONTROL.sub(lambda match: _symbol(match[0]), text)
+
+
+def _symbol(char: str) -> str:
+    code = ord(char)
+    if code < 0x20:
+        return chr(0x2400 + code)
+    return "␡" if code == 0x7F else f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    text = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY, default=_jsonable)
+    sys.stdout.buffer.write(text + b"\n")
+    sys.stdout.flush()
+
+
+def _jsonable(value: Any) -> Any:
+    if hasattr(value, "json") and not hasattr(value, "model_dump"):
+        return value.json()
+    return value.model_dump(mode="json") if hasattr(value, "model_dump") else str(value)
+
+
+def note(text: str) -> None:
+    """A line for people, on standard error."""
+    err.print(Text(shown(text)), soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """A line of the result, on standard output."""
+    out.print(Text(shown(text)), soft_wrap=True)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A table on standard output; all but the first column are right-aligned."""
+    grid = Table(title=shown(title), title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for index, column in enumerate(columns):
+        grid.add_column(shown(column), justify="left" if index == 0 else "right")
+    for row in rows:
+        grid.add_row(*(Text(shown(_cell(value))) for value in row))
+    out.print(grid)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,103 @@
+"""Models that can speak: `load(spec)` turns a MODEL into a `ChatModel`.
+
+    hf/PATH_OR_ID            in this process, batched (needs the `train` extra)
+    openai/NAME              any OpenAI-compatible server, by OPENAI_BASE_URL and OPENAI_API_KEY
+    http://HOST:PORT/v1#NAME the same, by address; its key is only MAIEUTIC_API_KEY
+    ollama/NAME              a local Ollama server
+    script/FILE              canned replies, for tests and dry runs
+
+Every request is asynchronous, so that thousands of dialogues advance on their own; the local engine gathers what
+waits into batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+from maieutic.errors import InputError
+from maieutic.types import Reply, Role, Sampling, Turn
+
+
+class ChatModel(Protocol):
+    """Anything that answers a conversation."""
+
+    id: str
+    """The MODEL it was loaded from; stands in rows and keys, and holds no secret."""
+    trained_role: Role | None
+    """The side it was trained to speak, where its checkpoint says so."""
+
+    async def reply(
+        self,
+        messages: Sequence[Turn],
+        sampling: Sampling,
+        *,
+        role: Role = Role.ASSISTANT,
+        schema: dict[str, Any] | None = None,
+        suppress_end: bool = False,
+    ) -> Reply:
+        """The next turn of `role`.
+
+        `messages` are as people see them (user and assistant, not swapped). `role=USER` asks a trained simulator for
+        the human's next turn; a prompted model is asked for an assistant turn over swapped messages instead, which
+        is the caller's business (`simulate.users`). `schema` is a JSON schema the text should follow, used where the
+        server has it. `suppress_end` forbids END as the first token.
+
+        Raises:
+            ModelError: final after its attempts, in the server's words.
+        """
+        ...
+
+    async def check(self) -> None:
+        """Raise a ModelError unless the model is reachable, the name right and the key accepted."""
+        ...
+
+    async def close(self) -> None:
+        """Free what it holds."""
+        ...
+
+
+class ModelOptions(NamedTuple):
+    """How to reach or load a model: nothing here decides what a row contains, but template and system do."""
+
+    template: str | None = None
+    """`chat`, `dyadic`, `plain`, or a Jinja file; null: the checkpoint's own (`chat`)."""
+    system: str | None = None
+    """System text put before conversations that have none."""
+    batch: int = 16
+    """Local: rows decoded together."""
+    device: str | None = None
+    remote_code: bool = False
+    attempts: int = 8
+    """Remote: calls a reply may take."""
+    timeout: float = 600.0
+    """Remote: seconds for one reply, all attempts together."""
+    concurrency: int = 64
+    """Remote: connections kept open at most."""
+
+
+def load(spec: str, options: ModelOptions | None = None) -> ChatModel:
+    """The model a MODEL names.
+
+    Raises:
+        InputError: the text names no model in any known form.
+        ModelError, MissingInput, MissingExtra: it cannot be loaded.
+    """
+    options = options or ModelOptions()
+    kind, _, name = spec.partition("/")
+    if kind == "hf" and name:
+        from maieutic.models.local import LocalModel
+
+        return LocalModel(name, options)
+    if kind == "script" and name:
+        from maieutic.models.script import ScriptModel
+
+        return ScriptModel(name)
+    if spec.startswith(("http://", "https://")) or (kind in ("openai", "ollama") and name):
+        from maieutic.models.remote import RemoteModel
+
+        return RemoteModel(spec, options)
+    raise InputError(
+        f"{spec!r} is no MODEL",
+        "Write hf/PATH_OR_ID, openai/NAME, http://HOST:PORT/v1#NAME, ollama/NAME or script/FILE.",
+    )

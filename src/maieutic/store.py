@@ -1,0 +1,296 @@
+"""Run folders: `RUN/<stage>/{config.json, rows.jsonl, manifest.json}`.
+
+Resume is a property of this room, not of each stage. Rows are only ever appended, each under a key that hashes
+everything deciding its content; a line that a crash tore is dropped and owed again; the manifest comes last, so a
+stage without one is owed. Writing is by one process at a time, held by a lock on the folder, and a folder that holds
+another run is refused with the changed keys named. Nothing is ever deleted.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+import orjson
+
+from maieutic.errors import DiskFull, MissingInput, RunConflict, RunLocked, StoreError
+
+GROUP_ROWS = 64
+GROUP_SECONDS = 0.5
+"""One `fdatasync` for this many rows, or after this long: what a kill can cost, and what durability costs."""
+
+
+class Journal:
+    """An append-only JSONL file. Every row has a `key`; the first row under a key is the one that counts."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.keys: set[str] = set()
+        self._pending = 0
+        self._synced = time.monotonic()
+        with full_disk(path):
+            self._file: BinaryIO = path.open("ab+")
+            self._mend_torn_tail()
+        for row in read_rows(path):
+            self.keys.add(row["key"])
+
+    def _mend_torn_tail(self) -> None:
+        """Drop a last line without a newline: it was never acknowledged, so it is owed again."""
+        size = self._file.seek(0, os.SEEK_END)
+        cut = size
+        while cut > 0:
+            start = max(0, cut - 65536)
+            self._file.seek(start)
+            newline = self._file.read(cut - start).rfind(b"\n")
+            if newline >= 0:
+                cut = start + newline + 1
+                break
+            cut = start
+        if cut < size:
+            self._file.truncate(cut)
+            os.fsync(self._file.fileno())
+        self._file.seek(0, os.SEEK_END)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.keys
+
+    def append(self, key: str, row: Mapping[str, Any]) -> None:
+        """Write one row; it is durable after the next `sync`, which comes by itself soon."""
+        line = orjson.dumps({"key": key, **row}, option=orjson.OPT_SERIALIZE_NUMPY) + b"\n"
+        with full_disk(self.path):
+            self._file.write(line)
+            self._pending += 1
+            self.keys.add(key)
+            if self._pending >= GROUP_ROWS or time.monotonic() - self._synced > GROUP_SECONDS:
+                self.sync()
+
+    def sync(self) -> None:
+        """Make everything written so far survive a power cut."""
+        with full_disk(self.path):
+            self._file.flush()
+            os.fdatasync(self._file.fileno())
+        self._pending, self._synced = 0, time.monotonic()
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Each key's first row, in the order written."""
+        self._file.flush()
+        return _first_per_key(read_rows(self.path))
+
+    def close(self) -> None:
+        """Sync and close."""
+        try:
+            self.sync()
+        finally:
+            self._file.close()
+
+
+class Stage:
+    """One stage's folder, open for writing.
+
+    Args:
+        folder: made where it does not exist.
+        config: what decides the rows' content, and nothing else; a second run with another one is refused.
+
+    Raises:
+        RunConflict: the folder holds another run, or files that are not a run's.
+        RunLocked: another process writes it.
+        DiskFull: no space is left.
+    """
+
+    def __init__(self, folder: Path | str, config: Mapping[str, Any]) -> None:
+        self.folder = Path(folder)
+        self.config = orjson.loads(orjson.dumps(dict(config), default=_jsonable))
+        with full_disk(self.folder):
+            _refuse_strangers(self.folder)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _take_lock(self.folder)
+        try:
+            self._check_config()
+            self.rows = Journal(self.folder / "rows.jsonl")
+        except BaseException:
+            os.close(self._lock)
+            raise
+        self._journals = [self.rows]
+
+    def _check_config(self) -> None:
+        path = self.folder / "config.json"
+        if not path.exists():
+            write_json(path, self.config)
+            return
+        held = read_json(path)
+        if changed := changed_keys(held, self.config):
+            raise RunConflict(
+                f"{self.folder} holds a run with other settings: {', '.join(changed)}",
+                "Give the same settings to go on with it, or another output folder for a new run.",
+            )
+
+    @property
+    def done(self) -> bool:
+        """Whether the stage has its manifest."""
+        return (self.folder / "manifest.json").exists()
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """The manifest of a finished stage."""
+        manifest: dict[str, Any] = read_json(self.folder / "manifest.json")
+        return manifest
+
+    def journal(self, name: str) -> Journal:
+        """A second append-only file beside the rows, such as the turns of dialogues still going on."""
+        journal = Journal(self.folder / f"{name}.jsonl")
+        self._journals.append(journal)
+        return journal
+
+    def finish(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        """Sync, then write the manifest: the stage is done."""
+        for journal in self._journals:
+            journal.sync()
+        whole = {"rows": len(self.rows.keys), **manifest}
+        write_json(self.folder / "manifest.json", whole)
+        return whole
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        try:
+            for journal in self._journals:
+                journal.close()
+        finally:
+            os.close(self._lock)
+
+
+def read_rows(path: Path | str) -> Iterator[dict[str, Any]]:
+    """The rows of a run's JSONL file, streaming; a torn last line is passed over.
+
+    Raises:
+        MissingInput: there is no such file.
+        StoreError: a line before the last is broken.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MissingInput(f"{path}: no such file", "Name a run's rows.jsonl, or the folder that holds it.")
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield orjson.loads(line)
+            except orjson.JSONDecodeError:
+                raise StoreError(
+                    f"{path}:{number}: a damaged line inside a run", "Move that line out of the file and run again."
+                ) from None
+
+
+def stage_rows(folder: Path | str) -> Iterator[dict[str, Any]]:
+    """The rows of a stage, each key once, given its folder, its run's folder (with one stage) or its file."""
+    path = Path(folder)
+    if path.is_dir() and not (path / "rows.jsonl").exists():
+        stages = [stage for stage in sorted(path.iterdir()) if (stage / "rows.jsonl").exists()]
+        if len(stages) != 1:
+            raise MissingInput(
+                f"{path}: {'several stages' if stages else 'no stage'} in there", "Name the stage's own folder."
+            )
+        path = stages[0]
+    return _first_per_key(read_rows(path / "rows.jsonl" if path.is_dir() else path))
+
+
+def _first_per_key(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    seen: set[str] = set()
+    for row in rows:
+        if row["key"] not in seen:
+            seen.add(row["key"])
+            yield row
+
+
+def changed_keys(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """The dotted names of the settings in which two JSON values differ, with both values."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            name
+            for key in sorted(old.keys() | new.keys())
+            for name in changed_keys(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)
+        ]
+    return [] if old == new else [f"{prefix} ({_short(old)} → {_short(new)})"]
+
+
+def _short(value: Any) -> str:
+    text = orjson.dumps(value).decode()
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    with full_disk(path):
+        with part.open("wb") as file:
+            file.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY, default=_jsonable))
+            file.write(b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file's value."""
+    try:
+        return orjson.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise MissingInput(f"{path}: no such file", "Check the path.") from None
+    except orjson.JSONDecodeError as error:
+        raise StoreError(f"{path}: not JSON ({error})", "Restore the file, or start in another folder.") from None
+
+
+@contextmanager
+def full_disk(path: Path) -> Iterator[None]:
+    """Turn the system's refusals to write into errors that say what to do."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, StoreError):
+            raise
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(
+                f"{path}: no space is left on the disk", "Free some and run the same command again: it goes on."
+            ) from None
+        if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+            raise StoreError(f"{path}: {error.strerror}", "Choose an output path that can be written.") from None
+        raise
+
+
+def _refuse_strangers(folder: Path) -> None:
+    if not folder.is_dir():
+        return
+    names = {entry.name for entry in folder.iterdir()} - {".lock", ".config.json.part"}
+    if names and "config.json" not in names:
+        raise RunConflict(
+            f"{folder} is not empty and holds no run (found {', '.join(sorted(names)[:3])})",
+            "Choose a new or empty output folder; nothing in this one was touched.",
+        )
+
+
+def _take_lock(folder: Path) -> int:
+    handle = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise RunLocked(
+            f"{folder} is being written by another process", "Wait for it, or choose another output folder."
+        ) from None
+    return handle
+
+
+def _jsonable(value: Any) -> Any:
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    return str(value)

@@ -1,0 +1,19 @@
+"""Shared fixtures: where the real data lies, tiny tokenizers and models, loopback servers."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data, or a clear skip."""
+    folder = Path(os.environ.get("MAIEUTIC_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}; set MAIEUTIC_DATA")
+    return folder
