@@ -28,18 +28,22 @@ GROUP_SECONDS = 0.5
 
 
 class Journal:
-    """An append-only JSONL file. Every row has a `key`; the first row under a key is the one that counts."""
+    """An append-only JSONL file. Every row has a `key`; the first row under a key is the one that counts.
 
-    def __init__(self, path: Path) -> None:
+    With `index=False` the keys are not kept in memory, for files whose rows nobody looks up by key.
+    """
+
+    def __init__(self, path: Path, index: bool = True) -> None:
         self.path = path
         self.keys: set[str] = set()
+        self._index = index
         self._pending = 0
         self._synced = time.monotonic()
         with full_disk(path):
             self._file: BinaryIO = path.open("ab+")
             self._mend_torn_tail()
-        for row in read_rows(path):
-            self.keys.add(row["key"])
+        if index:
+            self.keys.update(row["key"] for row in read_rows(path))
 
     def _mend_torn_tail(self) -> None:
         """Drop a last line without a newline: it was never acknowledged, so it is owed again."""
@@ -67,7 +71,8 @@ class Journal:
         with full_disk(self.path):
             self._file.write(line)
             self._pending += 1
-            self.keys.add(key)
+            if self._index:
+                self.keys.add(key)
             if self._pending >= GROUP_ROWS or time.monotonic() - self._synced > GROUP_SECONDS:
                 self.sync()
 
@@ -81,7 +86,7 @@ class Journal:
     def rows(self) -> Iterator[dict[str, Any]]:
         """Each key's first row, in the order written."""
         self._file.flush()
-        return _first_per_key(read_rows(self.path))
+        return first_per_key(read_rows(self.path))
 
     def close(self) -> None:
         """Sync and close."""
@@ -144,7 +149,7 @@ class Stage:
 
     def journal(self, name: str) -> Journal:
         """A second append-only file beside the rows, such as the turns of dialogues still going on."""
-        journal = Journal(self.folder / f"{name}.jsonl")
+        journal = Journal(self.folder / f"{name}.jsonl", index=False)
         self._journals.append(journal)
         return journal
 
@@ -199,10 +204,11 @@ def stage_rows(folder: Path | str) -> Iterator[dict[str, Any]]:
                 f"{path}: {'several stages' if stages else 'no stage'} in there", "Name the stage's own folder."
             )
         path = stages[0]
-    return _first_per_key(read_rows(path / "rows.jsonl" if path.is_dir() else path))
+    return first_per_key(read_rows(path / "rows.jsonl" if path.is_dir() else path))
 
 
-def _first_per_key(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def first_per_key(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The rows, without those whose key stood before."""
     seen: set[str] = set()
     for row in rows:
         if row["key"] not in seen:

@@ -42,7 +42,7 @@ def main() -> None:
 
 def _gather() -> None:
     """Import the command files, in the order of the pipeline; none of them imports a heavy library."""
-    from maieutic.cli import data, evals, judge, models, recipe, simulate, train
+    from maieutic.cli import data, evals, judge, mask, models, recipe, simulate, train
 
-    for room in (recipe, data, train, simulate, judge, evals, models):
+    for room in (recipe, data, mask, train, simulate, judge, evals, models):
         room.register(app)

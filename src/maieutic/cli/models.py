@@ -1,0 +1,77 @@
+"""`chat`: talk with a model in the terminal."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from maieutic.console import Json, note, print_json, shown
+from maieutic.types import Role, Sampling, utf8
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command("chat", epilog="Example: maieutic chat ollama/llama3.2 --system 'Answer with a question.'")(chat)
+
+
+def chat(
+    model: Annotated[
+        str,
+        typer.Argument(help="hf/PATH_OR_ID, openai/NAME, http://HOST:PORT/v1#NAME, ollama/NAME, script/FILE."),
+    ],
+    speaks: Annotated[
+        str | None,
+        typer.Option(
+            "--as", help="The side the model speaks, user or assistant; you are the other. [its trained side]"
+        ),
+    ] = None,
+    template: Annotated[
+        str | None, typer.Option(help="hf/ models: chat, dyadic, plain or a Jinja file. [the model's own]")
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="System text before the conversation.")] = None,
+    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.7,
+    top_p: Annotated[float, typer.Option(min=0.001, max=1)] = 1.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="New tokens a turn at most.")] = 512,
+    seed: Annotated[int, typer.Option(help="The same seed and words give the same replies, where the model can.")] = 0,
+    json: Json = False,
+) -> None:
+    """Talk with a model; it answers as it writes. /exit or the end of the input leaves, Ctrl-C too."""
+    from maieutic.chat import Terminal
+    from maieutic.chat import chat as talk
+    from maieutic.models import ModelOptions, load
+
+    if speaks not in (None, "user", "assistant"):
+        raise typer.BadParameter("give user or assistant", param_hint="--as")
+    if template and not model.startswith("hf/"):
+        raise typer.BadParameter("only hf/ models take one: a server has its own", param_hint="--template")
+    speaker = load(model, ModelOptions(template=template, system=system))
+    role = Role(speaks) if speaks else speaker.trained_role or Role.ASSISTANT
+    sampling = Sampling(temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
+    watched = sys.stdin.isatty() and not json
+    if watched:
+        note(f"{model} speaks as the {role}; you are the {role.other}. /exit leaves.")
+    terminal = Terminal(lambda: _ask(role.other, watched), _shower(role, watched, silent=json), note)
+    try:
+        held = talk(speaker, terminal, role, sampling)
+    except KeyboardInterrupt:
+        sys.stderr.write("\n")
+        return
+    if json:
+        turns = [turn.model_dump(mode="json") for turn in held.messages]
+        print_json({"messages": turns, "ended": held.ended, "model": model})
+    if held.owed:
+        raise typer.Exit(1)
+
+
+def _ask(role: Role, watched: bool) -> str | None:
+    """The person's next line, null at the end of the input."""
+    try:
+        return utf8(input(f"{role}> " if watched else ""))
+    except EOFError:
+        return None
+
+
+class _shower:  # noqa: N801
+    pass

@@ -1,0 +1,201 @@
+"""A corpus on disk: JSONL of conversations, read and written one at a time.
+
+Reading keeps broken rows out and says which; writing is whole or not at all, and never over a file that holds
+something else.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import gzip
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import orjson
+from pydantic import ValidationError
+
+from maieutic.console import note
+from maieutic.data.reading import BadRows, mended, read_rows
+from maieutic.errors import EmptyCorpus, MissingInput, StoreError
+from maieutic.store import full_disk, stage_rows
+from maieutic.types import Conversation, fingerprint
+
+
+def read_corpus(path: Path | str, *, on_bad: BadRows | None = None) -> Iterator[Conversation]:
+    """The conversations of a corpus, streaming.
+
+    Args:
+        path: JSONL (also `.gz`), one JSON list, or a stage folder (or its `rows.jsonl`), whose `key` is dropped.
+        on_bad: collects the rows that are no conversation; without one they are named on standard error at the end.
+
+    Raises:
+        MissingInput: at once, where there is no such file.
+        EmptyCorpus: at the end, where not one conversation came.
+        InputError: at the first broken row, where `on_bad` is strict.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise MissingInput(f"{path}: no such file or folder", "Check the path.")
+    bad = BadRows() if on_bad is None else on_bad
+    rows = _stage(path) if path.is_dir() else ((row.where, row.value) for row in read_rows(path, bad))
+    return _conversations(path, rows, bad, tell=on_bad is None)
+
+
+def _stage(folder: Path) -> Iterator[tuple[str, Any]]:
+    if not (folder / "rows.jsonl").is_file() and not any((inner / "rows.jsonl").is_file() for inner in folder.iterdir()):
+        raise MissingInput(
+            f"{folder}: a folder without rows.jsonl is no corpus",
+            "Name a corpus file, or bring the folder's files together with `maieutic import`.",
+        )
+    return ((f"{folder}, row {number}", row) for number, row in enumerate(stage_rows(folder), 1))
+
+
+def _conversations(path: Path, rows: Iterable[tuple[str, Any]], bad: BadRows, tell: bool) -> Iterator[Conversation]:
+    found = 0
+    is_stage = path.is_dir() or path.name == "rows.jsonl"
+    for where, value in rows:
+        if is_stage and isinstance(value, dict):
+            value = {key: item for key, item in value.items() if key != "key"}
+        try:
+            conversation = to_conversation(value)
+        except ValueError as error:
+            bad.add(where, str(error))
+            continue
+        found += 1
+        yield conversation
+    if not found:
+        raise EmptyCorpus(
+            f"{path}: not one conversation in it" + (f" ({bad.summary(1)})" if bad.count else ""),
+            "A corpus is JSONL with `messages`; other shapes come in through `maieutic import`.",
+        )
+    if tell and bad.count:
+        note(bad.summary())
+
+
+def to_conversation(value: Any) -> Conversation:
+    """A row as a conversation.
+
+    Raises:
+        ValueError: it is none; the message says which field is wrong, and quotes nothing of the row.
+    """
+    if not isinstance(value, dict):
+        raise ValueError(f"{_named(value)}, not an object")
+    try:
+        conversation = Conversation.model_validate(value)
+    except ValidationError as error:
+        raise ValueError(_first_problem(value, error)) from None
+    if not conversation.messages:
+        raise ValueError("a conversation without turns")
+    return conversation
+
+
+def _named(value: Any) -> str:
+    names = {list: "a list", str: "a string", bool: "true or false", int: "a number", float: "a number"}
+    return names.get(type(value), "null")
+
+
+def _first_problem(row: dict[str, Any], error: ValidationError) -> str:
+    if "messages" not in row:
+        return f"no `messages` (keys: {key_list(row)})"
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    more = f", and {error.error_count() - 1} more" if error.error_count() > 1 else ""
+    return f"{place}: {first['msg']}{more}" if place else f"{first['msg']}{more}"
+
+
+def key_list(row: dict[str, Any]) -> str:
+    """The keys of a row for people, at most ten, each cut short."""
+    keys = [key if len(key) <= 40 else key[:39] + "…" for key in sorted(map(str, row))]
+    return (", ".join(keys[:10]) + (", …" if len(keys) > 10 else "")) or "none"
+
+
+def line(row: dict[str, Any]) -> bytes:
+    """A row as one line of JSONL, the newline included."""
+    try:
+        return orjson.dumps(row) + b"\n"
+    except TypeError:  # lone surrogates or huge integers in a row that was built in Python
+        return json.dumps(mended(row), ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def write_corpus(
+    path: Path | str,
+    conversations: Iterable[Conversation],
+    *,
+    overwrite: bool = False,
+    sources: Iterable[Path | str] = (),
+) -> int:
+    """Write a corpus whole or not at all (compressed where the name ends in `.gz`), and count its rows.
+
+    A file that already holds exactly this is left as it is.
+
+    Args:
+        path: JSONL; folders on the way are made.
+        conversations: consumed once, streaming.
+        overwrite: replace a file that holds something else.
+        sources: what the conversations are read from: never written over, not even with `overwrite`.
+
+    Raises:
+        StoreError: the file exists and holds something else, or is one of the sources.
+    """
+    path = Path(path)
+    refuse_source(path, sources)
+    count = 0
+    with replacing(path, overwrite=overwrite) as write:
+        for count, conversation in enumerate(conversations, 1):  # noqa: B007
+            write(line(conversation.row()))
+    return count
+
+
+def refuse_source(path: Path, sources: Iterable[Path | str]) -> None:
+    """Refuse an output that is one of the inputs, or lies as an input inside one.
+
+    Raises:
+        StoreError: it is.
+    """
+    for source in map(Path, sources):
+        same = path.exists() and source.exists() and path.samefile(source)
+        inside = source.is_dir() and path.exists() and path.resolve().is_relative_to(source.resolve())
+        if same or inside:
+            raise StoreError(f"{path} is what is being read", "Choose another --out; the source was not touched.")
+
+
+@contextmanager
+def replacing(path: Path, *, overwrite: bool) -> Iterator[Callable[[bytes], object]]:
+    """A file that appears only when it is whole; yields the function that writes to it.
+
+    Raises:
+        StoreError: a file with other content stands there and may not be replaced, or it cannot be written.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with full_disk(path):
+        if path.exists() and not path.is_file():
+            raise StoreError(f"{path} is no ordinary file", "Give --out the name of a file.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open("wb") as raw:
+                with gzip.GzipFile("", "wb", 6, raw, 0) if path.suffix == ".gz" else nullcontext(raw) as file:
+                    yield file.write
+                raw.flush()
+                os.fsync(raw.fileno())
+            _settle(part, path, overwrite)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def _settle(part: Path, path: Path, overwrite: bool) -> None:
+    if path.exists() and not overwrite and not filecmp.cmp(part, path, shallow=False):
+        raise StoreError(
+            f"{path} exists and holds something else", "Choose another --out, or replace it with --force."
+        )
+    part.replace(path)
+
+
+def identity(conversation: Conversation) -> str:
+    """What makes two conversations the same: roles, texts and problem, whatever their ids and other fields."""
+    turns = [[turn.role.value, turn.content] for turn in conversation.messages]
+    problem = conversation.problem.model_dump() if conversation.problem else None
+    return fingerprint([turns, problem])

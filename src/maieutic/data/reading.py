@@ -1,0 +1,322 @@
+"""Rows out of files, streaming: JSON lines, one JSON list, gzip, Parquet and tagged text, alone or in folders.
+
+A broken row never stops a file: it is kept out, counted and named by file and line in a `BadRows` report. Only what
+is broken is lost: the rows around it stay.
+"""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import json
+import math
+import re
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, cast
+
+import orjson
+
+from maieutic.errors import InputError, MissingExtra, MissingInput
+from maieutic.types import utf8
+
+SUFFIXES = (".json", ".jsonl", ".ndjson", ".txt", ".parquet")
+"""What a folder is searched for; the JSON and text ones also with `.gz` behind."""
+NAMED = 1000
+"""Broken rows named one by one; beyond that they are only counted."""
+_CHUNK = 1 << 20
+_DEPTH = 200
+_DEEP = "JSON nested too deeply"
+_ODD = re.compile(r"\\u[dD]|NaN|Infinity|\d{19}|[eE]\+?\d{3}")
+"""Where a value may need mending: looking for it is much cheaper than walking every value."""
+_SPACE = re.compile(r"[ \t\n\r]*")
+
+
+class Row(NamedTuple):
+    """One JSON value and where it stood (`file:line`, or `file, item N` in a JSON list)."""
+
+    where: str
+    value: Any
+
+
+class BadRows:
+    """The rows kept out of a corpus: how many, which and why.
+
+    Args:
+        strict: raise at the first one instead of going on.
+    """
+
+    def __init__(self, strict: bool = False) -> None:
+        self.strict = strict
+        self.count = 0
+        self.rows: list[dict[str, str]] = []
+
+    def add(self, where: str, reason: str) -> None:
+        """Keep one row out.
+
+        Raises:
+            InputError: where the report is strict.
+        """
+        if self.strict:
+            raise InputError(f"{where}: {reason}", "Mend or remove it, or run without --strict to keep it out.")
+        self.count += 1
+        if len(self.rows) < NAMED:
+            self.rows.append({"where": where, "reason": reason})
+
+    def summary(self, shown: int = 5) -> str:
+        """One line for people: the count and the first few."""
+        named = "; ".join(f"{row['where']}: {row['reason']}" for row in self.rows[:shown])
+        more = f"; and {self.count - shown} more" if self.count > shown else ""
+        return f"{self.count} broken {'row' if self.count == 1 else 'rows'} kept out: {named}{more}"
+
+    def json(self) -> dict[str, Any]:
+        """`{"count", "rows": [{"where", "reason"}, ...]}`."""
+        return {"count": self.count, "rows": self.rows}
+
+
+def files_in(source: Path) -> list[Path]:
+    """The files a source stands for: itself, a stage's `rows.jsonl`, or every readable file below a folder.
+
+    Raises:
+        MissingInput: there is no such file, or nothing readable in the folder.
+    """
+    if source.is_file() or source.is_fifo():
+        return [source]
+    if not source.is_dir():
+        raise MissingInput(f"{source}: no such file or folder", "Check the path.")
+    if (source / "rows.jsonl").is_file():
+        return [source / "rows.jsonl"]
+    inside = (path for path in sorted(source.rglob("*")) if path.is_file())
+    found = [path for path in inside if _kind(path) and not _hidden(path.relative_to(source))]
+    if not found:
+        raise MissingInput(
+            f"{source}: no file to read in this folder", f"It should hold {', '.join(SUFFIXES)} files (or .gz)."
+        )
+    return found
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _kind(path: Path) -> str:
+    suffixes = path.suffixes[:-1] if path.suffix == ".gz" else path.suffixes
+    return suffixes[-1].lower() if suffixes and suffixes[-1].lower() in SUFFIXES else ""
+
+
+def read_rows(path: Path, bad: BadRows) -> Iterator[Row]:
+    """The JSON values of one file, streaming. A tagged text file (`.txt`) is one row, its whole text.
+
+    Raises:
+        MissingInput: there is no such file.
+        InputError: the file cannot be read at all, or a row is broken and `bad` is strict.
+    """
+    if not (path.is_file() or path.is_fifo()):
+        raise MissingInput(f"{path}: no such file", "Check the path.")
+    if _kind(path) == ".parquet":
+        yield from _parquet_rows(path)
+        return
+    try:
+        with _open(path) as file:
+            yield from _text_rows(path, file, bad)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        bad.add(str(path), f"the gzip stream is damaged ({error}); what stood before was read")
+    except OSError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})", "Check the file.") from None
+
+
+def _open(path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
+
+
+def _text_rows(path: Path, file: BinaryIO, bad: BadRows) -> Iterator[Row]:
+    first, number = file.readline(_CHUNK).removeprefix(codecs.BOM_UTF8), 1
+    while first.isspace():
+        first, number = file.readline(_CHUNK), number + 1
+    if not first:
+        return
+    if _kind(path) == ".txt":
+        yield Row(str(path), (first + file.read()).decode(errors="replace"))
+        return
+    is_list, is_lines = first.lstrip()[:1] == b"[", _kind(path) in (".jsonl", ".ndjson")
+    if is_list and not is_lines:
+        yield from _list_items(path, first, file, bad)
+        return
+    first += b"" if first.endswith(b"\n") else file.readline()
+    if is_list and not _is_json(first):
+        yield from _list_items(path, first, file, bad)
+    elif first.lstrip()[:1] == b"{" and not is_lines and not _is_json(first):
+        yield from _whole(path, first + file.read(), bad)
+    else:
+        yield from _lines(path, first, number, file, bad)
+
+
+def _lines(path: Path, first: bytes, number: int, file: BinaryIO, bad: BadRows) -> Iterator[Row]:
+    yield from _value(f"{path}:{number}", first, bad)
+    for number, line in enumerate(file, number + 1):
+        if not line.isspace():
+            yield from _value(f"{path}:{number}", line, bad)
+
+
+def _whole(path: Path, text: bytes, bad: BadRows) -> Iterator[Row]:
+    """A `.json` file that is one object over several lines: one row, or JSON lines whose first is broken."""
+    if _is_json(text):
+        yield from _value(str(path), text, bad)
+        return
+    for number, line in enumerate(text.split(b"\n"), 1):
+        if line and not line.isspace():
+            yield from _value(f"{path}:{number}", line, bad)
+
+
+def _value(where: str, text: bytes, bad: BadRows) -> Iterator[Row]:
+    try:
+        yield Row(where, parse_json(text))
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        bad.add(where, str(error))
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        parse_json(text)
+    except ValueError:
+        return False
+    return True
+
+
+def parse_json(text: bytes) -> Any:
+    """One JSON value, in a form that can be written back.
+
+    orjson reads it where it can. What only Python's reader takes is mended: lone surrogates become U+FFFD, numbers
+    that JSON cannot hold become null, integers beyond 64 bits become strings.
+
+    Raises:
+        ValueError: it is not JSON; the message is short and names no text.
+    """
+    try:
+        return _shallow(orjson.loads(text), text.count(b"[") + text.count(b"{"))
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        decoded = text.decode()
+        return _shallow(mended(json.loads(decoded)), decoded.count("[") + decoded.count("{"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 (byte {error.start + 1})") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"broken JSON ({error.msg}, column {error.colno})") from None
+    except RecursionError:
+        raise ValueError(_DEEP) from None
+
+
+def _shallow(value: Any, brackets: int) -> Any:
+    """The value itself, unless it is nested deeper than can be written again."""
+    if brackets > _DEPTH:
+        level, depth = [value], 0
+        while level:
+            level = [
+                item
+                for node in level
+                if isinstance(node, (dict, list))
+                for item in (node.values() if isinstance(node, dict) else node)
+            ]
+            depth += 1
+            if depth > _DEPTH:
+                raise ValueError(_DEEP)
+    return value
+
+
+def mended(value: Any) -> Any:
+    """The value with everything replaced that a UTF-8 JSON file cannot hold."""
+    if isinstance(value, str):
+        return utf8(value)
+    if isinstance(value, dict):
+        return {utf8(key) if isinstance(key, str) else str(key): mended(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [mended(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return str(value)
+    return value
+
+
+def _list_items(path: Path, first: bytes, file: BinaryIO, bad: BadRows) -> Iterator[Row]:
+    """The items of one JSON list, read a piece at a time; after a break the rest of the list is given up."""
+    number = 0
+    try:
+        for number, value in enumerate(_items(first, file), 1):
+            yield Row(f"{path}, item {number}", value)
+    except UnicodeDecodeError:
+        bad.add(f"{path}, item {number + 1}", "not UTF-8; the rest of the list cannot be read")
+    except RecursionError:
+        bad.add(f"{path}, item {number + 1}", f"{_DEEP}; the rest of the list cannot be read")
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        bad.add(f"{path}, item {number + 1}", f"{error}; the rest of the list cannot be read")
+
+
+def _items(first: bytes, file: BinaryIO) -> Iterator[Any]:
+    decoder, decode = json.JSONDecoder(), codecs.getincrementaldecoder("utf-8")().decode
+    buffer, at, size, ended = decode(first).lstrip(), 1, _CHUNK, False
+    while True:
+        at = _skip(buffer, at)
+        if buffer.startswith("]", at):
+            return
+        found = _complete(decoder, buffer, at, ended)
+        if found is None:
+            piece = file.read(size)
+            ended, size = not piece, size * 2
+            buffer, at = buffer[at:] + decode(piece, not piece), 0
+            continue
+        value, end, next_at = found
+        size = _CHUNK
+        yield mended(value) if _ODD.search(buffer, at, end) else value
+        at = next_at
+
+
+def _skip(buffer: str, at: int) -> int:
+    match = _SPACE.match(buffer, at)
+    return match.end() if match else at
+
+
+def _complete(decoder: json.JSONDecoder, buffer: str, at: int, ended: bool) -> tuple[Any, int, int] | None:
+    """The value at `at`, its end and where the next begins; None while it may go on beyond the buffer."""
+    try:
+        value, end = decoder.raw_decode(buffer, at)
+    except json.JSONDecodeError as error:
+        if ended:
+            raise ValueError(f"broken JSON ({error.msg})" if at < len(buffer) else "the list is never closed") from None
+        return None
+    behind = _skip(buffer, end)
+    if buffer.startswith("]", behind):
+        return _shallow(value, buffer.count("[", at, end) + buffer.count("{", at, end)), end, behind
+    if buffer.startswith(",", behind):
+        return _shallow(value, buffer.count("[", at, end) + buffer.count("{", at, end)), end, behind + 1
+    if ended or behind < len(buffer):
+        raise ValueError("broken JSON (no comma after the item)" if behind < len(buffer) else "the list is never closed")
+    return None
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    try:
+        import pyarrow as arrow
+        from pyarrow import parquet
+    except ImportError:
+        raise MissingExtra(
+            f"{path}: reading Parquet needs pyarrow", "Install it: pip install 'maieutic[train]'."
+        ) from None
+    try:
+        number = 0
+        for batch in parquet.ParquetFile(path).iter_batches(batch_size=1000):
+            for value in batch.to_pylist():
+                number += 1
+                if isinstance(value.get("meta"), str):
+                    value["meta"] = parse_json(value["meta"].encode())
+                yield Row(f"{path}, row {number}", {key: item for key, item in value.items() if item is not None})
+    except arrow.ArrowException as error:
+        raise InputError(f"{path}: not a Parquet file ({str(error)[:80]})", "Check the file.") from None

@@ -1,0 +1,118 @@
+"""Reading other people's result files: a JSON list, JSONL, or a stage folder, as a list of objects.
+
+A broken line of a JSONL file is named and counted and the rest is kept; whatever else was noticed stands in `notes`,
+which a command prints on standard error.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from maieutic import store
+from maieutic.errors import EmptyCorpus, InputError, MissingInput
+
+Row = dict[str, Any]
+
+
+class Table(NamedTuple):
+    """Rows of a file, and what a person should know about how it was read."""
+
+    rows: list[Row]
+    notes: list[str]
+
+
+def read_table(path: Path | str) -> Table:
+    """The objects of a JSON list, a JSONL file or a stage folder, in their order.
+
+    Raises:
+        MissingInput: there is no such file.
+        InputError: it holds no JSON objects.
+        EmptyCorpus: it holds nothing.
+    """
+    path = Path(path)
+    if path.is_dir():
+        rows, notes = list(store.stage_rows(path)), []
+    elif path.is_file():
+        rows, notes = _parse(path)
+    else:
+        raise MissingInput(f"{path}: no such file", "Check the path.")
+    if not rows:
+        raise EmptyCorpus(f"{path}: holds no rows", "Name a file with at least one row.")
+    return Table(rows, notes)
+
+
+def _parse(path: Path) -> Table:
+    data = path.read_bytes().removeprefix(b"\xef\xbb\xbf").strip()
+    if not data:
+        return Table([], [])
+    try:
+        value = loads(data)
+    except ValueError as error:
+        if data[:1] == b"[":
+            raise InputError(f"{path}: not JSON ({error})", "Give a JSON list of objects, or JSONL.") from None
+        return _parse_lines(path, data)
+    values = value if isinstance(value, list) else [value]
+    rows = [row for row in values if isinstance(row, dict)]
+    if values and not rows:
+        raise InputError(f"{path}: its items are no JSON objects", "Give a JSON list of objects, or JSONL.")
+    lost = len(values) - len(rows)
+    return Table(rows, [f"{path}: {lost} items are no JSON objects and were left out"] if lost else [])
+
+
+def _parse_lines(path: Path, data: bytes) -> Table:
+    rows: list[Row] = []
+    broken: list[int] = []
+    for number, line in enumerate(data.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        else:
+            broken.append(number)
+    if not rows:
+        raise InputError(f"{path}: not one line is a JSON object", "Give a JSON list of objects, or JSONL.")
+    where = ", ".join(map(str, broken[:5])) + ("…" if len(broken) > 5 else "")
+    return Table(rows, [f"{path}: {len(broken)} broken lines left out (line {where})"] if broken else [])
+
+
+def loads(data: bytes) -> Any:
+    """JSON, and the NaN and Infinity that Python's own writer leaves in other people's files.
+
+    Raises:
+        ValueError: it is not JSON.
+    """
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return json.loads(data)
+
+
+def number(value: Any) -> float | None:
+    """A finite number from a JSON value (numeric strings too), else null; true and false are no numbers."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        result = float(value)
+    except ValueError:
+        return None
+    return result if abs(result) < float("inf") else None
+
+
+_YES = {"yes", "true", "y", "1", "1.0"}
+_NO = {"no", "false", "n", "0", "0.0"}
+
+
+def yes_no(value: Any) -> float | None:
+    """1 or 0 from a yes or no as judges write them (`"Yes."`, true, 1), null where it is unclear."""
+    if not isinstance(value, (bool, int, float, str)):
+        return None
+    word = str(value).strip().strip(".!\"'* ").lower()
+    return 1.0 if word in _YES else 0.0 if word in _NO else None

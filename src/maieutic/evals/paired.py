@@ -1,0 +1,140 @@
+"""Two models on the same items: the mean difference, its interval, and how many items it rests on.
+
+Any two files of one kind: evaluation files and judged rows (items are prompts), AlpacaEval annotations
+(instructions), FastChat judgments (question and turn, resampled by question). The difference is *first − second*.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from maieutic.errors import InputError
+from maieutic.evals import alpaca_eval, mt_bench, stats, tutor
+from maieutic.evals.files import Row, read_table
+
+Items = dict[tuple[str, ...], dict[str, float]]
+"""By item, the value of each metric; repeated items averaged. The first part of an item is its unit."""
+
+
+class Scored(NamedTuple):
+    """A file's items, which of its metrics is the main one, and how many rows had no score."""
+
+    kind: str
+    main: str
+    items: Items
+    unscored: int
+
+
+def read_scored(path: Path | str, model: str | None = None) -> tuple[Scored, list[str]]:
+    """A file of scored items, of any known kind, and notes.
+
+    Args:
+        path: the file.
+        model: which model's rows to take, where a FastChat file holds several.
+    """
+    rows, notes = read_table(path)
+    if any("preference" in row for row in rows):
+        return _alpaca(rows, path), notes
+    if any("question_id" in row for row in rows):
+        return _fastchat(rows, path, model), notes
+    return _tutor(rows, path), notes
+
+
+def _collect(kind: str, main: str, rows: Sequence[tuple[tuple[str, ...], dict[str, float] | None]]) -> Scored:
+    found: dict[tuple[str, ...], list[dict[str, float]]] = defaultdict(list)
+    for item, values in rows:
+        if values is not None:
+            found[item].append(values)
+    items = {
+        item: {name: math.fsum(v[name] for v in several) / len(several) for name in several[0]}
+        for item, several in found.items()
+    }
+    return Scored(kind, main, items, sum(values is None for _, values in rows))
+
+
+def _alpaca(rows: Sequence[Row], path: object) -> Scored:
+    read = alpaca_eval.annotations(rows, path)
+    items = [((x.instruction,), None if x.win is None else {"win_rate": 100 * x.win}) for x in read]
+    return _collect("AlpacaEval annotations", "win_rate", items)
+
+
+def _fastchat(rows: Sequence[Row], path: object, model: str | None) -> Scored:
+    grades = mt_bench.grades(rows, path)
+    models = sorted({grade.model for grade in grades})
+    if model is None and len(models) > 1:
+        raise InputError(
+            f"{path}: holds {len(models)} models ({', '.join(models[:5])})", "Choose with --model-a and --model-b."
+        )
+    chosen = [grade for grade in grades if model in (None, grade.model)]
+    if not chosen:
+        raise InputError(f"{path}: holds no model {model!r}", f"It holds {', '.join(models[:5])}.")
+    items = [((g.question, str(g.turn)), None if g.score is None else {"score": g.score}) for g in chosen]
+    return _collect("FastChat judgments", "score", items)
+
+
+def _tutor(rows: Sequence[Row], path: object) -> Scored:
+    items: list[tuple[tuple[str, ...], dict[str, float] | None]] = []
+    for reply in tutor.replies(rows, path):
+        values = None
+        if reply.values is not None and set(tutor.CRITERIA) <= reply.values.keys():
+            values = {"summary_score": tutor.summary_score(reply.values), **reply.values}
+        elif reply.values is not None and reply.recorded is not None:
+            values = {"summary_score": reply.recorded}
+        items.append(((reply.group,), values))
+    return _collect("tutor evaluations", "summary_score", items)
+
+
+def compare(
+    first: Path | str, second: Path | str, first_model: str | None = None, second_model: str | None = None
+) -> dict[str, Any]:
+    """The paired difference of two files.
+
+    Returns:
+        For the main metric `difference` (first − second), `ci`, `n` items in both, the means `a` and `b` on those,
+        `p` by sign flips; `metrics` with the same for each metric and `p_holm` over them; `only_a`, `only_b`,
+        `unscored_a`, `unscored_b`; `notes`.
+
+    Raises:
+        InputError: the files are of different kinds, or have no item in common.
+    """
+    (a, notes_a), (b, notes_b) = read_scored(first, first_model), read_scored(second, second_model)
+    if a.kind != b.kind:
+        raise InputError(f"{first} holds {a.kind}, {second} {b.kind}", "Compare two files of one kind.")
+    shared = [item for item in a.items if item in b.items]
+    if not shared:
+        raise InputError(f"{first} and {second} have no item in common", "Both must answer the same prompts.")
+    names = [name for name in a.items[shared[0]] if all(name in s.items[item] for s in (a, b) for item in shared)]
+    metrics = {name: _metric(name, a.items, b.items, shared) for name in names}
+    adjusted = stats.holm([metric["p"] for metric in metrics.values()])
+    for metric, p in zip(metrics.values(), adjusted, strict=True):
+        metric["p_holm"] = p
+    return {
+        "metric": a.main,
+        **{key: value for key, value in metrics[a.main].items() if key != "p_holm"},
+        "metrics": metrics,
+        "only_a": len(a.items) - len(shared),
+        "only_b": len(b.items) - len(shared),
+        "unscored_a": a.unscored,
+        "unscored_b": b.unscored,
+        "notes": [*notes_a, *notes_b],
+    }
+
+
+def _metric(name: str, a: Items, b: Items, shared: Sequence[tuple[str, ...]]) -> dict[str, Any]:
+    first, second = [a[item][name] for item in shared], [b[item][name] for item in shared]
+    units = [item[0] for item in shared]
+    estimate = stats.paired(first, second, units)
+    differences = [x - y for x, y in zip(first, second, strict=True)]
+    return {
+        "difference": estimate.value,
+        "ci": estimate.ci,
+        "n": len(shared),
+        "a": math.fsum(first) / len(shared),
+        "b": math.fsum(second) / len(shared),
+        "p": stats.sign_flip(differences, units),
+        **({"reason": estimate.reason} if estimate.reason else {}),
+    }

@@ -1,0 +1,177 @@
+"""Single tutor replies: recorded verdicts of people or judges, averaged. Nothing is judged again here.
+
+Read are the evaluation files of socratic-llm (`[{prompt, output, evaluation, evaluation_error, score}]`), its DPO
+files (every candidate in `all_evaluations`), its two-rater files (one rater chosen by name), and our own judged
+rows. A verdict with an unclear criterion is *unscored* as a whole: counted, never a zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from maieutic.errors import InputError
+from maieutic.evals import stats
+from maieutic.evals.files import Row, number, read_table, yes_no
+from maieutic.types import Estimate
+
+CRITERIA = ("asks_question", "on_topic", "helpful", "reveals_answer")
+_NAMES = {
+    "asks_question": ("questions", "asks_question", "asks_questions", "question"),
+    "on_topic": ("on_topic",),
+    "helpful": ("helpful",),
+    "reveals_answer": ("reveal_answer", "reveals_answer", "reveal"),
+}
+_TOLERANCE = 1e-6
+
+
+class Reply(NamedTuple):
+    """One judged reply. `values` is null where it is unscored."""
+
+    group: str
+    """The prompt it answers: replies to one prompt are one unit."""
+    values: dict[str, float] | None
+    """By criterion: yes/no as 1 and 0, the two scales divided by 5 (or the rubric's own criteria, as they are)."""
+    recorded: float | None
+    """The summary score the file holds beside the verdict."""
+
+
+def summary_score(values: Mapping[str, float]) -> float:
+    """.25 for asking, .25 for not revealing, and .25 · x/5 for each scale (socratic-llm, CEUR-WS 3879-26, sec. 4)."""
+    score = 0.25 * values["asks_question"] + 0.25 * (1 - values["reveals_answer"])
+    return score + 0.25 * values["on_topic"] + 0.25 * values["helpful"]
+
+
+def criteria(evaluation: Any) -> dict[str, float] | None:
+    """The four criteria of an evaluation as numbers, null where one is missing, unclear or off its scale."""
+    if not isinstance(evaluation, Mapping):
+        return None
+    values: dict[str, float] = {}
+    for name in CRITERIA:
+        raw = next((evaluation[key] for key in _NAMES[name] if key in evaluation), None)
+        value = _scale(raw) if name in ("on_topic", "helpful") else yes_no(raw)
+        if value is None:
+            return None
+        values[name] = value
+    return values
+
+
+def _scale(raw: Any) -> float | None:
+    """A 1–5 rating as a share of 5; `"4/5"` is a 4. A recorded 0 is kept, for published means hold it."""
+    value = number(raw.strip().removesuffix("/5") if isinstance(raw, str) else raw)
+    return value / 5 if value is not None and 0 <= value <= 5 else None
+
+
+def replies(rows: Sequence[Row], path: object = "the file", rater: str | None = None) -> list[Reply]:
+    """The judged replies of a file, whichever of the known shapes it has.
+
+    Raises:
+        InputError: the shape is unknown, or it holds several raters and none was chosen.
+    """
+    first = rows[0]
+    if rater is not None:
+        if all(not isinstance(row.get(rater), Mapping) for row in rows):
+            raise InputError(f"{path}: no row holds an evaluation under {rater!r}", f"Known: {_raters(first)}.")
+        return [Reply(str(row.get("prompt")), criteria(row.get(rater)), None) for row in rows]
+    if "verdicts" in first:
+        return [reply for row in rows for reply in _judged(row)]
+    if "all_evaluations" in first:
+        return [_recorded(row, item) for row in rows for item in row.get("all_evaluations") or []]
+    if "evaluation" in first:
+        return [_recorded(row, row) for row in rows]
+    if raters := _raters(first):
+        raise InputError(
+            f"{path}: holds several raters ({raters}) and no `evaluation`",
+            "Choose one with --rater NAME; `eval judge score --pairs` compares two.",
+        )
+    raise InputError(
+        f"{path}: rows hold {', '.join(sorted(first)) or 'nothing'}",
+        "Expected are `evaluation`, `all_evaluations`, or a judge stage's `verdicts`.",
+    )
+
+
+def _raters(row: Row) -> str:
+    return ", ".join(sorted(key for key, value in row.items() if criteria(value) is not None))
+
+
+def _recorded(row: Row, item: Row) -> Reply:
+    values = None if item.get("evaluation_error") is not None else criteria(item.get("evaluation"))
+    return Reply(str(row.get("prompt")), values, number(item.get("score")))
+
+
+def _judged(row: Row) -> Iterator[Reply]:
+    """A judged row's replies: the socratic criteria where the verdict has them, else the rubric's own."""
+    verdicts, scores = row.get("verdicts") or [], row.get("scores") or []
+    texts = row.get("candidates") or verdicts
+    for index in range(max(len(texts), len(verdicts))):
+        verdict = verdicts[index] if index < len(verdicts) else None
+        score = number(scores[index]) if index < len(scores) else None
+        values = None
+        if isinstance(verdict, Mapping) and not verdict.get("error"):
+            raw = verdict.get("values") or {}
+            values = criteria(raw) or {name: v for name, x in raw.items() if (v := number(x)) is not None} or None
+        yield Reply(str(row.get("id") or row.get("key")), values, score)
+
+
+def score(path: Path | str, rater: str | None = None) -> dict[str, Any]:
+    """Read a file of recorded verdicts and average them.
+
+    Returns:
+        `summary_score`, `asks_question`, `on_topic`, `helpful`, `reveals_answer` as numbers from 0 to 1 (null without
+        scored rows), each with `_ci`; `n` scored and `unscored` replies; `reasons` for what is null; `notes`.
+    """
+    rows, notes = read_table(path)
+    return score_replies(replies(rows, path, rater), notes)
+
+
+def score_replies(judged: Sequence[Reply], notes: Sequence[str] = ()) -> dict[str, Any]:
+    """The averages of judged replies; see `score`."""
+    notes = list(notes)
+    scored = [reply for reply in judged if reply.values is not None]
+    socratic = [reply for reply in scored if _is_socratic(reply)]
+    estimates = _socratic(socratic, notes) if socratic or not scored else _other(scored)
+    counted = len(socratic) if socratic or not scored else len(scored)
+    result: dict[str, Any] = {}
+    reasons: dict[str, str] = {}
+    for name in ("summary_score", *CRITERIA):
+        estimate = estimates.pop(name, stats.undefined("not in this rubric"))
+        result |= {name: estimate.value, f"{name}_ci": estimate.ci}
+        if estimate.reason:
+            reasons[name] = estimate.reason
+    result |= {"n": counted, "unscored": len(judged) - counted}
+    if estimates:
+        result["criteria"] = {name: estimate.json() for name, estimate in sorted(estimates.items())}
+    return {**result, **({"reasons": reasons} if reasons else {}), "notes": notes}
+
+
+def _is_socratic(reply: Reply) -> bool:
+    return reply.values is not None and set(CRITERIA) <= reply.values.keys()
+
+
+def _socratic(scored: Sequence[Reply], notes: list[str]) -> dict[str, Estimate]:
+    groups = [reply.group for reply in scored]
+    rows = [reply.values for reply in scored if reply.values is not None]
+    sums = [summary_score(values) for values in rows]
+    differing = sum(
+        reply.recorded is not None and abs(reply.recorded - own) > _TOLERANCE
+        for reply, own in zip(scored, sums, strict=True)
+    )
+    if differing:
+        notes.append(f"in {differing} rows the recorded score is not the one its criteria give; the criteria count")
+    estimates = {"summary_score": stats.mean(sums, groups)}
+    for name in CRITERIA:
+        of = stats.mean if name in ("on_topic", "helpful") else stats.proportion
+        estimates[name] = of([values[name] for values in rows], groups)
+    return estimates
+
+
+def _other(scored: Sequence[Reply]) -> dict[str, Estimate]:
+    """Another rubric: its recorded summary scores, and its criteria as they are."""
+    graded = [reply for reply in scored if reply.recorded is not None]
+    estimates = {"summary_score": stats.mean([reply.recorded or 0.0 for reply in graded], [r.group for r in graded])}
+    for name in sorted({key for reply in scored for key in reply.values or ()}):
+        holding = [reply for reply in scored if reply.values and name in reply.values]
+        values = [reply.values[name] for reply in holding if reply.values]
+        estimates[name] = stats.mean(values, [reply.group for reply in holding])
+    return estimates

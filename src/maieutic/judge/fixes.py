@@ -1,0 +1,207 @@
+"""Does a text give away the fix of a buggy program?
+
+The reference fixes are sentences such as ``Replace `>` with `>=` on line 4.`` Each is read into what it replaces, what
+it writes instead and the lines it touches; applied to the program, that gives the mended lines. A text reveals a fix
+where it writes the new code, quotes a mended line, or names the change ("have you tried `>=` instead of `>`"), in a
+question as well as in a statement. Code is compared without its white space and line numbers.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+_FENCE = re.compile(r"```[\w+-]*\n?(.*?)```", re.DOTALL)
+_SPAN = re.compile(r"``([^`]+)``|`([^`]+)`")
+_NUMBERED = re.compile(r"^\s*\d{1,3}\s*[.:)|]\s?", re.MULTILINE)
+_LINES = re.compile(r"\blines?\s+(\d+(?:(?:\s*,\s*(?:and\s+)?|\s+and\s+)\d+)*)", re.IGNORECASE)
+_TOKEN = re.compile(r"[A-Za-z_]\w*|\d+\.?\d*|\*\*|//|[<>=!]=|[^\s\w]")
+
+_SPAN_OR_SIGN = r"(`[^`]+`|[^\s\w`.,]{1,3}(?=\s))"
+_REPLACE = re.compile(
+    rf"\b(?:replac|chang|swap|substitut|turn|updat)\w*\s+(?:the\s+)?{_SPAN_OR_SIGN}"
+    rf"(?:\s+(?:on|in|at)\s+line\s+\d+)?\s+(?:\w+\s+)?(?:with|to|by|for|into)\s+{_SPAN_OR_SIGN}",
+    re.IGNORECASE,
+)
+_ALSO = re.compile(rf"\s+and\s+(?:\w+\s+)?{_SPAN_OR_SIGN}\s+(?:with|to|by)\s+{_SPAN_OR_SIGN}", re.IGNORECASE)
+_BEFORE = re.compile(r"\b(?:add|insert|put)\s+`([^`]+)`\s+(before|after)\s+`([^`]+)`", re.IGNORECASE)
+_INITIAL = re.compile(r"\b(?:initiali[sz]e|set)\s+`(\w+)`[^.`]*?\bto\s+(?:[a-z ]+)?`?(-?[\w\[\]]+)`?", re.IGNORECASE)
+_MOVE = re.compile(r"\b(move|remove|delete|swap|indent|unindent|dedent)\w*\b", re.IGNORECASE)
+_CHANGE = re.compile(
+    r"\b(?:replac|chang|swap|substitut|instead|rather|should(?:n't)?\s+be|switch|us(?:e|ing)\b|need|try|turn|add|insert|writ)",
+    re.IGNORECASE,
+)
+_SHIFT = re.compile(
+    r"\b(?:mov|remov|delet|swap|indent|unindent|dedent|outdent|put|plac|shift|switch|outside|above|below)\w*", re.IGNORECASE
+)
+_SIGNS = {
+    ">=": r"greater than or equal|at least as (?:large|big)",
+    "<=": r"less than or equal|smaller than or equal",
+    "==": r"(?:double|two) equals?|equality (?:operator|sign)|equals? equals?",
+    "!=": r"not[- ]equals? (?:operator|sign|to operator)",
+    "%": r"modulo|modulus|remainder operator",
+    "//": r"(?:integer|floor|whole[- ]number) division",
+    "**": r"(?:power|exponent\w*) operator",
+}
+
+
+class Fix(NamedTuple):
+    """One reference fix, applied: what would be said or written where it is given away."""
+
+    code: frozenset[str]
+    """Squeezed code, any of which gives the fix away."""
+    swaps: tuple[tuple[str, str], ...]
+    """Old and new fragments of replacements, for changes too short to stand alone."""
+    fresh: frozenset[str]
+    """Names and signs that the program does not hold and the fix brings in."""
+    moved: frozenset[str]
+    """Lines moved, removed or indented: `line 9`, or their squeezed code."""
+
+
+def squeeze(code: str) -> str:
+    """Code without white space, line numbers and closing punctuation, so that two writings compare."""
+    return re.sub(r"\s+", "", _NUMBERED.sub("", code)).rstrip(".;,")
+
+
+def reads_as_fixes(solution: str | None, attempt: str | None) -> bool:
+    """Whether a solution is a list of code fixes rather than worked mathematics."""
+    if not solution:
+        return False
+    program = bool(attempt and re.search(r"\bdef \w+\(|\breturn\b|[{};]\s*$|^\s*(?:\d+\.\s)?(?:for|while|if)\b.*:\s*$", attempt, re.M))
+    return "`" in solution and (program or bool(_MOVE.search(solution) or _REPLACE.search(solution) or "nsert" in solution))
+
+
+def reference_fixes(solution: str, attempt: str) -> list[Fix]:
+    """The fixes that a solution names, one a sentence group; those that yield nothing comparable are left out."""
+    program = _program(attempt)
+    return [fix for part in _parts(solution) if any((fix := _read(part, program))[:2]) or fix.moved]
+
+
+def gives_away(text: str, fix: Fix, known: str) -> bool:
+    """Whether the text reveals the fix, beyond what `known` (statement, student's words) already holds."""
+    known_squeezed = squeeze(known)
+    spans = {squeeze(span) for span in code_spans(text)}
+    whole = squeeze(text.replace("`", ""))
+    for code in fix.code:
+        if code in known_squeezed:
+            continue
+        if any(code in span for span in spans if len(code) > 2) or code in spans:
+            return True
+        if len(code) >= 8 and re.search(r"\W", code) and code in whole:
+            return True
+    return (
+        any(_swapped(text, spans, old, new, known) for old, new in fix.swaps)
+        or any(_named(text, name, known) for name in fix.fresh)
+        or any(_shifted(text, spans, line) for line in fix.moved)
+    )
+
+
+def code_spans(text: str) -> list[str]:
+    """What stands in code fences (line by line) and in backticks."""
+    fenced = [line for block in _FENCE.findall(text) for line in block.splitlines() if line.strip()]
+    rest = _FENCE.sub(" ", text)
+    return fenced + [one or two for one, two in _SPAN.findall(rest)]
+
+
+def _program(attempt: str) -> list[str]:
+    return [_NUMBERED.sub("", line) for line in attempt.strip("\n").splitlines()]
+
+
+def _parts(solution: str) -> list[str]:
+    """One part a line; the lines of a fenced block belong to the line before it."""
+    parts: list[str] = []
+    fenced = False
+    for line in solution.splitlines():
+        if parts and (fenced or line.lstrip().startswith("```")):
+            parts[-1] += "\n" + line
+        elif line.strip():
+            parts.append(line)
+        fenced ^= line.count("```") % 2 == 1
+    return parts
+
+
+def _read(part: str, program: list[str]) -> Fix:
+    source = squeeze("\n".join(program))
+    blocks = [line for block in _FENCE.findall(part) for line in block.splitlines() if line.strip()]
+    prose = _FENCE.sub(" ", part)
+    touched = [int(number) for lines in _LINES.findall(prose) for number in re.findall(r"\d+", lines)]
+    swaps = [(old.strip("`"), new.strip("`")) for old, new in _swaps(prose)]
+    code = {squeeze(line) for line in blocks}
+    for old, new in swaps:
+        code |= {squeeze(line.replace(old, new)) for line in _touched_lines(program, touched, old)}
+        code |= {squeeze(new)} if len(squeeze(new)) >= 4 else set()
+    for new, where, anchor in _BEFORE.findall(prose):
+        joined = f"{new} {anchor}" if where.lower() == "before" else f"{anchor} {new}"
+        code |= {squeeze(joined), *(squeeze(line.replace(anchor, joined)) for line in program if anchor in line)}
+    for name, value in _INITIAL.findall(prose):
+        code.add(squeeze(f"{name} = {value}"))
+    olds = {squeeze(old) for old, _ in swaps}
+    spans = {squeeze(one or two) for one, two in _SPAN.findall(prose)} - olds
+    code |= {span for span in spans if len(span) >= 6 and span not in source}
+    code = {line for line in code if line and line not in source and len(line) >= 3}
+    fresh = {token for text in (*[new for _, new in swaps], *spans, *blocks) for token in _TOKEN.findall(text)}
+    fresh = {token for token in fresh - set(_TOKEN.findall("\n".join(program))) if token in _SIGNS or len(token) >= 3}
+    return Fix(frozenset(code), tuple(swaps), frozenset(fresh), frozenset(_moved(prose, program, touched, code)))
+
+
+def _swaps(prose: str) -> list[tuple[str, str]]:
+    found = []
+    for match in _REPLACE.finditer(prose):
+        found.append((match[1], match[2]))
+        end = match.end()
+        while more := _ALSO.match(prose, end) or re.compile(r"[^`]{0,24}?" + _ALSO.pattern).match(prose, end):
+            found.append((more[1], more[2]))
+            end = more.end()
+    return found
+
+
+def _touched_lines(program: list[str], touched: list[int], old: str) -> list[str]:
+    lines = [program[number - 1] for number in touched if 0 < number <= len(program)] or program
+    return [line for line in lines if old in line]
+
+
+def _moved(prose: str, program: list[str], touched: list[int], code: set[str]) -> set[str]:
+    """The lines that are moved, removed or indented, where that is the fix and it writes no new code."""
+    if code or not _MOVE.search(prose) and "ndent" not in prose:
+        return set()
+    lines = [program[number - 1] for number in touched if 0 < number <= len(program)]
+    named = {squeeze(line) for line in lines} | {squeeze(span) for span in code_spans(prose)}
+    return {name for name in named if len(name) >= 4} | {f"line {number}" for number in touched}
+
+
+def _swapped(text: str, spans: set[str], old: str, new: str, known: str) -> bool:
+    """Both sides of a short replacement named with a word of change, in one sentence."""
+    if squeeze(new) in {squeeze(span) for span in code_spans(known)}:
+        return False
+    for sentence in re.split(r"(?<=[.!?])\s|\n", text):
+        if _CHANGE.search(sentence) and _holds(sentence, new) and _holds(sentence, old):
+            return True
+    return len(squeeze(new)) >= 2 and squeeze(new) in spans and not _holds(known, new) and bool(re.search(r"\W", new))
+
+
+def _holds(text: str, fragment: str) -> bool:
+    edge = r"(?<![\w<>=!*/+%-])", r"(?![\w<>=!*/+%-])"
+    return bool(re.search(edge[0] + re.escape(fragment) + edge[1], text))
+
+
+def _named(text: str, name: str, known: str) -> bool:
+    """A name or sign that the program lacks: as code, called, or by what it is called in words."""
+    if _holds(known, name):
+        return False
+    if name in _SIGNS:
+        said = re.compile(_SIGNS[name], re.IGNORECASE)
+        return _holds(" ".join(code_spans(text)), name) or bool(said.search(text) and not said.search(known))
+    called = rf"\b{re.escape(name)}\(|`{re.escape(name)}`|\b{re.escape(name)}\s+(?:function|method|keyword|operator|statement)"
+    return bool(re.search(called, text))
+
+
+def _shifted(text: str, spans: set[str], line: str) -> bool:
+    """A line named together with a word of moving, in one sentence."""
+    for sentence in re.split(r"(?<=[.!?])\s|\n", text):
+        if not _SHIFT.search(sentence):
+            continue
+        if line.startswith("line ") and re.search(rf"\b{line}\b", sentence, re.IGNORECASE):
+            return True
+        if any(line in squeeze(span) for span in code_spans(sentence)):
+            return True
+    return False

@@ -1,0 +1,199 @@
+"""Numbers in running text, in any writing: digits, fractions, percent, money, LaTeX and words.
+
+A number is read into every value it may stand for: `50%` is fifty where units are ignored, and a half. What a number
+does in its sentence (an answer, an operand, a line number) is not decided here.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import NamedTuple
+
+_UNITS = dict(
+    zip(
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+        "seventeen eighteen nineteen".split(),
+        range(20),
+        strict=True,
+    )
+)
+_TENS = dict(
+    zip("twenty thirty forty fifty sixty seventy eighty ninety".split(), range(20, 100, 10), strict=True)
+)
+_SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
+_PARTS = {
+    "half": 2, "halves": 2, "third": 3, "thirds": 3, "quarter": 4, "quarters": 4, "fourth": 4, "fourths": 4,
+    "fifth": 5, "fifths": 5, "sixth": 6, "sixths": 6, "seventh": 7, "sevenths": 7, "eighth": 8, "eighths": 8,
+    "ninth": 9, "ninths": 9, "tenth": 10, "tenths": 10,
+}  # fmt: skip
+_GLYPHS = {
+    "½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅕": "1/5", "⅖": "2/5", "⅗": "3/5", "⅘": "4/5",
+    "⅙": "1/6", "⅚": "5/6", "⅛": "1/8", "⅜": "3/8", "⅝": "5/8", "⅞": "7/8",
+}  # fmt: skip
+
+_WORD = "|".join((*_UNITS, *_TENS, *_SCALES, "dozen"))
+_PART = "|".join(_PARTS)
+_WHOLE = r"\d{1,3}(?:,\d{3})+(?![\d])|\d+"
+
+_DIGITS = re.compile(
+    rf"""(?<!\w)(?<!\d[.,/:])(?<![A-Za-z]\.)            # not inside a word, a decimal, a date or a clock time
+    (?=\.?\d)(?P<whole>{_WHOLE})?
+    (?P<decimal>\.\d+)?
+    (?:(?P<and>\s(?:and\s)?)?(?P<top>(?<=\s)\d+)?/(?P<bottom>\d+)(?!\d|/))?
+    """,
+    re.VERBOSE,
+)
+_AFTER = re.compile(
+    r"\s?(?P<percent>%|percent\b|per\scent\b)|\s?(?P<cents>cents?\b|¢)|\s?(?P<scale>hundred|thousand|million|billion|dozen)\b"
+    r"|(?P<k>k)\b",
+    re.IGNORECASE,
+)
+_COUNT = rf"(?:{_WORD})(?:(?:[\s-]+|\s+and\s+)(?:{_WORD}))*"
+_WORDS = re.compile(
+    rf"\b(?:(?P<count>{_COUNT}|\d+)(?:\s+and\s+an?\s+(?P<plus>half|third|quarter)|[\s-]+(?P<of>{_PART}))"
+    rf"|an?\s+(?P<a>{_PART})|(?P<half>half)|(?P<plain>{_COUNT}))\b",
+    re.IGNORECASE,
+)
+
+_NORMAL: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern, flags), to)
+    for pattern, to, flags in (
+        (r"<<[^<>]*>>", "", 0),  # GSM8K's calculator notes
+        (r"\{,\}", ",", 0),
+        (r"\\([%$])", r"\1", 0),
+        (r"\\[,;:! ]|\\q?quad\b|~", " ", 0),
+        (r"\\[dt]?frac\s*\{\s*([\d.,]+)\s*\}\s*\{\s*([\d.,]+)\s*\}", r" \1/\2 ", 0),
+        (r"\\[dt]?frac\s*(\d)\s*(\d)", r" \1/\2 ", 0),
+        (r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r" (\1) / (\2) ", 0),
+        (r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}", r"\1", 0),
+        (r"\\(?:boxed|fbox)\s*\{([^{}]*)\}", r" = \1 ", 0),
+        (r"\\(?:times|cdot|ast)\b|[×·∗⋅✕]", " * ", 0),
+        (r"\\div\b|÷", " / ", 0),
+        (r"\\(?:approx|implies|Rightarrow|rightarrow|to)\b|[≈→⇒]", " = ", 0),
+        (r"\\[()\[\]]", " ", 0),
+        (r"\\[A-Za-z]+", " ", 0),
+        (r"[{}]", " ", 0),
+        (r"[−‒–](?=\s?[$£€]?\d)", "-", 0),
+        (r"[’ʼ]", "'", 0),
+        (r"[\u00a0\u2007\u2009\u202f]", " ", 0),
+        (r"\*\*([^*\n]+)\*\*", r"\1", 0),
+        (r"__([^_\n]+)__", r"\1", 0),
+        (r"(?<![\w*])\*(?=\S)([^*\n]+)(?<=\S)\*(?![\w*])", r"\1", 0),
+        (r"`", " ", 0),
+        (r"(?<=\d)\s?[xX]\s?(?=[$£€]?\d)", " * ", 0),
+        (r"^[ \t]*(?:\d{1,2}[.)]|[-*•#]+)[ \t]+(?=\S)", "", re.MULTILINE),  # list markers
+        (r"([½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞])", r" \1 ", 0),
+    )
+)
+
+
+class Number(NamedTuple):
+    """One number where it stands: the values it may mean, its span, and whether it is written in words."""
+
+    values: frozenset[Fraction]
+    start: int
+    end: int
+    words: bool
+    fraction: bool
+
+
+def plain(text: str) -> str:
+    """The text with LaTeX, typographic signs, emphasis and list markers reduced to plain writing."""
+    for pattern, to in _NORMAL:
+        text = pattern.sub(to, text)
+    for glyph, fraction in _GLYPHS.items():
+        text = text.replace(glyph, fraction)
+    return re.sub(r"[ \t]+", " ", text)
+
+
+def numbers(text: str) -> list[Number]:
+    """The numbers of a text that went through `plain`, in order."""
+    found = [*_digits(text), *_words(text)]
+    found.sort(key=lambda number: (number.start, -number.end))
+    kept: list[Number] = []
+    for number in found:
+        if not kept or number.start >= kept[-1].end:
+            kept.append(number)
+    return kept
+
+
+def _digits(text: str) -> list[Number]:
+    found = []
+    for match in _DIGITS.finditer(text):
+        if not (match["whole"] or match["decimal"]):
+            continue
+        end, value, fraction = match.end(), _decimal(match["whole"], match["decimal"]), False
+        if match["bottom"] is not None:
+            top, bottom = match["top"], int(match["bottom"])
+            shown = value + Fraction(int(top), bottom) if top and bottom else value / bottom if bottom else value
+            if shown.denominator == 1 or bottom == 0 or (match["and"] and not top):
+                end = match.end("decimal") if match["decimal"] else match.end("whole")  # 24/3 is a division
+            else:
+                value, fraction = shown, True
+        rest = text[end : end + 12]
+        if re.match(r"(?:st|nd|rd|th)\b|:\d|_|[xyzn](?![a-z])", rest):
+            continue
+        values, end = _with_unit(value, text, end)
+        if _negative(text, match.start()):
+            values = {-value for value in values}
+        found.append(Number(frozenset(values), match.start(), end, False, fraction))
+    return found
+
+
+def _decimal(whole: str | None, decimal: str | None) -> Fraction:
+    return Fraction((whole or "0").replace(",", "") + (decimal or ""))
+
+
+def _with_unit(value: Fraction, text: str, end: int) -> tuple[set[Fraction], int]:
+    unit = _AFTER.match(text, end)
+    if not unit:
+        return {value}, end
+    if unit["percent"] or unit["cents"]:
+        return {value, value / 100}, unit.end()
+    scale = {"k": 1000, "dozen": 12, **_SCALES}[(unit["scale"] or "k").lower()]
+    return {value * scale}, unit.end()
+
+
+def _negative(text: str, start: int) -> bool:
+    return bool(re.search(r"(?:(?:^|[^\w)\s])\s?|^|\s)-\s?[$£€]?$|\bnegative $", text[:start])) and not re.search(
+        r"[\w)%]\s+-\s+[$£€]?$", text[:start]
+    )
+
+
+def _words(text: str) -> list[Number]:
+    found = []
+    for match in _WORDS.finditer(text):
+        count = match["count"] or match["plain"]
+        whole = Fraction(1) if not count else Fraction(int(count)) if count.isdigit() else _counts(count)
+        if whole is None:
+            continue
+        part = match["plus"] or match["of"] or match["a"] or match["half"]
+        if part is None:
+            values, end = _with_unit(whole, text, match.end())
+            found.append(Number(frozenset(values), match.start(), end, True, False))
+            continue
+        share = Fraction(1, _PARTS[part.lower()])
+        value = whole + share if match["plus"] else whole * share
+        found.append(Number(frozenset({value}), match.start(), match.end(), True, True))
+    return found
+
+
+def _counts(words: str) -> Fraction | None:
+    """The value of number words, or null where they are several numbers in a row."""
+    total = group = 0
+    last = 10**12
+    for word in re.findall(r"[a-z]+", words.lower()):
+        if word == "and":
+            if last != 100 and not total:
+                return None
+        elif word in _SCALES and _SCALES[word] > 100:
+            total, group, last = total + (group or 1) * _SCALES[word], 0, 10**12
+        elif word in ("hundred", "dozen"):
+            group, last = (group or 1) * (100 if word == "hundred" else 12), 100
+        else:
+            size, rank = (_TENS[word], 10) if word in _TENS else (_UNITS[word], 1)
+            if rank >= last or (last == 10 and size > 9):
+                return None
+            group, last = group + size, rank
+    return Fraction(total + group)

@@ -1,0 +1,220 @@
+"""Finding and opening a checkpoint: a folder, or a name on the Hugging Face hub.
+
+Safetensors only, since a pickled file can run code; code from a repository only by flag. The hub is asked
+once, briefly, before anything is loaded: without a network the libraries would retry for a minute first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from maieutic.errors import (
+    MaieuticError,
+    MissingExtra,
+    MissingInput,
+    ModelError,
+    UnknownModel,
+    Unreachable,
+    WrongKey,
+)
+from maieutic.types import Role
+
+HUB_SECONDS = 10.0
+
+
+class Source(NamedTuple):
+    """Where a checkpoint lies."""
+
+    name: str
+    """What the libraries load it by: a folder, or a hub name."""
+    files: frozenset[str]
+    """The files it has; of a hub name read from the cache, those few that were looked for."""
+    offline: bool = False
+    """Whether only what is already on this machine can be used."""
+
+    def json(self, file: str) -> dict[str, Any]:
+        """One of its small JSON files; empty where it has none."""
+        if file not in self.files:
+            return {}
+        path = Path(self.name) / file
+        if not path.is_file():
+            from huggingface_hub import hf_hub_download
+
+            path = Path(hf_hub_download(self.name, file, local_files_only=self.offline))
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ModelError(f"{path} is no JSON: {error}", "Mend or remove the file.") from None
+        return value if isinstance(value, dict) else {}
+
+
+class Settings(NamedTuple):
+    """What a checkpoint of ours says of itself, in its `maieutic.json`."""
+
+    roles: frozenset[Role]
+    """The sides it was trained to speak; empty where it does not say."""
+    template: str | None
+    system: str | None
+
+
+def find(name: str) -> Source:
+    """The checkpoint that a path or hub name means.
+
+    Raises:
+        MissingInput: a path to no folder.
+        UnknownModel, WrongKey, Unreachable: the hub does not have it, does not show it, or does not answer.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return Source(str(folder), frozenset(file.name for file in folder.iterdir()))
+    if folder.exists():
+        raise MissingInput(f"{name} is a file", "Give the checkpoint's folder.")
+    if name.startswith(("/", ".", "~")) or name.endswith("/") or name.count("/") > 1 or "\\" in name:
+        raise MissingInput(f"{name}: no such folder", "Check the path of the checkpoint.")
+    return _on_hub(name)
+
+
+def settings(source: Source) -> Settings:
+    """The checkpoint's own word on its role, template and system text."""
+    said = source.json("maieutic.json")
+    roles = {"user": {Role.USER}, "assistant": {Role.ASSISTANT}, "both": {Role.USER, Role.ASSISTANT}}
+    return Settings(frozenset(roles.get(str(said.get("role")), ())), said.get("template"), said.get("system"))
+
+
+def end_of_text_ids(source: Source) -> frozenset[int]:
+    """The ids at which its makers stop generation."""
+    ids = source.json("generation_config.json").get("eos_token_id")
+    return frozenset(ids if isinstance(ids, list) else [] if ids is None else [ids])
+
+
+def check_weights(source: Source) -> None:
+    """Refuse a checkpoint without safetensors weights.
+
+    Raises:
+        ModelError: it has pickled weights only, or none.
+    """
+    if source.offline or any(file.endswith(".safetensors") for file in source.files):
+        return
+    pickled = sorted(file for file in source.files if file.endswith((".bin", ".pt", ".pth")))
+    if pickled:
+        raise ModelError(
+            f"{source.name} holds pickled weights only ({pickled[0]}), which can run code",
+            "Convert it where you trust it: AutoModelForCausalLM.from_pretrained(IT).save_pretrained(DIR).",
+        )
+    raise ModelError(
+        f"{source.name} holds no weights (no .safetensors file)", "Give a checkpoint's own folder."
+    )
+
+
+def load_tokenizer(source: Source, remote_code: bool = False) -> Any:
+    """The tokenizer; a folder that holds nothing else is enough."""
+    with plainly(source.name, "tokenizer"):
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(
+            source.name, trust_remote_code=remote_code, local_files_only=source.offline
+        )
+
+
+def load_weights(source: Source, device: str | None = None, remote_code: bool = False) -> Any:
+    """The model: float32 on a CPU, as stored on a GPU.
+
+    Raises:
+        ModelError: no safetensors weights, damaged ones, or fewer than the model has.
+    """
+    check_weights(source)
+    with plainly(source.name, "model"):
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        on_cpu = device == "cpu"
+        model, report = AutoModelForCausalLM.from_pretrained(
+            source.name,
+            use_safetensors=True,
+            trust_remote_code=remote_code,
+            local_files_only=source.offline,
+            dtype=torch.float32 if on_cpu else "auto",
+            device_map=None if on_cpu else device if device == "auto" else {"": device},
+            output_loading_info=True,
+        )
+    # The library fills absent weights with random numbers and goes on.
+    if lacking := sorted(map(str, {*report["missing_keys"], *report["mismatched_keys"]})):
+        raise ModelError(
+            f"{source.name} lacks {len(lacking)} of the model's weights ({lacking[0]}, ...)",
+            "Its files are incomplete, or of another model: download or save it again.",
+        )
+    return model
+
+
+def parameters(name: str, remote_code: bool = False) -> int | None:
+    """How many weights a model has, from its config alone; null where the hub cannot be asked."""
+    try:
+        source = find(name)
+    except Unreachable:
+        return None
+    with plainly(source.name, "config"):
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        config = AutoConfig.from_pretrained(
+            source.name, trust_remote_code=remote_code, local_files_only=source.offline
+        )
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=remote_code)
+        return sum(int(weight.numel()) for weight in model.parameters())
+
+
+@contextmanager
+def plainly(name: str, what: str) -> Iterator[None]:
+    """Say what the libraries raise while loading, which is of every kind, in two lines."""
+    try:
+        yield
+    except MaieuticError:
+        raise
+    except ModuleNotFoundError as error:
+        raise MissingExtra(
+            f"local models need {error.name}", "Run: python -m pip install 'maieutic[train]'"
+        ) from error
+    except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise ModelError(
+                f"{name} needs code from its own repository", "Read that code first, then pass --remote-code."
+            ) from error
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelError(
+            f"{name}: its {what} cannot be loaded: {lines[0][:300]}",
+            "Check that the folder holds a whole checkpoint.",
+        ) from error
+
+
+def _on_hub(name: str) -> Source:
+    with plainly(name, "entry"):
+        from huggingface_hub import HfApi, try_to_load_from_cache
+        from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+    missing = f"{name}: no such folder here, and"
+    try:
+        info = HfApi().model_info(name, timeout=HUB_SECONDS)
+        return Source(name, frozenset(file.rfilename for file in info.siblings or ()))
+    except GatedRepoError:
+        raise WrongKey(f"{name} is gated on the hub", "Ask for access there, then set HF_TOKEN.") from None
+    except (RepositoryNotFoundError, HFValidationError):
+        raise UnknownModel(
+            f"{missing} no such public model on the hub", "Check the name, or set HF_TOKEN."
+        ) from None
+    except (
+        Exception
+    ) as error:  # no network, no answer in time, or the hub is switched off: each a kind of its own
+        looked_for = ("config.json", "tokenizer.json", "maieutic.json", "generation_config.json")
+        cached = frozenset(file for file in looked_for if isinstance(try_to_load_from_cache(name, file), str))
+        if cached:
+            return Source(name, cached, offline=True)
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise Unreachable(
+            f"{missing} the hub cannot be asked: {reason}",
+            "Give the path of a checkpoint folder, or a network.",
+        ) from None

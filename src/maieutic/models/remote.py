@@ -1,0 +1,315 @@
+"""Models behind an OpenAI-compatible server: chat completions, one thin client for all of them.
+
+The official client costs twelve times the CPU a reply that this one does, and per reply nothing of it is
+used. The request is OpenAI's; where a server's words say that it does not know a field (`seed`,
+`temperature`, `top_p`, `response_format`, or `max_tokens` where it wants `max_completion_tokens`), the call
+is made again without it, and the model remembers.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import re
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, NamedTuple
+
+from maieutic import prompts
+from maieutic.errors import MalformedReply, ModelError, UnknownModel
+from maieutic.models import ModelOptions
+from maieutic.models.address import address, key, missing_key
+from maieutic.models.faults import BadRequest, line
+from maieutic.models.transport import Transport
+from maieutic.render import END
+from maieutic.types import Finish, Reply, Role, Sampling, Turn, utf8
+
+CHECK_ATTEMPTS = 3
+CHECK_SECONDS = 30.0
+_CHAT = "/chat/completions"
+_SHOWN = 8
+"""Model names an error lists."""
+
+_OBJECTION = re.compile(
+    r"unsupported|not support|unrecogni|unknown|unexpected|extra|not permitted|not allowed|only the default"
+    r"|cannot both|deprecated|not available|not implemented|invalid schema|invalid_json_schema",
+    re.IGNORECASE,
+)
+_log = logging.getLogger(__name__)
+
+
+class _Said(NamedTuple):
+    text: str
+    finish: Finish
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class RemoteModel:
+    """A model of an OpenAI-compatible server. `openai/NAME`, `http(s)://HOST/v1#NAME` or `ollama/NAME`.
+
+    `reply(role=USER)` is for a trained simulator, whose served template opens the human's turn: the messages
+    go as they are. A free start goes as one system message, never as no message at all. END is recognised
+    where the server leaves it in the text or names it as the stop; `suppress_end` cannot be asked of a
+    server, so there an END may still come first, and shows as a reply with no text and `Finish.END`.
+
+    Without `#NAME` an address stands for the only model its server has.
+
+    Raises:
+        InputError: the address cannot be read or carries a secret.
+    """
+
+    trained_role: Role | None = None
+    """A server does not say which side its model was trained to speak."""
+
+    def __init__(self, spec: str, options: ModelOptions | None = None) -> None:
+        options = options or ModelOptions()
+        self.id = utf8(spec)
+        self.place = address(spec)
+        self.refused: dict[str, str] = {}
+        """Fields that the server does not take, and its words."""
+        self._name = self.place.name
+        self._system = options.system
+        self._key = key(self.place)
+        self._http = Transport(self.place, self._key, options.attempts, options.timeout, options.concurrency)
+
+    async def reply(
+        self,
+        messages: Sequence[Turn],
+        sampling: Sampling,
+        *,
+        role: Role = Role.ASSISTANT,
+        schema: dict[str, Any] | None = None,
+        suppress_end: bool = False,
+    ) -> Reply:
+        """The next turn of `role`; see `ChatModel.reply`.
+
+        `seconds` counts all attempts and the waits between them.
+        """
+        body = self._body(messages, sampling, schema, await self._known_name())
+        attempts, seconds, words = 0, 0.0, {}
+        while True:
+            try:
+                answer = await self._http.ask(_CHAT, body, _read)
+            except BadRequest as error:
+                words[_give_way(error, body)] = error.what
+                attempts += 1
+                continue
+            self._remember(words)
+            said = answer.value
+            text, ended = _until_end(said.text, role)
+            return Reply.model_construct(  # all of their types already; validating would cost as much again
+                text=text,
+                finish=Finish.END if ended else said.finish,
+                model=self.id,
+                prompt_tokens=said.prompt_tokens,
+                completion_tokens=said.completion_tokens,
+                seconds=seconds + answer.seconds,
+                attempts=attempts + answer.attempts,
+                end_probability=None,
+            )
+
+    async def stream(
+        self, messages: Sequence[Turn], sampling: Sampling, *, role: Role = Role.ASSISTANT
+    ) -> AsyncIterator[str]:
+        """The next turn of `role`, piece by piece as it is written; an END stays in the text.
+
+        Raises:
+            ModelError: as `reply` does; Unreachable also where the answer breaks off in its middle.
+        """
+        body = {**self._body(messages, sampling, None, await self._known_name()), "stream": True}
+        words: dict[str, str] = {}
+        while True:
+            try:
+                async for event in self._http.events(_CHAT, body):
+                    self._remember(words)
+                    if piece := _piece(event):
+                        yield piece
+                return
+            except BadRequest as error:
+                words[_give_way(error, body)] = error.what
+
+    async def check(self) -> None:
+        """Raise unless the server answers, takes the key and has the model.
+
+        A server that lists no models (404, 405) is taken at its word.
+        """
+        if self.place.needs_key and not self._key:
+            raise missing_key(self.place)
+        names = await self._names()
+        if names is None:
+            if not self._name:
+                raise self._nameless("does not list its models")
+            return
+        if not self._name:
+            self._name = self._only(names)
+        if self._name not in names and f"{self._name}:latest" not in names:
+            near = difflib.get_close_matches(self._name, names, _SHOWN, 0.3)
+            raise UnknownModel(
+                f"{self.place.url} has no model {self._name!r}",
+                f"It has {_listed(near or names)}." if names else "It has no models at all.",
+            )
+
+    async def close(self) -> None:
+        """Close the running loop's connections; the model can be used again."""
+        await self._http.close()
+
+    def __repr__(self) -> str:
+        return f"RemoteModel({self.id!r})"
+
+    async def _known_name(self) -> str:
+        if self.place.needs_key and not self._key:
+            raise missing_key(self.place)
+        if not self._name:
+            names = await self._names()
+            if names is None:
+                raise self._nameless("does not list its models")
+            self._name = self._only(names)
+        return self._name
+
+    async def _names(self) -> list[str] | None:
+        """The names the server lists, or null where it has no list."""
+        try:
+            return (await self._http.ask("/models", None, _model_names, CHECK_ATTEMPTS, CHECK_SECONDS)).value
+        except (UnknownModel, BadRequest) as error:
+            if isinstance(error, BadRequest) and error.status != 405:
+                raise
+            return None
+
+    def _only(self, names: list[str]) -> str:
+        if len(names) != 1:
+            raise self._nameless(f"has {_listed(names)}" if names else "has no models")
+        return names[0]
+
+    def _nameless(self, why: str) -> UnknownModel:
+        return UnknownModel(
+            f"{self.place.url} {why}, and the MODEL names none", f"Write {self.place.url}#NAME."
+        )
+
+    def _body(
+        self, messages: Sequence[Turn], sampling: Sampling, schema: dict[str, Any] | None, name: str
+    ) -> dict[str, Any]:
+        turns = [{"role": turn.role.value, "content": turn.content} for turn in messages]
+        if not turns or (self._system is not None and turns[0]["role"] != "system"):
+            system = prompts.load("dyadic").text if self._system is None else utf8(self._system)
+            turns.insert(0, {"role": "system", "content": system})
+        body: dict[str, Any] = {
+            "model": name,
+            "messages": turns,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_tokens": sampling.max_tokens,
+            "seed": sampling.seed % 2**31,
+        }
+        if schema is not None:
+            named = {"name": "reply", "strict": True, "schema": schema}
+            body["response_format"] = {"type": "json_schema", "json_schema": named}
+        for field in self.refused:
+            _drop(field, body)
+        return body
+
+    def _remember(self, words: dict[str, str]) -> None:
+        """Called once a changed request was answered: only then was the field to blame."""
+        for field in words.keys() - self.refused.keys():
+            self.refused[field] = words[field]
+            _log.warning("%s is asked without %s from now on (%s)", self.place.url, field, words[field])
+
+
+def _give_way(error: BadRequest, body: dict[str, Any]) -> str:
+    """Take the field that the server's words object to out of the body and name it, or raise the error."""
+    words = error.raw
+    if "max_tokens" in body and "max_completion_tokens" in words:
+        return _drop("max_tokens", body)
+    if "response_format" in body and re.search(
+        r"response_format|json_schema|structured output|guided", words
+    ):
+        return _drop("response_format", body)
+    if _OBJECTION.search(words):
+        for field in ("seed", "top_p", "temperature"):
+            if field in body and re.search(rf"\b{field}\b", words):
+                return _drop(field, body)
+    raise error
+
+
+def _drop(field: str, body: dict[str, Any]) -> str:
+    value = body.pop(field, None)
+    if field == "max_tokens" and value is not None:
+        body["max_completion_tokens"] = value
+    return field
+
+
+def _read(value: dict[str, Any]) -> _Said:
+    """A chat completion's text, finish and usage.
+
+    Raises:
+        MalformedReply: there is no text where one should be.
+        ModelError: the server's filter withheld it, which asking again will not change.
+    """
+    choice = _first_choice(value)
+    message = choice.get("message")
+    content = message.get("content") if isinstance(message, dict) else None
+    reason = choice.get("finish_reason")
+    if content is None and isinstance(message, dict):
+        content = message.get("refusal")
+        if content is None and reason == "length":  # all its tokens went into thinking
+            content = ""
+    if isinstance(content, list):
+        content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    if content is None and reason == "content_filter":
+        raise ModelError("the server's filter withheld the reply", "Change the conversation or the model.")
+    if not isinstance(content, str):
+        raise MalformedReply("answered without a text", "")
+    if choice.get("stop_reason") == END and END not in content:
+        content += END
+    usage = value.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
+    return _Said(
+        utf8(content),
+        Finish.LENGTH if reason in ("length", "max_tokens") else Finish.STOP,
+        _count(usage.get("prompt_tokens")),
+        _count(usage.get("completion_tokens")),
+    )
+
+
+def _first_choice(value: dict[str, Any]) -> dict[str, Any]:
+    choices = value.get("choices")
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        words = value.get("error")
+        words = words.get("message") if isinstance(words, dict) else words
+        raise MalformedReply(f"answered without choices{f': {line(str(words))}' if words else ''}", "")
+    return choices[0]
+
+
+def _piece(event: dict[str, Any]) -> str:
+    """The text of one event of a stream; the usage event at its end has no choices."""
+    if event.get("choices") == [] and not event.get("error"):
+        return ""
+    choice = _first_choice(event)
+    part = choice.get("delta") or choice.get("message")
+    text = part.get("content") if isinstance(part, dict) else None
+    text = utf8(text) if isinstance(text, str) else ""
+    return text + END if choice.get("stop_reason") == END else text
+
+
+def _until_end(text: str, role: Role) -> tuple[str, bool]:
+    """The text before END, and whether it was there: anywhere in a user's turn, last in an assistant's."""
+    if END not in text:
+        return text, False
+    if role == Role.USER:
+        return text.partition(END)[0], True
+    return (text.rstrip().removesuffix(END), True) if text.rstrip().endswith(END) else (text, False)
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) and value > 0 else 0
+
+
+def _model_names(value: dict[str, Any]) -> list[str]:
+    data = value.get("data")
+    if data is not None and not isinstance(data, list):
+        raise MalformedReply("answered with no list of models", "Check that the address ends in /v1.")
+    return [str(model["id"]) for model in data or () if isinstance(model, dict) and "id" in model]
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

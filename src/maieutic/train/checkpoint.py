@@ -1,0 +1,134 @@
+"""Checkpoints that a kill cannot spoil, and the finished model any server can load.
+
+A trainer writes a checkpoint file by file, so a folder with the right name may be half of one. When all files
+are there, `complete.json` is written with their sizes, and only a folder that still matches it counts.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from maieutic import render
+from maieutic.store import full_disk, read_json, write_json
+from maieutic.train.load import Framing
+
+COMPLETE = "complete.json"
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+def mark_complete(checkpoint: Path) -> None:
+    """Make a checkpoint survive a power cut, then say that it is whole."""
+    sizes = {}
+    for file in sorted(checkpoint.iterdir()):
+        if file.is_file() and file.name != COMPLETE:
+            with full_disk(file), file.open("rb") as stream:
+                os.fsync(stream.fileno())
+            sizes[file.name] = file.stat().st_size
+    write_json(checkpoint / COMPLETE, sizes)
+
+
+def last_complete(folder: Path) -> Path | None:
+    """The newest whole checkpoint of a folder."""
+    found = [
+        (int(match[1]), path) for path in folder.glob("checkpoint-*") if (match := _NAME.fullmatch(path.name))
+    ]
+    return next((path for _, path in sorted(found, reverse=True) if _is_complete(path)), None)
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    mark = checkpoint / COMPLETE
+    if not mark.is_file():
+        return False
+    sizes = read_json(mark)
+    return all(
+        (file := checkpoint / name).is_file() and file.stat().st_size == size for name, size in sizes.items()
+    )
+
+
+def forget_incomplete(folder: Path) -> None:
+    """Drop the halves a kill left, so that they neither count among the kept nor mix with a rewrite."""
+    for path in folder.glob("checkpoint-*"):
+        if _NAME.fullmatch(path.name) and not _is_complete(path):
+            shutil.rmtree(path)
+
+
+def save_model(
+    model: Any,
+    tokenizer: Any,
+    folder: Path,
+    *,
+    role: str,
+    frame: Framing,
+    dtype: str | None,
+    record: dict[str, Any],
+) -> Path:
+    """Write a finished model: weights, tokenizer with its serving template, generation config, record, card.
+
+    Args:
+        model: a plain (merged) model.
+        tokenizer: with END where it was taught.
+        folder: appears whole or not at all; what a killed attempt left there is replaced.
+        role: the side it speaks; `both` is served as an assistant.
+        frame: how its conversations were framed.
+        dtype: what to store the weights in; null: as they are.
+        record: further keys of `maieutic.json`.
+    """
+    import torch
+    from transformers import GenerationConfig
+
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    ends = sorted(render.stop_ids(tokenizer, frame.template))
+    if record.get("end") and (end := render.end_id(tokenizer)) is not None:
+        ends.append(end)
+    side = "assistant" if role == "both" else role
+    tokenizer.chat_template = render.serving_template(tokenizer, side, frame.template, frame.system)
+    if dtype is not None:
+        model = model.to(getattr(torch, dtype))
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id
+    )
+    with full_disk(part):
+        part.mkdir(parents=True)
+        model.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+        held = frame.template if frame.template in ("dyadic", "plain") else None
+        whole = {"role": role, "template": held, "system": frame.system, **record}
+        write_json(part / "maieutic.json", whole)
+        (part / "README.md").write_text(model_card(whole), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        part.replace(folder)
+    return folder
+
+
+def model_card(record: dict[str, Any]) -> str:
+    """A short model card, in the Hub's form, from the record in `maieutic.json`."""
+    import orjson
+
+    data, metrics, method = record["data"], record["metrics"], record["method"]
+    speaks = {"user": "the human's turns (a user simulator)", "both": "both sides"}.get(
+        record["role"], "the assistant's turns"
+    )
+    notes = ""
+    if record["role"] == "user":
+        notes += "\nServe it as an ordinary chat model: its chat template opens the *user's* turn.\n"
+    if record.get("end"):
+        notes += f"\nIt ends a conversation with `{render.END}`.\n"
+    rows = "\n".join(f"| {name} | {value} |" for name, value in sorted(metrics.items()) if value is not None)
+    settings = orjson.dumps(record["settings"], option=orjson.OPT_INDENT_2).decode()
+    return "\n".join(
+        (
+            f"---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [maieutic, {method}]\n---\n",
+            f"# {method.upper()} on {data['name']}\n",
+            f"Fine-tuned from `{record['base']}` to speak {speaks}.",
+            notes,
+            f"## Data\n\n`{data['name']}` (SHA-256 `{data['sha256']}`), {data['rows']} rows.",
+            f"Licences: {', '.join(data['licences']) or 'not stated'}.\n",
+            f"## Result\n\n| | |\n|---|---|\n{rows}\n",
+            f"## Settings\n\n```json\n{settings}\n```\n",
+        )
+    )

@@ -1,0 +1,167 @@
+"""What a training run can be told: few settings, each documented under its field, unknown ones refused.
+
+Torch-free, so that the command line can read and complain about settings before anything heavy is loaded.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import Field, ValidationError, model_validator
+
+from maieutic.errors import InputError, MissingInput
+from maieutic.types import Record
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+class TrainConfig(Record):
+    """The settings both kinds of training share."""
+
+    model: str
+    """A folder or a Hub id to start from, with or without `hf/`; a finished run's folder means its model."""
+    data: Path
+    """What to train on: a file, or a stage's folder."""
+    out: Path
+    """The run's folder; the model is written to `out/model`."""
+    validation: Path | None = None
+    """Held-out rows of the same form, measured after every epoch and never trained on."""
+    epochs: float = Field(3.0, gt=0)
+    steps: int | None = Field(None, ge=1)
+    """Optimizer steps, in place of epochs."""
+    learning_rate: float = Field(2e-5, gt=0)
+    batch: int = Field(128, ge=1)
+    """Rows an optimizer step sees."""
+    micro_batch: int | None = Field(None, ge=1)
+    """Rows in memory at once, a divisor of `batch`; null: the largest divisor up to 4."""
+    warmup_ratio: float = Field(0.03, ge=0, lt=1)
+    """Share of the steps over which the learning rate rises; afterwards it falls along a cosine."""
+    weight_decay: float = Field(0.0, ge=0)
+    clip: float = Field(1.0, gt=0)
+    """Largest gradient norm."""
+    max_length: int | None = Field(None, ge=8)
+    """Tokens a row may have; null: 2048, or the model's context where that is shorter."""
+    lora: int | None = Field(None, ge=1)
+    """Rank of LoRA adapters on every linear layer (scale 2); null: all weights are trained."""
+    precision: Precision = "auto"
+    """`bfloat16` computes in it and keeps trained weights in float32; auto: that on a GPU, float32 on a CPU."""
+    checkpoint_activations: bool = False
+    """Recompute activations in the backward pass: about a fifth slower, far less memory."""
+    seed: int = 0
+    save_steps: int = Field(100, ge=1)
+    """Steps between checkpoints: what a kill can cost."""
+    template: str | None = None
+    """`chat`, `dyadic`, `plain` or a Jinja file; null: what the checkpoint says, else its chat template."""
+    system: str | None = None
+    """System text put before conversations that have none; null: what the checkpoint says."""
+    remote_code: bool = False
+    """Run Python code that the checkpoint brings along."""
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> TrainConfig:
+        if self.micro_batch and self.batch % self.micro_batch:
+            raise ValueError(f"batch ({self.batch}) must be a multiple of micro_batch ({self.micro_batch})")
+        return self
+
+    @property
+    def rows_at_once(self) -> int:
+        """Rows in memory at once, resolved."""
+        return self.micro_batch or max(size for size in (1, 2, 3, 4) if self.batch % size == 0)
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the trained weights: everything but where they go and how often they are saved.
+
+        The data stands in it by its content, so that a changed file is refused rather than gone on with.
+        """
+        held = self.model_dump(mode="json", exclude={"out", "save_steps", "data", "validation"})
+        held["data"] = {"name": self.data.name, "sha256": file_sha256(self.data)}
+        if self.validation:
+            held["validation"] = {"name": self.validation.name, "sha256": file_sha256(self.validation)}
+        return held
+
+
+class SftConfig(TrainConfig):
+    """Supervised fine-tuning. Defaults are PlatoLM's: 3 epochs, 2e-5, cosine, batch 128 (arXiv 2308.11534)."""
+
+    role: Literal["user", "assistant", "both"]
+    """Whose turns are in the loss: `user` makes a simulator."""
+
+
+class DpoConfig(TrainConfig):
+    """Direct preference optimisation. The defaults are Socratic LLM's (CEUR-WS Vol-3879, paper 26)."""
+
+    epochs: float = Field(2.0, gt=0)
+    learning_rate: float = Field(5e-5, gt=0)
+    batch: int = Field(4, ge=1)
+    micro_batch: int | None = Field(1, ge=1)
+    warmup_ratio: float = Field(0.05, ge=0, lt=1)
+    clip: float = Field(0.3, gt=0)
+    beta: float = Field(0.1, gt=0)
+    """How strongly the model is held to its start."""
+    drop_too_long: bool = False
+    """Leave out pairs that do not fit `max_length`; otherwise one such pair stops the run."""
+
+
+Config = TypeVar("Config", bound=TrainConfig)
+
+
+def read_config(kind: type[Config], file: Path | None, given: Mapping[str, Any]) -> Config:
+    """A config from a YAML file's keys and the ones given by hand, which win.
+
+    Args:
+        kind: `SftConfig` or `DpoConfig`.
+        file: YAML, its keys as the config's fields.
+        given: by field; those that are null do not count as given.
+
+    Raises:
+        MissingInput: there is no such file.
+        InputError: a key is unknown, missing, or has a value that does not fit.
+    """
+    values = {**_read_yaml(file), **{key: value for key, value in given.items() if value is not None}}
+    if unknown := sorted(values.keys() - kind.model_fields.keys()):
+        close = difflib.get_close_matches(unknown[0], kind.model_fields, 1)
+        hint = f"Did you mean {close[0]}?" if close else f"Known: {', '.join(kind.model_fields)}."
+        raise InputError(f"{file}: unknown setting {unknown[0]!r}", hint)
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"])) or "settings"
+        if first["type"] == "missing":
+            raise InputError(
+                f"{name} is missing", f"Give --{name.replace('_', '-')}, or name it in --config."
+            ) from None
+        raise InputError(f"{name}: {first['msg']}", "Mend that value.") from None
+
+
+def _read_yaml(file: Path | None) -> dict[str, Any]:
+    if file is None:
+        return {}
+    if not file.is_file():
+        raise MissingInput(f"{file}: no such file", "Name a YAML file with the settings.")
+    import yaml
+
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: not YAML ({str(error).splitlines()[0]})", "Mend the file.") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{file}: no settings in there", "Write one `name: value` a line.")
+    return {str(key): value for key, value in values.items()}
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file, or of a stage folder's rows.
+
+    Raises:
+        MissingInput: there is no such file.
+    """
+    file = path / "rows.jsonl" if path.is_dir() else path
+    if not file.is_file():
+        raise MissingInput(f"{path}: no such file", "Check the path.")
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

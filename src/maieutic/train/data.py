@@ -1,0 +1,286 @@
+"""Rows → token ids and labels, with a count of everything that does not go in and why.
+
+Nothing is cut inside a turn: of a conversation that is too long, whole turns are left out at its end (it then
+no longer shows how it ended, so it teaches no END), and one of which no turn fits is dropped and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+from pydantic import ValidationError
+
+from maieutic.console import note
+from maieutic.errors import ContextTooShort, EmptyCorpus, InputError, MissingInput, UnstablePrefix
+from maieutic.render import IGNORED, Rendered, prompt_ids, render
+from maieutic.train.load import Framing
+from maieutic.types import Conversation, Preference, Role, Turn
+
+
+class DataReport(NamedTuple):
+    """What became of the rows, and what they hold."""
+
+    rows: int
+    """Rows trained on."""
+    without_turn: int = 0
+    """Rows with no turn of the trained role: left out."""
+    shortened: int = 0
+    """Rows that lost whole turns at their end to fit."""
+    too_long: int = 0
+    """Rows of which nothing fits: left out."""
+    broken: int = 0
+    """Lines that are no row: left out."""
+    tokens: int = 0
+    supervised: int = 0
+    """Tokens in the loss."""
+
+    def json(self) -> dict[str, int]:
+        """As printed and recorded."""
+        return self._asdict()
+
+    def sentence(self, name: str) -> str:
+        """One line for people."""
+        share = 100 * self.supervised / max(1, self.tokens)
+        lost = {
+            "without a turn of that role": self.without_turn,
+            "shortened": self.shortened,
+            "too long": self.too_long,
+            "broken": self.broken,
+        }
+        said = "".join(f", {count} {why}" for why, count in lost.items() if count)
+        return f"{name}: {self.rows} rows, {self.tokens} tokens, {share:.1f} % of them in the loss{said}"
+
+
+class Rows(NamedTuple):
+    """A dataset for a trainer and what is said about it."""
+
+    dataset: Any
+    """A `datasets.Dataset`; columns `input_ids`, `labels`, or `prompt_ids`, `chosen_ids`, `rejected_ids`."""
+    report: DataReport
+    licences: list[str]
+    ends: int = 0
+    """Rows that teach END."""
+
+
+def conversation_rows(
+    conversations: Iterable[Conversation],
+    tokenizer: Any,
+    role: str,
+    frame: Framing,
+    max_length: int,
+    end: bool = True,
+) -> Rows:
+    """Conversations as columns `input_ids` and `labels` (-100 outside the loss).
+
+    Args:
+        conversations: the corpus.
+        tokenizer: END is added to it where a conversation ends and the user's side is trained.
+        role: `user`, `assistant` or `both`.
+        frame: template and system text.
+        max_length: tokens a row may have.
+        end: whether conversations that ended teach END.
+
+    Raises:
+        EmptyCorpus: no conversation has a turn of that role.
+        ContextTooShort: none fits.
+        RenderError: one cannot be rendered.
+    """
+    sides = {Role.USER, Role.ASSISTANT} if role == "both" else {Role(role)}
+    kept: list[Rendered] = []
+    counts = {"without_turn": 0, "shortened": 0, "too_long": 0}
+    licences: set[str] = set()
+    ends = 0
+    for conversation in conversations:
+        if not any(turn.role in sides for turn in conversation.messages):
+            counts["without_turn"] += 1
+            continue
+        if not end:
+            conversation = conversation.model_copy(update={"ended": False})
+        fitting, rendered = _fit(conversation, tokenizer, role, sides, frame, max_length)
+        if rendered is None:
+            counts["too_long"] += 1
+            continue
+        counts["shortened"] += len(fitting.messages) < len(conversation.messages)
+        ends += fitting.ended and Role.USER in sides
+        licences |= {conversation.licence} if conversation.licence else set()
+        kept.append(rendered)
+    if not kept and counts["too_long"]:
+        raise ContextTooShort(
+            f"not one turn of the {role} fits {max_length} tokens ({counts['too_long']} conversations)",
+            "Raise --max-length, take a model with a longer context, or split the turns.",
+        )
+    if not kept:
+        raise EmptyCorpus(
+            f"no conversation has a turn of the {role}", "Train the other role, or give another corpus."
+        )
+    tokens = sum(len(row.input_ids) for row in kept)
+    report = DataReport(len(kept), tokens=tokens, supervised=sum(row.supervised for row in kept), **counts)
+    return Rows(_dataset({name: [getattr(row, name) for row in kept] for name in Rendered._fields}),
+                report, sorted(licences), ends)  # fmt: skip
+
+
+def _fit(
+    conversation: Conversation, tokenizer: Any, role: str, sides: set[Role], frame: Framing, max_length: int
+) -> tuple[Conversation, Rendered | None]:
+    """The longest run of whole turns from the start that fits, and its rendering; none where no turn does."""
+    rendered = _labelled(conversation, tokenizer, role, frame)
+    if len(rendered.input_ids) <= max_length:
+        return conversation, rendered
+    stops = [count for count, turn in enumerate(conversation.messages, 1) if turn.role in sides]
+    best: tuple[Conversation, Rendered | None] = (conversation, None)
+    low, high = 0, len(stops) - 1
+    while low <= high:
+        middle = (low + high) // 2
+        start = conversation.messages[: stops[middle]]
+        shorter = conversation.model_copy(update={"messages": start, "ended": False})
+        rendered = _labelled(shorter, tokenizer, role, frame)
+        if len(rendered.input_ids) <= max_length:
+            best, low = (shorter, rendered), middle + 1
+        else:
+            high = middle - 1
+    return best
+
+
+def _labelled(conversation: Conversation, tokenizer: Any, role: str, frame: Framing) -> Rendered:
+    if role != "both":
+        return render(conversation, tokenizer, role, frame.template, frame.system)
+    present = {turn.role for turn in conversation.messages}
+    views = [
+        render(conversation, tokenizer, side, frame.template, frame.system)
+        for side in (Role.USER, Role.ASSISTANT)
+        if side in present
+    ]
+    views.sort(key=lambda view: len(view.input_ids), reverse=True)
+    longest = views[0]
+    labels = list(longest.labels)
+    for view in views[1:]:
+        if longest.input_ids[: len(view.input_ids)] != view.input_ids:
+            raise UnstablePrefix(
+                f"conversation {conversation.id}: the two sides render to different ids",
+                "Train one role at a time.",
+            )
+        for index, label in enumerate(view.labels):
+            labels[index] = label if label != IGNORED else labels[index]
+    return Rendered(longest.input_ids, labels)
+
+
+def preference_rows(
+    preferences: Iterable[Preference],
+    tokenizer: Any,
+    frame: Framing,
+    max_length: int,
+    drop_too_long: bool = False,
+) -> Rows:
+    """Pairs as columns `prompt_ids`, `chosen_ids` and `rejected_ids`; the prompt's are those at inference.
+
+    Raises:
+        EmptyCorpus: there is no pair.
+        ContextTooShort: a pair does not fit and `drop_too_long` is not set, or none fits.
+        InputError: a pair is not one assistant's turn against another.
+        UnstablePrefix: what would be generated from is not what would be trained on.
+    """
+    columns: dict[str, list[list[int]]] = {"prompt_ids": [], "chosen_ids": [], "rejected_ids": []}
+    licences: set[str] = set()
+    too_long = longest = 0
+    for number, pair in enumerate(preferences, 1):
+        prompt = prompt_ids(pair.prompt, tokenizer, Role.ASSISTANT, frame.template, frame.system)
+        chosen = _completion(pair.prompt, pair.chosen, prompt, tokenizer, frame, f"pair {number}, chosen")
+        rejected = _completion(
+            pair.prompt, pair.rejected, prompt, tokenizer, frame, f"pair {number}, rejected"
+        )
+        length = len(prompt) + max(len(chosen), len(rejected))
+        if length > max_length:
+            too_long, longest = too_long + 1, max(longest, length)
+            continue
+        licences |= {str(pair.meta["licence"])} if pair.meta.get("licence") else set()
+        for name, ids in zip(columns, (prompt, chosen, rejected), strict=True):
+            columns[name].append(ids)
+    rows = len(columns["prompt_ids"])
+    if too_long and (not drop_too_long or not rows):
+        raise ContextTooShort(
+            f"{too_long} of {rows + too_long} pairs do not fit {max_length} tokens (the longest: {longest})",
+            "Raise --max-length, or leave them out with --drop-too-long.",
+        )
+    if not rows:
+        raise EmptyCorpus(
+            "there is no preference pair to train on", "Lower the score asked of a chosen reply."
+        )
+    supervised = sum(len(ids) for name in ("chosen_ids", "rejected_ids") for ids in columns[name])
+    tokens = supervised + 2 * sum(len(ids) for ids in columns["prompt_ids"])
+    report = DataReport(rows, too_long=too_long, tokens=tokens, supervised=supervised)
+    return Rows(_dataset(columns), report, sorted(licences))
+
+
+def _completion(
+    prompt: tuple[Turn, ...],
+    reply: tuple[Turn, ...],
+    ids: list[int],
+    tokenizer: Any,
+    frame: Framing,
+    where: str,
+) -> list[int]:
+    """The ids of a reply and of the end of its turn, exactly as fine-tuning would have them in its loss."""
+    if len(reply) != 1 or reply[0].role != Role.ASSISTANT:
+        raise InputError(f"{where}: not one assistant's turn", "Make pairs with `maieutic prefer`.")
+    whole = Conversation.model_validate({"messages": [*prompt, *reply]})
+    rendered = render(whole, tokenizer, Role.ASSISTANT, frame.template, frame.system, end=False)
+    if rendered.input_ids[: len(ids)] != ids:
+        raise UnstablePrefix(
+            f"{where}: the prompt's ids change once the reply follows", "Use another --template."
+        )
+    labels = rendered.labels[len(ids) :]
+    stop = next((index for index, label in enumerate(labels) if label == IGNORED), len(labels))
+    return labels[:stop]
+
+
+class Preferences(NamedTuple):
+    """The pairs of a file, and how many of its lines are none."""
+
+    pairs: list[Preference]
+    broken: int
+
+
+def read_preferences(path: Path) -> Preferences:
+    """The pairs of a JSONL file (or a stage's folder); keys not ours are passed over, broken lines named.
+
+    Raises:
+        MissingInput: there is no such file.
+    """
+    file = path / "rows.jsonl" if path.is_dir() else path
+    if not file.is_file():
+        raise MissingInput(f"{path}: no such file", "Make one with `maieutic prefer`.")
+    pairs: list[Preference] = []
+    broken = 0
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = orjson.loads(line)
+                pairs.append(
+                    Preference.model_validate(
+                        {key: row[key] for key in Preference.model_fields if key in row}
+                    )
+                )
+            except (orjson.JSONDecodeError, ValidationError, TypeError) as error:
+                why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "not JSON"
+                note(f"{file}:{number}: no preference pair ({why}); left out")
+                broken += 1
+    return Preferences(pairs, broken)
+
+
+def _dataset(columns: dict[str, list[list[int]]]) -> Any:
+    import numpy as np
+    from datasets import Dataset
+
+    return Dataset.from_dict(
+        {name: [np.asarray(ids, dtype=np.int32) for ids in rows] for name, rows in columns.items()}
+    )
+
+
+def announce(report: DataReport, name: str) -> None:
+    """Say on standard error what became of the rows."""
+    note(report.sentence(name))

@@ -1,0 +1,224 @@
+"""What both trainers share: arguments, rows of metrics, going on after a kill, failures in two lines."""
+
+from __future__ import annotations
+
+import errno
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+
+from maieutic.console import note
+from maieutic.errors import DiskFull, ModelError
+from maieutic.progress import Progress, track
+from maieutic.store import Stage
+from maieutic.train.checkpoint import forget_incomplete, last_complete, mark_complete
+from maieutic.train.config import TrainConfig
+from maieutic.train.load import computes_in_bfloat16, has_gpu
+
+_NAMES = {
+    "loss": "loss",
+    "learning_rate": "learning_rate",
+    "grad_norm": "grad_norm",
+    "mean_token_accuracy": "token_accuracy",
+    "rewards/accuracies": "accuracy",
+    "rewards/margins": "margin",
+    "rewards/chosen": "chosen_reward",
+    "rewards/rejected": "rejected_reward",
+    "logps/chosen": "chosen_logp",
+    "logps/rejected": "rejected_logp",
+}
+"""What the trainers log, under the names our rows use; held-out ones get `eval_` in front of both."""
+
+
+class TrainResult(NamedTuple):
+    """What a training run came to."""
+
+    model: Path
+    """The finished checkpoint."""
+    manifest: dict[str, Any]
+    """`steps`, `loss` (mean of the last epoch), `final_loss`, `eval_loss`, `tokens`, `seconds` and more."""
+    resumed_from: int | None = None
+    """The step an interrupted run went on from."""
+
+    def json(self) -> dict[str, Any]:
+        """As printed."""
+        return {"model": str(self.model), **self.manifest, "resumed_from": self.resumed_from}
+
+
+def arguments(config: TrainConfig, folder: Path) -> dict[str, Any]:
+    """The keyword arguments that TRL's `SFTConfig` and `DPOConfig` have in common, from our settings."""
+    return {
+        "output_dir": str(folder),
+        "num_train_epochs": config.epochs,
+        "max_steps": config.steps or -1,
+        "learning_rate": config.learning_rate,
+        "per_device_train_batch_size": config.rows_at_once,
+        "per_device_eval_batch_size": config.rows_at_once,
+        "gradient_accumulation_steps": config.batch // config.rows_at_once,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": config.warmup_ratio,
+        "weight_decay": config.weight_decay,
+        "max_grad_norm": config.clip,
+        "gradient_checkpointing": config.checkpoint_activations,
+        "bf16": computes_in_bfloat16(config.precision),
+        "use_cpu": not has_gpu(),
+        "seed": config.seed,
+        "data_seed": config.seed,
+        # Every step is logged: a mean over several would lose its first part when a killed run goes on.
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "save_steps": config.save_steps,
+        "save_total_limit": 2,
+        "eval_strategy": "epoch" if config.validation else "no",
+        "report_to": "none",
+        "push_to_hub": False,
+        "disable_tqdm": True,
+        "dataloader_pin_memory": has_gpu(),
+        "max_length": None,
+    }
+
+
+class Recorder(TrainerCallback):
+    """Writes each step's metrics into the stage's rows, marks whole checkpoints, and moves the bar."""
+
+    def __init__(self, stage: Stage, bar: Progress) -> None:
+        self._stage = stage
+        self._bar = bar
+        self._since = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Move the bar."""
+        self._bar.advance()
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        """Write a row; a step that was logged before a kill keeps its first row.
+
+        Raises:
+            ModelError: the loss is no number any more.
+        """
+        logs = logs or {}
+        kind = "train" if "loss" in logs else "eval" if "eval_loss" in logs else None
+        if kind is None:
+            return
+        row = {"epoch": logs.get("epoch")}
+        for name, ours in _NAMES.items():
+            theirs, mine = (name, ours) if kind == "train" else (f"eval_{name}", f"eval_{ours}")
+            if theirs in logs:
+                row[mine] = logs[theirs]
+        loss = row["loss" if kind == "train" else "eval_loss"]
+        if not math.isfinite(loss):
+            raise ModelError(
+                f"the loss is {loss} at step {state.global_step}",
+                "Lower --learning-rate, or use --precision float32.",
+            )
+        now = time.monotonic()
+        key = f"{kind}-{state.global_step}"
+        if key not in self._stage.rows:
+            self._stage.rows.append(key, {"step": state.global_step, **row, "seconds": now - self._since})
+        self._since = now
+        self._bar.advance(0, note=f"loss {loss:.3f}")
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Mark the checkpoint just written."""
+        self._stage.rows.sync()
+        mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+
+def run(make: Callable[[], Any], stage: Stage, label: str) -> tuple[Any, int | None]:
+    """Train to the end, from the last whole checkpoint where there is one.
+
+    Args:
+        make: builds the TRL trainer.
+        stage: holds the run; checkpoints lie in its `checkpoints`.
+        label: what the bar is called.
+
+    Returns:
+        The trainer, and the step it went on from.
+
+    Raises:
+        DiskFull: no space is left; the last whole checkpoint stays.
+        ModelError: the device has too little memory, or the loss is no number.
+    """
+    folder = stage.folder / "checkpoints"
+    start = last_complete(folder)
+    forget_incomplete(folder)
+    with failures(stage.folder):
+        trainer = make()
+        for printer in (PrinterCallback, ProgressCallback):
+            trainer.remove_callback(printer)
+        done = int(start.name.rpartition("-")[2]) if start else 0
+        if start:
+            note(f"going on from step {done}")
+        with track(_steps(trainer), label) as bar:
+            bar.advance(done)
+            trainer.add_callback(Recorder(stage, bar))
+            trainer.train(resume_from_checkpoint=str(start) if start else None)
+    return trainer, done or None
+
+
+def _steps(trainer: Any) -> int:
+    args = trainer.args
+    if args.max_steps > 0:
+        return int(args.max_steps)
+    a_pass = math.ceil(len(trainer.get_train_dataloader()) / args.gradient_accumulation_steps)
+    return math.ceil(a_pass * args.num_train_epochs)
+
+
+@contextmanager
+def failures(folder: Path) -> Iterator[None]:
+    """A full disk and a full device, said in two lines; libraries raise them in many ways."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise ModelError(
+            "the device ran out of memory",
+            "Lower --micro-batch or --max-length, or use --lora or --checkpoint-activations.",
+        ) from None
+    except Exception as error:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if isinstance(error, DiskFull) or not (full or _says_full(error)):
+            raise
+        raise DiskFull(
+            f"{folder}: no space is left on the disk", "Free some and run the same command again: it goes on."
+        ) from None
+
+
+def _says_full(error: BaseException) -> bool:
+    """Whether a writer without an errno (safetensors, torch) means a full disk."""
+    text = f"{error} {error.__cause__ or ''} {error.__context__ or ''}"
+    return "os error 28" in text or "No space left" in text or "PytorchStreamWriter failed" in text
+
+
+def summary(stage: Stage, trainer: Any, tokens: int) -> dict[str, Any]:
+    """The manifest's numbers, from the rows, so that a run in several parts sums up like one in one."""
+    rows = list(stage.rows.rows())
+    train = [row for row in rows if "loss" in row]
+    evals = [row for row in rows if "eval_loss" in row]
+    last_epoch = [row for row in train if row["epoch"] > train[-1]["epoch"] - 1] or train
+    last = train[-1]
+    measured = {
+        name: last[name] for name in ("accuracy", "margin", "chosen_logp", "rejected_logp") if name in last
+    }
+    return {
+        "steps": int(trainer.state.global_step),
+        "epochs": last["epoch"],
+        "loss": sum(row["loss"] for row in last_epoch) / len(last_epoch),
+        "final_loss": last["loss"],
+        "eval_loss": evals[-1]["eval_loss"] if evals else None,
+        **measured,
+        **{name: evals[-1][name] for name in ("eval_accuracy", "eval_margin") if evals and name in evals[-1]},
+        "tokens": round(tokens * last["epoch"]),
+        "seconds": sum(row["seconds"] for row in rows),
+        "device": str(trainer.args.device),
+        "versions": {name: version(name) for name in ("torch", "transformers", "trl", "peft")},
+    }

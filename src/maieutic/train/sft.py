@@ -1,0 +1,84 @@
+"""Supervised fine-tuning of either side: ids and labels from `render`, TRL's trainer, a servable checkpoint.
+
+The user's side is PlatoLM's simulator (arXiv 2308.11534): the loss is on what the human wrote, and, which
+PlatoLM lacked, on END where the human stopped.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from maieutic.store import Stage
+from maieutic.train.config import SftConfig
+from maieutic.train.data import Rows, announce, conversation_rows
+from maieutic.train.load import quiet
+from maieutic.train.loop import TrainResult, arguments, failures, run, summary
+from maieutic.train.prepare import adapters, base, finish, one_device, teach_end, trainable
+
+
+def sft(config: SftConfig) -> TrainResult:
+    """Fine-tune a model on the turns of one role, or go on with the run that `config.out` holds.
+
+    Raises:
+        RunConflict: `config.out` holds another run.
+        EmptyCorpus, ContextTooShort, RenderError: there is nothing to train on, or it cannot be rendered.
+        UnknownModel, MissingInput: the model or the data is not there.
+        DiskFull, ModelError: writing or computing failed; what is there stays, and the same command goes on.
+    """
+    from maieutic.data.corpus import read_corpus
+
+    with Stage(config.out, {"method": "sft", **config.settings()}) as stage, quiet():
+        if stage.done:
+            return TrainResult(stage.folder / "model", stage.manifest)
+        name, tokenizer, frame, longest = base(config)
+        rows = conversation_rows(read_corpus(config.data), tokenizer, config.role, frame, longest)
+        announce(rows.report, "train")
+        held_out = None
+        if config.validation:
+            # Where nothing taught END, the held-out rows must not ask for it: the model has no row for it.
+            held_out = conversation_rows(
+                read_corpus(config.validation), tokenizer, config.role, frame, longest, end=bool(rows.ends)
+            )
+            announce(held_out.report, "validation")
+        model = trainable(config, name)
+        fresh = teach_end(model, tokenizer, frame) if rows.ends else []
+        trainer, resumed = run(
+            lambda: make_trainer(config, stage.folder, model, tokenizer, rows, held_out, fresh),
+            stage,
+            "train sft",
+        )
+        numbers = {**summary(stage, trainer, rows.report.tokens), "data": rows.report.json()}
+        with failures(stage.folder):
+            finish(config, stage, trainer, tokenizer, frame, rows, {"end": bool(rows.ends)}, numbers)
+        return TrainResult(stage.folder / "model", stage.finish(numbers), resumed)
+
+
+def make_trainer(
+    config: SftConfig,
+    folder: Path,
+    model: Any,
+    tokenizer: Any,
+    rows: Rows,
+    held_out: Rows | None,
+    fresh: list[int],
+) -> Any:
+    """TRL's trainer over finished columns: it tokenizes, cuts and masks nothing."""
+    from trl import SFTConfig
+
+    from maieutic.train.trainers import SilentSFTTrainer
+
+    args = SFTConfig(
+        **arguments(config, folder / "checkpoints"),
+        packing=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )
+    one_device(args)
+    return SilentSFTTrainer(
+        model=model,
+        args=args,
+        train_dataset=rows.dataset,
+        eval_dataset=held_out.dataset if held_out else None,
+        processing_class=tokenizer,
+        peft_config=adapters(config, model, fresh),
+    )
