@@ -8,14 +8,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import tiny_llama
 
 from maieutic.errors import ContextFull, ModelError
 from maieutic.models.engine import Engine, Generated, Request
 from maieutic.models.forward import sample
 from maieutic.models.scoring import probabilities, token_logprobs
 from maieutic.types import Finish
-
-from .tiny import tiny_llama
 
 torch.set_num_threads(1)
 VOCAB = 120
@@ -132,7 +131,9 @@ def test_stop_end_and_length(model: Any) -> None:
 def test_context(model: Any) -> None:
     """A prompt that fills the context fails alone; a reply that reaches it ends by length."""
     fits, full = [5] * 250, [5] * 256
-    first, second, third = Engine(model).generate([Request(fits, 50), Request(full, 50), Request(prompts(1)[0], 4)])
+    first, second, third = Engine(model).generate(
+        [Request(fits, 50), Request(full, 50), Request(prompts(1)[0], 4)]
+    )
     assert len(first.ids) == 6
     assert first.finish == Finish.LENGTH
     assert isinstance(second, ContextFull)
@@ -200,7 +201,9 @@ def test_sampling_follows_the_distribution() -> None:
 
 @given(st.floats(0, 1, exclude_max=True), st.floats(0, 3), st.floats(0.01, 1), st.integers(0, 7))
 @settings(max_examples=200, deadline=None)
-def test_what_is_impossible_is_never_drawn(uniform: float, temperature: float, top_p: float, only: int) -> None:
+def test_what_is_impossible_is_never_drawn(
+    uniform: float, temperature: float, top_p: float, only: int
+) -> None:
     logits = torch.full((1, 8), -torch.inf)
     logits[0, only] = 3.0
     assert sample(logits, [temperature], [top_p], [uniform]) == [only]

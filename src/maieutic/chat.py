@@ -1,7 +1,7 @@
 """Talking with a model in the terminal: one side is the model's, the other the person's.
 
-What the model writes is shown as it comes and never interpreted. A fault that may pass leaves the conversation as it
-was and the turn still owed; any other ends it.
+What the model writes is shown as it comes and never interpreted. A fault that may pass leaves the
+conversation as it was and the turn still owed; any other ends it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from maieutic.errors import MaieuticError, MalformedReply, Unreachable
 from maieutic.models import ChatModel
-from maieutic.render import END
-from maieutic.types import Finish, Role, Sampling, Turn
+from maieutic.types import Finish, Reply, Role, Sampling, Turn
 
 EXIT = "/exit"
 
@@ -39,10 +38,12 @@ class Terminal(NamedTuple):
 
 @runtime_checkable
 class Streaming(Protocol):
-    """A model that gives its turn piece by piece, END left in the text."""
+    """A model that gives its turn as it is written."""
 
-    def stream(self, messages: list[Turn], sampling: Sampling, *, role: Role) -> AsyncIterator[str]:
-        """The next turn of `role`."""
+    def stream(
+        self, messages: list[Turn], sampling: Sampling, *, role: Role, done: Callable[[Reply], None]
+    ) -> AsyncIterator[str]:
+        """The next turn of `role`, in pieces that make up its text; then `done` with the whole reply."""
         ...
 
 
@@ -97,6 +98,8 @@ def _converse(
         pending = owed = None
         if text or not ended:
             history.append(Turn(role=role, content=text))
+        if not text and not ended:
+            terminal.note("The model said nothing.")
         if ended:
             terminal.note("The model has ended the conversation.")
             return Chatted(tuple(history), True, None)
@@ -106,29 +109,16 @@ async def _speak(
     model: ChatModel, messages: list[Turn], sampling: Sampling, role: Role, show: Callable[[str], None]
 ) -> tuple[str, bool]:
     """One turn, shown; its text, and whether it ended the conversation."""
+    replies: list[Reply] = []
     try:
-        if not isinstance(model, Streaming):
-            reply = await model.reply(messages, sampling, role=role)
-            show(reply.text)
-            return reply.text, reply.finish == Finish.END
-        text, held = "", ""
-        async for piece in model.stream(messages, sampling, role=role):
-            before, ended, _ = (held + piece).partition(END)
-            held = "" if ended else _beginning_of_end(before)
-            fresh = before[: len(before) - len(held)]
-            text += fresh
-            show(fresh)
-            if ended:
-                return text, True
-        show(held)
-        return text + held, False
+        if isinstance(model, Streaming):
+            async for piece in model.stream(messages, sampling, role=role, done=replies.append):
+                if piece:
+                    show(piece)
+        else:
+            replies.append(await model.reply(messages, sampling, role=role))
+            if replies[0].text:
+                show(replies[0].text)
     finally:
         show("")
-
-
-def _beginning_of_end(text: str) -> str:
-    """The longest tail of the text that may become END: held back until that is known."""
-    for size in range(min(len(END) - 1, len(text)), 0, -1):
-        if END.startswith(text[-size:]):
-            return text[-size:]
-    return ""
+    return replies[0].text, replies[0].finish == Finish.END

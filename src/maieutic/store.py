@@ -24,7 +24,7 @@ from maieutic.errors import DiskFull, MissingInput, RunConflict, RunLocked, Stor
 
 GROUP_ROWS = 64
 GROUP_SECONDS = 0.5
-"""One `fdatasync` for this many rows, or after this long: what a kill can cost, and what durability costs."""
+"""One `fdatasync` for this many rows, or after this long: what a power cut can cost."""
 
 
 class Journal:
@@ -66,10 +66,11 @@ class Journal:
         return key in self.keys
 
     def append(self, key: str, row: Mapping[str, Any]) -> None:
-        """Write one row; it is durable after the next `sync`, which comes by itself soon."""
+        """Write one row. A kill cannot take it any more; a power cut can until the next `sync`, which comes soon."""
         line = orjson.dumps({"key": key, **row}, option=orjson.OPT_SERIALIZE_NUMPY) + b"\n"
         with full_disk(self.path):
             self._file.write(line)
+            self._file.flush()
             self._pending += 1
             if self._index:
                 self.keys.add(key)
@@ -262,7 +263,7 @@ def full_disk(path: Path) -> Iterator[None]:
     except OSError as error:
         if isinstance(error, StoreError):
             raise
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise DiskFull(
                 f"{path}: no space is left on the disk", "Free some and run the same command again: it goes on."
             ) from None

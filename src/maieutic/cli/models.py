@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -13,13 +15,17 @@ from maieutic.types import Role, Sampling, utf8
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
-    app.command("chat", epilog="Example: maieutic chat ollama/llama3.2 --system 'Answer with a question.'")(chat)
+    app.command("chat", epilog="Example: maieutic chat ollama/llama3.2 --system 'Answer with a question.'")(
+        chat
+    )
 
 
 def chat(
     model: Annotated[
         str,
-        typer.Argument(help="hf/PATH_OR_ID, openai/NAME, http://HOST:PORT/v1#NAME, ollama/NAME, script/FILE."),
+        typer.Argument(
+            help="hf/PATH_OR_ID, openai/NAME, http://HOST:PORT/v1#NAME, ollama/NAME, script/FILE."
+        ),
     ],
     speaks: Annotated[
         str | None,
@@ -34,7 +40,9 @@ def chat(
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.7,
     top_p: Annotated[float, typer.Option(min=0.001, max=1)] = 1.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="New tokens a turn at most.")] = 512,
-    seed: Annotated[int, typer.Option(help="The same seed and words give the same replies, where the model can.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="The same seed and words give the same replies, where the model can.")
+    ] = 0,
     json: Json = False,
 ) -> None:
     """Talk with a model; it answers as it writes. /exit or the end of the input leaves, Ctrl-C too."""
@@ -46,6 +54,8 @@ def chat(
         raise typer.BadParameter("give user or assistant", param_hint="--as")
     if template and not model.startswith("hf/"):
         raise typer.BadParameter("only hf/ models take one: a server has its own", param_hint="--template")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
     speaker = load(model, ModelOptions(template=template, system=system))
     role = Role(speaks) if speaks else speaker.trained_role or Role.ASSISTANT
     sampling = Sampling(temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
@@ -73,5 +83,19 @@ def _ask(role: Role, watched: bool) -> str | None:
         return None
 
 
-class _shower:  # noqa: N801
-    pass
+def _shower(role: Role, watched: bool, silent: bool) -> Callable[[str], None]:
+    """Writes a model's text as it comes, neutralised, with its side before it where somebody watches."""
+    begun = False
+
+    def show(piece: str) -> None:
+        nonlocal begun
+        if silent:
+            return
+        label = f"{role}> " if watched and not begun else ""
+        encoding = sys.stdout.encoding or "utf-8"
+        text = label + shown(piece) + ("" if piece else "\n")
+        sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+        sys.stdout.flush()
+        begun = bool(piece)
+
+    return show

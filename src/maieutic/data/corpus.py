@@ -10,10 +10,10 @@ import filecmp
 import gzip
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import orjson
 from pydantic import ValidationError
@@ -23,6 +23,8 @@ from maieutic.data.reading import BadRows, mended, read_rows
 from maieutic.errors import EmptyCorpus, MissingInput, StoreError
 from maieutic.store import full_disk, stage_rows
 from maieutic.types import Conversation, fingerprint
+
+Writer = Callable[[bytes], object]
 
 
 def read_corpus(path: Path | str, *, on_bad: BadRows | None = None) -> Iterator[Conversation]:
@@ -41,25 +43,26 @@ def read_corpus(path: Path | str, *, on_bad: BadRows | None = None) -> Iterator[
     if not path.exists():
         raise MissingInput(f"{path}: no such file or folder", "Check the path.")
     bad = BadRows() if on_bad is None else on_bad
-    rows = _stage(path) if path.is_dir() else ((row.where, row.value) for row in read_rows(path, bad))
+    is_stage = path.is_dir() or (path.name == "rows.jsonl" and (path.parent / "config.json").is_file())
+    rows = _stage(path) if is_stage else ((row.where, row.value) for row in read_rows(path, bad))
     return _conversations(path, rows, bad, tell=on_bad is None)
 
 
 def _stage(folder: Path) -> Iterator[tuple[str, Any]]:
-    if not (folder / "rows.jsonl").is_file() and not any((inner / "rows.jsonl").is_file() for inner in folder.iterdir()):
+    if folder.is_dir() and not any((inner / "rows.jsonl").is_file() for inner in (folder, *folder.iterdir())):
         raise MissingInput(
             f"{folder}: a folder without rows.jsonl is no corpus",
             "Name a corpus file, or bring the folder's files together with `maieutic import`.",
         )
-    return ((f"{folder}, row {number}", row) for number, row in enumerate(stage_rows(folder), 1))
+    rows = ({name: item for name, item in row.items() if name != "key"} for row in stage_rows(folder))
+    return ((f"{folder}, row {number}", row) for number, row in enumerate(rows, 1))
 
 
-def _conversations(path: Path, rows: Iterable[tuple[str, Any]], bad: BadRows, tell: bool) -> Iterator[Conversation]:
+def _conversations(
+    path: Path, rows: Iterable[tuple[str, Any]], bad: BadRows, tell: bool
+) -> Iterator[Conversation]:
     found = 0
-    is_stage = path.is_dir() or path.name == "rows.jsonl"
     for where, value in rows:
-        if is_stage and isinstance(value, dict):
-            value = {key: item for key, item in value.items() if key != "key"}
         try:
             conversation = to_conversation(value)
         except ValueError as error:
@@ -160,38 +163,61 @@ def refuse_source(path: Path, sources: Iterable[Path | str]) -> None:
         same = path.exists() and source.exists() and path.samefile(source)
         inside = source.is_dir() and path.exists() and path.resolve().is_relative_to(source.resolve())
         if same or inside:
-            raise StoreError(f"{path} is what is being read", "Choose another --out; the source was not touched.")
+            raise StoreError(
+                f"{path} is what is being read", "Choose another --out; the source was not touched."
+            )
 
 
 @contextmanager
-def replacing(path: Path, *, overwrite: bool) -> Iterator[Callable[[bytes], object]]:
-    """A file that appears only when it is whole; yields the function that writes to it.
+def replacing(path: Path, *, overwrite: bool) -> Iterator[Writer]:
+    """One file that appears only when it is whole: `replacing_all` for one."""
+    with replacing_all([path], overwrite=overwrite) as (write,):
+        yield write
+
+
+@contextmanager
+def replacing_all(paths: Sequence[Path], *, overwrite: bool) -> Iterator[list[Writer]]:
+    """Files that appear together, only when all are whole; yields a function that writes to each.
 
     Raises:
         StoreError: a file with other content stands there and may not be replaced, or it cannot be written.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with full_disk(path):
-        if path.exists() and not path.is_file():
-            raise StoreError(f"{path} is no ordinary file", "Give --out the name of a file.")
-        path.parent.mkdir(parents=True, exist_ok=True)
+    parts = [path.with_name(f".{path.name}.{os.getpid()}.part") for path in paths]
+    with full_disk(paths[0]):
+        for path in paths:
+            if path.exists() and not path.is_file():
+                raise StoreError(f"{path} is no ordinary file", "Give --out another name.")
+            path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with part.open("wb") as raw:
-                with gzip.GzipFile("", "wb", 6, raw, 0) if path.suffix == ".gz" else nullcontext(raw) as file:
-                    yield file.write
-                raw.flush()
-                os.fsync(raw.fileno())
-            _settle(part, path, overwrite)
+            with ExitStack() as stack:
+                raws = [stack.enter_context(part.open("wb")) for part in parts]
+                with ExitStack() as packing:
+                    files = [_packed(path, raw, packing) for path, raw in zip(paths, raws, strict=True)]
+                    yield [file.write for file in files]
+                for raw in raws:
+                    raw.flush()
+                    os.fsync(raw.fileno())
+            _settle(list(zip(parts, paths, strict=True)), overwrite)
         finally:
-            part.unlink(missing_ok=True)
+            for part in parts:
+                part.unlink(missing_ok=True)
 
 
-def _settle(part: Path, path: Path, overwrite: bool) -> None:
-    if path.exists() and not overwrite and not filecmp.cmp(part, path, shallow=False):
-        raise StoreError(
-            f"{path} exists and holds something else", "Choose another --out, or replace it with --force."
-        )
-    part.replace(path)
+def _packed(path: Path, raw: BinaryIO, packing: ExitStack) -> BinaryIO:
+    if path.suffix != ".gz":
+        return raw
+    return cast(BinaryIO, packing.enter_context(gzip.GzipFile("", "wb", 6, raw, 0)))
+
+
+def _settle(files: list[tuple[Path, Path]], overwrite: bool) -> None:
+    """Put the parts in their places: all of them, or none where one would replace something else."""
+    for part, path in files:
+        if path.exists() and not overwrite and not filecmp.cmp(part, path, shallow=False):
+            raise StoreError(
+                f"{path} exists and holds something else", "Choose another --out, or replace it with --force."
+            )
+    for part, path in files:
+        part.replace(path)
 
 
 def identity(conversation: Conversation) -> str:

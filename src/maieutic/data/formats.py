@@ -22,7 +22,19 @@ from maieutic.types import Conversation, Problem, Role
 
 _SPEAKERS = {
     Role.USER: ("user", "human", "prompter", "student", "customer"),
-    Role.ASSISTANT: ("assistant", "gpt", "chatgpt", "bard", "bing", "claude", "bot", "model", "ai", "tutor", "teacher"),
+    Role.ASSISTANT: (
+        "assistant",
+        "gpt",
+        "chatgpt",
+        "bard",
+        "bing",
+        "claude",
+        "bot",
+        "model",
+        "ai",
+        "tutor",
+        "teacher",
+    ),
     Role.SYSTEM: ("system", "developer"),
 }
 ROLES = {name: role for role, names in _SPEAKERS.items() for name in names}
@@ -93,7 +105,9 @@ def _text(index: int, content: Any) -> tuple[str, list[Any]]:
 def _set_misfits_aside(row: dict[str, Any]) -> None:
     """Move what stands under one of our names but is something else to `meta`, so that no conversation is lost."""
     meta = row.pop("meta", None)
-    aside: dict[str, Any] = dict(meta) if isinstance(meta, Mapping) else {} if meta is None else {"meta": meta}
+    aside: dict[str, Any] = (
+        dict(meta) if isinstance(meta, Mapping) else {} if meta is None else {"meta": meta}
+    )
     for key in ("id", "intent", "profile", "user_id", "source", "licence"):
         value = row.get(key)
         whole = isinstance(value, int) and not isinstance(value, bool) and key in ("id", "user_id")
@@ -133,7 +147,10 @@ def from_oasst(row: Any) -> Iterator[Conversation]:
                         {k: v for k, v in _turn(n, node).items() if k in ("role", "content")}
                         for n, node in enumerate(path)
                     ],
-                    "meta": {"tree": tree.get("message_tree_id") or root.get("message_id"), "lang": root.get("lang")},
+                    "meta": {
+                        "tree": tree.get("message_tree_id") or root.get("message_id"),
+                        "lang": root.get("lang"),
+                    },
                 }
             )
 
@@ -163,7 +180,13 @@ def from_mathdial(row: Any) -> Iterator[Conversation]:
     }
     profile = row.pop("student_profile", None)
     yield to_conversation(
-        {"messages": turns, "problem": problem, "profile": profile, "ended": True, "meta": {**row, **_opens(turns)}}
+        {
+            "messages": turns,
+            "problem": problem,
+            "profile": profile,
+            "ended": True,
+            "meta": {**row, **_opens(turns)},
+        }
     )
 
 
@@ -222,7 +245,7 @@ FORMATS: dict[str, Callable[[Any], Iterator[Conversation]]] = {
 def guess(value: Any) -> str | None:
     """The format a JSON value looks like, by its keys; None where it looks like none."""
     if isinstance(value, str):
-        return "socratic-debugging" if value.lstrip().startswith("<problem>") else "socratic-llm"
+        return "socratic-debugging" if "<dialogue>" in value else "socratic-llm"
     if not isinstance(value, Mapping):
         return None
     if isinstance(value.get("prompt"), Mapping):
@@ -248,7 +271,10 @@ class ImportReport(NamedTuple):
 
     def json(self) -> dict[str, Any]:
         """`{"formats": {file: {format: rows}}, "bad": {"count", "rows"}}`."""
-        return {"formats": {name: dict(found) for name, found in self.formats.items()}, "bad": self.bad.json()}
+        return {
+            "formats": {name: dict(found) for name, found in self.formats.items()},
+            "bad": self.bad.json(),
+        }
 
 
 def import_files(

@@ -13,6 +13,7 @@ import math
 import re
 import zlib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
@@ -30,6 +31,8 @@ _DEPTH = 200
 _DEEP = "JSON nested too deeply"
 _ODD = re.compile(r"\\u[dD]|NaN|Infinity|\d{19}|[eE]\+?\d{3}")
 """Where a value may need mending: looking for it is much cheaper than walking every value."""
+_NUMBER = re.compile(r"[-+.\deE]*")
+"""What may follow a number that the end of the buffer cut."""
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
@@ -59,7 +62,9 @@ class BadRows:
             InputError: where the report is strict.
         """
         if self.strict:
-            raise InputError(f"{where}: {reason}", "Mend or remove it, or run without --strict to keep it out.")
+            raise InputError(
+                f"{where}: {reason}", "Mend or remove it, or run without --strict to keep it out."
+            )
         self.count += 1
         if len(self.rows) < NAMED:
             self.rows.append({"where": where, "reason": reason})
@@ -91,7 +96,8 @@ def files_in(source: Path) -> list[Path]:
     found = [path for path in inside if _kind(path) and not _hidden(path.relative_to(source))]
     if not found:
         raise MissingInput(
-            f"{source}: no file to read in this folder", f"It should hold {', '.join(SUFFIXES)} files (or .gz)."
+            f"{source}: no file to read in this folder",
+            f"It should hold {', '.join(SUFFIXES)} files (or .gz).",
         )
     return found
 
@@ -155,10 +161,9 @@ def _text_rows(path: Path, file: BinaryIO, bad: BadRows) -> Iterator[Row]:
 
 
 def _lines(path: Path, first: bytes, number: int, file: BinaryIO, bad: BadRows) -> Iterator[Row]:
-    yield from _value(f"{path}:{number}", first, bad)
-    for number, line in enumerate(file, number + 1):
+    for at, line in enumerate(chain((first,), file), number):
         if not line.isspace():
-            yield from _value(f"{path}:{number}", line, bad)
+            yield from _value(f"{path}:{at}", line, bad)
 
 
 def _whole(path: Path, text: bytes, bad: BadRows) -> Iterator[Row]:
@@ -290,16 +295,19 @@ def _complete(decoder: json.JSONDecoder, buffer: str, at: int, ended: bool) -> t
         value, end = decoder.raw_decode(buffer, at)
     except json.JSONDecodeError as error:
         if ended:
-            raise ValueError(f"broken JSON ({error.msg})" if at < len(buffer) else "the list is never closed") from None
+            raise ValueError(
+                f"broken JSON ({error.msg})" if at < len(buffer) else "the list is never closed"
+            ) from None
         return None
     behind = _skip(buffer, end)
-    if buffer.startswith("]", behind):
-        return _shallow(value, buffer.count("[", at, end) + buffer.count("{", at, end)), end, behind
-    if buffer.startswith(",", behind):
-        return _shallow(value, buffer.count("[", at, end) + buffer.count("{", at, end)), end, behind + 1
-    if ended or behind < len(buffer):
-        raise ValueError("broken JSON (no comma after the item)" if behind < len(buffer) else "the list is never closed")
-    return None
+    if behind == len(buffer) and ended:
+        raise ValueError("the list is never closed")
+    if behind == len(buffer) or (not ended and _NUMBER.fullmatch(buffer, end)):
+        return None
+    if buffer[behind] not in ",]":
+        raise ValueError("broken JSON (no comma after the item)")
+    _shallow(value, buffer.count("[", at, end) + buffer.count("{", at, end))
+    return value, end, behind + (buffer[behind] == ",")
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
@@ -317,6 +325,8 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
                 number += 1
                 if isinstance(value.get("meta"), str):
                     value["meta"] = parse_json(value["meta"].encode())
-                yield Row(f"{path}, row {number}", {key: item for key, item in value.items() if item is not None})
+                yield Row(
+                    f"{path}, row {number}", {key: item for key, item in value.items() if item is not None}
+                )
     except arrow.ArrowException as error:
         raise InputError(f"{path}: not a Parquet file ({str(error)[:80]})", "Check the file.") from None

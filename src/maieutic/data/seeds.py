@@ -31,7 +31,8 @@ MOVE = re.compile(r"\((generic|focus|probing|telling)\)")
 """A MathDial teacher's move, written before the words; it is not part of what was said."""
 _MATHDIAL = re.compile(r"\s*Student: (?=['\"])")
 _OPENING = re.compile(
-    r"Professor, I have a problem, here is the text: (?P<statement>.*?) Here is my solution (?P<rest>.*)", re.DOTALL
+    r"Professor, I have a problem, here is the text: (?P<statement>.*?) Here is my solution (?P<rest>.*)",
+    re.DOTALL,
 )
 _TEACHER = re.compile(r"Teacher: ?(?=\((?:generic|focus|probing|telling)\))|Teacher: ")
 _NAME = re.compile(r"([A-Z][\w .'-]{0,40}?): ?")
@@ -40,6 +41,7 @@ _MATERIAL = re.compile(r"\s*<(problem|bug_code|bug_desc|bug_fixes|unit_tests|stu
 _SPEAKER = re.compile(r"(?:\A|[\n\t]|  )\s*(<alt>)?\s*(User|Assistant): ?")
 _ESCAPE = re.compile(r"""\\(?:([\\'"ntr])|x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8}))""")
 _LETTERS = {"n": "\n", "t": "\t", "r": "\r"}
+_SPECIAL = {quote: re.compile(rf"\\.|{quote}", re.DOTALL) for quote in "'\""}
 _CLOSED = re.compile(r"\s*(?:,\s*(?=['\"])|\]?\s*\Z)")
 
 
@@ -88,18 +90,14 @@ def fragments(text: str) -> list[str]:
     """
     pieces, at = [], 0
     while at < len(text):
-        quote, start = text[at], at + 1
-        end = start
-        while end < len(text):
-            if text[end] == "\\":
-                end += 2
-            elif text[end] == quote and _CLOSED.match(text, end + 1):
+        special = _SPECIAL.get(text[at])
+        end, following = len(text), len(text)
+        for found in special.finditer(text, at + 1) if special else ():
+            if found[0][0] != "\\" and (closed := _CLOSED.match(text, found.end())):
+                end, following = found.start(), closed.end()
                 break
-            else:
-                end += 1
-        pieces.append(_unescaped(text[start : min(end, len(text))]))
-        closed = _CLOSED.match(text, end + 1)
-        at = closed.end() if closed else len(text)
+        pieces.append(_unescaped(text[at + 1 if special else at : end]))
+        at = following
     return pieces
 
 

@@ -4,7 +4,7 @@ Rows with the same two ratings are one cell with a count, and a resample is a dr
 marginals are recomputed for thousands of resamples at once. The same function gives the value and its draws.
 
 Sources: Pearson; Spearman on midranks; Kendall's τ-b (1945); Cohen's κ (1960), weighted by squared differences of
-the *values* (1968), so a category nobody used still counts as a step; Krippendorff's α, interval metric (2011).
+the *values* (1968), so a category nobody used still counts as a step; Krippendorff's alpha, interval metric (2011).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def cells(x: Sequence[float], y: Sequence[float]) -> Cells:
 
 
 def agreement(x: Sequence[float], y: Sequence[float], *, seed: int = 0) -> dict[str, Estimate]:
-    """Every statistic of two raters (`bias` is the mean of y − x), by name; undefined ones are null and say why."""
+    """Every statistic of two raters (`bias` is the mean of y - x), by name; undefined ones are null and say why."""
     names = (*CORRELATIONS, *SAME_SCALE)
     if len(x) < 2:
         return {name: stats.undefined("fewer than two rated rows", len(x)) for name in (*names, "alpha")}
@@ -68,7 +68,7 @@ def _estimate(value: Array, draws: Array, n: int) -> Estimate:
 
 
 def _statistics(weights: Array, table: Cells) -> dict[str, Array]:
-    """Every statistic for each row of weights (resamples × cells); NaN where undefined."""
+    """Every statistic for each row of weights (resamples by cells); NaN where undefined."""
     x, y = table.x, table.y
     levels_x, levels_y = _levels(weights, x), _levels(weights, y)
     n = weights.sum(axis=1)
@@ -80,7 +80,9 @@ def _statistics(weights: Array, table: Cells) -> dict[str, Array]:
     by_chance = (levels_x.counts[:, in_x] * levels_y.counts[:, in_y]).sum(axis=1) / n**2
     apart = variance + (mean_x - mean_y) ** 2
     return {
-        "pearson": _correlation(weights, np.broadcast_to(x, weights.shape), np.broadcast_to(y, weights.shape)),
+        "pearson": _correlation(
+            weights, np.broadcast_to(x, weights.shape), np.broadcast_to(y, weights.shape)
+        ),
         "spearman": _correlation(weights, levels_x.midranks, levels_y.midranks),
         "kendall": _kendall(weights, table, levels_x, levels_y),
         "kappa": np.where(by_chance < 1 - 1e-12, (same / n - by_chance) / (1 - by_chance), np.nan),
@@ -95,7 +97,7 @@ class _Levels(NamedTuple):
     counts: Array
     """resamples × distinct values"""
     midranks: Array
-    """resamples × cells: the mean rank, from 1, of the cell's value"""
+    """resamples by cells: the mean rank, from 1, of the cell's value"""
 
 
 def _levels(weights: Array, ratings: Array) -> _Levels:
@@ -129,12 +131,15 @@ def _kendall(weights: Array, table: Cells, levels_x: _Levels, levels_y: _Levels)
         balance += ((kept @ signs) * kept[:, block]).sum(axis=1) / 2
     n = kept.sum(axis=1)
     pairs = n * (n - 1) / 2
-    free = [pairs - (c * (c - 1) / 2).sum(axis=1) for c in (levels_x.counts[: len(kept)], levels_y.counts[: len(kept)])]
+    free = [
+        pairs - (c * (c - 1) / 2).sum(axis=1)
+        for c in (levels_x.counts[: len(kept)], levels_y.counts[: len(kept)])
+    ]
     return np.where((free[0] > 0) & (free[1] > 0), balance / np.sqrt(free[0] * free[1]), np.nan)
 
 
 def krippendorff(ratings: Sequence[Sequence[float | None]], *, seed: int = 0) -> Estimate:
-    """Krippendorff's α with the interval metric, for any number of raters and missing ratings.
+    """Krippendorff's alpha with the interval metric, for any number of raters and missing ratings.
 
     Args:
         ratings: for each rated row its ratings, null where a rater gave none; rows with fewer than two are left out.
@@ -152,7 +157,9 @@ def krippendorff(ratings: Sequence[Sequence[float | None]], *, seed: int = 0) ->
         values = np.asarray(row) - centre
         m, total, squares = len(row), values.sum(), (values**2).sum()
         columns.append((m, total, squares, 2 * m / (m - 1) * (squares - total**2 / m)))
-    return stats.bootstrap(columns, _alpha, seed=seed, undefined_because="all ratings are equal: α is undefined")
+    return stats.bootstrap(
+        columns, _alpha, seed=seed, undefined_because="all ratings are equal: alpha is undefined"
+    )
 
 
 def _alpha(sums: Array) -> Array:
@@ -162,7 +169,7 @@ def _alpha(sums: Array) -> Array:
 
 
 def pearson_difference(human: Sequence[float], first: Sequence[float], second: Sequence[float]) -> Estimate:
-    """Pearson(human, first) − Pearson(human, second) on the same rows, the rows resampled together."""
+    """Pearson(human, first) - Pearson(human, second) on the same rows, the rows resampled together."""
     z = [_standard(np.asarray(side, dtype=float)) for side in (human, first, second)]
     if any(side is None for side in z):
         return stats.undefined(CONSTANT, len(human))
@@ -181,4 +188,6 @@ def pearson_difference(human: Sequence[float], first: Sequence[float], second: S
 
 def _standard(values: Array) -> Array | None:
     spread = values.std()
-    return (values - values.mean()) / spread if spread > 1e-12 * max(1.0, float(np.abs(values).max())) else None
+    return (
+        (values - values.mean()) / spread if spread > 1e-12 * max(1.0, float(np.abs(values).max())) else None
+    )

@@ -1,8 +1,8 @@
 """AlpacaEval from its own `annotations.json` (github.com/tatsu-lab/alpaca_eval; Dubois et al. 2023, 2024).
 
 `output_1` is the reference's, `output_2` the model's. A preference of 1 is for the reference, 2 for the model; 0 is
-the old form of a draw and becomes 1.5; null or outside [1, 2] is dropped and counted. With x = preference − 1 the
-win rate is 100 · mean(x) and its standard error 100 · sd(n − 1)/√n. Weighted annotators write preferences between
+the old form of a draw and becomes 1.5; null or outside [1, 2] is dropped and counted. With x = preference - 1 the
+win rate is 100 · mean(x) and its standard error 100 · sd(n - 1)/√n. Weighted annotators write preferences between
 1 and 2; the discrete win rate rounds each x (a draw stays .5).
 """
 
@@ -29,7 +29,7 @@ class Annotation(NamedTuple):
     generator: str | None
 
 
-def annotations(rows: Sequence[Row], path: object = "the file") -> list[Annotation]:
+def read_annotations(rows: Sequence[Row], path: object = "the file") -> list[Annotation]:
     """AlpacaEval's annotations.
 
     Raises:
@@ -70,7 +70,7 @@ def score(path: Path | str) -> dict[str, Any]:
         `avg_length_exact` beside it), the intervals with `_ci`, and `notes`.
     """
     rows, notes = read_table(path)
-    items = annotations(rows, path)
+    items = read_annotations(rows, path)
     models = sorted({item.generator for item in items if item.generator})
     if len(models) > 1:
         notes = [*notes, f"{len(models)} models in one file are pooled: {', '.join(models[:5])}"]

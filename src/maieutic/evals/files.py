@@ -35,7 +35,7 @@ def read_table(path: Path | str) -> Table:
     """
     path = Path(path)
     if path.is_dir():
-        rows, notes = list(store.stage_rows(path)), []
+        rows, notes = Table(list(store.stage_rows(path)), [])
     elif path.is_file():
         rows, notes = _parse(path)
     else:
@@ -53,7 +53,9 @@ def _parse(path: Path) -> Table:
         value = loads(data)
     except ValueError as error:
         if data[:1] == b"[":
-            raise InputError(f"{path}: not JSON ({error})", "Give a JSON list of objects, or JSONL.") from None
+            raise InputError(
+                f"{path}: not JSON ({error})", "Give a JSON list of objects, or JSONL."
+            ) from None
         return _parse_lines(path, data)
     values = value if isinstance(value, list) else [value]
     rows = [row for row in values if isinstance(row, dict)]

@@ -1,6 +1,6 @@
 """MT-Bench and Vicuna-Bench from FastChat's own judgment files (Zheng et al. 2023, arXiv 2306.05685).
 
-Rules: a recorded score of −1 is unscored; without a recorded score the verdict is read from the judgment, `[[x]]`
+Rules: a recorded score of -1 is unscored; without a recorded score the verdict is read from the judgment, `[[x]]`
 first, else `[x]`, else unscored. A turn's score is the mean of its scored rows, the average that of all scored rows
 pooled; a second judgment of the same turn stays in the mean, as FastChat keeps it, and is counted.
 """
@@ -75,16 +75,20 @@ def score(judgments: Sequence[Path], questions: Path | None = None, turns: int =
 
     Returns:
         `{"models": {NAME: {first_turn, second_turn, average, rows, unscored, duplicates, se, ci, by_category, ...}}}`
-        and `notes`. `se` is sd (n − 1) of the question means / √questions; `ci` resamples questions.
+        and `notes`. `se` is sd (n - 1) of the question means / √questions; `ci` resamples questions.
     """
     tables = [read_table(path) for path in judgments]
     notes = [text for table in tables for text in table.notes]
-    rows = [grade for table, path in zip(tables, judgments, strict=True) for grade in grades(table.rows, path)]
+    rows = [
+        grade for table, path in zip(tables, judgments, strict=True) for grade in grades(table.rows, path)
+    ]
     kept = [grade for grade in rows if turns > 1 or grade.turn == 1]
     if len(kept) < len(rows):
         notes.append(f"{len(rows) - len(kept)} judgments of a later turn left out")
     if not kept:
-        raise EmptyCorpus("no judgments of a first turn", "Check the file's `turn`, or use `eval mt-bench score`.")
+        raise EmptyCorpus(
+            "no judgments of a first turn", "Check the file's `turn`, or use `eval mt-bench score`."
+        )
     categories = _categories(questions, notes) if questions else {}
     return {**score_grades(kept, categories, notes), "notes": notes}
 
@@ -92,7 +96,11 @@ def score(judgments: Sequence[Path], questions: Path | None = None, turns: int =
 def _categories(path: Path, notes: list[str]) -> dict[str, str]:
     rows, own = read_table(path)
     notes.extend(own)
-    found = {str(row["question_id"]): str(row["category"]) for row in rows if {"question_id", "category"} <= row.keys()}
+    found = {
+        str(row["question_id"]): str(row["category"])
+        for row in rows
+        if {"question_id", "category"} <= row.keys()
+    }
     if not found:
         raise InputError(f"{path}: no row has question_id and category", "Give FastChat's question.jsonl.")
     return found
@@ -219,7 +227,9 @@ def pairwise(judgments: Sequence[Path], baseline: str | None = None) -> dict[str
     """
     tables = [read_table(path) for path in judgments]
     notes = [text for table in tables for text in table.notes]
-    rows = [match for table, path in zip(tables, judgments, strict=True) for match in matches(table.rows, path)]
+    rows = [
+        match for table, path in zip(tables, judgments, strict=True) for match in matches(table.rows, path)
+    ]
     if baseline is not None:
         rows = [match for match in rows if baseline in (match.model_1, match.model_2)]
         if not rows:

@@ -1,7 +1,7 @@
 """Two models on the same items: the mean difference, its interval, and how many items it rests on.
 
 Any two files of one kind: evaluation files and judged rows (items are prompts), AlpacaEval annotations
-(instructions), FastChat judgments (question and turn, resampled by question). The difference is *first − second*.
+(instructions), FastChat judgments (question and turn, resampled by question). The difference is *first - second*.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _collect(kind: str, main: str, rows: Sequence[tuple[tuple[str, ...], dict[st
 
 
 def _alpaca(rows: Sequence[Row], path: object) -> Scored:
-    read = alpaca_eval.annotations(rows, path)
+    read = alpaca_eval.read_annotations(rows, path)
     items = [((x.instruction,), None if x.win is None else {"win_rate": 100 * x.win}) for x in read]
     return _collect("AlpacaEval annotations", "win_rate", items)
 
@@ -67,7 +67,8 @@ def _fastchat(rows: Sequence[Row], path: object, model: str | None) -> Scored:
     models = sorted({grade.model for grade in grades})
     if model is None and len(models) > 1:
         raise InputError(
-            f"{path}: holds {len(models)} models ({', '.join(models[:5])})", "Choose with --model-a and --model-b."
+            f"{path}: holds {len(models)} models ({', '.join(models[:5])})",
+            "Choose with --model-a and --model-b.",
         )
     chosen = [grade for grade in grades if model in (None, grade.model)]
     if not chosen:
@@ -94,7 +95,7 @@ def compare(
     """The paired difference of two files.
 
     Returns:
-        For the main metric `difference` (first − second), `ci`, `n` items in both, the means `a` and `b` on those,
+        For the main metric `difference` (first - second), `ci`, `n` items in both, the means `a` and `b` on those,
         `p` by sign flips; `metrics` with the same for each metric and `p_holm` over them; `only_a`, `only_b`,
         `unscored_a`, `unscored_b`; `notes`.
 
@@ -107,7 +108,9 @@ def compare(
     shared = [item for item in a.items if item in b.items]
     if not shared:
         raise InputError(f"{first} and {second} have no item in common", "Both must answer the same prompts.")
-    names = [name for name in a.items[shared[0]] if all(name in s.items[item] for s in (a, b) for item in shared)]
+    names = [
+        name for name in a.items[shared[0]] if all(name in s.items[item] for s in (a, b) for item in shared)
+    ]
     metrics = {name: _metric(name, a.items, b.items, shared) for name in names}
     adjusted = stats.holm([metric["p"] for metric in metrics.values()])
     for metric, p in zip(metrics.values(), adjusted, strict=True):

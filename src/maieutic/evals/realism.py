@@ -92,7 +92,9 @@ def compare(
     between two halves of them. distinct-n counts equally many n-grams in each corpus.
     """
     corpora = [corpus for corpus in (simulated, people, baseline) if corpus]
-    limits = {n: min(text.ngram_total([human_turns(c) for c in corpus], n) for corpus in corpora) for n in (1, 2)}
+    limits = {
+        n: min(text.ngram_total([human_turns(c) for c in corpus], n) for corpus in corpora) for n in (1, 2)
+    }
     scalars: dict[str, Scalar] = {
         "first_turn_diversity": first_turn_diversity,
         "distinct_1": _distinct(1, limits[1] or None),

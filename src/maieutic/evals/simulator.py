@@ -6,6 +6,7 @@ says so.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from maieutic.errors import ContextFull, EmptyCorpus, MissingInput
+from maieutic.errors import EmptyCorpus, InputError, MissingInput
 from maieutic.evals import realism, stats
 from maieutic.evals.realism import Beside
 from maieutic.types import Conversation, Estimate, Role
@@ -27,12 +28,18 @@ _END_METRICS = ("end_precision", "end_recall", "end_f1", "end_calibration_error"
 class Scorer(Protocol):
     """What is asked of a model here; models in this process can say it."""
 
-    def logprobs(self, conversations: Sequence[Conversation], role: Role) -> list[list[float]]:
-        """Natural-log probability of every token of the role's turns, by conversation."""
+    def logprobs(
+        self, conversations: Sequence[Conversation], role: Role, *, end: bool = True
+    ) -> list[list[float] | None]:
+        """Natural-log probability of every token of the role's turns; null for one that does not fit the context."""
         ...
 
-    def end_probabilities(self, conversations: Sequence[Conversation]) -> list[list[float]]:
-        """Probability of END at each human opening, by conversation."""
+    def end_probabilities(self, conversations: Sequence[Conversation]) -> list[list[float | None]]:
+        """Probability of END at each human opening, by conversation; null where it cannot be said."""
+        ...
+
+    async def close(self) -> None:
+        """Free what it holds."""
         ...
 
 
@@ -43,14 +50,16 @@ class Decisions(NamedTuple):
     ended: list[bool]
 
 
-def decisions(conversation: Conversation, probabilities: Sequence[float]) -> Decisions:
+def decisions(conversation: Conversation, probabilities: Sequence[float | None]) -> Decisions:
     """One decision at each human opening: every human turn is a going on; what follows the last turn is an end.
 
-    A conversation that was cut (`ended` false) says nothing about its last opening, which is left out.
+    A conversation that was cut (`ended` false) says nothing about its last opening, which is left out, and so is an
+    opening without a probability.
     """
     went_on = len(conversation.turns(Role.USER))
-    openings = list(probabilities[: went_on + (1 if conversation.ended else 0)])
-    return Decisions(openings, [place >= went_on for place in range(len(openings))])
+    openings = probabilities[: went_on + (1 if conversation.ended else 0)]
+    known = [(p, place >= went_on) for place, p in enumerate(openings) if p is not None]
+    return Decisions([p for p, _ in known], [ended for _, ended in known])
 
 
 def end_scores(made: Sequence[Decisions], threshold: float = 0.5) -> dict[str, Estimate]:
@@ -61,7 +70,7 @@ def end_scores(made: Sequence[Decisions], threshold: float = 0.5) -> dict[str, E
     """
     rows = [_end_row(one, threshold) for one in made if one.probabilities]
     if not rows:
-        return {name: stats.undefined("no human opening to decide at") for name in _END_METRICS}
+        return {name: stats.undefined("the model gives no probability of END") for name in _END_METRICS}
     table = np.array(rows)
     positives = "no conversation was ended by its person"
     return {
@@ -94,7 +103,7 @@ def _end_row(made: Decisions, threshold: float) -> list[float]:
 
 
 def perplexity(logprobs: Iterable[Sequence[float]]) -> Estimate:
-    """exp(− mean natural-log probability of a token), resampled by conversation; rows without tokens left out."""
+    """The exponential of the mean loss of a token, resampled by conversation; rows without tokens left out."""
     rows = [(-float(np.sum(row)), len(row)) for row in logprobs if len(row)]
     return stats.ratio([loss for loss, _ in rows], [count for _, count in rows], transform=np.exp)
 
@@ -105,32 +114,18 @@ class _OfModel(NamedTuple):
 
 
 def of_model(model: Scorer, people: Sequence[Conversation], name: str = "the model") -> _OfModel:
-    """Perplexity on people's turns and the END scores of one model; conversations too long for it are counted."""
-    spoken = [c for c in people if c.turns(Role.USER)]
-    logprobs = _each(lambda some: model.logprobs(some, Role.USER), spoken)
-    fitting = [c for c, row in zip(spoken, logprobs, strict=True) if row is not None]
-    ends = _each(model.end_probabilities, fitting)
-    made = [decisions(c, row) for c, row in zip(fitting, ends, strict=True) if row is not None]
-    scores = {"perplexity_on_human_turns": perplexity(row for row in logprobs if row is not None), **end_scores(made)}
-    lost = len(spoken) - len(made)
-    return _OfModel(scores, [f"{lost} conversations do not fit the context of {name}"] if lost else [])
+    """Perplexity on people's turns and the END scores of one model; conversations too long for it are counted.
 
-
-def _each(ask: Any, conversations: Sequence[Conversation]) -> list[list[float] | None]:
-    """Ask for all at once; where one is too long, one by one, null for those that do not fit."""
-    if not conversations:
-        return []
-    try:
-        return list(ask(conversations))
-    except ContextFull:
-        return [_one(ask, conversation) for conversation in conversations]
-
-
-def _one(ask: Any, conversation: Conversation) -> list[float] | None:
-    try:
-        return list(ask([conversation])[0])
-    except ContextFull:
-        return None
+    END itself is no part of the perplexity, so that a model that never learned it is compared on the same tokens.
+    """
+    spoken = [conversation for conversation in people if conversation.turns(Role.USER)]
+    logprobs = model.logprobs(spoken, Role.USER, end=False)
+    openings = model.end_probabilities(spoken)
+    made = [decisions(*pair) for pair in zip(spoken, openings, strict=True)]
+    known = [row for row in logprobs if row is not None]
+    lost = len(spoken) - len(known)
+    notes = [f"{lost} of {len(spoken)} conversations do not fit the context of {name}"] if lost else []
+    return _OfModel({"perplexity_on_human_turns": perplexity(known), **end_scores(made)}, notes)
 
 
 def evaluate(
@@ -182,19 +177,31 @@ def evaluate_named(
             raise MissingInput(f"{path}: neither a corpus nor a MODEL", "Give a path, or hf/PATH_OR_ID.")
     written = list(read_corpus(simulated)) if simulated else None
     base_corpus = [c for path in base_paths for c in read_corpus(path)] or None
-    return evaluate(
-        held_out,
-        model=_load(model, options) if model else None,
-        simulated=written,
-        baseline_model=_load(base_models[0], options) if base_models else None,
-        baseline=base_corpus,
-    )
+    loaded = {spec: _load(spec, options) for spec in (model, *base_models[:1]) if spec}
+    try:
+        return evaluate(
+            held_out,
+            model=loaded.get(model or ""),
+            simulated=written,
+            baseline_model=loaded.get(base_models[0]) if base_models else None,
+            baseline=base_corpus,
+        )
+    finally:
+        for one in loaded.values():
+            asyncio.run(one.close())
 
 
-def _load(spec: str, options: Any) -> Scorer | None:
-    """A model that gives token probabilities; null for one that is reached over the network."""
+def _load(spec: str, options: Any) -> Scorer:
+    """A model that gives token probabilities.
+
+    Raises:
+        InputError: it is reached over the network, where a server does not say them.
+    """
     if not spec.startswith("hf/"):
-        return None
+        raise InputError(
+            f"{spec}: perplexity and END need token probabilities, which only a model in this process gives",
+            "Name it hf/PATH_OR_ID, or simulate with it and give the run with --simulated or --baseline.",
+        )
     from maieutic.models import load
 
     return load(spec, options)  # type: ignore[return-value]

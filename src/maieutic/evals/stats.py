@@ -82,7 +82,7 @@ def bootstrap(
     """A function of column sums, with a clustered percentile bootstrap interval.
 
     Args:
-        columns: rows × k numbers.
+        columns: rows by k numbers.
         function: takes sums of shape (..., k), returns values of shape (...); NaN where undefined.
         groups: the unit each row belongs to; null: every row is a unit.
         resamples: bootstrap draws.
@@ -133,7 +133,9 @@ def ratio(
     return bootstrap(columns, lambda sums: outer(_first_over_second(sums)), groups, seed=seed)
 
 
-def proportion(values: Sequence[float], groups: Sequence[Hashable] | None = None, *, seed: int = 0) -> Estimate:
+def proportion(
+    values: Sequence[float], groups: Sequence[Hashable] | None = None, *, seed: int = 0
+) -> Estimate:
     """The share of ones: exact binomial where every row is its own unit, else the clustered bootstrap."""
     if groups is not None and len(set(groups)) < len(values):
         return mean(values, groups, seed=seed)
@@ -155,11 +157,13 @@ def binomial(successes: int, n: int, level: float = LEVEL) -> Estimate:
 def paired(
     first: ArrayLike, second: ArrayLike, groups: Sequence[Hashable] | None = None, *, seed: int = 0
 ) -> Estimate:
-    """The mean of first − second over the same items; the interval resamples items (or groups of them)."""
+    """The mean of first - second over the same items; the interval resamples items (or groups of them)."""
     return mean(np.asarray(first, dtype=float) - np.asarray(second, dtype=float), groups, seed=seed)
 
 
-def sign_flip(differences: ArrayLike, groups: Sequence[Hashable] | None = None, *, seed: int = 0) -> float | None:
+def sign_flip(
+    differences: ArrayLike, groups: Sequence[Hashable] | None = None, *, seed: int = 0
+) -> float | None:
     """Two-sided p of "no difference" by flipping the signs of units at random (Fisher's paired permutation test)."""
     sums = cluster(differences, groups)[:, 0]
     if not len(sums):
@@ -185,7 +189,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def standard_error(values: Sequence[float]) -> float | None:
-    """sd (n − 1) / √n; null for fewer than two values."""
+    """The standard error of a mean: sd (n - 1) / √n; null for fewer than two values."""
     if len(values) < 2:
         return None
     centre = math.fsum(values) / len(values)
@@ -203,7 +207,7 @@ class Plan(NamedTuple):
 
 
 def plan(difference: float, sd: float = 0.5, power: float = 0.8, alpha: float = 0.05) -> Plan:
-    """Items for a two-sided paired comparison: ((z(1 − α/2) + z(power)) · sd / difference)², rounded up.
+    """Items for a two-sided paired comparison: ((z(1 - alpha/2) + z(power)) · sd / difference)², rounded up.
 
     `sd` is that of the paired differences; .5 is a cautious guess for scores between 0 and 1. The normal
     approximation is a little low under some 30 items.

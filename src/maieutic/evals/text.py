@@ -60,7 +60,7 @@ def jaccard_means(texts: Sequence[str]) -> Array:
 
 
 def pairwise_diversity(texts: Sequence[str], *, seed: int = 0) -> Estimate:
-    """100 · (1 − mean pairwise Jaccard of word sets), the diagonal excluded; texts without a word are left out.
+    """100 · (1 - mean pairwise Jaccard of word sets), the diagonal excluded; texts without a word are left out.
 
     Source: first-turn diversity of UserLM-8b (arXiv 2510.06552). The interval resamples the U-statistic's first-order
     terms, since resampling texts themselves would pair a text with its own copy.
@@ -168,7 +168,8 @@ def _same(first: Sequence[str], second: Sequence[str]) -> bool:
 
 
 _ASSISTANT_SPEECH = re.compile(
-    r"\bas an ai\b|\bas a (?:large )?language model\b|\bi(?:'|’)?m (?:just )?an ai\b|\bhow (?:can|may) i (?:help|assist)\b"
+    r"\bas an ai\b|\bas a (?:large )?language model\b|\bi(?:'|’)?m (?:just )?an ai\b"
+    r"|\bhow (?:can|may) i (?:help|assist)\b"
     r"|\bi(?:'|’)?d be (?:happy|glad) to (?:help|assist)\b|\bi(?:'|’)?m here to (?:help|assist)\b"
     r"|\bfeel free to ask\b|\blet me know if you (?:have|need)\b|\bi hope (?:this|that) helps\b"
     r"|\bis there anything else i can\b|\bi apologi[sz]e for (?:the|any) confusion\b"
@@ -183,14 +184,16 @@ def role_flip(turn: str) -> bool:
     return bool(_ASSISTANT_SPEECH.search(turn))
 
 
-STOPWORDS = frozenset(
-    """a about above after again against all also am an and any are as at be because been before being below between
-    both but by can could did do does doing don't down during each few for from further get got had has have having he
-    her here hers him his how i i'd i'll i'm i've if in into is isn't it it's its just let like make may me might more
-    most must my need no nor not now of off on once only or other our out over own please same she should so some such
-    than that that's the their them then there these they this those through to too under until up us use very want
-    was we were what what's when where which while who whom why will with would you your yours""".split()
-)
+_FUNCTION_WORDS = """
+a about above after again against all also am an and any are as at be because been before being below
+between both but by can could did do does doing don't down during each few for from further get got had has
+have having he her here hers him his how i i'd i'll i'm i've if in into is isn't it it's its just let like
+make may me might more most must my need no nor not now of off on once only or other our out over own please
+same she should so some such than that that's the their them then there these they this those through to too
+under until up us use very want was we were what what's when where which while who whom why will with would
+you your yours
+"""
+STOPWORDS = frozenset(_FUNCTION_WORDS.split())
 
 
 def content_words(text: str) -> set[str]:
@@ -210,15 +213,21 @@ def intent_overlap(turns: Sequence[str], intent: str) -> float | None:
 
 
 def distances(
-    first: Sequence[Sequence[float]], second: Sequence[Sequence[float]], *, resamples: int = 1000, seed: int = 0
+    first: Sequence[Sequence[float]],
+    second: Sequence[Sequence[float]],
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
 ) -> tuple[Estimate, Estimate]:
-    """How far apart two samples are: Wasserstein-1 (in the values' unit) and Kolmogorov–Smirnov (0 to 1).
+    """How far apart two samples are: Wasserstein-1 (in the values' unit) and Kolmogorov-Smirnov (0 to 1).
 
     Args:
         first: the values of each conversation of one side.
         second: of the other.
         resamples: bootstrap draws, over the conversations of both sides.
         seed: decides the draws.
+
+    Resampling adds noise to both sides, so their distance grows; the interval is shifted back by that bias.
     """
     first, second = [row for row in first if len(row)], [row for row in second if len(row)]
     n = len(first)
@@ -238,13 +247,16 @@ def distances(
         gaps = np.abs(_shares(a[None], sides[0]) - _shares(b[None], sides[1]))[0]
         earth.append(float((gaps * steps).sum()))
         ks.append(float(gaps.max()))
-    earth_ci, earth_reason = stats.interval(np.array(earth))
-    ks_ci, ks_reason = stats.interval(np.array(ks))
-    return Estimate(value[0], earth_ci, n, earth_reason), Estimate(value[1], ks_ci, n, ks_reason)
+    return _centred(value[0], earth, n), _centred(value[1], ks, n)
+
+
+def _centred(value: float, draws: Sequence[float], n: int) -> Estimate:
+    ci, reason = stats.interval(np.array(draws) - (float(np.median(draws)) - value))
+    return Estimate(value, (max(0.0, ci[0]), ci[1]) if ci else None, n, reason)
 
 
 def _counts(rows: Sequence[Sequence[float]], support: Array) -> Array:
-    """Conversations × support: how often each value occurs, as a sparse matrix."""
+    """Conversations by support: how often each value occurs, as a sparse matrix."""
     from scipy.sparse import csr_matrix
 
     places: list[int] = []
@@ -255,7 +267,9 @@ def _counts(rows: Sequence[Sequence[float]], support: Array) -> Array:
             homes.append(home)
             places.append(int(np.searchsorted(support, value)))
             tallies.append(tally)
-    matrix: Array = csr_matrix((np.array(tallies, dtype=float), (homes, places)), shape=(len(rows), len(support)))
+    matrix: Array = csr_matrix(
+        (np.array(tallies, dtype=float), (homes, places)), shape=(len(rows), len(support))
+    )
     return matrix
 
 

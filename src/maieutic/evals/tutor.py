@@ -58,7 +58,7 @@ def criteria(evaluation: Any) -> dict[str, float] | None:
 
 
 def _scale(raw: Any) -> float | None:
-    """A 1–5 rating as a share of 5; `"4/5"` is a 4. A recorded 0 is kept, for published means hold it."""
+    """A 1 to 5 rating as a share of 5; `"4/5"` is a 4. A recorded 0 is kept, for published means hold it."""
     value = number(raw.strip().removesuffix("/5") if isinstance(raw, str) else raw)
     return value / 5 if value is not None and 0 <= value <= 5 else None
 
@@ -72,7 +72,9 @@ def replies(rows: Sequence[Row], path: object = "the file", rater: str | None = 
     first = rows[0]
     if rater is not None:
         if all(not isinstance(row.get(rater), Mapping) for row in rows):
-            raise InputError(f"{path}: no row holds an evaluation under {rater!r}", f"Known: {_raters(first)}.")
+            raise InputError(
+                f"{path}: no row holds an evaluation under {rater!r}", f"Known: {_raters(first)}."
+            )
         return [Reply(str(row.get("prompt")), criteria(row.get(rater)), None) for row in rows]
     if "verdicts" in first:
         return [reply for row in rows for reply in _judged(row)]
@@ -110,7 +112,9 @@ def _judged(row: Row) -> Iterator[Reply]:
         values = None
         if isinstance(verdict, Mapping) and not verdict.get("error"):
             raw = verdict.get("values") or {}
-            values = criteria(raw) or {name: v for name, x in raw.items() if (v := number(x)) is not None} or None
+            values = (
+                criteria(raw) or {name: v for name, x in raw.items() if (v := number(x)) is not None} or None
+            )
         yield Reply(str(row.get("id") or row.get("key")), values, score)
 
 
@@ -158,7 +162,9 @@ def _socratic(scored: Sequence[Reply], notes: list[str]) -> dict[str, Estimate]:
         for reply, own in zip(scored, sums, strict=True)
     )
     if differing:
-        notes.append(f"in {differing} rows the recorded score is not the one its criteria give; the criteria count")
+        notes.append(
+            f"in {differing} rows the recorded score is not the one its criteria give; the criteria count"
+        )
     estimates = {"summary_score": stats.mean(sums, groups)}
     for name in CRITERIA:
         of = stats.mean if name in ("on_topic", "helpful") else stats.proportion
@@ -169,7 +175,9 @@ def _socratic(scored: Sequence[Reply], notes: list[str]) -> dict[str, Estimate]:
 def _other(scored: Sequence[Reply]) -> dict[str, Estimate]:
     """Another rubric: its recorded summary scores, and its criteria as they are."""
     graded = [reply for reply in scored if reply.recorded is not None]
-    estimates = {"summary_score": stats.mean([reply.recorded or 0.0 for reply in graded], [r.group for r in graded])}
+    estimates = {
+        "summary_score": stats.mean([reply.recorded or 0.0 for reply in graded], [r.group for r in graded])
+    }
     for name in sorted({key for reply in scored for key in reply.values or ()}):
         holding = [reply for reply in scored if reply.values and name in reply.values]
         values = [reply.values[name] for reply in holding if reply.values]

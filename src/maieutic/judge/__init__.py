@@ -1,0 +1,5 @@
+"""Verdicts on texts: deterministic checks first, then models that are asked, re-asked and else leave it unscored."""
+
+from maieutic.judge.run import Judged, judge
+
+__all__ = ["Judged", "judge"]

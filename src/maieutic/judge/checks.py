@@ -47,9 +47,9 @@ def reveals_answer(text: str, problem: Problem | None, student_said: str | Seque
     last = said[-1] if said else ""
     if not values:
         return _states_phrase(text, answer, given, last)
-    if all(_states_number(last, one, problem.statement, "") for one in values):
+    if all(_concludes(last, one) for one in values):
         return False
-    return all(_states_number(text, one, given, problem.statement) for one in values)
+    return all(_states_number(text, one, problem.statement, given) for one in values)
 
 
 def _reveals_fix(text: str, problem: Problem, said: list[str]) -> bool | None:
@@ -108,7 +108,9 @@ _OPERAND_AFTER = re.compile(
     r"|\s?=|\)\s?[*/^(]",
     re.IGNORECASE,
 )
-_DENIED_BEFORE = re.compile(r"(?:\bnot|n't|\bnever|\bwithout|\binstead of|\brather than)\s+(?:\w+\s+){0,3}[$£€]?$", re.I)
+_DENIED_BEFORE = re.compile(
+    r"(?:\bnot|n't|\bnever|\bwithout|\binstead of|\brather than)\s+(?:\w+\s+){0,3}[$£€]?$", re.I
+)
 _DENIED_AFTER = re.compile(
     r"\s*(?:[a-z]+\s){0,3}?(?:(?:is|are|was|were|does|did|would|can|could)(?:n't|\s+not)\b|(?:is|seems?|looks?)\s+(?:a\s+(?:bit|little)\s+)?"
     r"(?:too|wrong|incorrect|off\b))",
@@ -126,40 +128,83 @@ _ANSWER_BEFORE = re.compile(
     rf"(?:\s+(?:you|us|her|him|them|me|it|a|an|the))?{_FILLER}"
     rf"|\b(?:comes?|works?|adds?|sums?|amounts?|rounds?|simplif(?:y|ies))\s+(?:out\s+|up\s+|down\s+)?(?:to|as){_FILLER}"
     rf"|\b(?:total|sum|difference|product|quotient|remainder|average|mean|it|that|this|which|[xyz])\s*(?:'s|\s(?:is|are|was|would\s+be|will\s+be|should\s+be|must\s+be|=)){_FILLER}"
+    rf"|\btotal(?:\s+\w+){{0,4}}?\s+(?:is|was|be|are){_FILLER}|\b(?:that|this|it)\s+(?:actually\s+)?(?:be|mean){_FILLER}"
     rf"|\b(?:should|would|will|must)\s+(?:\w+\s+)?(?:be|have|get|equal){_FILLER})\s*[(\"']*[$£€]?-?[$£€]?$",
     re.IGNORECASE,
 )
 _ANSWER_AFTER = re.compile(
-    r"\s*(?:[a-z'-]+\s){0,4}?(?:in\s+total|altogether|in\s+all|total\b|is\s+(?:the|your|our)\s+(?:\w+\s+)?(?:answer|result|total|solution)"
-    r"|is\s+(?:correct|right|exactly\s+right|the\s+correct))",
+    r"\s*(?:[a-z'-]+\s){0,3}?(?:in\s+total|altogether|in\s+all)\b|\s+(?:\w+\s)?total\b"
+    r"|\s*(?:[a-z'-]+\s){0,3}?is\s+(?:the|your|our)\s+(?:\w+\s+)?(?:answer|result|total|solution)"
+    r"|\s*(?:[a-z'-]+\s){0,3}?is\s+(?:correct|right|exactly\s+right|the\s+correct)\b",
     re.IGNORECASE,
 )
 _CALLED_ANSWER = re.compile(r"\b(?:answer|solution|result|correct|right|final|boxed)\b|=", re.IGNORECASE)
+_OF_STUDENT = re.compile(
+    r"\b(?:you|he|she|they)\s+(?:\w+ly\s+)?(?:said|say|wrote|found|got|calculated|counted|had|have|mentioned|stated|told|used|multiplied|added"
+    r"|divided|subtracted|computed|arrived|came)\b|\byour\s+(?:\w+\s+)?(?:answer|solution|result|equation|total|calculation)"
+    r"|\bthe\s+equation\b",
+    re.IGNORECASE,
+)
+_UNKNOWN_LEFT = re.compile(
+    r"(?:\d\s?[a-z]|[a-z]\s?[-+*/]\s?[\d.]+|[\d.]+\s?[-+*/]\s?[a-z])\)?\s*=\s*[$£€]?-?$", re.IGNORECASE
+)
 
 
-def _states_number(text: str, values: frozenset[Fraction], given: str, statement: str) -> bool:
+def _states_number(text: str, values: frozenset[Fraction], statement: str, given: str) -> bool:
     """Whether the text states one of the values: called the answer, or mentioned where nobody has said it yet."""
-    text = plain(text)
-    known = any(number.values & values for number in numbers(plain(given)))
-    nouns = {word[:4].lower() for word in re.findall(r"[A-Za-z]{3,}", f"{statement} {given}")}
-    for sentence in sentences(text):
+    in_statement, said = _holds(statement, values), _holds(given, values)
+    nouns = {word[:4].lower() for word in re.findall(r"[A-Za-z]{3,}", given)}
+    for sentence in sentences(plain(text)):
         for number in numbers(sentence.text):
             if not number.values & values:
                 continue
             standing = _standing(sentence, number, nouns)
-            if standing == _Standing.ANSWER and (not known or _CALLED_ANSWER.search(sentence.text)):
+            if standing == _Standing.MENTIONED and not said:
                 return True
-            if standing == _Standing.MENTIONED and not known:
+            if standing != _Standing.ANSWER or (
+                said and _OF_STUDENT.search(_clause(sentence.text[: number.start]))
+            ):
+                continue
+            if not in_statement or _CALLED_ANSWER.search(sentence.text):
                 return True
     return False
+
+
+def _clause(before: str) -> str:
+    return re.split(r"[,;:](?=\s)|\b(?:but|so|therefore|thus|because)\b", before)[-1]
+
+
+def _holds(text: str, values: frozenset[Fraction]) -> bool:
+    return any(number.values & values for number in numbers(plain(text)))
+
+
+def _concludes(text: str, values: frozenset[Fraction]) -> bool:
+    """Whether a student's turn ends on one of the values, or calls it the answer."""
+    concluded = False
+    for sentence in sentences(plain(text)):
+        for number in numbers(sentence.text):
+            before, after = sentence.text[: number.start], sentence.text[number.end :]
+            denied = _DENIED_BEFORE.search(before) or _DENIED_AFTER.match(after)
+            operand = _OPERAND_AFTER.match(after) or _LABEL.search(before)
+            concluded = bool(number.values & values) and not denied and not operand
+            if concluded and re.search(r"\banswer\b[^.]*\b(?:is|be|=)\s*[$£€]?$", before, re.IGNORECASE):
+                return True
+    return concluded
 
 
 def _standing(sentence: Sentence, number: Number, nouns: set[str]) -> _Standing:
     before, after = sentence.text[: number.start], sentence.text[number.end :]
     if not re.search(r"\w", before + after):
         return _Standing.ANSWER  # the number is all there is
-    if _LABEL.search(before) or _OPERAND_AFTER.match(after) or _DENIED_BEFORE.search(before) or _DENIED_AFTER.match(after):
+    if (
+        _LABEL.search(before)
+        or _OPERAND_AFTER.match(after)
+        or _DENIED_BEFORE.search(before)
+        or _DENIED_AFTER.match(after)
+    ):
         return _Standing.NONE
+    if _UNKNOWN_LEFT.search(before):
+        return _Standing.NONE  # an equation still to be solved
     if _ANSWER_BEFORE.search(before) or _ANSWER_AFTER.match(after):
         return _Standing.ANSWER
     if _OPERAND_BEFORE.search(before) or _SUPPOSED.search(before) or is_question(sentence):

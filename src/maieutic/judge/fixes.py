@@ -25,14 +25,23 @@ _REPLACE = re.compile(
 )
 _ALSO = re.compile(rf"\s+and\s+(?:\w+\s+)?{_SPAN_OR_SIGN}\s+(?:with|to|by)\s+{_SPAN_OR_SIGN}", re.IGNORECASE)
 _BEFORE = re.compile(r"\b(?:add|insert|put)\s+`([^`]+)`\s+(before|after)\s+`([^`]+)`", re.IGNORECASE)
-_INITIAL = re.compile(r"\b(?:initiali[sz]e|set)\s+`(\w+)`[^.`]*?\bto\s+(?:[a-z ]+)?`?(-?[\w\[\]]+)`?", re.IGNORECASE)
+_INITIAL = re.compile(
+    r"\b(?:initiali[sz]e|set)\s+`(\w+)`[^.`]*?\bto\s+(?:[a-z ]+)?`?(-?[\w\[\]]+)`?", re.IGNORECASE
+)
+_PROGRAM = re.compile(
+    r"\bdef \w+\(|^\s*(?:\d+\.\s*)?(?:return|for|while|if|int|let|var)\b.*[:;)]?\s*$", re.MULTILINE
+)
+_EDIT = re.compile(
+    r"\b(?:insert|add|chang|replac|initiali[sz]|set|us)\w*\b[^\n]*(?:`|\bline\b)", re.IGNORECASE
+)
 _MOVE = re.compile(r"\b(move|remove|delete|swap|indent|unindent|dedent)\w*\b", re.IGNORECASE)
 _CHANGE = re.compile(
     r"\b(?:replac|chang|swap|substitut|instead|rather|should(?:n't)?\s+be|switch|us(?:e|ing)\b|need|try|turn|add|insert|writ)",
     re.IGNORECASE,
 )
 _SHIFT = re.compile(
-    r"\b(?:mov|remov|delet|swap|indent|unindent|dedent|outdent|put|plac|shift|switch|outside|above|below)\w*", re.IGNORECASE
+    r"\b(?:(?:mov|remov|delet|swapp|shift|switch|plac)(?:e|es|ed|ing)?|(?:un|de|out)?-?(?:in)?dent(?:ed|ing)?|swap|put|outside|above|below)\b",
+    re.IGNORECASE,
 )
 _SIGNS = {
     ">=": r"greater than or equal|at least as (?:large|big)",
@@ -65,10 +74,10 @@ def squeeze(code: str) -> str:
 
 def reads_as_fixes(solution: str | None, attempt: str | None) -> bool:
     """Whether a solution is a list of code fixes rather than worked mathematics."""
-    if not solution:
+    program = bool(attempt and _PROGRAM.search(attempt))
+    if not solution or not (program or "`" in solution):
         return False
-    program = bool(attempt and re.search(r"\bdef \w+\(|\breturn\b|[{};]\s*$|^\s*(?:\d+\.\s)?(?:for|while|if)\b.*:\s*$", attempt, re.M))
-    return "`" in solution and (program or bool(_MOVE.search(solution) or _REPLACE.search(solution) or "nsert" in solution))
+    return bool(_MOVE.search(solution) or _REPLACE.search(solution) or _EDIT.search(solution))
 
 
 def reference_fixes(solution: str, attempt: str) -> list[Fix]:
@@ -128,20 +137,34 @@ def _read(part: str, program: list[str]) -> Fix:
     swaps = [(old.strip("`"), new.strip("`")) for old, new in _swaps(prose)]
     code = {squeeze(line) for line in blocks}
     for old, new in swaps:
-        code |= {squeeze(line.replace(old, new)) for line in _touched_lines(program, touched, old)}
+        code |= {
+            squeeze(_edged(old).sub(lambda _, new=new: new, line)) for line in _touched(program, touched)
+        }
         code |= {squeeze(new)} if len(squeeze(new)) >= 4 else set()
     for new, where, anchor in _BEFORE.findall(prose):
         joined = f"{new} {anchor}" if where.lower() == "before" else f"{anchor} {new}"
-        code |= {squeeze(joined), *(squeeze(line.replace(anchor, joined)) for line in program if anchor in line)}
+        code |= {
+            squeeze(joined),
+            *(squeeze(line.replace(anchor, joined)) for line in _touched(program, touched)),
+        }
     for name, value in _INITIAL.findall(prose):
         code.add(squeeze(f"{name} = {value}"))
     olds = {squeeze(old) for old, _ in swaps}
-    spans = {squeeze(one or two) for one, two in _SPAN.findall(prose)} - olds
-    code |= {span for span in spans if len(span) >= 6 and span not in source}
-    code = {line for line in code if line and line not in source and len(line) >= 3}
-    fresh = {token for text in (*[new for _, new in swaps], *spans, *blocks) for token in _TOKEN.findall(text)}
-    fresh = {token for token in fresh - set(_TOKEN.findall("\n".join(program))) if token in _SIGNS or len(token) >= 3}
-    return Fix(frozenset(code), tuple(swaps), frozenset(fresh), frozenset(_moved(prose, program, touched, code)))
+    spans = [one or two for one, two in _SPAN.findall(prose) if squeeze(one or two) not in olds]
+    code |= {squeeze(span) for span in spans if len(squeeze(span)) >= 6}
+    code |= {line.rstrip(":") for line in code}
+    code = {line for line in code if line not in source and len(line) >= 3}
+    fresh = {
+        token for text in (*[new for _, new in swaps], *spans, *blocks) for token in _TOKEN.findall(text)
+    }
+    fresh = {
+        token
+        for token in fresh - set(_TOKEN.findall("\n".join(program)))
+        if token in _SIGNS or len(token) >= 3
+    }
+    return Fix(
+        frozenset(code), tuple(swaps), frozenset(fresh), frozenset(_moved(prose, program, touched, code))
+    )
 
 
 def _swaps(prose: str) -> list[tuple[str, str]]:
@@ -155,16 +178,35 @@ def _swaps(prose: str) -> list[tuple[str, str]]:
     return found
 
 
-def _touched_lines(program: list[str], touched: list[int], old: str) -> list[str]:
-    lines = [program[number - 1] for number in touched if 0 < number <= len(program)] or program
-    return [line for line in lines if old in line]
+def _touched(program: list[str], touched: list[int]) -> list[str]:
+    """The lines a fix names, or all of them."""
+    return [program[number - 1] for number in touched if 0 < number <= len(program)] or program
+
+
+def _edged(fragment: str) -> re.Pattern[str]:
+    """The fragment as a token of its own: `>` is not in `>=`, nor `lst` in `lst2`."""
+    left = (
+        r"(?<![<>=!*/+%-])"
+        if re.match(r"[<>=!*/+%-]", fragment)
+        else r"(?<!\w)"
+        if fragment[:1].isalnum()
+        else ""
+    )
+    right = (
+        r"(?![<>=!*/+%-])"
+        if re.search(r"[<>=!*/+%-]$", fragment)
+        else r"(?!\w)"
+        if fragment[-1:].isalnum()
+        else ""
+    )
+    return re.compile(left + re.escape(fragment) + right)
 
 
 def _moved(prose: str, program: list[str], touched: list[int], code: set[str]) -> set[str]:
     """The lines that are moved, removed or indented, where that is the fix and it writes no new code."""
-    if code or not _MOVE.search(prose) and "ndent" not in prose:
+    if code or not (_MOVE.search(prose) or "ndent" in prose):
         return set()
-    lines = [program[number - 1] for number in touched if 0 < number <= len(program)]
+    lines = _touched(program, touched) if touched else []
     named = {squeeze(line) for line in lines} | {squeeze(span) for span in code_spans(prose)}
     return {name for name in named if len(name) >= 4} | {f"line {number}" for number in touched}
 
@@ -176,12 +218,16 @@ def _swapped(text: str, spans: set[str], old: str, new: str, known: str) -> bool
     for sentence in re.split(r"(?<=[.!?])\s|\n", text):
         if _CHANGE.search(sentence) and _holds(sentence, new) and _holds(sentence, old):
             return True
-    return len(squeeze(new)) >= 2 and squeeze(new) in spans and not _holds(known, new) and bool(re.search(r"\W", new))
+    return (
+        len(squeeze(new)) >= 2
+        and squeeze(new) in spans
+        and not _holds(known, new)
+        and bool(re.search(r"\W", new))
+    )
 
 
 def _holds(text: str, fragment: str) -> bool:
-    edge = r"(?<![\w<>=!*/+%-])", r"(?![\w<>=!*/+%-])"
-    return bool(re.search(edge[0] + re.escape(fragment) + edge[1], text))
+    return bool(_edged(fragment).search(text))
 
 
 def _named(text: str, name: str, known: str) -> bool:

@@ -126,7 +126,9 @@ def _digits(text: str) -> list[Number]:
         end, value, fraction = match.end(), _decimal(match["whole"], match["decimal"]), False
         if match["bottom"] is not None:
             top, bottom = match["top"], int(match["bottom"])
-            shown = value + Fraction(int(top), bottom) if top and bottom else value / bottom if bottom else value
+            shown = (
+                value + Fraction(int(top), bottom) if top and bottom else value / bottom if bottom else value
+            )
             if shown.denominator == 1 or bottom == 0 or (match["and"] and not top):
                 end = match.end("decimal") if match["decimal"] else match.end("whole")  # 24/3 is a division
             else:
@@ -156,9 +158,9 @@ def _with_unit(value: Fraction, text: str, end: int) -> tuple[set[Fraction], int
 
 
 def _negative(text: str, start: int) -> bool:
-    return bool(re.search(r"(?:(?:^|[^\w)\s])\s?|^|\s)-\s?[$£€]?$|\bnegative $", text[:start])) and not re.search(
-        r"[\w)%]\s+-\s+[$£€]?$", text[:start]
-    )
+    return bool(
+        re.search(r"(?:(?:^|[^\w)\s])\s?|^|\s)-\s?[$£€]?$|\bnegative $", text[:start])
+    ) and not re.search(r"[\w)%]\s+-\s+[$£€]?$", text[:start])
 
 
 def _words(text: str) -> list[Number]:

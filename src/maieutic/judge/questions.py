@@ -12,7 +12,9 @@ from typing import NamedTuple
 
 _CODE = re.compile(r"```.*?(?:```|\Z)|~~~.*?(?:~~~|\Z)|``[^`]+``|`[^`\n]+`", re.DOTALL)
 _URL = re.compile(r"\b(?:https?://|www\.)\S+")
-_QUOTED_LINE = re.compile(r"^\s*(?:>|(?:student|user|human|pupil|learner)\s*:).*$", re.IGNORECASE | re.MULTILINE)
+_QUOTED_LINE = re.compile(
+    r"^\s*(?:>|(?:student|user|human|pupil|learner)\s*:).*$", re.IGNORECASE | re.MULTILINE
+)
 _QUOTES = re.compile(
     r"\"[^\"\n]+\"|“[^”\n]+”|«[^»\n]+»|„[^“”\n]+[“”]|(?<!\w)‘[^\n]+?’(?!\w)|(?<!\w)'(?=\S)[^\n']+(?:'\w[^\n']*)*'(?!\w)"
 )
@@ -139,7 +141,9 @@ def _is_question(sentence: Sentence) -> bool:
 
 def _opens_question(clause: str, inner: bool) -> bool:
     clause = _OPENERS.sub("", clause.strip()).strip()
-    if inner and re.match(r"(?:which|who|whose|where|when|is|are|was|does|did|will|would)\b", clause, re.IGNORECASE):
+    if inner and re.match(
+        r"(?:which|who|whose|where|when|is|are|was|does|did|will|would)\b", clause, re.IGNORECASE
+    ):
         return False  # after a comma these open a relative clause or a second verb
     return any(rule.match(clause) for rule in _RULES) and not any(rule.match(clause) for rule in _NOT)
 

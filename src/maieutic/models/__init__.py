@@ -101,3 +101,17 @@ def load(spec: str, options: ModelOptions | None = None) -> ChatModel:
         f"{spec!r} is no MODEL",
         "Write hf/PATH_OR_ID, openai/NAME, http://HOST:PORT/v1#NAME, ollama/NAME or script/FILE.",
     )
+
+
+async def check(spec: str) -> None:
+    """Raise unless a MODEL is there: reachable, the right name, the key accepted; weights are not read."""
+    if spec.startswith("hf/"):
+        from maieutic.models.checkpoint import check_weights, find
+
+        check_weights(find(spec.removeprefix("hf/")))
+        return
+    model = load(spec)
+    try:
+        await model.check()
+    finally:
+        await model.close()

@@ -7,6 +7,7 @@ once, briefly, before anything is loaded: without a network the libraries would 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,16 @@ from maieutic.errors import (
 from maieutic.types import Role
 
 HUB_SECONDS = 10.0
+EXTRA = {
+    "accelerate",
+    "huggingface_hub",
+    "jinja2",
+    "peft",
+    "safetensors",
+    "tokenizers",
+    "torch",
+    "transformers",
+}
 
 
 class Source(NamedTuple):
@@ -130,7 +141,10 @@ def load_weights(source: Source, device: str | None = None, remote_code: bool = 
     with plainly(source.name, "model"):
         import torch
         from transformers import AutoModelForCausalLM
+        from transformers.utils import logging
 
+        if not sys.stderr.isatty():
+            logging.disable_progress_bar()
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         on_cpu = device == "cpu"
         model, report = AutoModelForCausalLM.from_pretrained(
@@ -177,8 +191,10 @@ def plainly(name: str, what: str) -> Iterator[None]:
     except MaieuticError:
         raise
     except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        wanted = "'maieutic[train]'" if package in EXTRA else package
         raise MissingExtra(
-            f"local models need {error.name}", "Run: python -m pip install 'maieutic[train]'"
+            f"loading {name} needs {package}", f"Run: python -m pip install {wanted}"
         ) from error
     except Exception as error:
         if "trust_remote_code" in str(error):

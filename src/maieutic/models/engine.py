@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.nn.functional import log_softmax, pad
-from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from maieutic.errors import ModelError
+from maieutic.models.cache import joinable, new_cache
 from maieutic.models.forward import Network, sample
 from maieutic.types import Finish
 
@@ -88,9 +88,8 @@ class Engine:
     def __init__(self, model: Any, pad_id: int = 0) -> None:
         self.network = Network(model, pad_id)
         self._device = self.network.device
-        kinds = {type(layer) for layer in DynamicCache(config=model.config).layers}
-        # Plain attention caches can be padded and joined. Recurrent states cannot: such rows start together.
-        self._joinable = kinds <= {DynamicLayer, DynamicSlidingWindowLayer}
+        self.joinable = joinable(model)
+        """Whether rows may be admitted while others are under way; else they start together."""
         self._tickets = count()
         self._done: list[tuple[int, Generated | ModelError]] = []
         self._forget()
@@ -100,20 +99,17 @@ class Engine:
         """Rows under way."""
         return len(self._rows)
 
-    @property
-    def joinable(self) -> bool:
-        """Whether rows may be admitted while others are under way."""
-        return self._joinable
-
     def generate(self, requests: Sequence[Request], batch: int = 64) -> list[Generated | ModelError]:
         """Decode all requests, at most `batch` rows at a time; one that cannot be served gets its error."""
+        assert not self._rows, "rows of another caller are under way"
+        self._done.clear()
         # Like lengths together, and like prompts, which share a prefill.
         prompts = [(len(request.ids), tuple(request.ids)) for request in requests]
         order = sorted(range(len(requests)), key=lambda index: prompts[index])
         owners: dict[int, int] = {}
         results: dict[int, Generated | ModelError] = {}
         while order or self._rows:
-            if order and self.live < batch and (self._joinable or not self._rows):
+            if order and self.live < batch and (self.joinable or not self._rows):
                 now, order = order[: batch - self.live], order[batch - self.live :]
                 owners.update(zip(self.admit([requests[index] for index in now]), now, strict=True))
             self.step()
@@ -185,7 +181,7 @@ class Engine:
             wide = chunk and (
                 len(ids) * (len(chunk) + 1) > PREFILL_TOKENS or len(ids) > 2 * len(chunk[0]) + 64
             )
-            if wide and self._joinable:
+            if wide and self.joinable:
                 yield chunk
                 chunk = []
             chunk.append(ids)
@@ -197,7 +193,7 @@ class Engine:
         ids = [[self.network.pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts]
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        cache = DynamicCache() if self._joinable else DynamicCache(config=self.network.model.config)
+        cache = new_cache(self.network.model)
         mask = mask.to(self._device)
         logits = self.network.logits(
             torch.tensor(ids, device=self._device), mask, positions.to(self._device), cache
@@ -209,17 +205,14 @@ class Engine:
         alive = self._draw(rows, logits[source])
         if alive:
             chosen = source[torch.tensor(alive, device=self._device)]
-            cache.reorder_cache(chosen)
+            self._select(cache, chosen)
             self._join([rows[index] for index in alive], cache, mask[chosen])
 
     def _join(self, rows: list[_Row], cache: Any, mask: torch.Tensor) -> None:
         if self._rows:
-            width = max(mask.shape[1], self._mask.shape[1])
             for ours, theirs in zip(self._cache.layers, cache.layers, strict=True):
-                for name in ("keys", "values"):
-                    both = (getattr(ours, name), getattr(theirs, name))
-                    padded = [pad(part, (0, 0, width - part.shape[-2], 0)) for part in both]
-                    setattr(ours, name, torch.cat(padded))
+                ours.join(theirs)
+            width = max(mask.shape[1], self._mask.shape[1])
             mask = torch.cat([pad(part, (width - part.shape[1], 0)) for part in (self._mask, mask)])
             cache = self._cache
         self._rows, self._cache, self._mask = self._rows + rows, cache, mask
@@ -233,13 +226,20 @@ class Engine:
             self._forget()
             return
         chosen = torch.tensor(alive, device=self._device)
-        self._cache.reorder_cache(chosen)
+        self._select(self._cache, chosen)
         self._mask = self._mask[chosen]
         used = max(row.prompt + len(row.ids) - 1 for row in self._rows)
-        if self._joinable and used < self._mask.shape[1]:
+        if self.joinable and used < self._mask.shape[1]:
             for layer in self._cache.layers:
-                layer.keys, layer.values = layer.keys[..., -used:, :], layer.values[..., -used:, :]
+                layer.keep_last(used)
             self._mask = self._mask[:, -used:]
+
+    def _select(self, cache: Any, rows: torch.Tensor) -> None:
+        if not self.joinable:
+            cache.reorder_cache(rows)
+            return
+        for layer in cache.layers:
+            layer.select(rows)
 
     def _draw(self, rows: Sequence[_Row], logits: torch.Tensor) -> list[int]:
         """Draw a token for each row; the indices of those that go on."""

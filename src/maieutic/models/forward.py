@@ -91,13 +91,27 @@ def sample(
     heat = torch.tensor([max(t, 1e-5) for t in temperatures], device=logits.device)
     probabilities = torch.softmax(logits / heat[:, None], -1)
     if any(top_p < 1 for top_p in top_ps):
-        ranked, order = probabilities.sort(-1, descending=True, stable=True)
         mass = torch.tensor(list(top_ps), device=logits.device)[:, None]
-        inside = (ranked.cumsum(-1) - ranked < mass) | (mass >= 1)
-        probabilities = torch.zeros_like(probabilities).scatter(-1, order, ranked * inside)
+        probabilities = torch.where(probabilities >= _cutoff(probabilities, mass), probabilities, 0.0)
     steps = probabilities.to(exact).cumsum(-1)
     aim = torch.tensor(list(uniforms), dtype=exact, device=logits.device)[:, None] * steps[:, -1:]
     drawn = torch.searchsorted(steps, aim, right=True).clamp(max=logits.shape[-1] - 1)[:, 0]
     possible = probabilities.gather(-1, drawn[:, None])[:, 0] > 0
     hot = torch.tensor([t > 0 for t in temperatures], device=logits.device)
     return list(torch.where(hot & possible, drawn, greedy).tolist())
+
+
+def _cutoff(probabilities: Any, mass: Any) -> Any:
+    """The probability `[rows, 1]` of the last token inside each row's top-p; 0 where top-p is 1.
+
+    Nearly always the few likeliest tokens hold the mass, and a whole vocabulary need not be sorted.
+    """
+    vocabulary, size = probabilities.shape[-1], 128
+    while True:
+        ranked = probabilities.topk(min(size, vocabulary), -1).values
+        held = ranked.cumsum(-1)
+        if size >= vocabulary or bool(((held[:, -1:] >= mass) | (mass >= 1)).all()):
+            break
+        size *= 8
+    inside = (held - ranked < mass).sum(-1, keepdim=True)
+    return torch.where(mass >= 1, 0.0, ranked.gather(-1, inside - 1))

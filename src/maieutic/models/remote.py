@@ -11,16 +11,17 @@ from __future__ import annotations
 import difflib
 import logging
 import re
-from collections.abc import AsyncIterator, Sequence
-from typing import Any, NamedTuple
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
 from maieutic import prompts
-from maieutic.errors import MalformedReply, ModelError, UnknownModel
+from maieutic.errors import MalformedReply, UnknownModel
 from maieutic.models import ModelOptions
 from maieutic.models.address import address, key, missing_key
-from maieutic.models.faults import BadRequest, line
+from maieutic.models.completions import Said, read, read_piece, settled, until_end
+from maieutic.models.faults import BadRequest
 from maieutic.models.transport import Transport
-from maieutic.render import END
 from maieutic.types import Finish, Reply, Role, Sampling, Turn, utf8
 
 CHECK_ATTEMPTS = 3
@@ -35,13 +36,6 @@ _OBJECTION = re.compile(
     re.IGNORECASE,
 )
 _log = logging.getLogger(__name__)
-
-
-class _Said(NamedTuple):
-    text: str
-    finish: Finish
-    prompt_tokens: int
-    completion_tokens: int
 
 
 class RemoteModel:
@@ -86,47 +80,56 @@ class RemoteModel:
         `seconds` counts all attempts and the waits between them.
         """
         body = self._body(messages, sampling, schema, await self._known_name())
-        attempts, seconds, words = 0, 0.0, {}
+        failed, seconds = 0, 0.0
+        words: dict[str, str] = {}
         while True:
+            asked = time.monotonic()
             try:
-                answer = await self._http.ask(_CHAT, body, _read)
+                answer = await self._http.ask(_CHAT, body, read)
             except BadRequest as error:
                 words[_give_way(error, body)] = error.what
-                attempts += 1
+                failed, seconds = failed + 1, seconds + time.monotonic() - asked
                 continue
             self._remember(words)
-            said = answer.value
-            text, ended = _until_end(said.text, role)
-            return Reply.model_construct(  # all of their types already; validating would cost as much again
-                text=text,
-                finish=Finish.END if ended else said.finish,
-                model=self.id,
-                prompt_tokens=said.prompt_tokens,
-                completion_tokens=said.completion_tokens,
-                seconds=seconds + answer.seconds,
-                attempts=attempts + answer.attempts,
-                end_probability=None,
-            )
+            return self._reply(answer.value, role, seconds + answer.seconds, failed + answer.attempts)
 
     async def stream(
-        self, messages: Sequence[Turn], sampling: Sampling, *, role: Role = Role.ASSISTANT
+        self,
+        messages: Sequence[Turn],
+        sampling: Sampling,
+        *,
+        role: Role = Role.ASSISTANT,
+        done: Callable[[Reply], None] | None = None,
     ) -> AsyncIterator[str]:
-        """The next turn of `role`, piece by piece as it is written; an END stays in the text.
+        """The next turn of `role` as it is written, in pieces that make up its text; `done` gets the reply.
 
         Raises:
             ModelError: as `reply` does; Unreachable also where the answer breaks off in its middle.
         """
+        started, failed = time.monotonic(), 0
         body = {**self._body(messages, sampling, None, await self._known_name()), "stream": True}
         words: dict[str, str] = {}
         while True:
+            whole, shown, calls, said = "", 0, 0, Said("", Finish.STOP, 0, 0)
             try:
-                async for event in self._http.events(_CHAT, body):
-                    self._remember(words)
-                    if piece := _piece(event):
+                async for calls, event in self._http.events(_CHAT, body):  # noqa: B007 - used after the loop
+                    said = read_piece(event, said)
+                    whole += said.text
+                    if piece := settled(whole, role)[shown:]:
                         yield piece
-                return
+                        shown += len(piece)
             except BadRequest as error:
                 words[_give_way(error, body)] = error.what
+                failed += 1
+                continue
+            self._remember(words)
+            text, _ = until_end(whole, role)
+            if len(text) > shown:
+                yield text[shown:]
+            if done is not None:
+                seconds = time.monotonic() - started
+                done(self._reply(said._replace(text=whole), role, seconds, failed + calls))
+            return
 
     async def check(self) -> None:
         """Raise unless the server answers, takes the key and has the model.
@@ -185,6 +188,19 @@ class RemoteModel:
             f"{self.place.url} {why}, and the MODEL names none", f"Write {self.place.url}#NAME."
         )
 
+    def _reply(self, said: Said, role: Role, seconds: float, attempts: int) -> Reply:
+        text, ended = until_end(said.text, role)
+        return Reply.model_construct(  # all of their types already; validating would cost as much again
+            text=text,
+            finish=Finish.END if ended else said.finish,
+            model=self.id,
+            prompt_tokens=said.prompt_tokens,
+            completion_tokens=said.completion_tokens,
+            seconds=seconds,
+            attempts=attempts,
+            end_probability=None,
+        )
+
     def _body(
         self, messages: Sequence[Turn], sampling: Sampling, schema: dict[str, Any] | None, name: str
     ) -> dict[str, Any]:
@@ -235,72 +251,6 @@ def _drop(field: str, body: dict[str, Any]) -> str:
     if field == "max_tokens" and value is not None:
         body["max_completion_tokens"] = value
     return field
-
-
-def _read(value: dict[str, Any]) -> _Said:
-    """A chat completion's text, finish and usage.
-
-    Raises:
-        MalformedReply: there is no text where one should be.
-        ModelError: the server's filter withheld it, which asking again will not change.
-    """
-    choice = _first_choice(value)
-    message = choice.get("message")
-    content = message.get("content") if isinstance(message, dict) else None
-    reason = choice.get("finish_reason")
-    if content is None and isinstance(message, dict):
-        content = message.get("refusal")
-        if content is None and reason == "length":  # all its tokens went into thinking
-            content = ""
-    if isinstance(content, list):
-        content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
-    if content is None and reason == "content_filter":
-        raise ModelError("the server's filter withheld the reply", "Change the conversation or the model.")
-    if not isinstance(content, str):
-        raise MalformedReply("answered without a text", "")
-    if choice.get("stop_reason") == END and END not in content:
-        content += END
-    usage = value.get("usage")
-    usage = usage if isinstance(usage, dict) else {}
-    return _Said(
-        utf8(content),
-        Finish.LENGTH if reason in ("length", "max_tokens") else Finish.STOP,
-        _count(usage.get("prompt_tokens")),
-        _count(usage.get("completion_tokens")),
-    )
-
-
-def _first_choice(value: dict[str, Any]) -> dict[str, Any]:
-    choices = value.get("choices")
-    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        words = value.get("error")
-        words = words.get("message") if isinstance(words, dict) else words
-        raise MalformedReply(f"answered without choices{f': {line(str(words))}' if words else ''}", "")
-    return choices[0]
-
-
-def _piece(event: dict[str, Any]) -> str:
-    """The text of one event of a stream; the usage event at its end has no choices."""
-    if event.get("choices") == [] and not event.get("error"):
-        return ""
-    choice = _first_choice(event)
-    part = choice.get("delta") or choice.get("message")
-    text = part.get("content") if isinstance(part, dict) else None
-    text = utf8(text) if isinstance(text, str) else ""
-    return text + END if choice.get("stop_reason") == END else text
-
-
-def _until_end(text: str, role: Role) -> tuple[str, bool]:
-    """The text before END, and whether it was there: anywhere in a user's turn, last in an assistant's."""
-    if END not in text:
-        return text, False
-    if role == Role.USER:
-        return text.partition(END)[0], True
-    return (text.rstrip().removesuffix(END), True) if text.rstrip().endswith(END) else (text, False)
-
-
-def _count(value: Any) -> int:
-    return value if isinstance(value, int) and value > 0 else 0
 
 
 def _model_names(value: dict[str, Any]) -> list[str]:

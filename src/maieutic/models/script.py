@@ -41,12 +41,12 @@ class ScriptModel:
         {"texts": ["Why?", "How so?"], "role": "user"}
         {"text": "Thanks!", "finish": "end", "when": "correct"}
 
-    Which reply comes depends on the conversation and the seed alone, never on what was asked before, so that a
-    script answers the same under any concurrency and after any restart: of the lines for this role, those whose
-    `when` stands in the last message go first, else those without `when`; among these, turn k of this role is
-    line k, and after the last the first again. With `suppress_end` a line that ends the conversation gives its
-    text as an ordinary turn, and one without text is passed over. Tokens are counted as words. `max_tokens` and
-    `schema` change nothing.
+    Which reply comes depends on the conversation and the seed alone, never on what was asked before, so that
+    a script answers the same under any concurrency and after any restart: of the lines for this role, those
+    whose `when` stands in the last message go first, else those without `when`; among these, turn k of this
+    role is line k, and after the last the first again. With `suppress_end` a line that ends the conversation
+    gives its text as an ordinary turn, and one without text is passed over. Tokens are counted as words.
+    `max_tokens` and `schema` change nothing.
 
     Raises:
         MissingInput, InputError: no such file, no lines, or a line that cannot be read (named).

@@ -129,9 +129,10 @@ class Transport:
             await self._rest(outcome, attempt, attempts, deadline)
         raise AssertionError("the last attempt returns or raises")
 
-    async def events(self, path: str, body: Any) -> AsyncIterator[Any]:
-        """POST a JSON body and yield the JSON of each server-sent event; faults before the first are retried.
+    async def events(self, path: str, body: Any) -> AsyncIterator[tuple[int, Any]]:
+        """POST a JSON body and yield each server-sent event's JSON, after the number of the attempt it took.
 
+        Faults before the first event are retried, later ones are not: part of the answer has been seen.
         A server that does not stream gives its whole answer as one event.
         """
         data = orjson.dumps(body)
@@ -150,7 +151,7 @@ class Transport:
                     if response.status == 200:
                         async for event in _events(response, self._key):
                             started = True
-                            yield event
+                            yield attempt, event
                         if started:
                             return
                         failure = Failure(MalformedReply(f"{self.place.url} answered nothing"), True)

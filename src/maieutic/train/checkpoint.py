@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from maieutic import render
+from maieutic.render import END, end_id, serving_template, stop_ids
 from maieutic.store import full_disk, read_json, write_json
 from maieutic.train.load import Framing
 
@@ -82,11 +82,11 @@ def save_model(
 
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    ends = sorted(render.stop_ids(tokenizer, frame.template))
-    if record.get("end") and (end := render.end_id(tokenizer)) is not None:
+    ends = sorted(stop_ids(tokenizer, frame.template))
+    if record.get("end") and (end := end_id(tokenizer)) is not None:
         ends.append(end)
     side = "assistant" if role == "both" else role
-    tokenizer.chat_template = render.serving_template(tokenizer, side, frame.template, frame.system)
+    tokenizer.chat_template = serving_template(tokenizer, side, frame.template, frame.system)
     if dtype is not None:
         model = model.to(getattr(torch, dtype))
     model.generation_config = GenerationConfig(
@@ -117,7 +117,7 @@ def model_card(record: dict[str, Any]) -> str:
     if record["role"] == "user":
         notes += "\nServe it as an ordinary chat model: its chat template opens the *user's* turn.\n"
     if record.get("end"):
-        notes += f"\nIt ends a conversation with `{render.END}`.\n"
+        notes += f"\nIt ends a conversation with `{END}`.\n"
     rows = "\n".join(f"| {name} | {value} |" for name, value in sorted(metrics.items()) if value is not None)
     settings = orjson.dumps(record["settings"], option=orjson.OPT_INDENT_2).decode()
     return "\n".join(

@@ -12,9 +12,9 @@ from typing import Any
 from maieutic.store import Stage
 from maieutic.train.config import DpoConfig
 from maieutic.train.data import Rows, announce, preference_rows, read_preferences
-from maieutic.train.load import Framing, quiet
+from maieutic.train.load import quiet
 from maieutic.train.loop import TrainResult, arguments, failures, run, summary
-from maieutic.train.prepare import adapters, base, finish, one_device, trainable
+from maieutic.train.prepare import Base, adapters, base, finish, one_device, trainable
 
 
 def dpo(config: DpoConfig) -> TrainResult:
@@ -29,26 +29,24 @@ def dpo(config: DpoConfig) -> TrainResult:
     with Stage(config.out, {"method": "dpo", **config.settings()}) as stage, quiet():
         if stage.done:
             return TrainResult(stage.folder / "model", stage.manifest)
-        name, tokenizer, frame, longest = base(config)
-        rows = _rows(config.data, config, tokenizer, frame, longest, "train")
-        held_out = (
-            _rows(config.validation, config, tokenizer, frame, longest, "validation")
-            if config.validation
-            else None
-        )
-        model = trainable(config, name)
+        start = base(config)
+        rows = _rows(config.data, config, start, "train")
+        held_out = _rows(config.validation, config, start, "validation") if config.validation else None
+        model = trainable(config, start.source)
         trainer, resumed = run(
-            lambda: make_trainer(config, stage.folder, model, tokenizer, rows, held_out), stage, "train dpo"
+            lambda: make_trainer(config, stage.folder, model, start.tokenizer, rows, held_out),
+            stage,
+            "train dpo",
         )
         numbers = {**summary(stage, trainer, rows.report.tokens), "data": rows.report.json()}
         with failures(stage.folder):
-            finish(config, stage, trainer, tokenizer, frame, rows, {"end": False}, numbers)
+            finish(config, stage, trainer, start, rows, numbers)
         return TrainResult(stage.folder / "model", stage.finish(numbers), resumed)
 
 
-def _rows(path: Path, config: DpoConfig, tokenizer: Any, frame: Framing, longest: int, name: str) -> Rows:
+def _rows(path: Path, config: DpoConfig, start: Base, name: str) -> Rows:
     read = read_preferences(path)
-    rows = preference_rows(read.pairs, tokenizer, frame, longest, config.drop_too_long)
+    rows = preference_rows(read.pairs, start.tokenizer, start.frame, start.longest, config.drop_too_long)
     rows = rows._replace(report=rows.report._replace(broken=read.broken))
     announce(rows.report, name)
     return rows

@@ -1,5 +1,6 @@
-"""From the name of a model to the model: real loading code, safetensors only, no hidden code.
+"""A checkpoint, opened for training, and the quiet to do it in.
 
+Finding and reading a checkpoint is `models.checkpoint`'s; here it is loaded in the precision that training wants.
 Libraries talk a lot while they load and train; `quiet` keeps that out of a person's terminal.
 """
 
@@ -13,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from maieutic.errors import MissingExtra, MissingInput, UnknownModel
-from maieutic.store import read_json
+from maieutic.errors import MissingExtra, ModelError
+from maieutic.models.checkpoint import Source, check_weights, find, plainly, settings
 
 _LOUD = ("transformers", "trl", "accelerate", "peft", "datasets", "huggingface_hub", "torch", "py.warnings")
 
@@ -26,97 +27,71 @@ class Framing(NamedTuple):
     system: str | None
 
 
-def locate(model: str) -> str:
-    """The folder or Hub id a MODEL means: `hf/` dropped, a finished run's folder turned into its `model`.
+def locate(model: str) -> Source:
+    """The checkpoint a MODEL means: `hf/` dropped, a finished run's folder turned into its `model`.
 
     Raises:
-        MissingInput: it looks like a folder and is none.
+        MissingInput, UnknownModel, Unreachable: there is none.
     """
     name = model.removeprefix("hf/")
-    path = Path(name).expanduser()
-    if path.is_dir():
-        inside = path / "model"
-        return str(inside if (inside / "config.json").is_file() else path)
-    if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise MissingInput(
-            f"{name}: no such model folder", "Check the path, or give a Hub id such as owner/name."
-        )
-    return name
+    inside = Path(name).expanduser() / "model"
+    return find(str(inside) if (inside / "config.json").is_file() else name)
 
 
-def framing(name: str, template: str | None, system: str | None) -> Framing:
+def framing(source: Source, template: str | None, system: str | None) -> Framing:
     """Template and system text: what was asked for, else what the checkpoint's `maieutic.json` says."""
-    record = Path(name) / "maieutic.json"
-    held = read_json(record) if record.is_file() else {}
-    return Framing(template or held.get("template"), held.get("system") if system is None else system)
+    said = settings(source)
+    return Framing(said.template if template is None else template, said.system if system is None else system)
 
 
-def load_tokenizer(name: str, remote_code: bool = False) -> Any:
-    """The tokenizer of a checkpoint, with a padding token.
+def load_config(source: Source, remote_code: bool = False) -> Any:
+    """The config of a checkpoint."""
+    with plainly(source.name, "config"):
+        from transformers import AutoConfig
 
-    Raises:
-        UnknownModel: there is none.
-    """
-    from transformers import AutoTokenizer
-
-    with _explained(name):
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=remote_code)
-    if tokenizer.pad_token is None and tokenizer.eos_token is not None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
-def load_model(name: str, dtype: str, remote_code: bool = False) -> Any:
-    """The weights of a checkpoint, as a causal language model.
-
-    Raises:
-        UnknownModel: they are not there, or not as safetensors.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    with _explained(name):
-        return AutoModelForCausalLM.from_pretrained(
-            name, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=remote_code
+        return AutoConfig.from_pretrained(
+            source.name, trust_remote_code=remote_code, local_files_only=source.offline
         )
 
 
-def context_length(name: str, remote_code: bool = False) -> int | None:
+def load_model(source: Source, dtype: str, remote_code: bool = False) -> Any:
+    """The weights of a checkpoint in a given precision, on the CPU; the trainer moves them.
+
+    Raises:
+        ModelError: no safetensors weights, damaged ones, or fewer than the model has.
+    """
+    check_weights(source)
+    with plainly(source.name, "model"):
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        model, report = AutoModelForCausalLM.from_pretrained(
+            source.name,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            trust_remote_code=remote_code,
+            local_files_only=source.offline,
+            output_loading_info=True,
+        )
+    # The library fills absent weights with random numbers and goes on.
+    if lacking := sorted(map(str, {*report["missing_keys"], *report["mismatched_keys"]})):
+        raise ModelError(
+            f"{source.name} lacks {len(lacking)} of the model's weights ({lacking[0]}, ...)",
+            "Its files are incomplete, or of another model: download or save it again.",
+        )
+    return model
+
+
+def context_length(config: Any) -> int | None:
     """Tokens the model was built for, where its config says so."""
-    length = getattr(_config(name, remote_code).get_text_config(), "max_position_embeddings", None)
+    length = getattr(config.get_text_config(), "max_position_embeddings", None)
     return int(length) if length else None
 
 
-def held_dtype(name: str, remote_code: bool = False) -> str | None:
+def held_dtype(config: Any) -> str | None:
     """The precision in which the checkpoint's weights lie, where its config says so."""
-    dtype = getattr(_config(name, remote_code), "dtype", None)
+    dtype = getattr(config, "dtype", None)
     return str(dtype).removeprefix("torch.") if dtype is not None else None
-
-
-def _config(name: str, remote_code: bool) -> Any:
-    from transformers import AutoConfig
-
-    with _explained(name):
-        return AutoConfig.from_pretrained(name, trust_remote_code=remote_code)
-
-
-@contextmanager
-def _explained(name: str) -> Iterator[None]:
-    """What transformers says at length when a checkpoint cannot be read, in two lines."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        why = str(error).strip().splitlines()[0][:160]
-        if "trust_remote_code" in str(error):
-            raise UnknownModel(f"{name} brings its own code", "Pass --remote-code if you trust it.") from None
-        if "safetensors" in str(error):
-            raise UnknownModel(
-                f"{name} has no safetensors weights", "Convert it to safetensors first."
-            ) from None
-        raise UnknownModel(
-            f"{name}: no model could be loaded ({why})",
-            "Name a folder with config.json, tokenizer and safetensors, or a Hub id that can be reached.",
-        ) from None
 
 
 def has_gpu() -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from statistics import fmean as mean
 from typing import Any, NamedTuple
 
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
@@ -34,6 +35,7 @@ _NAMES = {
     "logps/rejected": "rejected_logp",
 }
 """What the trainers log, under the names our rows use; held-out ones get `eval_` in front of both."""
+_OF_PAIRS = ("accuracy", "margin", "chosen_logp", "rejected_logp")
 
 
 class TrainResult(NamedTuple):
@@ -206,17 +208,15 @@ def summary(stage: Stage, trainer: Any, tokens: int) -> dict[str, Any]:
     evals = [row for row in rows if "eval_loss" in row]
     last_epoch = [row for row in train if row["epoch"] > train[-1]["epoch"] - 1] or train
     last = train[-1]
-    measured = {
-        name: last[name] for name in ("accuracy", "margin", "chosen_logp", "rejected_logp") if name in last
-    }
+    measured = {name: mean(row[name] for row in last_epoch) for name in _OF_PAIRS if name in last}
     return {
         "steps": int(trainer.state.global_step),
         "epochs": last["epoch"],
-        "loss": sum(row["loss"] for row in last_epoch) / len(last_epoch),
+        "loss": mean(row["loss"] for row in last_epoch),
         "final_loss": last["loss"],
         "eval_loss": evals[-1]["eval_loss"] if evals else None,
         **measured,
-        **{name: evals[-1][name] for name in ("eval_accuracy", "eval_margin") if evals and name in evals[-1]},
+        **{f"eval_{name}": evals[-1][f"eval_{name}"] for name in _OF_PAIRS if evals and name in last},
         "tokens": round(tokens * last["epoch"]),
         "seconds": sum(row["seconds"] for row in rows),
         "device": str(trainer.args.device),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from maieutic import render
 from maieutic.console import note
 from maieutic.errors import ContextTooShort
+from maieutic.models.checkpoint import Source, check_weights, load_tokenizer
+from maieutic.render import add_end, turn_end_id
 from maieutic.store import Stage
 from maieutic.train import checkpoint
 from maieutic.train.config import TrainConfig, file_sha256
@@ -17,8 +19,8 @@ from maieutic.train.load import (
     context_length,
     framing,
     held_dtype,
+    load_config,
     load_model,
-    load_tokenizer,
     locate,
 )
 
@@ -26,12 +28,13 @@ from maieutic.train.load import (
 class Base(NamedTuple):
     """What training starts from, without the weights."""
 
-    name: str
-    """Folder or Hub id."""
+    source: Source
     tokenizer: Any
     frame: Framing
     longest: int
     """Tokens a row may have."""
+    dtype: str | None
+    """The precision its weights lie in, and the tuned ones will."""
 
 
 def base(config: TrainConfig) -> Base:
@@ -41,28 +44,27 @@ def base(config: TrainConfig) -> Base:
         UnknownModel, MissingInput: it is not there.
         ContextTooShort: longer rows were asked for than it holds.
     """
-    name = locate(config.model)
-    frame = framing(name, config.template, config.system)
-    tokenizer = load_tokenizer(name, config.remote_code)
+    source = locate(config.model)
+    check_weights(source)
+    frame = framing(source, config.template, config.system)
+    tokenizer = load_tokenizer(source, config.remote_code)
     if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(render.turn_end_id(tokenizer, frame.template))
-    return Base(name, tokenizer, frame, _row_length(config, name))
-
-
-def _row_length(config: TrainConfig, name: str) -> int:
-    context = context_length(name, config.remote_code)
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(turn_end_id(tokenizer, frame.template))
+    held = load_config(source, config.remote_code)
+    context = context_length(held)
     if config.max_length and context and config.max_length > context:
         raise ContextTooShort(
             f"max_length {config.max_length} is more than the model's context of {context} tokens",
             "Lower --max-length, or take a model with a longer context.",
         )
-    return config.max_length or min(2048, context or 2048)
+    longest = config.max_length or min(2048, context or 2048)
+    return Base(source, tokenizer, frame, longest, held_dtype(held))
 
 
-def trainable(config: TrainConfig, name: str) -> Any:
-    """The model to train: weights that are trained lie in float32, a frozen base in what it computes in."""
+def trainable(config: TrainConfig, source: Source) -> Any:
+    """The model to train: trained weights lie in float32, a frozen base in what it computes in."""
     halved = config.lora is not None and computes_in_bfloat16(config.precision)
-    model = load_model(name, "bfloat16" if halved else "float32", config.remote_code)
+    model = load_model(source, "bfloat16" if halved else "float32", config.remote_code)
     model.config.use_cache = False
     return model
 
@@ -75,12 +77,12 @@ def teach_end(model: Any, tokenizer: Any, frame: Framing) -> list[int]:
     """
     import torch
 
-    end = render.add_end(tokenizer)
+    end = add_end(tokenizer)
     if end in _eos_ids(model):
         return []
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    like = render.turn_end_id(tokenizer, frame.template, "user")
+    like = turn_end_id(tokenizer, frame.template, "user")
     with torch.no_grad():
         for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
             if layer is not None:
@@ -126,9 +128,13 @@ def one_device(args: Any) -> None:
 
 
 def finish(
-    config: TrainConfig, stage: Stage, trainer: Any, tokenizer: Any, frame: Framing, rows: Rows,
-    more: dict[str, Any], numbers: dict[str, Any],
-) -> None:  # fmt: skip
+    config: TrainConfig,
+    stage: Stage,
+    trainer: Any,
+    start: Base,
+    rows: Rows,
+    numbers: dict[str, Any],
+) -> None:
     """Write the adapter, where there is one, and the whole model."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     if config.lora is not None:
@@ -143,15 +149,26 @@ def finish(
     }
     settings = {key: value for key, value in stage.config.items() if key not in ("method", "model", "data")}
     record = {
-        **more,
-        "base": config.model,
+        "method": stage.config["method"],
+        "end": bool(rows.ends),
+        "base": _lineage(config.model),
         "data": data,
         "metrics": {key: numbers[key] for key in numbers.keys() - {"data", "versions"}},
         "settings": settings,
         "versions": numbers["versions"],
-        "method": stage.config["method"],
     }
     checkpoint.save_model(
-        model, tokenizer, stage.folder / "model", role=getattr(config, "role", "assistant"), frame=frame,
-        dtype=held_dtype(locate(config.model), config.remote_code), record=record,
-    )  # fmt: skip
+        model,
+        start.tokenizer,
+        stage.folder / "model",
+        role=getattr(config, "role", "assistant"),
+        frame=start.frame,
+        dtype=start.dtype,
+        record=record,
+    )
+
+
+def _lineage(model: str) -> str:
+    """A model's name as a stranger may read it: of a folder on this machine, only the last two parts."""
+    path = Path(model.removeprefix("hf/")).expanduser()
+    return "/".join(path.parts[-2:]) if path.is_absolute() else model.removeprefix("hf/")

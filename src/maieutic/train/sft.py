@@ -31,26 +31,33 @@ def sft(config: SftConfig) -> TrainResult:
     with Stage(config.out, {"method": "sft", **config.settings()}) as stage, quiet():
         if stage.done:
             return TrainResult(stage.folder / "model", stage.manifest)
-        name, tokenizer, frame, longest = base(config)
-        rows = conversation_rows(read_corpus(config.data), tokenizer, config.role, frame, longest)
+        start = base(config)
+        rows = conversation_rows(
+            read_corpus(config.data), start.tokenizer, config.role, start.frame, start.longest
+        )
         announce(rows.report, "train")
         held_out = None
         if config.validation:
-            # Where nothing taught END, the held-out rows must not ask for it: the model has no row for it.
+            # Where nothing taught END, held-out rows must not ask for it: the model has no row for it.
             held_out = conversation_rows(
-                read_corpus(config.validation), tokenizer, config.role, frame, longest, end=bool(rows.ends)
+                read_corpus(config.validation),
+                start.tokenizer,
+                config.role,
+                start.frame,
+                start.longest,
+                end=bool(rows.ends),
             )
             announce(held_out.report, "validation")
-        model = trainable(config, name)
-        fresh = teach_end(model, tokenizer, frame) if rows.ends else []
+        model = trainable(config, start.source)
+        fresh = teach_end(model, start.tokenizer, start.frame) if rows.ends else []
         trainer, resumed = run(
-            lambda: make_trainer(config, stage.folder, model, tokenizer, rows, held_out, fresh),
+            lambda: make_trainer(config, stage.folder, model, start.tokenizer, rows, held_out, fresh),
             stage,
             "train sft",
         )
         numbers = {**summary(stage, trainer, rows.report.tokens), "data": rows.report.json()}
         with failures(stage.folder):
-            finish(config, stage, trainer, tokenizer, frame, rows, {"end": bool(rows.ends)}, numbers)
+            finish(config, stage, trainer, start, rows, numbers)
         return TrainResult(stage.folder / "model", stage.finish(numbers), resumed)
 
 
@@ -74,7 +81,7 @@ def make_trainer(
         dataset_kwargs={"skip_prepare_dataset": True},
     )
     one_device(args)
-    return SilentSFTTrainer(
+    trainer = SilentSFTTrainer(
         model=model,
         args=args,
         train_dataset=rows.dataset,
@@ -82,3 +89,8 @@ def make_trainer(
         processing_class=tokenizer,
         peft_config=adapters(config, model, fresh),
     )
+    head = trainer.model.get_output_embeddings()
+    if fresh and config.lora is not None:
+        # TRL reads the head's bias, which PEFT's wrapper of single trainable rows does not pass on.
+        object.__setattr__(head, "bias", getattr(head.original_module, "bias", None))
+    return trainer

@@ -1,0 +1,138 @@
+"""Exporters: our corpus in the shapes others read. Importing what was exported gives the same conversations back."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from maieutic.data.corpus import Writer, line, read_corpus, refuse_source, replacing
+from maieutic.data.reading import BadRows
+from maieutic.errors import InputError, MissingExtra
+from maieutic.types import Conversation, Role
+
+SPEAKERS = {Role.USER: "human", Role.ASSISTANT: "gpt", Role.SYSTEM: "system"}
+_BATCH = 1000
+
+
+def to_sharegpt(conversations: Iterable[Conversation], write: Writer, lines: bool) -> int:
+    """FastChat's ShareGPT form, as one JSON list or as JSON lines; our other fields stay in each row."""
+    count = 0
+    write(b"" if lines else b"[")
+    for count, conversation in enumerate(conversations, 1):
+        text = line(sharegpt_row(conversation))
+        write(text if lines else (b"\n" if count == 1 else b",\n") + text[:-1])
+    write(b"" if lines else b"\n]\n")
+    return count
+
+
+def sharegpt_row(conversation: Conversation) -> dict[str, Any]:
+    """`{"id", "conversations": [{"from", "value"}], …}`."""
+    row = conversation.row()
+    del row["messages"]
+    turns = [{"from": SPEAKERS[turn.role], "value": turn.content} for turn in conversation.messages]
+    return {"id": row.pop("id"), "conversations": turns, **row}
+
+
+def to_messages(conversations: Iterable[Conversation], write: Writer, lines: bool) -> int:
+    """Our own JSONL: from a JSON list, a stage folder or a compressed corpus to a plain one."""
+    count = 0
+    for count, conversation in enumerate(conversations, 1):  # noqa: B007
+        write(line(conversation.row()))
+    return count
+
+
+def to_parquet(conversations: Iterable[Conversation], write: Writer, lines: bool) -> int:
+    """Parquet with the columns of a corpus row; `meta`, which has no one shape, as JSON text.
+
+    Raises:
+        MissingExtra: pyarrow is not installed.
+    """
+    try:
+        import pyarrow as arrow
+        from pyarrow import parquet
+    except ImportError:
+        raise MissingExtra(
+            "writing Parquet needs pyarrow", "Install it: pip install 'maieutic[train]'."
+        ) from None
+    text = arrow.string()
+    turns = arrow.list_(arrow.struct([("role", text), ("content", text)]))
+    names = ("statement", "answer", "solution", "attempt", "misconception")
+    problem = arrow.struct([(name, text) for name in names])
+    kinds = {"messages": turns, "problem": problem, "ended": arrow.bool_()}
+    schema = arrow.schema([(name, kinds.get(name, text)) for name in Conversation.model_fields])
+    count, rows = 0, iter(conversations)
+    with parquet.ParquetWriter(_Sink(write), schema) as writer:
+        while batch := [_flat(conversation) for conversation in islice(rows, _BATCH)]:
+            writer.write_table(arrow.Table.from_pylist(batch, schema=schema))
+            count += len(batch)
+    return count
+
+
+def _flat(conversation: Conversation) -> dict[str, Any]:
+    row = orjson.loads(line(conversation.row()))
+    return {**row, "meta": orjson.dumps(row["meta"]).decode() if "meta" in row else None}
+
+
+class _Sink(io.RawIOBase):
+    """A write-only stream over a function, as pyarrow wants one."""
+
+    def __init__(self, write: Writer) -> None:
+        self._write, self._at = write, 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        written = bytes(data)
+        self._write(written)
+        self._at += len(written)
+        return len(written)
+
+    def tell(self) -> int:
+        return self._at
+
+
+EXPORTS: dict[str, Callable[[Iterable[Conversation], Writer, bool], int]] = {
+    "sharegpt": to_sharegpt,
+    "parquet": to_parquet,
+    "messages": to_messages,
+}
+"""Every form a corpus can be written in, by the name the command line knows."""
+
+
+class Converted(NamedTuple):
+    """How many conversations were written, and what could not be read."""
+
+    conversations: int
+    bad: BadRows
+
+
+def convert(
+    source: Path | str, to: str, out: Path | str, *, overwrite: bool = False, strict: bool = False
+) -> Converted:
+    """Write a corpus in another form, streaming, whole or not at all.
+
+    Args:
+        source: a corpus.
+        to: one of `EXPORTS`.
+        out: `.jsonl` gives ShareGPT as lines, any other name as one JSON list; `.gz` compresses.
+        overwrite: replace an existing file with other content.
+        strict: raise at the first broken row.
+
+    Raises:
+        InputError: the form is unknown.
+        StoreError: the output exists with other content, or is the source.
+    """
+    if to not in EXPORTS:
+        raise InputError(f"no form {to!r} to convert to", f"Known: {', '.join(EXPORTS)}.")
+    source, out, bad = Path(source), Path(out), BadRows(strict)
+    refuse_source(out, [source])
+    conversations = read_corpus(source, on_bad=bad)
+    with replacing(out, overwrite=overwrite) as write:
+        count = EXPORTS[to](conversations, write, ".jsonl" in out.suffixes)
+    return Converted(count, bad)

@@ -1,0 +1,122 @@
+"""A model as judge of one text by a rubric.
+
+The judged text and its context are material: each part stands between two lines with a mark that is made from the
+texts themselves and stands in none of them, so nothing a tutor or a student wrote can close its fence or open
+another. A verdict that cannot be read is asked for again, with what was wrong; after that it is unscored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from maieutic import prompts
+from maieutic.judge.parse import parse_verdict, shape, verdict_schema
+from maieutic.models import ChatModel
+from maieutic.rubrics import Criterion, Kind, Rubric
+from maieutic.types import Finish, Problem, Role, Sampling, Turn, Verdict, fingerprint
+
+JUDGE = Sampling(temperature=0.2, max_tokens=400)
+"""As published (socratic-llm): temperature 0.2, seed 0."""
+_SPEAKERS = {Role.USER: "student", Role.ASSISTANT: "tutor"}
+
+
+class Judgement(NamedTuple):
+    """A verdict, and the calls it took."""
+
+    verdict: Verdict
+    calls: int
+
+
+def prompt_hash() -> str:
+    """Of the two prompts that decide a model's verdict."""
+    return fingerprint([prompts.load("judge_rubric").hash, prompts.load("judge_again").hash])[:16]
+
+
+async def ask(
+    model: ChatModel,
+    rubric: Rubric,
+    text: str,
+    context: Sequence[Turn] = (),
+    problem: Problem | None = None,
+    *,
+    sampling: Sampling = JUDGE,
+    retries: int = 2,
+) -> Judgement:
+    """The model's verdict on a text.
+
+    Args:
+        model: the judge.
+        rubric: what to judge; its `show_answer` decides whether the known answer is shown.
+        text: the judged text.
+        context: the turns before it; system turns are left out, for they address the tutor.
+        problem: what the dialogue is about.
+        sampling: how the verdict is drawn.
+        retries: re-asks at most.
+
+    Raises:
+        ModelError: the model did not answer.
+    """
+    turns = [Turn(role=Role.USER, content=judge_prompt(rubric, text, context, problem))]
+    schema, calls = verdict_schema(rubric), 0
+    while True:
+        reply = await model.reply(turns, sampling, schema=schema)
+        calls += 1
+        parsed = parse_verdict(reply.text, rubric)
+        if parsed.error is None:
+            return Judgement(Verdict(judge=model.id, values=parsed.values, raw=reply.text), calls)
+        error = parsed.error + (", cut off at the token limit" if reply.finish == Finish.LENGTH else "")
+        if calls > retries:
+            return Judgement(Verdict(judge=model.id, raw=reply.text, error=f"no verdict: {error}"), calls)
+        again = prompts.load("judge_again").fill(error=error, shape=shape(rubric))
+        said = Turn(role=Role.ASSISTANT, content=reply.text if reply.text.strip() else "(nothing)")
+        turns = [turns[0], said, Turn(role=Role.USER, content=again)]
+
+
+def judge_prompt(
+    rubric: Rubric, text: str, context: Sequence[Turn] = (), problem: Problem | None = None
+) -> str:
+    """The whole question to a judge."""
+    parts = _problem_parts(problem, rubric.show_answer)
+    spoken = [turn for turn in context if turn.role != Role.SYSTEM]
+    parts += [
+        (f"the dialogue, turn {number}: {_SPEAKERS[turn.role]}", turn.content)
+        for number, turn in enumerate(spoken, 1)
+    ]
+    parts.append((f"TO BE GRADED: {rubric.judged}", text))
+    mark = mark_for([part for _, part in parts])
+    material = "\n\n".join(f"--- {mark} {title} ---\n{part}\n--- {mark} end ---" for title, part in parts)
+    return prompts.load("judge_rubric").fill(
+        judged=rubric.judged,
+        mark=mark,
+        material=material,
+        criteria="\n".join(_described(criterion) for criterion in rubric.criteria),
+        shape=shape(rubric),
+    )
+
+
+def mark_for(texts: Sequence[str]) -> str:
+    """A mark made from the texts that stands in none of them; the same texts give the same mark."""
+    mark = fingerprint(list(texts))[:12]
+    while any(mark in text for text in texts):
+        mark = fingerprint(mark)[:12]
+    return mark
+
+
+def _problem_parts(problem: Problem | None, show_answer: bool) -> list[tuple[str, str]]:
+    if problem is None:
+        return []
+    parts = [("the problem", problem.statement), ("the student's first attempt", problem.attempt)]
+    if show_answer:
+        parts += [
+            ("what is wrong in the attempt (known to the judge alone)", problem.misconception),
+            ("the solution (known to the judge alone)", problem.solution),
+            ("the known answer (known to the judge alone)", problem.answer),
+        ]
+    return [(title, text) for title, text in parts if text]
+
+
+def _described(criterion: Criterion) -> str:
+    scale = "yes or no" if criterion.kind == Kind.YES_NO else f"{criterion.low} to {criterion.high}"
+    anchors = "".join(f"\n    {value}: {meaning}" for value, meaning in criterion.anchors.items())
+    return f"- {criterion.name} ({scale}): {criterion.question}{anchors}"

@@ -1,0 +1,107 @@
+"""What a chat completion says: its text, why it stopped, and what it cost, whole or piece by piece."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from maieutic.errors import MalformedReply, ModelError
+from maieutic.models.faults import line
+from maieutic.render import END
+from maieutic.types import Finish, Role, utf8
+
+
+class Said(NamedTuple):
+    """What one answer, or one event of a stream, said."""
+
+    text: str
+    """END stands in it where the server left it there, or named it as the stop."""
+    finish: Finish
+    prompt_tokens: int
+    completion_tokens: int
+
+
+def read(value: dict[str, Any]) -> Said:
+    """A chat completion's text, finish and usage.
+
+    Raises:
+        MalformedReply: there is no text where one should be.
+        ModelError: the server's filter withheld it, which asking again will not change.
+    """
+    choice = _first_choice(value)
+    message = choice.get("message")
+    content = message.get("content") if isinstance(message, dict) else None
+    reason = choice.get("finish_reason")
+    if content is None and isinstance(message, dict):
+        content = message.get("refusal")
+        if content is None and reason == "length":  # all its tokens went into thinking
+            content = ""
+    if isinstance(content, list):
+        content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    if content is None and reason == "content_filter":
+        raise ModelError("the server's filter withheld the reply", "Change the conversation or the model.")
+    if not isinstance(content, str):
+        raise MalformedReply("answered without a text", "")
+    if choice.get("stop_reason") == END and END not in content:
+        content += END
+    return Said(utf8(content), _finish(reason), *_usage(value))
+
+
+def _first_choice(value: dict[str, Any]) -> dict[str, Any]:
+    choices = value.get("choices")
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        words = value.get("error")
+        words = words.get("message") if isinstance(words, dict) else words
+        raise MalformedReply(f"answered without choices{f': {line(str(words))}' if words else ''}", "")
+    return choices[0]
+
+
+def read_piece(event: dict[str, Any], before: Said) -> Said:
+    """One event's text, and the finish and usage as far as they are known by now.
+
+    The usage may come in an event of its own, without choices.
+    """
+    choice = {} if event.get("choices") == [] and not event.get("error") else _first_choice(event)
+    part = choice.get("delta") or choice.get("message")
+    content = part.get("content") if isinstance(part, dict) else None
+    text = utf8(content) if isinstance(content, str) else ""
+    prompt, completion = _usage(event)
+    return Said(
+        text + END if choice.get("stop_reason") == END else text,
+        _finish(choice.get("finish_reason")) if choice.get("finish_reason") else before.finish,
+        prompt or before.prompt_tokens,
+        completion or before.completion_tokens,
+    )
+
+
+def settled(text: str, role: Role) -> str:
+    """The part of a growing text that no later piece can turn into END."""
+    text, ended = until_end(text, role)
+    for size in range(0 if ended else min(len(END) - 1, len(text)), 0, -1):
+        if END.startswith(text[-size:]):
+            return text[:-size]
+    return text
+
+
+def until_end(text: str, role: Role) -> tuple[str, bool]:
+    """The text before END, and whether it was there: anywhere in a user's turn, last in an assistant's."""
+    if END not in text:
+        return text, False
+    if role == Role.USER:
+        return text.partition(END)[0], True
+    return (text.rstrip().removesuffix(END), True) if text.rstrip().endswith(END) else (text, False)
+
+
+def _finish(reason: Any) -> Finish:
+    return Finish.LENGTH if reason in ("length", "max_tokens") else Finish.STOP
+
+
+def _usage(value: dict[str, Any]) -> tuple[int, int]:
+    """Tokens of prompt and completion; 0 where the server does not say."""
+    usage = value.get("usage")
+    if not isinstance(usage, dict):
+        return 0, 0
+    return _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) and value > 0 else 0

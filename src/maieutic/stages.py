@@ -1,0 +1,542 @@
+"""What a recipe's stage can do: each kind with its settings, the files it makes, the models it asks, what it costs.
+
+A stage calls the library function that its command calls. Those that append rows keep their own run folder; the
+others are wrapped here into one, with the manifest last.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from pydantic import Field
+
+from maieutic.console import note
+from maieutic.store import Stage
+from maieutic.types import Record, Sampling
+
+GIB = 2**30
+CHARS_A_TOKEN = 4
+VERDICT_TOKENS = 200
+"""Rules of thumb for estimates only."""
+
+
+class Size(NamedTuple):
+    """How much a corpus holds, as far as it can be told beforehand."""
+
+    rows: int
+    tokens: int
+
+
+class Cost(NamedTuple):
+    """What a stage is expected to take; null where nothing can be said."""
+
+    calls: int | None = None
+    """Replies asked of models."""
+    tokens: int | None = None
+    """Tokens written at most, or trained on."""
+    gpu_bytes: int | None = None
+    """Memory of one device that holds it, weights and optimizer, without activations."""
+
+
+class Flow:
+    """Sizes of corpora, by path, as they are expected to come out of the stages so far."""
+
+    def __init__(self) -> None:
+        self._sizes: dict[str, Size] = {}
+
+    def put(self, path: Path, size: Size | None) -> None:
+        """Say what a stage will make."""
+        if size:
+            self._sizes[str(path)] = size
+
+    def size(self, path: Path | str) -> Size | None:
+        """What is expected at, or lies at, a path."""
+        path = Path(path)
+        found = self._sizes.get(str(path)) or self._sizes.get(str(path.parent))
+        return found or _measured(path)
+
+
+class Action(Record):
+    """One thing a stage can do."""
+
+    outputs: ClassVar[tuple[str, ...]] = ()
+    """The files it makes in its folder."""
+
+    def run(self, out: Path) -> None:
+        """Do it; the manifest is the last thing written."""
+        raise NotImplementedError
+
+    def models(self) -> list[str]:
+        """The models it asks."""
+        return []
+
+    def describe(self) -> str:
+        """A few words for the plan."""
+        return type(self).__name__.lower()
+
+    def expect(self, out: Path, flow: Flow) -> Cost:
+        """What it will cost, telling `flow` what it will make."""
+        return Cost()
+
+    def settings(self, root: Path) -> dict[str, Any]:
+        """Its settings, with the run folder's own path left out: a moved run is the same run."""
+        text = self.model_dump_json(exclude_defaults=True).replace(f"{root}/", "")
+        return {"do": type(self).__name__.lower(), **_loads(text)}
+
+
+class Base(Action):
+    """A tiny base model from a corpus."""
+
+    outputs = ("model",)
+    corpus: Path
+    vocab_size: int = 2048
+    hidden: int = 128
+    layers: int = 4
+    heads: int = 4
+    context: int = 4096
+    steps: int = 150
+    seed: int = 0
+
+    def run(self, out: Path) -> None:  # noqa: D102
+        from maieutic.demo.base import build
+
+        sizes = self.model_dump(exclude={"corpus"})
+        _wrapped(out, self, lambda: build(self.corpus, out / "model", **sizes).json())
+
+    def describe(self) -> str:  # noqa: D102
+        return f"a tiny base model from {self.corpus.name}"
+
+
+class Import(Action):
+    """Files of any known shape → one corpus."""
+
+    outputs = ("corpus.jsonl",)
+    sources: list[Path]
+    format: str = "auto"
+    ended: bool = False
+    licence: str | None = None
+
+    def run(self, out: Path) -> None:  # noqa: D102
+        from maieutic.data.corpus import write_corpus
+        from maieutic.data.formats import import_files
+
+        def work() -> dict[str, Any]:
+            conversations, report = import_files(
+                self.sources, self.format, ended=self.ended, licence=self.licence
+            )
+            count = write_corpus(out / "corpus.jsonl", conversations, overwrite=True)
+            return {"conversations": count, **report.json()}
+
+        _wrapped(out, self, work)
+
+    def describe(self) -> str:  # noqa: D102
+        return f"import {len(self.sources)} sources as {self.format}"
+
+    def expect(self, out: Path, flow: Flow) -> Cost:  # noqa: D102
+        sizes = [flow.size(source) for source in self.sources]
+        if all(sizes):
+            flow.put(out / "corpus.jsonl", Size(*map(sum, zip(*filter(None, sizes), strict=True))))
+        return Cost()
+
+
+class Clean(Action):
+    """Repairs and rejects, each with a named reason."""
+
+    outputs = ("corpus.jsonl", "rejected.jsonl")
+    corpus: Path
+    keep_opening: bool = False
+
+    def run(self, out: Path) -> None:  # noqa: D102
+        from maieutic.data.clean import clean_file
+
+        _wrapped(
+            out,
+            self,
+            lambda: clean_file(
+                self.corpus, out / "corpus.jsonl", out / "rejected.jsonl", keep_opening=self.keep_opening
+            ).json(),
+        )
+
+    def expect(self, out: Path, flow: Flow) -> Cost:  # noqa: D102
+        flow.put(out / "corpus.jsonl", flow.size(self.corpus))
+        return Cost()
+
+
+class Split(Action):
+    """Train, validation and test, by a hash of the group."""
+
+    outputs = ("train.jsonl", "validation.jsonl", "test.jsonl")
+    corpus: Path
+    by: Literal["conversation", "problem", "user"] = "conversation"
+    parts: tuple[float, float, float] = (0.8, 0.1, 0.1)
+
+    def run(self, out: Path) -> None:  # noqa: D102
+        from maieutic.data.split import split_file
+
+        _wrapped(out, self, lambda: split_file(self.corpus, out, by=self.by, parts=self.parts).json())
+
+    def describe(self) -> str:  # noqa: D102
+        return f"split by {self.by}"
+
+    def expect(self, out: Path, flow: Flow) -> Cost:  # noqa: D102
+        if size := flow.size(self.corpus):
+            for name, part in zip(self.outputs, self.parts, strict=True):
+                flow.put(out / name, Size(round(size.rows * part), round(size.tokens * part)))
+        return Cost()
+
+
+class _Training(Action):
+    outputs = ("model",)
+    model: str
+    data: Path
+    validation: Path | None = None
+    epochs: float
+    learning_rate: float
+    batch: int
+    micro_batch: int | None = None
+    warmup_ratio: float
+    max_length: int | None = None
+    lora: int | None = None
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    checkpoint_activations: bool = False
+    save_steps: int = 100
+    seed: int = 0
+    template: str | None = None
+    parameters: float | None = None
+    """Weights of the model, for the estimate of a dry run where its name does not say."""
+
+    def models(self) -> list[str]:  # noqa: D102
+        return [self.model if self.model.startswith("hf/") else f"hf/{self.model}"]
+
+    def _settings(self, out: Path) -> dict[str, Any]:
+        given = {**self.model_dump(exclude={"parameters"}), "out": out}
+        if self.validation and self.validation.is_file() and self.validation.stat().st_size == 0:
+            note(f"{self.validation} is empty: training without validation")
+            given["validation"] = None
+        return given
+
+    def _cost(self, flow: Flow, rows: int = 1, copies: int = 1) -> Cost:
+        size = flow.size(self.data)
+        tokens = round(size.tokens * self.epochs) if size else None
+        return Cost(None, tokens and tokens * rows, self._memory(copies))
+
+    def _memory(self, copies: int) -> int | None:
+        weights = self.parameters or parameters(self.model)
+        if weights is None:
+            return None
+        # Mixed precision with AdamW: 16 bytes a trained weight; LoRA keeps 2 a weight, and the adapters are small.
+        return round(weights * ((2 if self.lora else 16) + 2 * (copies - 1)))
+
+
+class Sft(_Training):
+    """Supervised fine-tuning of one side."""
+
+    role: Literal["user", "assistant", "both"]
+    epochs: float = 3.0
+    learning_rate: float = 2e-5
+    batch: int = 128
+    warmup_ratio: float = 0.03
+
+    def run(self, out: Path) -> None:  # noqa: D102
+        from maieutic.train.config import SftConfig
+        from maieutic.train.sft import sft
+
+        sft(SftConfig(**self._settings(out)))
+
+    def describe(self) -> str:  # noqa: D102
+        return f"train the {self.role}'s side"
+
+    def expect(self, out: Path, flow: Flow) -> Cost:  # noqa: D102
+        return self._cost(flow)
+
+
+class Dpo(_Training):
+    """Direct preference optimisation."""
+
+    epochs: float = 2.0
+    learning_rate: float = 5e-5
+    batch: int = 4
+    micro_batch: int | None = 1
+    warmup_ratio: float = 0.05
+    clip: float = 0.3
+    beta: float = 0.1
+    drop_too_long: bool = False
+
+    def run(self, out: Path) -> None:  # noqa: D102
+        from maieutic.train.config import DpoConfig
+        from maieutic.train.dpo import dpo
+
+        dpo(DpoConfig(**self._settings(out)))
+
+    def describe(self) -> str:  # noqa: D102
+        return "train on preferences (DPO)"
+
+    def expect(self, out: Path, flow: Flow) -> Cost:  # noqa: D102
+        return self._cost(flow, copies=1 if self.lora else 2)
+
+
+class Simulate(Action):
+    """Two models talk."""
+
+    outputs = ("rows.jsonl",)
+    user: str
+    assistant: str
+    n: int | None = None
+    seeds: Path | None = None
+    seed_turns: int | None = None
+    user_mode: Literal["trained", "prompted"] | None = None
+    user_sampling: Sampling = Sampling(temperature=1.0, top_p=0.8, max_tokens=256)
+    sampling: Sampling = Sampling(temperature=0.7, max_tokens=512)
+    assistant_system: str | None = None
+    rounds: int = 10
+    min_rounds: int = 1
+    guards: str = "default"
+    concurrency: int = 64
+    budget_tokens: int | None = None
+    max_failure_rate: float = 0.05
+    seed: int = 0
+
+    def run(self, out: Path) -> None:  # noqa: D102
+        from maieutic.models import ModelOptions, load
+        from maieutic.simulate import SimulateConfig, simulate
+
+        renamed = {"user": self.user_sampling, "assistant": self.sampling}
+        config = SimulateConfig(
+            **self.model_dump(exclude={"user", "assistant", "n", "user_sampling", "sampling"}), **renamed
+        )
+        options = ModelOptions(concurrency=self.concurrency)
+        user = load(self.user, options)
+        assistant = user if self.user == self.assistant else load(self.assistant, options)
+        simulate(user, assistant, out, self.n, config)
+
+    def models(self) -> list[str]:  # noqa: D102
+        return [self.user, self.assistant]
+
+    def describe(self) -> str:  # noqa: D102
+        return "the user and the assistant talk"
+
+    def expect(self, out: Path, flow: Flow) -> Cost:  # noqa: D102
+        seeds = flow.size(self.seeds) if self.seeds else None
+        n = self.n or (seeds.rows if seeds else None)
+        if n is None:
+            return Cost(None, None, _largest(self.models()))
+        written = n * self.rounds * (self.user_sampling.max_tokens + self.sampling.max_tokens)
+        flow.put(out, Size(n, written))
+        return Cost(2 * n * self.rounds, written, _largest(self.models()))
+
+
+class Candidates(Action):
+    """Several replies of a tutor to each dialogue."""
+
+    outputs = ("rows.jsonl",)
+    model: str
+    data: Path
+    k: int = 5
+    sampling: Sampling = Sampling(temperature=1.2, max_tokens=400)
+    prompt: str = "tutor_socratic"
+    show_solution: bool = False
+    limit: int | None = Field(None, ge=1)
+    """Only the first so many dialogues."""
+
+    def run(self, out: Path) -> None:  # noqa: D102
+        from maieutic.candidates import candidates
+        from maieutic.models import load
+
+        candidates(
+            load(self.model),
+            self.data,
+            out,
+            k=self.k,
+            sampling=self.sampling,
+            prompt=self.prompt,
+            show_solution=self.show_solution,
+            limit=self.limit,
+        )
+
+    def models(self) -> list[str]:  # noqa: D102
+        return [self.model]
+
+    def describe(self) -> str:  # noqa: D102
+        return f"{self.k} replies a dialogue" if self.k > 1 else "a reply to each dialogue"
+
+    def expect(self, out: Path, flow: Flow) -> Cost:  # noqa: D102
+        size = flow.size(self.data)
+        if size is None:
+            return Cost(None, None, _largest(self.models()))
+        rows = min(size.rows, self.limit or size.rows)
+        calls = rows * self.k
+        flow.put(out, Size(rows, calls * self.sampling.max_tokens))
+        return Cost(calls, calls * self.sampling.max_tokens, _largest(self.models()))
+
+
+class Judge(Action):
+    """Verdicts: deterministic checks first, then a model where the rubric needs one."""
+
+    outputs = ("rows.jsonl",)
+    data: Path
+    rubric: str = "socratic"
+    judge: str = "code"
+    """A MODEL, or `code`: deterministic checks alone."""
+    replies: int = 5
+    """Replies a row holds, for the estimate of a dry run."""
+
+    def run(self, out: Path) -> None:  # noqa: D102
+        from maieutic.judge import judge
+        from maieutic.models import load
+
+        judge(self.data, out, rubric=self.rubric, model=None if self.judge == "code" else load(self.judge))
+
+    def models(self) -> list[str]:  # noqa: D102
+        return [] if self.judge == "code" else [self.judge]
+
+    def describe(self) -> str:  # noqa: D102
+        return f"judge by {self.rubric}, {self.judge}"
+
+    def expect(self, out: Path, flow: Flow) -> Cost:  # noqa: D102
+        size = flow.size(self.data)
+        flow.put(out, size)
+        if self.judge == "code" or size is None:
+            return Cost(0 if size else None)
+        calls = size.rows * self.replies
+        return Cost(calls, calls * VERDICT_TOKENS, _largest(self.models()))
+
+
+class Prefer(Action):
+    """Best and worst → preference pairs."""
+
+    outputs = ("pairs.jsonl",)
+    data: Path
+    strategy: Literal["best-worst"] = "best-worst"
+    min_chosen: float = 0.8
+
+    def run(self, out: Path) -> None:  # noqa: D102
+        from maieutic.prefer import prefer
+
+        _wrapped(
+            out,
+            self,
+            lambda: prefer(
+                self.data, out / "pairs.jsonl", strategy=self.strategy, min_chosen=self.min_chosen
+            ).json(),
+        )
+
+    def describe(self) -> str:  # noqa: D102
+        return f"pairs, chosen above {self.min_chosen}"
+
+    def expect(self, out: Path, flow: Flow) -> Cost:  # noqa: D102
+        flow.put(out / "pairs.jsonl", flow.size(self.data))
+        return Cost()
+
+
+class Simulator(Action):
+    """Is the simulator like people?"""
+
+    outputs = ("metrics.json",)
+    people: Path
+    model: str | None = None
+    simulated: Path | None = None
+    baselines: list[str] = Field(default_factory=list)
+
+    def run(self, out: Path) -> None:  # noqa: D102
+        from maieutic.evals.simulator import evaluate_named
+        from maieutic.store import write_json
+
+        def work() -> dict[str, Any]:
+            metrics = evaluate_named(self.people, self.model, self.simulated, self.baselines)
+            write_json(out / "metrics.json", metrics)
+            return {"metrics": metrics}
+
+        _wrapped(out, self, work)
+
+    def models(self) -> list[str]:  # noqa: D102
+        named = [self.model, *self.baselines]
+        return [name for name in named if name and name.startswith("hf/")]
+
+    def describe(self) -> str:  # noqa: D102
+        return "is the simulator like people?"
+
+
+class Tutor(Action):
+    """Scores of judged replies; beside another tutor's on the same dialogues, the paired difference."""
+
+    outputs = ("scores.json",)
+    data: Path
+    against: Path | None = None
+
+    def run(self, out: Path) -> None:  # noqa: D102
+        from maieutic.evals.paired import compare
+        from maieutic.evals.tutor import score
+        from maieutic.store import write_json
+
+        def work() -> dict[str, Any]:
+            scores: dict[str, Any] = {"scores": score(self.data)}
+            if self.against:
+                scores["against"] = score(self.against)
+                scores["difference"] = compare(self.data, self.against)
+            write_json(out / "scores.json", scores)
+            return scores
+
+        _wrapped(out, self, work)
+
+    def describe(self) -> str:  # noqa: D102
+        return "score the tutor" + (" against another" if self.against else "")
+
+
+ACTIONS: dict[str, type[Action]] = {
+    "base": Base,
+    "import": Import,
+    "clean": Clean,
+    "split": Split,
+    "sft": Sft,
+    "simulate": Simulate,
+    "candidates": Candidates,
+    "judge": Judge,
+    "prefer": Prefer,
+    "dpo": Dpo,
+    "eval-simulator": Simulator,
+    "eval-tutor": Tutor,
+}
+
+
+def parameters(model: str) -> float | None:
+    """How many weights a model has: from its own config where it lies here, else from a size in its name."""
+    name = model.removeprefix("hf/")
+    if Path(name).is_dir():
+        from maieutic.models.checkpoint import parameters as count
+
+        return count(name)
+    if match := re.search(r"(?<![\d.])(\d+(?:\.\d+)?)b(?![a-z])", name, re.I):
+        return float(match[1]) * 1e9
+    return None
+
+
+def _largest(models: list[str]) -> int | None:
+    """Memory for the largest model in this process, at two bytes a weight; none for served ones."""
+    here = [model for model in models if model.startswith("hf/")]
+    sizes = [parameters(model) for model in here]
+    return round(2 * max(size for size in sizes if size)) if any(sizes) else None
+
+
+def _wrapped(out: Path, action: Action, work: Callable[[], dict[str, Any]]) -> None:
+    with Stage(out, action.model_dump(mode="json")) as stage:
+        stage.finish(work())
+
+
+def _measured(path: Path) -> Size | None:
+    """Rows and tokens of a file that lies there already: lines, or list items, and characters over four."""
+    if path.is_dir():
+        path = path / "rows.jsonl"
+    if not path.is_file() or path.suffix not in (".jsonl", ".json"):
+        return None
+    data = path.read_bytes()
+    rows = data.count(b"\n") if path.suffix == ".jsonl" else len(_loads(data))
+    return Size(rows, len(data) // CHARS_A_TOKEN)
+
+
+def _loads(data: str | bytes) -> Any:
+    import orjson
+
+    return orjson.loads(data)

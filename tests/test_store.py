@@ -1,0 +1,166 @@
+"""Run folders: nothing torn, nothing lost, nobody else's."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from maieutic.errors import DiskFull, RunConflict, RunLocked, StoreError
+from maieutic.store import Journal, Stage, changed_keys, read_rows, stage_rows, write_json
+
+rows = st.dictionaries(st.text(max_size=5).filter(lambda key: key != "key"), st.text(max_size=20), max_size=3)
+
+
+@given(st.lists(rows, min_size=1, max_size=6), st.integers(min_value=0, max_value=200))
+def test_a_torn_last_line_is_owed_again_and_nothing_else_is(tmp_path_factory, written, cut):
+    path = tmp_path_factory.mktemp("store") / "rows.jsonl"
+    journal = Journal(path)
+    for number, row in enumerate(written):
+        journal.append(str(number), row)
+    journal.close()
+    data = path.read_bytes()
+    torn = data[: max(0, len(data) - cut)]
+    path.write_bytes(torn)
+    whole = torn.count(b"\n")
+    again = Journal(path)
+    assert again.keys == {str(number) for number in range(whole)}
+    for number, row in enumerate(written):
+        if str(number) not in again:
+            again.append(str(number), row)
+    again.close()
+    assert path.read_bytes() == data
+
+
+def test_the_first_row_under_a_key_counts(tmp_path):
+    with Stage(tmp_path / "stage", {}) as stage:
+        stage.rows.append("a", {"n": 1})
+        stage.rows.append("a", {"n": 2})
+        assert [row["n"] for row in stage.rows.rows()] == [1]
+    assert [row["n"] for row in stage_rows(tmp_path / "stage")] == [1]
+    assert [row["n"] for row in stage_rows(tmp_path)] == [1]
+
+
+def test_the_manifest_comes_last_and_says_done(tmp_path):
+    with Stage(tmp_path / "stage", {"model": "x"}) as stage:
+        stage.rows.append("a", {})
+        assert not stage.done
+        stage.finish({"seconds": 1})
+        assert stage.done
+        assert stage.manifest == {"rows": 1, "seconds": 1}
+
+
+def test_another_run_is_refused_with_the_changed_keys_named(tmp_path):
+    with Stage(tmp_path / "stage", {"model": "x", "sampling": {"temperature": 1, "seed": 0}}):
+        pass
+    with pytest.raises(RunConflict, match=r"sampling\.temperature \(1 → 2\)"):
+        Stage(tmp_path / "stage", {"model": "x", "sampling": {"temperature": 2, "seed": 0}})
+
+
+def test_a_folder_with_a_person_s_files_is_never_touched(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(RunConflict, match=r"thesis\.tex"):
+        Stage(tmp_path, {})
+    assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_one_writer_a_folder(tmp_path):
+    with Stage(tmp_path / "stage", {}), pytest.raises(RunLocked):
+        Stage(tmp_path / "stage", {})
+    with Stage(tmp_path / "stage", {}):
+        pass
+
+
+def test_an_output_path_that_is_a_file_is_said_plainly(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="output path"):
+        Stage(tmp_path / "file", {})
+
+
+def test_damage_inside_a_run_is_named_by_line(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"key": "a"}\n{"key": \n{"key": "c"}\n')
+    with pytest.raises(StoreError, match=r"rows\.jsonl:2"):
+        list(read_rows(path))
+
+
+WRITER = """
+import itertools, sys
+from maieutic.store import Stage
+with Stage(sys.argv[1], {}) as stage:
+    for number in itertools.count(len(stage.rows.keys)):
+        stage.rows.append(str(number), {"text": "x" * (number % 977)})
+        print(number, flush=True)
+"""
+
+
+def test_sigkill_loses_no_row_that_was_acknowledged(tmp_path):
+    for _ in range(3):
+        process = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "stage")], stdout=subprocess.PIPE)
+        time.sleep(0.4)
+        os.kill(process.pid, signal.SIGKILL)
+        out, _ = process.communicate()
+        acknowledged = [int(line) for line in out.split(b"\n")[:-1]]
+        with Stage(tmp_path / "stage", {}) as stage:
+            keys = {int(key) for key in stage.rows.keys}
+        assert keys == set(range(len(keys)))
+        assert not acknowledged or acknowledged[-1] in keys
+
+
+FILLER = """
+import sys
+from maieutic.errors import DiskFull
+from maieutic.store import Stage
+try:
+    with Stage(sys.argv[1], {}) as stage:
+        for number in range(10000):
+            stage.rows.append(str(number), {"text": "x" * 100})
+except DiskFull as error:
+    print(error)
+    sys.exit(1)
+"""
+
+
+def test_a_full_disk_stops_with_two_lines_and_what_stands_is_whole(tmp_path):
+    """A file size limit stands for the disk: writing fails in the same place, with EFBIG in place of ENOSPC."""
+    if not os.path.exists("/dev/full"):
+        pytest.skip("needs /dev/full")
+    with pytest.raises(DiskFull, match="no space"):
+        write_json_to_full()
+    limit = lambda: (signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.setrlimit(resource.RLIMIT_FSIZE, (50_000,) * 2))  # noqa: E731
+    done = subprocess.run(
+        [sys.executable, "-c", FILLER, str(tmp_path / "stage")], preexec_fn=limit, capture_output=True, text=True
+    )
+    assert done.returncode == 1, done.stderr
+    assert len(done.stdout.strip().splitlines()) == 2
+    with Stage(tmp_path / "stage", {}) as stage:
+        assert len(stage.rows.keys) > 300
+        assert all(len(row["text"]) == 100 for row in stage.rows.rows())
+
+
+def write_json_to_full() -> None:
+    from maieutic.store import full_disk
+
+    with full_disk(__import__("pathlib").Path("/dev/full")), open("/dev/full", "w") as file:
+        file.write("x" * 100_000)
+
+
+def test_json_files_are_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "config.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {("no", "key"): 1})
+    assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_changed_keys_are_named_with_both_values():
+    assert changed_keys({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2}) == ["a.b (1 → 3)"]
+    assert changed_keys({}, {"new": [1]}) == ["new (null → [1])"]

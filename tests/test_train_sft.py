@@ -1,0 +1,247 @@
+"""Fine-tuning a tiny model, for real: the labels reach the loss, it learns, it ends, and others can load it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import tiny_checkpoint
+
+from maieutic.data.corpus import write_corpus
+from maieutic.errors import ContextTooShort, DiskFull, ModelError, RunConflict
+from maieutic.render import END, end_id, prompt_ids, turn_end_id
+from maieutic.store import stage_rows
+from maieutic.train.config import SftConfig
+from maieutic.train.data import conversation_rows
+from maieutic.train.load import Framing, quiet
+from maieutic.train.loop import failures
+from maieutic.train.prepare import adapters, base, teach_end, trainable
+from maieutic.train.sft import make_trainer, sft
+from maieutic.types import Conversation, Turn
+
+torch.set_num_threads(1)
+
+TALKS = [
+    Conversation.model_validate(
+        {
+            "messages": [
+                {"role": "user", "content": f"What is {name} in {{LaTeX}}?"},
+                {"role": "assistant", "content": "Which sign would you try first?"},
+                {"role": "user", "content": sign},
+                {"role": "assistant", "content": "Yes."},
+            ],
+            "ended": True,
+            "licence": "CC0-1.0",
+        }
+    )
+    for name, sign in (("a half", "\\frac{1}{2}"), ("a sum", "$a+b$ 🙂"), ("a root", "\\sqrt{x}"))
+]
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_checkpoint(tmp_path_factory.mktemp("base"), context=512)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "talks.jsonl"
+    write_corpus(path, TALKS)
+    return path
+
+
+def config(start: Path, corpus: Path, out: Path, **more: Any) -> SftConfig:
+    known = {"role": "user", "batch": 3, "epochs": 40, "learning_rate": 1e-2}
+    return SftConfig(model=f"hf/{start}", data=corpus, out=out, **{**known, **more})
+
+
+@pytest.fixture(scope="module")
+def simulator(start: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "user"
+    sft(config(start, corpus, out, validation=corpus))
+    return out
+
+
+def opened(folder: Path) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with quiet():
+        return AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+
+
+def said(model: Any, tokenizer: Any, ids: list[int]) -> list[int]:
+    with torch.no_grad(), quiet():
+        out = model.generate(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)), max_new_tokens=60,
+                             do_sample=False)  # fmt: skip
+    return out[0, len(ids) :].tolist()
+
+
+def test_labels_reach_the_loss_unchanged(start: Path, corpus: Path, tmp_path: Path) -> None:
+    settings = config(start, corpus, tmp_path)
+    with quiet():
+        opened_base = base(settings)
+        tokenizer = opened_base.tokenizer
+        rows = conversation_rows(TALKS, tokenizer, "user", opened_base.frame, opened_base.longest)
+        model = trainable(settings, opened_base.source)
+        fresh = teach_end(model, tokenizer, opened_base.frame)
+        trainer = make_trainer(settings, tmp_path, model, tokenizer, rows, rows, fresh)
+        (batch,) = list(trainer.get_train_dataloader())
+        seen = sorted(
+            (ids[mask.bool()].tolist(), labels[mask.bool()].tolist())
+            for ids, labels, mask in zip(
+                batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True
+            )
+        )
+        assert seen == sorted((row["input_ids"], row["labels"]) for row in rows.dataset)
+        assert bool((batch["labels"][batch["attention_mask"] == 0] == -100).all())
+        log_probs = torch.log_softmax(model(input_ids=batch["input_ids"]).logits[:, :-1].double(), -1)
+        targets = batch["labels"][:, 1:]
+        by_hand = -log_probs.gather(-1, targets.clamp(min=0)[..., None])[..., 0][targets != -100].mean()
+        loss = trainer.compute_loss(trainer.model, dict(batch))
+        assert float(loss) == pytest.approx(float(by_hand), abs=1e-4)
+        assert trainer.evaluate()["eval_loss"] == pytest.approx(float(by_hand), abs=1e-4)
+
+
+def test_end_starts_as_the_end_of_a_turn(start: Path, corpus: Path, tmp_path: Path) -> None:
+    settings = config(start, corpus, tmp_path)
+    with quiet():
+        opened_base = base(settings)
+        model = trainable(settings, opened_base.source)
+        before = model.get_input_embeddings().weight.shape[0]
+        (end,) = teach_end(model, opened_base.tokenizer, opened_base.frame)
+    like = turn_end_id(opened_base.tokenizer)
+    for matrix in (model.get_input_embeddings().weight, model.get_output_embeddings().weight):
+        assert matrix.shape[0] == before + 1 and end == before
+        assert torch.equal(matrix[end], matrix[like])
+
+
+def test_it_learns_the_human_side_and_to_end(simulator: Path) -> None:
+    rows = [row for row in stage_rows(simulator) if "loss" in row]
+    assert [row["step"] for row in rows] == list(range(1, 41))
+    assert rows[0]["loss"] > 4 and rows[-1]["loss"] < 0.3
+    model, tokenizer = opened(simulator / "model")
+    end = end_id(tokenizer)
+    assert end is not None
+    assert set(model.generation_config.eos_token_id) == {turn_end_id(tokenizer), end}
+    talk = TALKS[0].messages
+    reply = said(model, tokenizer, prompt_ids(talk[:2], tokenizer, "user"))
+    assert tokenizer.decode(reply, skip_special_tokens=True) == talk[2].content
+    assert reply[-1] == turn_end_id(tokenizer)
+    assert said(model, tokenizer, prompt_ids(talk, tokenizer, "user")) == [end]
+
+
+def test_any_server_can_speak_it(simulator: Path) -> None:
+    model, tokenizer = opened(simulator / "model")
+    talk = [turn.model_dump(mode="json") for turn in TALKS[1].messages[:2]]
+    text = tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert ids == prompt_ids([Turn.model_validate(turn) for turn in talk], tokenizer, "user")
+    assert tokenizer.decode(said(model, tokenizer, ids), skip_special_tokens=True) == "$a+b$ 🙂"
+
+
+def test_the_checkpoint_says_what_it_is(simulator: Path, start: Path) -> None:
+    record = json.loads((simulator / "model" / "maieutic.json").read_text())
+    assert (record["role"], record["end"], record["template"], record["method"]) == (
+        "user",
+        True,
+        None,
+        "sft",
+    )
+    assert record["data"]["rows"] == 3 and record["data"]["licences"] == ["CC0-1.0"]
+    assert record["metrics"]["eval_loss"] == pytest.approx(record["metrics"]["final_loss"], abs=0.1)
+    card = (simulator / "model" / "README.md").read_text()
+    assert "user simulator" in card and "CC0-1.0" in card and END in card
+    assert str(start) not in card and str(start) not in json.dumps(record)
+
+
+def test_done_is_done_and_another_run_is_refused(simulator: Path, start: Path, corpus: Path) -> None:
+    before = (simulator / "model" / "model.safetensors").stat().st_mtime_ns
+    again = sft(config(start, corpus, simulator, validation=corpus, save_steps=7))
+    assert again.manifest["steps"] == 40
+    assert (simulator / "model" / "model.safetensors").stat().st_mtime_ns == before
+    with pytest.raises(RunConflict, match=r"learning_rate \(0\.01 → 0\.02\)"):
+        sft(config(start, corpus, simulator, validation=corpus, learning_rate=2e-2))
+
+
+def test_a_changed_corpus_is_refused(start: Path, tmp_path: Path) -> None:
+    data = tmp_path / "c.jsonl"
+    write_corpus(data, TALKS)
+    sft(config(start, data, tmp_path / "run", steps=1))
+    data.unlink()
+    write_corpus(data, TALKS[:2])
+    with pytest.raises(RunConflict, match="data"):
+        sft(config(start, data, tmp_path / "run", steps=1))
+
+
+def test_a_finished_run_is_a_model_and_keeps_its_end(simulator: Path, corpus: Path, tmp_path: Path) -> None:
+    settings = config(simulator, corpus, tmp_path, steps=1)
+    with quiet():
+        opened_base = base(settings)
+        model = trainable(settings, opened_base.source)
+        held = model.get_input_embeddings().weight.clone()
+        assert teach_end(model, opened_base.tokenizer, opened_base.frame) == []
+    assert torch.equal(model.get_input_embeddings().weight, held)
+
+
+def test_lora_trains_end_though_the_embeddings_are_frozen(start: Path, corpus: Path, tmp_path: Path) -> None:
+    settings = config(start, corpus, tmp_path / "run", lora=8, epochs=120, learning_rate=2e-2)
+    result = sft(settings)
+    assert result.manifest["final_loss"] < 1.0
+    tuned, tokenizer = opened(result.model)
+    first, _ = opened(start)
+    end, like = end_id(tokenizer), turn_end_id(tokenizer)
+    for name in ("get_input_embeddings", "get_output_embeddings"):
+        was, now = getattr(first, name)().weight, getattr(tuned, name)().weight
+        assert torch.equal(now[: len(was)], was)
+        # Nothing follows END, so only the matrix that predicts it has anything to learn.
+        assert torch.equal(now[end], now[like]) == (name == "get_input_embeddings")
+    assert said(tuned, tokenizer, prompt_ids(TALKS[0].messages, tokenizer, "user")) == [end]
+    assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").stat().st_size < 400_000
+    with quiet():
+        assert adapters(settings.model_copy(update={"lora": None}), first, []) is None
+
+
+@pytest.mark.parametrize("template", ["plain", "dyadic"])
+def test_own_frames_and_both_roles(start: Path, corpus: Path, tmp_path: Path, template: str) -> None:
+    out = tmp_path / "run"
+    result = sft(config(start, corpus, out, role="both", template=template, system="Be brief.", steps=2))
+    assert result.manifest["steps"] == 2
+    record = json.loads((result.model / "maieutic.json").read_text())
+    assert (record["role"], record["template"], record["system"]) == ("both", template, "Be brief.")
+    _, tokenizer = opened(result.model)
+    frame = base(config(out, corpus, tmp_path / "next")).frame
+    assert frame == Framing(template, "Be brief.")
+    assert prompt_ids(TALKS[0].messages[:1], tokenizer, "assistant", *frame)
+
+
+def test_an_assistant_gets_no_end(start: Path, corpus: Path, tmp_path: Path) -> None:
+    result = sft(config(start, corpus, tmp_path / "run", role="assistant", steps=1))
+    model, tokenizer = opened(result.model)
+    assert end_id(tokenizer) is None
+    assert model.get_input_embeddings().weight.shape[0] == len(tokenizer)
+
+
+def test_computing_in_bfloat16(start: Path, corpus: Path, tmp_path: Path) -> None:
+    result = sft(
+        config(start, corpus, tmp_path / "run", precision="bfloat16", steps=2, checkpoint_activations=True)
+    )
+    assert result.manifest["final_loss"] > 0
+    assert opened(result.model)[0].dtype == torch.float32
+
+
+def test_mistakes_are_said(start: Path, corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(ContextTooShort, match="context of 512"):
+        sft(config(start, corpus, tmp_path / "a", max_length=1000))
+    with pytest.raises(ModelError, match="the loss is"):
+        sft(config(start, corpus, tmp_path / "b", learning_rate=1e9, clip=1e9, epochs=20))
+
+
+def test_a_full_disk_in_any_words() -> None:
+    for error in (OSError(28, "No space left on device"), RuntimeError("I/O error: ... (os error 28)")):
+        with pytest.raises(DiskFull, match="no space is left"), failures(Path("run")):
+            raise error
+    with pytest.raises(ZeroDivisionError), failures(Path("run")):
+        raise ZeroDivisionError
