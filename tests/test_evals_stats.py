@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as reference
 
+from maieutic.errors import InputError
 from maieutic.evals import stats
 
 
@@ -96,6 +97,12 @@ def test_plan_reaches_its_power() -> None:
     assert planned.items == 197
     shift = 0.1 * math.sqrt(planned.items) / 0.5
     assert reference.norm.cdf(shift - 1.959964) == pytest.approx(0.8, abs=0.002)
+
+
+@pytest.mark.parametrize("wrong", [(0, 0.5, 0.8), (0.1, 0, 0.8), (0.1, 0.5, 1), (float("nan"), 0.5, 0.8)])
+def test_plan_refuses_what_makes_no_sense(wrong: tuple[float, float, float]) -> None:
+    with pytest.raises(InputError):
+        stats.plan(*wrong)
 
 
 def test_ten_thousand_resamples_of_a_thousand_clusters_in_two_seconds() -> None:

@@ -73,7 +73,7 @@ def test_distinct_by_hand() -> None:
 
 def test_mtld_by_hand() -> None:
     # forward: a 1, b 1, a .67 → one factor; c, d are left with ratio 1 → 5 / 1.  Backward: d c a b a, ratio 4/5 at
-    # the end → (1 − .8) / .28 of a factor → 5 / (.2 / .28) = 7.
+    # the end → (1 - .8) / .28 of a factor → 5 / (.2 / .28) = 7.
     assert text.mtld(["a", "b", "a", "c", "d"]) == pytest.approx((5 + 7) / 2)
     assert text.mtld(["a", "b", "c"]) == 3
     assert text.mtld(["a"] * 6) == 2
@@ -143,6 +143,9 @@ def test_every_metric_stands_beside_people_and_a_baseline() -> None:
     assert shapes["repeats_rate"]["value"] == shapes["empty_turns_rate"]["value"] == pytest.approx(25)
     assert shapes["role_flips_rate"]["value"] == pytest.approx(25)
     assert shapes["repeats_rate"]["human"] == 0
+    assert shapes["repeats_rate"]["human_ci"] == pytest.approx([0, 100 * (1 - 0.025 ** (1 / 9))]), (
+        "exact: 0 of 9 turns"
+    )
     assert shapes["turns_per_conversation"]["human"] == pytest.approx(9 / 4)
     assert shapes["turn_count_wasserstein"]["value"] == pytest.approx(4 - 9 / 4)
     assert shapes["intent_overlap"]["value"] is None

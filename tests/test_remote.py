@@ -463,10 +463,8 @@ def test_the_key_stands_nowhere(monkeypatch: pytest.MonkeyPatch, caplog: pytest.
                     try:
                         seen.append(repr(call(model)))
                     except errors.ModelError as error:
-                        seen += traceback.TracebackException.from_exception(
-                            error, capture_locals=True
-                        ).format()
-                        seen += [repr(error.__context__), repr(error.__cause__)]
+                        seen += traceback.format_exception(error)
+                        seen += [repr(error), repr(vars(error)), repr(error.__context__)]
                 assert server.chats[0].headers["Authorization"] == f"Bearer {CANARY}"
             seen += [repr(model), repr(vars(model)), repr(vars(model._http)), str(model.refused)]
         with (
@@ -475,8 +473,7 @@ def test_the_key_stands_nowhere(monkeypatch: pytest.MonkeyPatch, caplog: pytest.
         ):
             asyncio.run(model_of(server).check())
         seen.append(str(caught.value))
-    quoted = [text for text in [*seen, caplog.text] if CANARY in text and "local" not in text]
-    assert not [text for text in quoted if "words = " not in text and "fault" not in text]
+    assert len(seen) > 50 and CANARY not in "\n".join([*seen, caplog.text])
 
 
 def test_a_key_that_no_header_can_carry(monkeypatch: pytest.MonkeyPatch) -> None:

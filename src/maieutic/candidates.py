@@ -47,7 +47,7 @@ class Candidates(NamedTuple):
 class _Seed(NamedTuple):
     conversation: Conversation
     messages: tuple[Turn, ...]
-    index: int
+    place: int
 
 
 def candidates(
@@ -206,7 +206,7 @@ class _Candidates:
         problem = conversation.problem
         return {
             "id": conversation.id,
-            "index": seed.index,
+            "index": seed.place,
             "messages": [turn.model_dump(mode="json") for turn in seed.messages],
             "problem": problem.model_dump(exclude_none=True) if problem else None,
             "source": conversation.source,

@@ -91,10 +91,11 @@ class Journal:
 
     def close(self) -> None:
         """Sync and close."""
-        try:
-            self.sync()
-        finally:
-            self._file.close()
+        with full_disk(self.path):
+            try:
+                self.sync()
+            finally:
+                self._file.close()
 
 
 class Stage:

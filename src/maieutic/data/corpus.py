@@ -105,15 +105,20 @@ def _first_problem(row: dict[str, Any], error: ValidationError) -> str:
     if "messages" not in row:
         return f"no `messages` (keys: {key_list(row)})"
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
+    place = ".".join(_short(str(part)) for part in first["loc"])
     more = f", and {error.error_count() - 1} more" if error.error_count() > 1 else ""
     return f"{place}: {first['msg']}{more}" if place else f"{first['msg']}{more}"
 
 
 def key_list(row: dict[str, Any]) -> str:
     """The keys of a row for people, at most ten, each cut short."""
-    keys = [key if len(key) <= 40 else key[:39] + "…" for key in sorted(map(str, row))]
+    keys = [_short(key) for key in sorted(map(str, row))]
     return (", ".join(keys[:10]) + (", …" if len(keys) > 10 else "")) or "none"
+
+
+def _short(name: str) -> str:
+    flat = " ".join(name.split())
+    return flat if len(flat) <= 40 else flat[:39] + "…"
 
 
 def line(row: dict[str, Any]) -> bytes:

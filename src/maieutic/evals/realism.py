@@ -57,11 +57,19 @@ def mtld(conversations: Sequence[Conversation]) -> Estimate:
 
 
 def _per_hundred(count: Callable[[Sequence[str]], int]) -> Scalar:
-    """Events per hundred human turns, resampled by conversation."""
+    """Events per hundred human turns, resampled by conversation.
+
+    Where no turn has one (or each has) resampling says nothing, and the interval is the exact binomial over turns.
+    """
 
     def rate(conversations: Sequence[Conversation]) -> Estimate:
-        rows = [(100.0 * count(turns), len(turns)) for c in conversations if (turns := human_turns(c))]
-        return stats.ratio([events for events, _ in rows], [turns for _, turns in rows])
+        rows = [(count(turns), len(turns)) for c in conversations if (turns := human_turns(c))]
+        events, turns = sum(row[0] for row in rows), sum(row[1] for row in rows)
+        estimate = stats.ratio([100.0 * row[0] for row in rows], [row[1] for row in rows])
+        exact = stats.binomial(events, turns).ci
+        if estimate.reason == stats.NO_SPREAD and events in (0, turns) and exact:
+            return Estimate(estimate.value, (100 * exact[0], 100 * exact[1]), len(rows))
+        return estimate
 
     return rate
 

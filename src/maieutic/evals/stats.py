@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from maieutic.errors import InputError
 from maieutic.types import Estimate
 
 Array = NDArray[np.float64]
@@ -211,8 +212,17 @@ def plan(difference: float, sd: float = 0.5, power: float = 0.8, alpha: float = 
 
     `sd` is that of the paired differences; .5 is a cautious guess for scores between 0 and 1. The normal
     approximation is a little low under some 30 items.
+
+    Raises:
+        InputError: a difference or sd that is not above zero, or a probability that is none.
     """
     from scipy.stats import norm
+
+    if not (difference > 0 and sd > 0 and 0 < power < 1 and 0 < alpha < 1):
+        raise InputError(
+            f"cannot plan for difference {difference:g}, sd {sd:g}, power {power:g}, alpha {alpha:g}",
+            "Give a difference and an sd above 0, and a power and an alpha between 0 and 1.",
+        )
 
     z = float(norm.ppf(1 - alpha / 2) + norm.ppf(power))
     return Plan(math.ceil((z * sd / difference) ** 2), difference, sd, power, alpha)

@@ -237,7 +237,8 @@ def _named(text: str, name: str, known: str) -> bool:
     if name in _SIGNS:
         said = re.compile(_SIGNS[name], re.IGNORECASE)
         return _holds(" ".join(code_spans(text)), name) or bool(said.search(text) and not said.search(known))
-    called = rf"\b{re.escape(name)}\(|`{re.escape(name)}`|\b{re.escape(name)}\s+(?:function|method|keyword|operator|statement)"
+    word = re.escape(name)
+    called = rf"\b{word}\(|`{word}`|\b{word}\s+(?:function|method|keyword|operator|statement)"
     return bool(re.search(called, text))
 
 

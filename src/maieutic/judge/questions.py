@@ -45,7 +45,7 @@ _RULES = tuple(
     for rule in (
         # what is, how many apples did, which of the two is: no subject may stand before the verb
         rf"{_WH}(?:'s|'re|'d|'ll)?(?:\s+(?!{_SUBJECT}\b)(?!{_AUX}\b)[\w'$%-]+){{0,5}}?\s+{_AUX}\b(?=\s+\S)",
-        rf"(?:what|who|where|how|when)'s\s+(?!more\b|important\b|good\b|nice\b)\S",
+        r"(?:what|who|where|how|when)'s\s+(?!more\b|important\b|good\b|nice\b)\S",
         r"(?:what|how)\s+about\b|what\s+if\b|why\s+not\b|how\s+come\b|how\s+so$|why$|what\s+(?:next|else|now)$",
         r"what\s+happens\b|what\s+comes\s+(?:next|after)|who\s+(?:has|gets|is)\b|which\s+(?:one|of)\b",
         rf"how\s+(?:many|much|old|far|long|often|tall|fast)\b(?!(?:\s+\w+){{0,3}}\s+{_SUBJECT}\b)",
@@ -55,7 +55,7 @@ _RULES = tuple(
         r"does\s+\w+|did\s+\w+",
         rf"(?:i\s+wonder|i(?:'m|\s+am)\s+(?:wondering|curious))\b.*?\b(?:{_WH}|if|whether)\b",
         rf"(?:tell|show|remind)\s+me\s+(?:again\s+)?(?:in\s+your\s+own\s+words\s+)?{_WH}\b",
-        rf"(?:explain|describe|say)\s+(?:to\s+me\s+)?(?:why|how|what|which)\b",
+        r"(?:explain|describe|say)\s+(?:to\s+me\s+)?(?:why|how|what|which)\b",
         r"(?:walk|talk|take)\s+me\s+through\b",
         r"let\s+me\s+know\s+(?:what|which|why|how)\s+you\b|i(?:'d|\s+would)\s+like\s+to\s+know\b",
     )

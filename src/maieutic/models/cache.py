@@ -16,7 +16,7 @@ HEADROOM = 64
 """Columns reserved ahead at least; a quarter of the columns in use where that is more."""
 
 
-class RoomyLayer(DynamicLayer):
+class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # the library is untyped
     """Keys and values of one layer, `[rows, heads, columns, size]`, as views into larger tensors.
 
     It keeps every column also for a layer with a sliding window, whose mask hides the older ones: rows of unlike

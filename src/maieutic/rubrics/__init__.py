@@ -128,7 +128,7 @@ def load(name: str) -> Rubric:
 def summary_score(rubric: Rubric, values: Mapping[str, float]) -> float | None:
     """The weighted sum of the values, each turned so that more is better; null where a weighted one is missing.
 
-    For `socratic` this is the published score, .25·asks + .25·(1 − reveals) + .05·on_topic + .05·helpful: .10 to 1.
+    For `socratic` this is the published score, .25·asks + .25·(1 - reveals) + .05·on_topic + .05·helpful: .10 to 1.
     """
     total, weighed = 0.0, False
     for criterion in rubric.criteria:

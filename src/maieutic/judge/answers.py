@@ -1,0 +1,198 @@
+"""Does a text state a known answer? Decided by what the answer's number, or phrase, does in its sentence.
+
+The same number may be the answer, an operand on the way to it, a line number, something supposed or denied, or a
+repetition of the problem or of the student. Only where it is called the answer, or stands in a statement though nobody
+has said it yet, has the text stated it.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import IntEnum
+from fractions import Fraction
+
+from maieutic.judge.numbers import Number, numbers, plain
+from maieutic.judge.questions import Sentence, is_question, sentences
+
+Values = frozenset[Fraction]
+
+
+class _Standing(IntEnum):
+    NONE = 0
+    """An operand, a label, denied, supposed."""
+    MENTIONED = 1
+    """There, in a statement."""
+    ANSWER = 2
+    """Called the answer, or what something comes to."""
+
+
+def _rule(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern, re.VERBOSE | re.IGNORECASE)
+
+
+_MONEY = r"[$£€]?"
+_FILLER = r"""(?:\s*(?:about|exactly|actually|only|just|really|indeed|approximately|roughly|simply|around|also|then|now
+    |still|a\s+total\s+of|equal\s+to|[:,])\s*){0,3}"""
+
+_LABEL = _rule(
+    r"""\b(?:steps?|lines?|day|part|question|problem|exercise|figure|page|option|case|row|column|chapter|level|grade
+    |round|phase|stage|equation|test|example)\s*\#?$ | \#$"""
+)
+_OPERAND_BEFORE = _rule(
+    rf"""(?:[\w)%]\s*[+*/^] | [\w)%]\s*- | [+*/^(])\s*\(?{_MONEY}$
+    | \b(?:plus|minus|times|by|add|adding|subtract|subtracting|multiply|multiplying|divide|dividing|doubling|tripling
+      |halving|add\sup|deduct|over|from|than|least|most|under|above|below|between|nearly|almost)
+      \s+(?:(?:the|these|those)\s+)?{_MONEY}$"""
+)
+_OPERAND_AFTER = _rule(
+    r"""\s?(?:[a-z]+\s){0,2}?(?:[+*/^]\s?[$£€(]?[\d(a-z] | -\s?[$£€(]?\d | -\s[$£€(]?[a-z]\b)
+    | \s(?:[a-z]+\s){0,2}?(?:plus|minus|times\s+(?:\d|the|that|by|as)|multiplied|divided|over\s\d|added\sto|subtracted
+      |each\b|per\b)
+    | \s?= | \)\s?[*/^(]"""
+)
+_DENIED_BEFORE = _rule(
+    rf"(?:\bnot|n't|\bnever|\bwithout|\binstead\s+of|\brather\s+than)\s+(?:\w+\s+){{0,3}}{_MONEY}$"
+)
+_DENIED_AFTER = _rule(
+    r"""\s*(?:[a-z]+\s){0,3}?(?:
+      (?:is|are|was|were|does|did|would|can|could)(?:n't|\s+not)\b
+      | (?:is|seems?|looks?)\s+(?:a\s+(?:bit|little)\s+)?(?:too|wrong|incorrect|off\b))"""
+)
+_SUPPOSED = _rule(
+    r"""\b(?:suppose|imagine|pretend|assume|say\s+(?:i|you|we|he|she|they|there)|let'?s\s+say|for\s+(?:example|instance)
+    |such\s+as|e\.g|what\s+if|if\s+(?:you|i|we|there|he|she|they|it|each|the)\b|when\s+you\s+see|like)\b"""
+)
+_ANSWER_BEFORE = _rule(
+    rf"""(?: =
+    | \b(?:answer|solution|result|final\s+(?:\w+\s+)?(?:number|amount|value|count|total))\b
+      (?:\s+\w+){{0,6}}?\s*(?:is|was|are|be|to|of|:|=|becomes?)?{_FILLER}
+    | \b(?:get|gets|got|getting|give|gives|giving|gave|equal|equals|equalling|make|makes|making|total|totals|leaves
+      |leaving|becomes|reach)(?:\s+(?:you|us|her|him|them|me|it|a|an|the))?{_FILLER}
+    | \b(?:comes?|works?|adds?|sums?|amounts?|rounds?|simplif(?:y|ies))\s+(?:(?:out|up|down)\s+)?(?:to|as){_FILLER}
+    | \b(?:total|sum|difference|product|quotient|remainder|average|mean|it|that|this|which|[xyz])\s*
+      (?:'s|\s(?:is|are|was|would\s+be|will\s+be|should\s+be|must\s+be|=)){_FILLER}
+    | \btotal(?:\s+\w+){{0,4}}?\s+(?:is|was|be|are){_FILLER}
+    | \b(?:that|this|it)\s+(?:actually\s+)?(?:be|mean){_FILLER}
+    | \b(?:should|would|will|must)\s+(?:\w+\s+)?(?:be|have|get|equal){_FILLER}
+    )\s*[("']*{_MONEY}-?{_MONEY}$"""
+)
+_ANSWER_AFTER = _rule(
+    r"""\s*(?:[a-z'-]+\s){0,3}?(?:in\s+total|altogether|in\s+all)\b | \s+(?:\w+\s)?total\b
+    | \s*(?:[a-z'-]+\s){0,3}?is\s+(?:the|your|our)\s+(?:\w+\s+)?(?:answer|result|total|solution)
+    | \s*(?:[a-z'-]+\s){0,3}?is\s+(?:correct|right|exactly\s+right|the\s+correct)\b"""
+)
+_CALLED_ANSWER = _rule(r"\b(?:answer|solution|result|correct|right|final|boxed)\b | =")
+_OF_STUDENT = _rule(
+    r"""\b(?:you|he|she|they)\s+(?:\w+ly\s+)?(?:said|say|wrote|found|got|calculated|counted|had|have|mentioned|stated
+      |told|used|multiplied|added|divided|subtracted|computed|arrived|came)\b
+    | \byour\s+(?:\w+\s+)?(?:answer|solution|result|equation|total|calculation) | \bthe\s+equation\b"""
+)
+_UNKNOWN_LEFT = _rule(
+    rf"(?:\d\s?[a-z] | [a-z]\s?[-+*/]\s?[\d.]+ | [\d.]+\s?[-+*/]\s?[a-z])\)?\s*=\s*{_MONEY}-?$"
+)
+_CLAUSES = _rule(r"[,;:](?=\s) | \b(?:but|so|therefore|thus|because)\b")
+_CONCLUDED = _rule(rf"\banswer\b[^.]*\b(?:is|be|=)\s*{_MONEY}$")
+_TOO_COMMON = frozenset(["a", "b", "c", "d", "e", "f", "i", "yes", "no", "true", "false", "none", "all", "both", "one"])
+"""Answers that stand in any text: they count only where they are called the answer."""
+
+
+def answer_values(answer: str) -> list[Values]:
+    """What each number of an answer may mean; none where the answer is rather a phrase or an expression."""
+    text = plain(answer)
+    found = numbers(text)
+    rest = text
+    for number in reversed(found):
+        rest = f"{rest[: number.start]} {rest[number.end :]}"
+    rest = re.sub(r"^\s*[a-z]\s*=", "", rest, flags=re.IGNORECASE)
+    if re.search(r"\d|[+*^()]", rest) or len(re.findall(r"[A-Za-z]+", rest)) > 3 * max(1, len(found)):
+        return []
+    return [number.values for number in found]
+
+
+def states_number(text: str, values: Values, statement: str, given: str) -> bool:
+    """Whether the text states one of the values.
+
+    Args:
+        text: what is checked.
+        values: what the answer may mean.
+        statement: the problem; a number in it must be called the answer to count.
+        given: the problem and all that the student has said; a number in it must at least come out of something.
+    """
+    in_statement, said = _holds(statement, values), _holds(given, values)
+    nouns = {word[:4].lower() for word in re.findall(r"[A-Za-z]{3,}", given)}
+    for sentence in sentences(plain(text)):
+        for number in numbers(sentence.text):
+            if not number.values & values:
+                continue
+            standing = _standing(sentence, number, nouns)
+            if standing == _Standing.MENTIONED and not said:
+                return True
+            clause = _CLAUSES.split(sentence.text[: number.start])[-1]
+            if standing != _Standing.ANSWER or (said and _OF_STUDENT.search(clause)):
+                continue
+            if not in_statement or _CALLED_ANSWER.search(sentence.text):
+                return True
+    return False
+
+
+def concludes(text: str, values: Values) -> bool:
+    """Whether a student's turn ends on one of the values, or calls it the answer."""
+    concluded = False
+    for sentence in sentences(plain(text)):
+        for number in numbers(sentence.text):
+            before, after = sentence.text[: number.start], sentence.text[number.end :]
+            denied = _DENIED_BEFORE.search(before) or _DENIED_AFTER.match(after)
+            aside = _OPERAND_AFTER.match(after) or _LABEL.search(before)
+            concluded = bool(number.values & values) and not denied and not aside
+            if concluded and _CONCLUDED.search(before):
+                return True
+    return concluded
+
+
+def states_phrase(text: str, answer: str, given: str, last: str) -> bool:
+    """Whether the text holds an answer in words or symbols; a short or known one must be called the answer."""
+    phrase = _bare(answer)
+    if not phrase:
+        return re.sub(r"\s+", "", plain(answer)) in re.sub(r"\s+", "", plain(text))
+    found = rf"(?<!\w){re.escape(phrase)}(?!\w)"
+    reply = _bare(text)
+    if reply == phrase:
+        return _bare(last) != phrase
+    if phrase in _TOO_COMMON or len(phrase) <= 2 or re.search(found, _bare(given)):
+        noun, verb = r"(?:answer|option|choice|solution)", r"(?: \w+){0,3}? ?(?:is|are|be|was)?"
+        called = rf"\b{noun}\b{verb} ?(?:the |an? |option )?{found}"
+        called += rf"|{found} is (?:the|your) (?:\w+ )?{noun}"
+        return bool(re.search(called, reply)) and not re.search(called, _bare(last)) and _bare(last) != phrase
+    denied = rf"\b(?:not|isn t|aren t|wasn t) (?:an? |the )?{found}"
+    return bool(re.search(found, re.sub(denied, " ", reply)))
+
+
+def _standing(sentence: Sentence, number: Number, nouns: set[str]) -> _Standing:
+    before, after = sentence.text[: number.start], sentence.text[number.end :]
+    if not re.search(r"\w", before + after):
+        return _Standing.ANSWER  # the number is all there is
+    if _LABEL.search(before) or _OPERAND_AFTER.match(after) or _UNKNOWN_LEFT.search(before):
+        return _Standing.NONE
+    if _DENIED_BEFORE.search(before) or _DENIED_AFTER.match(after):
+        return _Standing.NONE
+    if _ANSWER_BEFORE.search(before) or _ANSWER_AFTER.match(after):
+        return _Standing.ANSWER
+    if _OPERAND_BEFORE.search(before) or _SUPPOSED.search(before) or is_question(sentence):
+        return _Standing.NONE
+    if number.fraction and re.match(r"\s(?:of|as|the)\b", after):
+        return _Standing.NONE  # a share of something, on the way
+    if number.words and not number.fraction and max(number.values) <= 10:
+        noun = re.match(
+            r"[\s-]*([A-Za-z]{3,})", after
+        )  # "two ways to see it" counts nothing of the problem's
+        return _Standing.MENTIONED if noun and noun[1][:4].lower() in nouns else _Standing.NONE
+    return _Standing.MENTIONED
+
+
+def _holds(text: str, values: Values) -> bool:
+    return any(number.values & values for number in numbers(plain(text)))
+
+
+def _bare(text: str) -> str:
+    """Lower-case words and signs with single spaces."""
+    return " ".join(re.findall(r"\w+|[-+*/^=<>]", plain(text).lower()))
