@@ -69,6 +69,16 @@ def test_tutor_scores_a_judge_stage(tmp_path: Path) -> None:
     assert (result["n"], result["unscored"], result["asks_question"]) == (2, 1, 0.5)
 
 
+def test_averaged_verdicts_are_scored() -> None:
+    values = {"asks_question": 0.5, "on_topic": 4.5, "helpful": 3.0, "reveals_answer": 0.25}
+    rows = [
+        {"key": str(i), "verdicts": [{"values": values, "error": None}], "scores": [None]} for i in range(2)
+    ]
+    result = tutor.score_replies(tutor.replies(rows))
+    assert (result["n"], result["asks_question"], result["reveals_answer"]) == (2, 0.5, 0.25)
+    assert result["summary_score"] == close(0.25 * (0.5 + 0.75 + 0.9 + 0.6))
+
+
 def test_tutor_of_another_rubric_uses_its_own_scores() -> None:
     rows = [
         {"key": str(i), "verdicts": [{"values": {"depth": depth}, "error": None}], "scores": [depth / 10]}

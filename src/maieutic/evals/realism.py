@@ -64,10 +64,10 @@ def _per_hundred(count: Callable[[Sequence[str]], int]) -> Scalar:
 
     def rate(conversations: Sequence[Conversation]) -> Estimate:
         rows = [(count(turns), len(turns)) for c in conversations if (turns := human_turns(c))]
-        events, turns = sum(row[0] for row in rows), sum(row[1] for row in rows)
+        events, spoken = sum(row[0] for row in rows), sum(row[1] for row in rows)
         estimate = stats.ratio([100.0 * row[0] for row in rows], [row[1] for row in rows])
-        exact = stats.binomial(events, turns).ci
-        if estimate.reason == stats.NO_SPREAD and events in (0, turns) and exact:
+        exact = stats.binomial(events, spoken).ci
+        if estimate.reason == stats.NO_SPREAD and events in (0, spoken) and exact:
             return Estimate(estimate.value, (100 * exact[0], 100 * exact[1]), len(rows))
         return estimate
 

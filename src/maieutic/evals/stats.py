@@ -137,8 +137,11 @@ def ratio(
 def proportion(
     values: Sequence[float], groups: Sequence[Hashable] | None = None, *, seed: int = 0
 ) -> Estimate:
-    """The share of ones: exact binomial where every row is its own unit, else the clustered bootstrap."""
-    if groups is not None and len(set(groups)) < len(values):
+    """The share of ones: exact binomial where every row is its own unit, else the clustered bootstrap.
+
+    Values between 0 and 1 (averaged verdicts) are bootstrapped too.
+    """
+    if (groups is not None and len(set(groups)) < len(values)) or not set(values) <= {0.0, 1.0}:
         return mean(values, groups, seed=seed)
     return binomial(round(math.fsum(values)), len(values))
 

@@ -43,14 +43,21 @@ def summary_score(values: Mapping[str, float]) -> float:
     return score + 0.25 * values["on_topic"] + 0.25 * values["helpful"]
 
 
-def criteria(evaluation: Any) -> dict[str, float] | None:
-    """The four criteria of an evaluation as numbers, null where one is missing, unclear or off its scale."""
+def criteria(evaluation: Any, averaged: bool = False) -> dict[str, float] | None:
+    """The four criteria of an evaluation as numbers, null where one is missing, unclear or off its scale.
+
+    `averaged`: a yes/no may lie between 0 and 1, the mean of several samples or judges.
+    """
     if not isinstance(evaluation, Mapping):
         return None
     values: dict[str, float] = {}
     for name in CRITERIA:
         raw = next((evaluation[key] for key in _NAMES[name] if key in evaluation), None)
-        value = _scale(raw) if name in ("on_topic", "helpful") else yes_no(raw)
+        if name in ("on_topic", "helpful"):
+            value = _scale(raw)
+        else:
+            value = number(raw) if averaged else yes_no(raw)
+            value = value if value is not None and 0 <= value <= 1 else None
         if value is None:
             return None
         values[name] = value
@@ -113,7 +120,9 @@ def _judged(row: Row) -> Iterator[Reply]:
         if isinstance(verdict, Mapping) and not verdict.get("error"):
             raw = verdict.get("values") or {}
             values = (
-                criteria(raw) or {name: v for name, x in raw.items() if (v := number(x)) is not None} or None
+                criteria(raw, averaged=True)
+                or {name: v for name, x in raw.items() if (v := number(x)) is not None}
+                or None
             )
         yield Reply(str(row.get("id") or row.get("key")), values, score)
 
