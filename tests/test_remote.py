@@ -473,6 +473,7 @@ def test_the_key_stands_nowhere(monkeypatch: pytest.MonkeyPatch, caplog: pytest.
         ):
             asyncio.run(model_of(server).check())
         seen.append(str(caught.value))
+    print([x for x in seen if CANARY in x], CANARY in caplog.text)
     assert len(seen) > 50 and CANARY not in "\n".join([*seen, caplog.text])
 
 
@@ -507,7 +508,7 @@ def test_check_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.raises(errors.UnknownModel, match="c-model") as caught,
     ):
         asyncio.run(load(f"{server.url}#c-model").check())
-    assert "a-model, b-model" in str(caught.value)
+    assert "a-model" in caught.value.hint and "b-model" in caught.value.hint
     with Loopback(key="right") as server:
         with pytest.raises(errors.WrongKey, match="Set MAIEUTIC_API_KEY"):
             asyncio.run(load(server.spec).check())

@@ -54,7 +54,11 @@ def _stage(folder: Path) -> Iterator[tuple[str, Any]]:
             f"{folder}: a folder without rows.jsonl is no corpus",
             "Name a corpus file, or bring the folder's files together with `maieutic import`.",
         )
-    rows = ({name: item for name, item in row.items() if name != "key"} for row in stage_rows(folder))
+    rows = (
+        {name: item for name, item in row.items() if name != "key"}
+        for row in stage_rows(folder)
+        if "failure" not in row  # a dialogue that could not be finished stands as a row, and is no corpus
+    )
     return ((f"{folder}, row {number}", row) for number, row in enumerate(rows, 1))
 
 

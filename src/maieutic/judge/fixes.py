@@ -137,9 +137,7 @@ def _read(part: str, program: list[str]) -> Fix:
     swaps = [(old.strip("`"), new.strip("`")) for old, new in _swaps(prose)]
     code = {squeeze(line) for line in blocks}
     for old, new in swaps:
-        code |= {
-            squeeze(_edged(old).sub(lambda _, new=new: new, line)) for line in _touched(program, touched)
-        }
+        code |= {squeeze(new.join(_edged(old).split(line))) for line in _touched(program, touched)}
         code |= {squeeze(new)} if len(squeeze(new)) >= 4 else set()
     for new, where, anchor in _BEFORE.findall(prose):
         joined = f"{new} {anchor}" if where.lower() == "before" else f"{anchor} {new}"

@@ -65,7 +65,7 @@ _NOT = tuple(
     for rule in (
         r"what\s+(?:is|was|'s|matters|remains|comes|happens)\b.*?\s(?:is|was)\s+(?:that|to|how|why|what|the|a|not)\b",
         r"which\s+(?:is|are|was|were|means|gives|makes|leaves|would|can|will|should|has|have)\b",
-        r"when\s+(?:is|are|was)\s+\w+ing\b|(?:when|where|whose|who)\b[^,]*,",
+        r"when\s+(?:is|are|was)\s+\w+ing\b|(?:when|where)\b[^,]*,",
         rf"(?:should|had|were)\s+{_SUBJECT}\s+(?:need|want|have\s+any|get\s+stuck|require|wish|find|prefer)\b",
         r"how\s+\w+\s*!|what\s+an?\b(?!.*\b(?:do|does|did|is|are|would|could|should|can)\b)",
         r"may\s+(?:i|we)\s+(?:add|suggest|remind|point)\b|will\s+(?:be|do)\b|can\s+be\b",

@@ -20,6 +20,9 @@ class Said(NamedTuple):
     completion_tokens: int
 
 
+NOTHING = Said("", Finish.STOP, 0, 0)
+
+
 def read(value: dict[str, Any]) -> Said:
     """A chat completion's text, finish and usage.
 
@@ -55,13 +58,19 @@ def _first_choice(value: dict[str, Any]) -> dict[str, Any]:
     return choices[0]
 
 
-def read_piece(event: dict[str, Any], before: Said) -> Said:
+def read_piece(event: dict[str, Any], before: Said = NOTHING) -> Said:
     """One event's text, and the finish and usage as far as they are known by now.
 
-    The usage may come in an event of its own, without choices.
+    The usage may come in an event of its own, without choices. A whole answer is read as such.
+
+    Raises:
+        MalformedReply, ModelError: it is no event, or a whole answer that `read` would not take.
     """
-    choice = {} if event.get("choices") == [] and not event.get("error") else _first_choice(event)
-    part = choice.get("delta") or choice.get("message")
+    own = event.get("choices") == [] and event.get("object") != "chat.completion" and not event.get("error")
+    choice = {} if own else _first_choice(event)
+    if "message" in choice and "delta" not in choice:
+        return read(event)
+    part = choice.get("delta")
     content = part.get("content") if isinstance(part, dict) else None
     text = utf8(content) if isinstance(content, str) else ""
     prompt, completion = _usage(event)

@@ -19,7 +19,7 @@ from maieutic import prompts
 from maieutic.errors import MalformedReply, UnknownModel
 from maieutic.models import ModelOptions
 from maieutic.models.address import address, key, missing_key
-from maieutic.models.completions import Said, read, read_piece, settled, until_end
+from maieutic.models.completions import NOTHING, Said, read, read_piece, settled, until_end
 from maieutic.models.faults import BadRequest
 from maieutic.models.transport import Transport
 from maieutic.types import Finish, Reply, Role, Sampling, Turn, utf8
@@ -110,9 +110,9 @@ class RemoteModel:
         body = {**self._body(messages, sampling, None, await self._known_name()), "stream": True}
         words: dict[str, str] = {}
         while True:
-            whole, shown, calls, said = "", 0, 0, Said("", Finish.STOP, 0, 0)
+            whole, shown, calls, said = "", 0, 0, NOTHING
             try:
-                async for calls, event in self._http.events(_CHAT, body):  # noqa: B007 - used after the loop
+                async for calls, event in self._http.events(_CHAT, body, read_piece):
                     said = read_piece(event, said)
                     whole += said.text
                     if piece := settled(whole, role)[shown:]:

@@ -129,10 +129,12 @@ class Transport:
             await self._rest(outcome, attempt, attempts, deadline)
         raise AssertionError("the last attempt returns or raises")
 
-    async def events(self, path: str, body: Any) -> AsyncIterator[tuple[int, Any]]:
+    async def events(
+        self, path: str, body: Any, check: Callable[[Any], object]
+    ) -> AsyncIterator[tuple[int, Any]]:
         """POST a JSON body and yield each server-sent event's JSON, after the number of the attempt it took.
 
-        Faults before the first event are retried, later ones are not: part of the answer has been seen.
+        `check` raises MalformedReply where an event is none. Faults before the first event are retried, later ones are not: part of the answer has been seen.
         A server that does not stream gives its whole answer as one event.
         """
         data = orjson.dumps(body)
@@ -150,6 +152,7 @@ class Transport:
                 async with self._request(wire.session, path, data, timeout) as response:
                     if response.status == 200:
                         async for event in _events(response, self._key):
+                            check(event)
                             started = True
                             yield attempt, event
                         if started:

@@ -1,0 +1,80 @@
+"""`maieutic train`: settings from flags and file, one JSON document, two lines for a mistake, silence of libraries."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny import tiny_checkpoint
+
+from maieutic.data.corpus import write_corpus
+from maieutic.types import Conversation
+
+MAIN = "from maieutic.cli import main; main()"
+
+
+def maieutic(*words: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", MAIN, *map(str, words)], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    tiny_checkpoint(folder / "base", context=256)
+    talk = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]}
+    write_corpus(folder / "c.jsonl", [Conversation.model_validate({**talk, "ended": True})])
+    pair = {
+        "prompt": talk["messages"][:1],
+        "chosen": talk["messages"][1:],
+        "rejected": [{"role": "assistant", "content": "No"}],
+    }
+    (folder / "p.jsonl").write_text(json.dumps(pair) + "\n")
+    return folder
+
+
+def test_sft_then_dpo_on_its_model(folder: Path) -> None:
+    (folder / "sft.yaml").write_text(
+        f"model: hf/{folder}/base\ndata: {folder}/c.jsonl\nrole: user\nbatch: 2\nsteps: 9\n"
+    )
+    words = ("train", "sft", "--config", folder / "sft.yaml", "--out", folder / "sft", "--steps", 2, "--role")
+    done = maieutic(*words, "assistant", "--json")
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout)
+    assert printed["steps"] == 2 and printed["model"] == f"{folder}/sft/model"
+    assert [line for line in done.stderr.splitlines() if not line.startswith("train")] == []
+    again = maieutic(
+        "train", "dpo", "--model", folder / "sft", "--data", folder / "p.jsonl", "--out", folder / "dpo"
+    )
+    assert again.returncode == 0, again.stderr
+    assert f"model: {folder}/dpo/model" in again.stdout and "accuracy" in again.stdout
+    assert [line for line in again.stderr.splitlines() if not line.startswith("train")] == []
+
+
+def test_mistakes_take_two_lines(folder: Path) -> None:
+    here = ("--model", folder / "base", "--data", folder / "c.jsonl", "--role", "user")
+    for words, said in (
+        (("sft", *here), "out is missing"),
+        (("sft", "--config", folder / "none.yaml"), "no such file"),
+        (("sft", *here, "--out", folder / "x", "--batch", 4, "--micro-batch", 3), "multiple of micro_batch"),
+        (("sft", *here, "--data", folder / "none.jsonl", "--out", folder / "x"), "no such file"),
+        (("sft", *here, "--model", folder / "none", "--out", folder / "y"), "no such folder"),
+        (("sft", *here, "--out", folder), "holds no run"),
+    ):
+        done = maieutic("train", *words)
+        assert done.returncode == 1 and said in done.stderr, done.stderr
+        assert len(done.stderr.splitlines()) == 2 and done.stdout == ""
+    assert maieutic("train", "sft", "--role", "nobody").returncode == 2
+
+
+def test_help_is_light_and_shows_an_example() -> None:
+    for command in ("sft", "dpo"):
+        done = maieutic("train", command, "--help")
+        assert done.returncode == 0 and f"Example: maieutic train {command} --model" in done.stdout
+    light = "import sys; import maieutic.cli.train; print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", light], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
