@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import orjson
@@ -33,7 +34,7 @@ def test_cleaning_twice_changes_nothing_more(corpus: list[Conversation], options
     )
     for conversation in once:
         roles = [turn.role for turn in conversation.messages]
-        assert all(one != other for one, other in zip(roles, roles[1:], strict=False))
+        assert all(one != other for one, other in pairwise(roles))
         assert all(turn.content.strip() for turn in conversation.messages) and Role.USER in roles
 
 
@@ -142,5 +143,5 @@ def test_real_corpora_clean(real_data: Path, tmp_path: Path) -> None:
     assert report.rejected == {Reason.DUPLICATE: 131}
     for conversation in read_corpus(tmp_path / "d.jsonl"):
         roles = [turn.role for turn in conversation.messages]
-        assert all(one != other for one, other in zip(roles, roles[1:], strict=False))
+        assert all(one != other for one, other in pairwise(roles))
         assert "prompt" not in conversation.meta or roles[-1] == Role.USER

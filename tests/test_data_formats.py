@@ -215,7 +215,8 @@ def test_tutorchat_strings(texts: list[str], lesson: str) -> None:
 
 
 MATHDIAL = (
-    """Student: "Professor, I have a problem, here is the text: Ann's 3 bags hold 4. Here is my solution 3 + 4 = 7.\\n 7"""
+    """Student: "Professor, I have a problem, here is the text: Ann's 3 bags hold 4. """
+    """Here is my solution 3 + 4 = 7.\\n 7"""
     """Teacher: (generic)Hi Cody, why?\\n", 'Cody: "Bags" add: 3 + 4', 'Teacher: (telling)No', "Student: I'm lost"'"""
 )[:-1]
 

@@ -253,10 +253,12 @@ def test_logprobs_of_one_side(simulator: LocalModel) -> None:
     assert with_end[:-1] == pytest.approx(without, abs=1e-5)
 
 
-def test_end_probabilities_are_those_of_generation(simulator: LocalModel) -> None:
-    rows = [chat("Hi", "Hello", "Why?", "Because."), chat("one", "two", "three"), chat("one")]
+@pytest.mark.parametrize("template", ["chat", "plain", "dyadic"])
+def test_end_probabilities_are_those_of_generation(simulator: LocalModel, template: str) -> None:
+    simulator = LocalModel(simulator.id.removeprefix("hf/"), ModelOptions(template=template))
+    rows = [chat("Hi", "Hello", "Why?", "Because."), chat("one", "", "three"), chat("one"), chat()]
     found = simulator.end_probabilities(rows)
-    assert [len(values) for values in found] == [3, 2, 1]
+    assert [len(values) for values in found] == [3, 2, 1, 1]
     for row, values in zip(rows, found, strict=True):
         for place, value in enumerate(values):
             prefix = row.messages[: 2 * place]
@@ -331,6 +333,14 @@ def test_pickled_weights_are_refused(tmp_path: Path) -> None:
 def test_a_folder_with_a_tokenizer_only_is_enough_for_it(tmp_path: Path) -> None:
     tiny_tokenizer().save_pretrained(tmp_path)
     assert load_tokenizer(find(str(tmp_path))).chat_template
+
+
+def test_an_absent_device_is_named(folder: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ModelError) as error:
+        asyncio.run(LocalModel(str(folder), ModelOptions(device="cuda")).check())
+    says(error, "no cuda")
 
 
 def test_damaged_and_incomplete_weights(tmp_path: Path) -> None:

@@ -8,9 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 from tiny import tiny_checkpoint
+from typer.testing import CliRunner
 
+from maieutic.cli.train import register
 from maieutic.data.corpus import write_corpus
+from maieutic.errors import MaieuticError
 from maieutic.types import Conversation
 
 MAIN = "from maieutic.cli import main; main()"
@@ -55,20 +59,29 @@ def test_sft_then_dpo_on_its_model(folder: Path) -> None:
     assert [line for line in again.stderr.splitlines() if not line.startswith("train")] == []
 
 
-def test_mistakes_take_two_lines(folder: Path) -> None:
+def test_a_mistake_takes_two_lines(folder: Path) -> None:
+    done = maieutic(
+        "train", "sft", "--model", folder / "base", "--data", folder / "c.jsonl", "--role", "user"
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines() == ["error: out is missing", "  Give --out, or name it in --config."]
+    assert maieutic("train", "sft", "--role", "nobody").returncode == 2
+
+
+def test_mistakes_are_said(folder: Path) -> None:
+    app = typer.Typer()
+    register(app)
     here = ("--model", folder / "base", "--data", folder / "c.jsonl", "--role", "user")
     for words, said in (
-        (("sft", *here), "out is missing"),
         (("sft", "--config", folder / "none.yaml"), "no such file"),
         (("sft", *here, "--out", folder / "x", "--batch", 4, "--micro-batch", 3), "multiple of micro_batch"),
         (("sft", *here, "--data", folder / "none.jsonl", "--out", folder / "x"), "no such file"),
         (("sft", *here, "--model", folder / "none", "--out", folder / "y"), "no such folder"),
         (("sft", *here, "--out", folder), "holds no run"),
     ):
-        done = maieutic("train", *words)
-        assert done.returncode == 1 and said in done.stderr, done.stderr
-        assert len(done.stderr.splitlines()) == 2 and done.stdout == ""
-    assert maieutic("train", "sft", "--role", "nobody").returncode == 2
+        error = CliRunner().invoke(app, ["train", *map(str, words)]).exception
+        assert isinstance(error, MaieuticError), error
+        assert said in error.what and error.hint and len(str(error).splitlines()) == 2
 
 
 def test_help_is_light_and_shows_an_example() -> None:

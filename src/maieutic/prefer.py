@@ -155,12 +155,16 @@ def pair(row: Mapping[str, Any], *, min_chosen: float = 0.8, min_margin: float =
     silent = [one for one in graded if not one.reveals and one.text.strip()]
     best = max(silent, key=lambda one: one.score, default=None)
     top = max(graded, key=lambda one: one.score)
+    if top.score - worst.score <= _CLOSE:
+        return Refusal.TIE
     if best is None:
         return Refusal.REVEALS
-    if best.score - worst.score <= _CLOSE or best.text == worst.text:
-        return Refusal.REVEALS if top.score - worst.score > _CLOSE else Refusal.TIE
     if best.score - min_chosen <= _CLOSE:
         return Refusal.REVEALS if top.score - min_chosen > _CLOSE else Refusal.TOO_LOW
+    if best.text == worst.text:
+        return Refusal.TIE
+    if best.score - worst.score <= _CLOSE:
+        return Refusal.REVEALS  # what beats the worst gives the answer away
     if best.score - worst.score - min_margin <= _CLOSE:
         return Refusal.MARGIN
     return _preference(row, best, worst)

@@ -150,14 +150,11 @@ class Clean(Action):
     keep_opening: bool = False
 
     def run(self, out: Path) -> None:  # noqa: D102
-        from maieutic.data.clean import clean_file
+        from maieutic.data.clean import CleanOptions, clean_file
 
+        options = CleanOptions(keep_opening=self.keep_opening)
         _wrapped(
-            out,
-            self,
-            lambda: clean_file(
-                self.corpus, out / "corpus.jsonl", out / "rejected.jsonl", keep_opening=self.keep_opening
-            ).json(),
+            out, self, lambda: clean_file(self.corpus, out / "corpus.jsonl", options, overwrite=True).json()
         )
 
     def expect(self, out: Path, flow: Flow) -> Cost:  # noqa: D102
@@ -176,7 +173,11 @@ class Split(Action):
     def run(self, out: Path) -> None:  # noqa: D102
         from maieutic.data.split import split_file
 
-        _wrapped(out, self, lambda: split_file(self.corpus, out, by=self.by, parts=self.parts).json())
+        _wrapped(
+            out,
+            self,
+            lambda: split_file(self.corpus, out, by=self.by, parts=self.parts, overwrite=True).json(),
+        )
 
     def describe(self) -> str:  # noqa: D102
         return f"split by {self.by}"
@@ -419,7 +420,11 @@ class Prefer(Action):
             out,
             self,
             lambda: prefer(
-                self.data, out / "pairs.jsonl", strategy=self.strategy, min_chosen=self.min_chosen
+                self.data,
+                out / "pairs.jsonl",
+                strategy=self.strategy,
+                min_chosen=self.min_chosen,
+                overwrite=True,
             ).json(),
         )
 

@@ -40,7 +40,7 @@ def register(app: typer.Typer) -> None:
 
 def import_(
     sources: Annotated[
-        list[Path], typer.Argument(metavar="SRC...", help="Files and folders of any known shape.")
+        list[Path], typer.Argument(metavar="SRC", help="Files and folders of any known shape.")
     ],
     out: Out,
     format: Annotated[
@@ -136,7 +136,7 @@ def clean(
     rows += [("kept", report.kept)]
     rows += [(f"  of these, {repair.value}", count) for repair, count in report.repaired.most_common()]
     table("clean", ("what", "conversations"), rows)
-    if report.rejected_file:
+    if report.rejected:
         say(f"the rejected ones, each with its reason: {report.rejected_file}")
     say(f"{report.kept} conversations in {out}")
 
@@ -210,7 +210,8 @@ def _check(train: Path, test: Path, *, strict: bool, json: bool) -> None:
         _tell_bad(found.train.bad)
         _tell_bad(found.test.bad)
         rows = (("exact", overlap.exact), ("near", overlap.near), ("problems", overlap.problems))
-        table(f"of {overlap.test} test items, in train ({overlap.train})", ("overlap", "test items"), rows)
+        table("overlap", ("how", "test items"), [*rows, ("of", overlap.test)])
+        say(f"compared with {overlap.train} train items")
         say("nothing overlaps" if overlap.clean else "train and test overlap")
     if not overlap.clean:
         raise typer.Exit(1)

@@ -89,7 +89,7 @@ def _shower(role: Role, watched: bool, silent: bool) -> Callable[[str], None]:
 
     def show(piece: str) -> None:
         nonlocal begun
-        if silent:
+        if silent or not (piece or begun):
             return
         label = f"{role}> " if watched and not begun else ""
         encoding = sys.stdout.encoding or "utf-8"

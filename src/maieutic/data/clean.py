@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 
 from pydantic import Field
 
-from maieutic.data.corpus import Writer, identity, line, read_corpus, refuse_source, replacing, write_corpus
+from maieutic.data.corpus import identity, line, read_corpus, refuse_source, replacing_all
 from maieutic.data.reading import BadRows
 from maieutic.errors import EmptyCorpus
 from maieutic.types import Conversation, Record, Role, Turn
@@ -192,33 +191,33 @@ def clean_file(
 ) -> CleanReport:
     """Clean a corpus file into another; rejected rows go to `rejected.jsonl` beside it, each with its `reason`.
 
-    Where that file belongs to another corpus of the folder, they go to `NAME.rejected.jsonl`.
+    Both files are written together, the second also where nothing was rejected. Where `rejected.jsonl` belongs to
+    another corpus of the folder, it is `NAME.rejected.jsonl`.
 
     Raises:
         StoreError: the output exists with other content, or is the source.
         EmptyCorpus: nothing was left; nothing is written.
     """
     source, out = Path(source), Path(out)
-    refuse_source(out, [source])
-    report = CleanReport(bad=BadRows(strict))
-    with ExitStack() as stack:
-        writer: list[Writer] = []
+    rejected = _rejected_path(out)
+    for path in (out, rejected):
+        refuse_source(path, [source])
+    report = CleanReport(bad=BadRows(strict), rejected_file=rejected)
+    corpus = read_corpus(source, on_bad=report.bad)
+    with replacing_all([out, rejected], overwrite=overwrite) as (write, write_rejected):
 
         def on_rejected(conversation: Conversation, reason: Reason) -> None:
-            if not writer:
-                report.rejected_file = _rejected_path(out)
-                refuse_source(report.rejected_file, [source])
-                writer.append(stack.enter_context(replacing(report.rejected_file, overwrite=overwrite)))
-            writer[0](line({"reason": reason.value, **conversation.row()}))
+            write_rejected(line({"reason": reason.value, **conversation.row()}))
 
-        kept = clean(read_corpus(source, on_bad=report.bad), options, report, on_rejected)
-        write_corpus(out, _some(kept, source, report), overwrite=overwrite)
+        for conversation in _some(clean(corpus, options, report, on_rejected), source, report):
+            write(line(conversation.row()))
     return report
 
 
 def _rejected_path(out: Path) -> Path:
     own, shared = out.with_name(f"{out.name.split('.')[0]}.rejected.jsonl"), out.with_name("rejected.jsonl")
-    return own if own.exists() or (shared.exists() and not out.exists()) else shared
+    taken = out.name == shared.name or (shared.exists() and not out.exists())
+    return own if taken or own.exists() else shared
 
 
 def _some(kept: Iterator[Conversation], source: Path, report: CleanReport) -> Iterator[Conversation]:

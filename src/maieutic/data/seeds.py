@@ -165,8 +165,9 @@ def _debugging(text: str) -> Seed:
     if dialogue and (not marks or marks[0].start() > 0):
         unmarked = dialogue[: marks[0].start()] if marks else dialogue
         turns.append({"role": Role.USER, "content": unmarked.strip()})
-    for mark, following in zip(marks, [*marks[1:], None], strict=True):
-        words = dialogue[mark.end() : following.start() if following else len(dialogue)].rstrip()
+    ends = [*(mark.start() for mark in marks[1:]), len(dialogue)]
+    for mark, end in zip(marks, ends, strict=False):
+        words = dialogue[mark.end() : end].rstrip()
         turn = {"role": Role(mark[2].lower()), "content": words}
         (others if mark[1] else turns).append(turn)
     if turns and turns[-1]["role"] == Role.ASSISTANT and not turns[-1]["content"]:

@@ -71,6 +71,7 @@ _ANSWER_BEFORE = _rule(
     | \b(?:comes?|works?|adds?|sums?|amounts?|rounds?|simplif(?:y|ies))\s+(?:(?:out|up|down)\s+)?(?:to|as){_FILLER}
     | \b(?:total|sum|difference|product|quotient|remainder|average|mean|it|that|this|which|[xyz])\s*
       (?:'s|\s(?:is|are|was|would\s+be|will\s+be|should\s+be|must\s+be|=)){_FILLER}
+    | \b(?:left|remaining)\s+(?:is|are){_FILLER}
     | \btotal(?:\s+\w+){{0,4}}?\s+(?:is|was|be|are){_FILLER}
     | \b(?:that|this|it)\s+(?:actually\s+)?(?:be|mean){_FILLER}
     | \b(?:should|would|will|must)\s+(?:\w+\s+)?(?:be|have|get|equal){_FILLER}
@@ -79,7 +80,8 @@ _ANSWER_BEFORE = _rule(
 _ANSWER_AFTER = _rule(
     r"""\s*(?:[a-z'-]+\s){0,3}?(?:in\s+total|altogether|in\s+all)\b | \s+(?:\w+\s)?total\b
     | \s*(?:[a-z'-]+\s){0,3}?is\s+(?:the|your|our)\s+(?:\w+\s+)?(?:answer|result|total|solution)
-    | \s*(?:[a-z'-]+\s){0,3}?is\s+(?:correct|right|exactly\s+right|the\s+correct)\b"""
+    | \s*(?:[a-z'-]+\s){0,3}?is\s+(?:correct|right|exactly\s+right|the\s+correct)\b
+    | \s+of\s+(?:\w+\s){1,3}(?:is|are)\s+left\b"""
 )
 _CALLED_ANSWER = _rule(r"\b(?:answer|solution|result|correct|right|final|boxed)\b | =")
 _OF_STUDENT = _rule(
@@ -92,7 +94,10 @@ _UNKNOWN_LEFT = _rule(
 )
 _CLAUSES = _rule(r"[,;:](?=\s) | \b(?:but|so|therefore|thus|because)\b")
 _CONCLUDED = _rule(rf"\banswer\b[^.]*\b(?:is|be|=)\s*{_MONEY}$")
-_TOO_COMMON = frozenset(["a", "b", "c", "d", "e", "f", "i", "yes", "no", "true", "false", "none", "all", "both", "one"])
+_REACH = 240
+_TOO_COMMON = frozenset(
+    ["a", "b", "c", "d", "e", "f", "i", "yes", "no", "true", "false", "none", "all", "both", "one"]
+)
 """Answers that stand in any text: they count only where they are called the answer."""
 
 
@@ -127,7 +132,7 @@ def states_number(text: str, values: Values, statement: str, given: str) -> bool
             standing = _standing(sentence, number, nouns)
             if standing == _Standing.MENTIONED and not said:
                 return True
-            clause = _CLAUSES.split(sentence.text[: number.start])[-1]
+            clause = _CLAUSES.split(_around(sentence, number)[0])[-1]
             if standing != _Standing.ANSWER or (said and _OF_STUDENT.search(clause)):
                 continue
             if not in_statement or _CALLED_ANSWER.search(sentence.text):
@@ -140,7 +145,7 @@ def concludes(text: str, values: Values) -> bool:
     concluded = False
     for sentence in sentences(plain(text)):
         for number in numbers(sentence.text):
-            before, after = sentence.text[: number.start], sentence.text[number.end :]
+            before, after = _around(sentence, number)
             denied = _DENIED_BEFORE.search(before) or _DENIED_AFTER.match(after)
             aside = _OPERAND_AFTER.match(after) or _LABEL.search(before)
             concluded = bool(number.values & values) and not denied and not aside
@@ -168,7 +173,7 @@ def states_phrase(text: str, answer: str, given: str, last: str) -> bool:
 
 
 def _standing(sentence: Sentence, number: Number, nouns: set[str]) -> _Standing:
-    before, after = sentence.text[: number.start], sentence.text[number.end :]
+    before, after = _around(sentence, number)
     if not re.search(r"\w", before + after):
         return _Standing.ANSWER  # the number is all there is
     if _LABEL.search(before) or _OPERAND_AFTER.match(after) or _UNKNOWN_LEFT.search(before):
@@ -187,6 +192,13 @@ def _standing(sentence: Sentence, number: Number, nouns: set[str]) -> _Standing:
         )  # "two ways to see it" counts nothing of the problem's
         return _Standing.MENTIONED if noun and noun[1][:4].lower() in nouns else _Standing.NONE
     return _Standing.MENTIONED
+
+
+def _around(sentence: Sentence, number: Number) -> tuple[str, str]:
+    """The words before and after a number that can say what it is; a fixed reach keeps endless sentences cheap."""
+    return sentence.text[max(0, number.start - _REACH) : number.start], sentence.text[
+        number.end : number.end + _REACH
+    ]
 
 
 def _holds(text: str, values: Values) -> bool:

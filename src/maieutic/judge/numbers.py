@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from functools import lru_cache
 from typing import NamedTuple
 
 _SMALL = (
@@ -95,6 +96,7 @@ class Number(NamedTuple):
     fraction: bool
 
 
+@lru_cache(maxsize=256)  # a prompt's statement is read anew for each of its candidates
 def plain(text: str) -> str:
     """The text with LaTeX, typographic signs, emphasis and list markers reduced to plain writing."""
     for pattern, to in _NORMAL:
@@ -104,7 +106,8 @@ def plain(text: str) -> str:
     return re.sub(r"[ \t]+", " ", text)
 
 
-def numbers(text: str) -> list[Number]:
+@lru_cache(maxsize=256)
+def numbers(text: str) -> tuple[Number, ...]:
     """The numbers of a text that went through `plain`, in order."""
     found = [*_digits(text), *_words(text)]
     found.sort(key=lambda number: (number.start, -number.end))
@@ -112,7 +115,7 @@ def numbers(text: str) -> list[Number]:
     for number in found:
         if not kept or number.start >= kept[-1].end:
             kept.append(number)
-    return kept
+    return tuple(kept)
 
 
 def _digits(text: str) -> list[Number]:
@@ -155,9 +158,11 @@ def _with_unit(value: Fraction, text: str, end: int) -> tuple[set[Fraction], int
 
 
 def _negative(text: str, start: int) -> bool:
-    return bool(
-        re.search(r"(?:(?:^|[^\w)\s])\s?|^|\s)-\s?[$£€]?$|\bnegative $", text[:start])
-    ) and not re.search(r"[\w)%]\s+-\s+[$£€]?$", text[:start])
+    """Whether the minus before a number is a sign, rather than what subtracts it from something."""
+    before = text[max(0, start - 12) : start]
+    if re.search(r"[\w)%]\s+-\s+[$£€]?$", before):
+        return False
+    return bool(re.search(r"(?:(?:^|[^\w)\s])\s?|^|\s)-\s?[$£€]?$|\bnegative $", before))
 
 
 def _words(text: str) -> list[Number]:

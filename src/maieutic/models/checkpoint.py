@@ -146,6 +146,8 @@ def load_weights(source: Source, device: str | None = None, remote_code: bool = 
         if not sys.stderr.isatty():
             logging.disable_progress_bar()
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise ModelError(f"no {device} on this machine", "Leave the device out, or name cpu.")
         on_cpu = device == "cpu"
         model, report = AutoModelForCausalLM.from_pretrained(
             source.name,

@@ -199,14 +199,14 @@ class Engine:
             torch.tensor(ids, device=self._device), mask, positions.to(self._device), cache
         )[:, -1]
         rows = [row for group in owners for row in group]
-        source = torch.tensor(
-            [index for index, group in enumerate(owners) for _ in group], device=self._device
-        )
+        source = [index for index, group in enumerate(owners) for _ in group]
         alive = self._draw(rows, logits[source])
-        if alive:
-            chosen = source[torch.tensor(alive, device=self._device)]
-            self._select(cache, chosen)
-            self._join([rows[index] for index in alive], cache, mask[chosen])
+        chosen = [source[index] for index in alive]
+        if not alive:
+            return
+        if chosen != list(range(len(prompts))):
+            self._select(cache, torch.tensor(chosen, device=self._device))
+        self._join([rows[index] for index in alive], cache, mask[chosen])
 
     def _join(self, rows: list[_Row], cache: Any, mask: torch.Tensor) -> None:
         if self._rows:

@@ -79,6 +79,11 @@ def unreached(place: Address, error: BaseException) -> Failure:
     return Failure(Unreachable(f"{place.url}: {words}", hint), True)
 
 
+def malformed(place: Address, key: Key, error: MalformedReply) -> Failure:
+    """The failure of an attempt that got a 200 with something that is no reply."""
+    return Failure(MalformedReply(f"{place.url}: {key.hidden(error.what)}", error.hint), True)
+
+
 def refused(place: Address, key: Key, status: int, headers: Mapping[str, str], raw: bytes) -> Failure:
     """The failure of an attempt that got another status than 200."""
     text = key.hidden(utf8(raw[:20_000].decode("utf-8", "replace")))

@@ -12,7 +12,7 @@ from maieutic.errors import UnstablePrefix
 from maieutic.models import ModelOptions
 from maieutic.models import checkpoint as files
 from maieutic.models.worker import Worker
-from maieutic.render import end_id, prompt_ids, render, stop_ids
+from maieutic.render import IGNORED, end_id, prompt_ids, render, stop_ids
 from maieutic.types import Conversation, Reply, Role, Sampling, Turn
 
 BROKEN = "\ufffd"
@@ -141,11 +141,11 @@ class LocalModel:
     ) -> list[list[float | None]]:
         """Probability of END at each human opening of each conversation, in one forward pass a conversation.
 
-        The openings are those before each of its user turns, and one more where it ends on the assistant.
+        The openings are those before each of its user turns, and one more where it does not end on the user.
         Null where an opening does not fit the context, or the model knows no END.
         """
         token = end_id(self.tokenizer)
-        openings = [self._openings(row.messages) for row in conversations]
+        openings = [self._openings(row) for row in conversations]
         if token is None:
             return [[None] * len(places) for _, places in openings]
 
@@ -169,23 +169,27 @@ class LocalModel:
         result: list[list[float | None]] = self._worker.call(score).result()
         return result
 
-    def _openings(self, messages: Sequence[Turn]) -> tuple[list[int], list[int]]:
+    def _openings(self, row: Conversation) -> tuple[list[int], list[int]]:
         """A conversation's ids up to its last human opening, and where each opening's last token stands."""
-        ends = [index for index, turn in enumerate(messages) if turn.role == Role.USER]
-        if not messages or messages[-1].role == Role.ASSISTANT:
-            ends.append(len(messages))
-        prompts = [
-            prompt_ids(messages[:index], self.tokenizer, Role.USER, self.template, self.system)
-            for index in ends
-        ]
-        whole = prompts[-1] if prompts else []
-        for prompt in prompts:
-            if whole[: len(prompt)] != prompt:
-                raise UnstablePrefix(
-                    "an opening changes with what follows it, so its END has no one probability",
-                    "Pass a template that writes every turn as it is, with --template FILE.",
-                )
-        return whole, [len(prompt) - 1 for prompt in prompts]
+        sides = [turn.role for turn in row.messages]
+        ids: list[int] = []
+        places: list[int] = []
+        if Role.USER in sides:
+            ids, labels = render(row, self.tokenizer, Role.USER, self.template, self.system, end=False)
+            mine = [label != IGNORED for label in labels]
+            places = [i - 1 for i in range(1, len(mine)) if mine[i] and not mine[i - 1]]
+        told = len(places) == sides.count(Role.USER)
+        if not sides or sides[-1] != Role.USER:
+            before = ids[: places[-1] + 1] if places else []
+            ids = prompt_ids(row.messages, self.tokenizer, Role.USER, self.template, self.system)
+            told = told and ids[: len(before)] == before
+            places.append(len(ids) - 1)
+        if not told:
+            raise UnstablePrefix(
+                f"conversation {row.id}: where its human turns open cannot be told",
+                "Pass a template that writes every turn as it is, with --template FILE.",
+            )
+        return ids, places
 
     def _load(self) -> Any:
         weights = files.load_weights(self._source, self._options.device, self._options.remote_code)

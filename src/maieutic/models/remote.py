@@ -112,7 +112,7 @@ class RemoteModel:
         while True:
             whole, shown, calls, said = "", 0, 0, NOTHING
             try:
-                async for calls, event in self._http.events(_CHAT, body, read_piece):
+                async for calls, event in self._http.events(_CHAT, body, read_piece):  # noqa: B007 - used below
                     said = read_piece(event, said)
                     whole += said.text
                     if piece := settled(whole, role)[shown:]:

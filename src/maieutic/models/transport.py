@@ -24,7 +24,7 @@ from yarl import URL
 
 from maieutic.errors import MalformedReply, Unreachable
 from maieutic.models.address import Address, Key
-from maieutic.models.faults import Failure, refused, unreached
+from maieutic.models.faults import Failure, malformed, refused, unreached
 
 T = TypeVar("T")
 
@@ -125,7 +125,7 @@ class Transport:
                 try:
                     return Answer(read(parsed(outcome)), attempt, time.monotonic() - begun)
                 except MalformedReply as error:
-                    outcome = Failure(MalformedReply(f"{self.place.url}: {error.what}", error.hint), True)
+                    outcome = malformed(self.place, self._key, error)
             await self._rest(outcome, attempt, attempts, deadline)
         raise AssertionError("the last attempt returns or raises")
 
@@ -134,8 +134,9 @@ class Transport:
     ) -> AsyncIterator[tuple[int, Any]]:
         """POST a JSON body and yield each server-sent event's JSON, after the number of the attempt it took.
 
-        `check` raises MalformedReply where an event is none. Faults before the first event are retried, later ones are not: part of the answer has been seen.
-        A server that does not stream gives its whole answer as one event.
+        `check` raises MalformedReply where an event is none. Faults before the first event are retried, later
+        ones are not: part of the answer has been seen. A server that does not stream gives its whole answer as
+        one event.
         """
         data = orjson.dumps(body)
         wire = await self._wire()
@@ -165,7 +166,7 @@ class Transport:
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 failure = unreached(self.place, error)
             except MalformedReply as error:
-                failure = Failure(MalformedReply(f"{self.place.url}: {error.what}", error.hint), True)
+                failure = malformed(self.place, self._key, error)
             if started:
                 raise failure.error
             await self._rest(failure, attempt, self._attempts, deadline)
@@ -235,7 +236,7 @@ class Transport:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return unreached(self.place, error)
         except MalformedReply as error:
-            return Failure(MalformedReply(f"{self.place.url}: {error.what}", error.hint), True)
+            return malformed(self.place, self._key, error)
 
     async def _rest(self, failure: Failure, attempt: int, attempts: int, deadline: float) -> None:
         """Wait before the next attempt, or raise where there is none."""
@@ -294,7 +295,7 @@ async def _whole(response: aiohttp.ClientResponse) -> bytes:
 async def _events(response: aiohttp.ClientResponse, key: Key) -> AsyncIterator[Any]:
     """Server-sent events: `data:` lines up to `[DONE]`; anything else than an event stream is one event."""
     if "event-stream" not in response.headers.get("Content-Type", ""):
-        yield parsed(await _whole(response))
+        yield parsed(key.struck(await _whole(response)))
         return
     rest, size = b"", 0
     async for chunk in response.content.iter_any():

@@ -11,10 +11,10 @@ from enum import StrEnum
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from maieutic.errors import InputError, MissingInput
 from maieutic.types import Record, fingerprint
@@ -53,6 +53,15 @@ class Criterion(Record):
     """The deterministic check that decides it where it can; see `judge.checks.CHECKS`."""
     also: tuple[str, ...] = ()
     """Other names under which published files hold it."""
+
+    @field_validator("anchors", mode="before")
+    @classmethod
+    def _as_words(cls, anchors: Any) -> Any:
+        """YAML reads `yes:` as true and `5:` as a number."""
+        words = {True: "yes", False: "no"}
+        if not isinstance(anchors, Mapping):
+            return anchors
+        return {words[key] if isinstance(key, bool) else str(key): value for key, value in anchors.items()}
 
     @model_validator(mode="after")
     def _scale_fits(self) -> Criterion:

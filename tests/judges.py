@@ -1,0 +1,57 @@
+"""Models for the tests of judging, at the edge: functions in place of a server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from maieutic.types import Finish, Reply, Role, Sampling, Turn
+
+GOOD = {"reason": "ok", "asks_question": "yes", "on_topic": 4, "helpful": 3, "reveals_answer": "no"}
+
+
+def verdict(**changes: Any) -> str:
+    return json.dumps({**GOOD, **changes})
+
+
+class Speaker:
+    """Answers by a function of the messages and the sampling; counts calls and how many ran at once."""
+
+    trained_role: Role | None = None
+
+    def __init__(self, answer: Callable[[Sequence[Turn], Sampling], str], id: str = "test/speaker") -> None:
+        self.id = id
+        self._answer = answer
+        self.asked: list[list[Turn]] = []
+        self.schemas: list[Any] = []
+        self.seeds: list[int] = []
+        self.most = self._now = 0
+        self.closed = False
+
+    async def reply(
+        self,
+        messages: Sequence[Turn],
+        sampling: Sampling,
+        *,
+        role: Role = Role.ASSISTANT,
+        schema: dict[str, Any] | None = None,
+        suppress_end: bool = False,
+    ) -> Reply:
+        self.asked.append(list(messages))
+        self.schemas.append(schema)
+        self.seeds.append(sampling.seed)
+        self._now += 1
+        self.most = max(self.most, self._now)
+        await asyncio.sleep(0)
+        self._now -= 1
+        text = self._answer(messages, sampling)
+        finish = Finish.LENGTH if len(text.split()) >= sampling.max_tokens else Finish.STOP
+        return Reply(text=text, finish=finish, model=self.id, completion_tokens=len(text.split()))
+
+    async def check(self) -> None:
+        return None
+
+    async def close(self) -> None:
+        self.closed = True

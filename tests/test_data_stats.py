@@ -1,0 +1,128 @@
+"""Counts of a corpus, and what the commands print."""
+
+from __future__ import annotations
+
+import re
+from itertools import combinations
+from pathlib import Path
+
+import orjson
+import pytest
+from conversations import conversations, run, talk, write_lines
+from hypothesis import given
+from hypothesis import strategies as st
+
+from maieutic.data.corpus import write_corpus
+from maieutic.data.formats import import_files
+from maieutic.data.stats import SAMPLE, first_turn_diversity, stats
+from maieutic.errors import EmptyCorpus
+from maieutic.types import Conversation
+
+
+def test_counts() -> None:
+    corpus = [
+        talk("one two", "x", "Y", user_id="u", source="s", licence="MIT", ended=True, problem="p"),
+        Conversation.model_validate(
+            {"messages": [{"role": "system", "content": "be brief"}, *talk("two", "é!").messages]}
+        ),
+    ]
+    found = stats(corpus)
+    assert found["conversations"] == 2 and found["ended"] == found["problems"] == found["users"] == 1
+    assert found["turns"] == {"system": 1, "user": 3, "assistant": 2}
+    assert found["characters"] == {"system": 8, "user": 11, "assistant": 3}
+    assert found["words"] == {"system": 2, "user": 4, "assistant": 2}
+    assert found["rounds"]["mean"] == 1 and found["lengths"]["turns"] == {
+        "mean": 2.5,
+        "p10": 2.1,
+        "median": 2.5,
+        "p90": 2.9,
+        "max": 3.0,
+    }
+    assert found["first_turn_diversity"] == {"value": 0.5, "ci": None, "n": 2}
+    assert found["sources"] == {"s": 1, "unknown": 1} and found["licences"] == {"MIT": 1, "unknown": 1}
+    with pytest.raises(EmptyCorpus):
+        stats([])
+
+
+@given(st.lists(st.text("ab !", max_size=8), max_size=6))
+def test_diversity_is_the_mean_over_all_pairs(texts: list[str]) -> None:
+    def jaccard(one: set[str], other: set[str]) -> float:
+        return len(one & other) / len(one | other) if one | other else 1.0
+
+    sets = [set(re.findall(r"\w+", text) or text.split()) for text in texts]
+    found = first_turn_diversity(texts)
+    if len(texts) < 2 or not any(sets):
+        assert found.value is None and found.reason
+    else:
+        pairs = [1 - jaccard(one, other) for one, other in combinations(sets, 2)]
+        assert found.value == pytest.approx(sum(pairs) / len(pairs), abs=1e-5)
+
+
+@given(st.lists(conversations(), min_size=1, max_size=5))
+def test_any_corpus_can_be_counted_in_any_order(corpus: list[Conversation]) -> None:
+    one, other = stats(corpus), stats(corpus[::-1])
+    assert orjson.dumps(one)
+    assert one == other
+
+
+def test_a_large_corpus_is_sampled_the_same_way_in_any_order() -> None:
+    corpus = [talk(f"word{n} word{n % 7}", "x") for n in range(SAMPLE + 300)]
+    one = stats(corpus)["first_turn_diversity"]
+    assert one == stats(corpus[::-1])["first_turn_diversity"] and one["n"] == SAMPLE and one["value"] > 0.9
+
+
+def test_stats_command(tmp_path: Path) -> None:
+    path = write_lines(
+        tmp_path / "c.jsonl", talk("[red]a", "b", source="\x1b[31mx").row(), b"{", talk("c", "d").row()
+    )
+    code, out, err = run("stats", path)
+    assert code == 0 and "first-turn diversity" in out and "\x1b" not in out and "c.jsonl:2" in err
+    code, out, _ = run("stats", path, "--json")
+    assert code == 0 and orjson.loads(out)["bad"]["count"] == 1 and orjson.loads(out)["conversations"] == 2
+
+
+def test_convert_command(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "c.jsonl", talk("a", "b", id="1").row(), b"{")
+    code, out, err = run("convert", path, "--to", "sharegpt", "--out", tmp_path / "s.json")
+    assert code == 0 and "1 conversations" in out and "c.jsonl:2" in err
+    assert orjson.loads((tmp_path / "s.json").read_bytes()) == [
+        {"id": "1", "conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}
+    ]
+    code, out, _ = run("convert", path, "--to", "sharegpt", "--out", tmp_path / "s.json", "--json")
+    assert code == 0 and orjson.loads(out)["conversations"] == 1
+
+
+@pytest.mark.parametrize("command", ["import", "convert", "clean", "split", "stats"])
+def test_every_command_shows_an_example(command: str) -> None:
+    code, out, _ = run(command, "--help")
+    assert code == 0 and re.search(rf"Examples?: maieutic\s+{command}", out)
+
+
+def test_the_examples_run_as_they_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    turns = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]
+    tree = {
+        "message_id": "q",
+        "role": "prompter",
+        "text": "Q",
+        "replies": [{"role": "assistant", "text": "A"}],
+    }
+    Path("chats.json").write_bytes(orjson.dumps([{"conversations": turns}]))
+    write_lines(Path("trees.jsonl"), {"message_tree_id": "t", "prompt": tree})
+    for example, expected in {
+        "import chats.json trees.jsonl --out corpus.jsonl": 0,
+        "convert corpus.jsonl --to sharegpt --out chats2.json": 0,
+        "clean corpus.jsonl --out clean.jsonl": 0,
+        "split clean.jsonl --by user --out parts": 0,
+        "split --check corpus.jsonl clean.jsonl": 1,
+        "stats corpus.jsonl": 0,
+    }.items():
+        assert run(*example.split())[0] == expected, example
+
+
+def test_real_chats_are_diverse(real_data: Path, tmp_path: Path) -> None:
+    write_corpus(tmp_path / "c.jsonl", import_files([real_data / "real-chats"])[0])
+    code, out, _ = run("stats", tmp_path / "c.jsonl", "--json")
+    found = orjson.loads(out)
+    assert code == 0 and found["conversations"] == 188 and found["ended"] == 48
+    assert found["first_turn_diversity"]["value"] > 0.85

@@ -1,0 +1,144 @@
+"""Reading a judge's words: dress is tolerated, substance is not guessed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from maieutic.errors import InputError, MissingInput
+from maieutic.judge.parse import parse_verdict, shape, verdict_schema
+from maieutic.rubrics import Rubric, load, summary_score
+
+SOCRATIC = load("socratic")
+GOOD = {"asks_question": "yes", "on_topic": 4, "helpful": 3, "reveals_answer": "no"}
+VALUES = {"asks_question": 1.0, "on_topic": 4.0, "helpful": 3.0, "reveals_answer": 0.0}
+
+
+def said(**changes: Any) -> str:
+    return json.dumps({**GOOD, **changes})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps(GOOD),
+        f"```json\n{json.dumps(GOOD, indent=2)}\n```",
+        f"Here is my verdict: {json.dumps(GOOD)} I hope it helps.",
+        f"<think>maybe {said(helpful=1)}</think>{json.dumps(GOOD)}",
+        f"{json.dumps(GOOD)}\n{json.dumps(GOOD)}",
+        json.dumps({"evaluation": GOOD}),
+        said(asks_question=True, reveals_answer=False),
+        said(asks_question="YES!", reveals_answer="No."),
+        said(asks_question=1, reveals_answer="0"),
+        said(on_topic="4", helpful=3.0),
+        said(on_topic="4/5", helpful=" 3 "),
+        said(reason="It asks {what} comes next."),
+        json.dumps({"Asks Question": "yes", "On-Topic": 4, "HELPFUL": 3, "reveals_answer": "no"}),
+        json.dumps({"questions": "yes", "on_topic": 4, "helpful": 3, "reveal_answer": "No."}),
+    ],
+)
+def test_understood(text: str) -> None:
+    parsed = parse_verdict(text, SOCRATIC)
+    assert parsed.error is None
+    assert parsed.values == VALUES
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "empty"),
+        ("The reply is fine.", "no JSON object"),
+        ("{'asks_question': 'yes'}", "no JSON object"),
+        ('{"asks_question": "yes"', "no JSON object"),
+        ('{"grade": 5}', "none of the keys"),
+        (said(on_topic=50), "on_topic must be a whole number from 1 to 5, not 50"),
+        (said(on_topic=0), "on_topic must be"),
+        (said(on_topic=4.5), "on_topic must be"),
+        (said(on_topic="4/10"), "on_topic must be"),
+        (said(on_topic=True), "on_topic must be"),
+        (said(on_topic=None), "on_topic must be"),
+        (said(on_topic=[4]), "on_topic must be"),
+        (said(reveals_answer="not really"), 'reveals_answer must be "yes" or "no"'),
+        (said(reveals_answer="no, but yes"), "reveals_answer must be"),
+        (said(reveals_answer=0.5), "reveals_answer must be"),
+        (said(reveals_answer="n/a"), "reveals_answer must be"),
+        (said(grade=5), 'not in the rubric: "grade"'),
+        (json.dumps({"asks_question": "yes", "on_topic": 4}), "missing: helpful, reveals_answer"),
+        (f"{said()} {said(helpful=5)}", "several verdicts that differ"),
+        (json.dumps({**GOOD, "questions": "no"}), "asks_question stands twice"),
+        (said().replace("{", '{"asks_question": "no", '), "no JSON object"),
+        (said(on_topic=4).replace("4", "NaN"), "no JSON object"),
+        (said(on_topic=4).replace("4", "1e999"), "on_topic must be"),
+    ],
+)  # fmt: skip
+def test_refused(text: str, words: str) -> None:
+    parsed = parse_verdict(text, SOCRATIC)
+    assert parsed.values == {}
+    assert words in (parsed.error or "")
+
+
+@given(st.text(max_size=200))
+def test_any_text_gives_a_verdict_or_an_error(text: str) -> None:
+    for whole in (text, f"{text}{json.dumps(GOOD)}{text}", json.dumps({**GOOD, "helpful": text})):
+        parsed = parse_verdict(whole, SOCRATIC)
+        assert bool(parsed.error) != bool(parsed.values)
+
+
+@given(st.integers(1, 5), st.integers(1, 5), st.booleans(), st.booleans())
+def test_summary_score_is_the_published_one(topic: int, helpful: int, asks: bool, reveals: bool) -> None:
+    values = {
+        "asks_question": float(asks),
+        "on_topic": float(topic),
+        "helpful": float(helpful),
+        "reveals_answer": float(reveals),
+    }
+    expected = 0.25 * asks + 0.25 * (1 - reveals) + 0.05 * topic + 0.05 * helpful
+    score = summary_score(SOCRATIC, values)
+    assert score == pytest.approx(expected)
+    assert score is not None
+    assert 0.1 <= score <= 1
+
+
+def test_a_missing_criterion_leaves_the_score_undefined() -> None:
+    assert summary_score(SOCRATIC, {"asks_question": 1.0, "reveals_answer": 0.0}) is None
+    assert summary_score(load("socratic_checks"), {"asks_question": 1.0, "reveals_answer": 0.0}) == 1.0
+    assert (
+        summary_score(
+            load("question_quality"),
+            dict.fromkeys(("complexity", "relevancy", "logicality", "diversity"), 1.0),
+        )
+        == 0.1
+    )
+
+
+def test_schema_and_shape_name_every_criterion() -> None:
+    schema = verdict_schema(SOCRATIC)
+    assert schema["required"] == ["reason", "asks_question", "on_topic", "helpful", "reveals_answer"]
+    assert schema["properties"]["on_topic"]["enum"] == [1, 2, 3, 4, 5]
+    assert all(f'"{name}"' in shape(SOCRATIC) for name in schema["required"])
+
+
+def test_rubric_files(tmp_path: Any) -> None:
+    with pytest.raises(MissingInput, match="socratic_checks"):
+        load("strict")
+    file = tmp_path / "own.yaml"
+    file.write_text(
+        "name: own\nabout: a\njudged: b\ncriteria:\n  - {name: kind, kind: scale, low: 3, high: 1, question: q}\n"
+    )
+    with pytest.raises(InputError, match="low must be below high"):
+        load(str(file))
+    other = tmp_path / "other.yaml"
+    other.write_text(
+        "name: own\nabout: a\njudged: b\nextra: 1\ncriteria:\n  - {name: kind, kind: yes_no, question: q}\n"
+    )
+    with pytest.raises(InputError, match="extra"):
+        load(str(other))
+
+
+def test_the_hash_follows_the_content() -> None:
+    changed = Rubric.model_validate({**SOCRATIC.model_dump(), "about": "something else"})
+    assert changed.hash != SOCRATIC.hash == load("socratic").hash
