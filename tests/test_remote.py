@@ -16,7 +16,7 @@ from loopback import Loopback
 
 from maieutic import errors
 from maieutic.models import ModelOptions, completions, load, transport
-from maieutic.models.address import Key, address
+from maieutic.models.address import Key, address, how_to_set, key
 from maieutic.models.remote import RemoteModel
 from maieutic.render import END
 from maieutic.types import Finish, Reply, Role, Sampling, Turn
@@ -479,8 +479,23 @@ def test_the_key_stands_nowhere(monkeypatch: pytest.MonkeyPatch, caplog: pytest.
 def test_a_key_that_no_header_can_carry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAIEUTIC_API_KEY", f"{CANARY}\nX-Evil: 1")
     with pytest.raises(errors.InputError, match="MAIEUTIC_API_KEY") as caught:
-        load("http://h/v1#m")
+        load("http://127.0.0.1/v1#m")
     assert CANARY not in str(caught.value)
+
+
+def test_an_address_beyond_this_machine_gets_the_key_only_by_name() -> None:
+    """So a recipe's URL cannot fetch it."""
+    environment = {"MAIEUTIC_API_KEY": CANARY}
+    stranger, named = (
+        address("https://h:8000/v1#m", environment),
+        {**environment, "MAIEUTIC_API_HOST": "h:8000"},
+    )
+    assert not key(stranger, environment)
+    assert key(stranger, named)
+    assert not key(address("https://h.evil:8000/v1#m", named), named)
+    assert not key(address("https://other/v1#m", named), named)
+    assert key(address("http://127.0.0.1:1/v1#m", environment), environment)
+    assert "MAIEUTIC_API_HOST=h:8000" in how_to_set(stranger, environment)
 
 
 @given(st.text(), st.text(min_size=8))

@@ -41,7 +41,11 @@ def script(folder: Path, name: str, lines: list[dict]) -> str:
 
 def pair(folder: Path, user: list[dict] | None = None):
     return load(script(folder, "user", user or USER)), load(
-        script(folder, "assistant", [{"text": "With flour."}, {"text": "Forty minutes."}, {"text": "You are welcome."}])
+        script(
+            folder,
+            "assistant",
+            [{"text": "With flour."}, {"text": "Forty minutes."}, {"text": "You are welcome."}],
+        )
     )
 
 
@@ -73,7 +77,9 @@ def test_words_before_the_end_are_kept_and_nobody_answers_them(tmp_path):
 def test_rounds_count_those_of_the_seed_and_cut_chats_do_not_teach_an_end(tmp_path):
     seeds = tmp_path / "seeds.jsonl"
     turns = [{"role": "user", "content": "One?"}, {"role": "assistant", "content": "One."}]
-    seeds.write_text(json.dumps({"messages": [*turns, {"role": "user", "content": "Two?"}], "licence": "MIT"}) + "\n")
+    seeds.write_text(
+        json.dumps({"messages": [*turns, {"role": "user", "content": "Two?"}], "licence": "MIT"}) + "\n"
+    )
     user = [{"trained_role": "user"}, {"text": "a"}, {"text": "b c"}, {"text": "d"}]
     config = SimulateConfig(seeds=seeds, rounds=2, min_rounds=9)
     simulate(*pair(tmp_path, user), tmp_path / "run", None, config)
@@ -130,9 +136,11 @@ def test_repeats_are_drawn_again_and_counted(tmp_path):
 
 
 def test_empty_turns_never_crash_and_name_who_gave_them(tmp_path):
-    with Loopback(reply=lambda body: "" if "playing a person" not in str(body["messages"][0]) else "Hi?") as server:
+    with Loopback(
+        reply=lambda body: "" if "playing a person" not in str(body["messages"][0]) else "Hi?"
+    ) as server:
         user, assistant = (load(server.spec) for _ in range(2))
-        with pytest.raises(TooManyFailures, match="2 of 2 dialogues failed .2 by assistant_model"):
+        with pytest.raises(TooManyFailures, match=r"2 of 2 dialogues failed \(2 by assistant_model\)"):
             simulate(user, assistant, tmp_path / "run", 2)
     for row in rows(tmp_path / "run"):
         assert row["failure"]["fault"] == "assistant_model"
@@ -185,7 +193,9 @@ def test_a_spent_budget_stops_cleanly_and_a_larger_one_goes_on(tmp_path):
     config = SimulateConfig(concurrency=1, budget_tokens=30)
     with pytest.raises(BudgetSpent):
         simulate(*pair(tmp_path), tmp_path / "run", 20, config)
-    summary = simulate(*pair(tmp_path), tmp_path / "run", 20, config.model_copy(update={"budget_tokens": None}))
+    summary = simulate(
+        *pair(tmp_path), tmp_path / "run", 20, config.model_copy(update={"budget_tokens": None})
+    )
     assert summary.dialogues == 20
 
 
@@ -243,7 +253,11 @@ def test_a_prompted_user_sees_the_sides_swapped_and_ends_by_its_word():
 def test_a_prompted_user_s_end_word_ends_the_dialogue_and_what_it_said_before_is_kept(tmp_path):
     def reply(body: dict) -> str:
         played = "playing a person" in body["messages"][0]["content"]
-        return ("Thanks. " + END_WORD + " never read" if len(body["messages"]) > 3 else "Hi?") if played else "Yes."
+        return (
+            ("Thanks. " + END_WORD + " never read" if len(body["messages"]) > 3 else "Hi?")
+            if played
+            else "Yes."
+        )
 
     with Loopback(reply=reply) as server:
         simulate(load(server.spec), load(server.spec), tmp_path / "run", 1)
@@ -293,7 +307,11 @@ def test_guards_are_named_and_an_end_is_never_empty():
     assert GUARDS["long"](draw("a", Finish.LENGTH), Context([], Role.USER, None))
 
 
-@given(st.text(max_size=40), st.lists(st.text(max_size=40), max_size=4), st.sampled_from([Role.USER, Role.ASSISTANT]))
+@given(
+    st.text(max_size=40),
+    st.lists(st.text(max_size=40), max_size=4),
+    st.sampled_from([Role.USER, Role.ASSISTANT]),
+)
 def test_guards_take_any_text(text, said, role):
     messages = [Turn(role=role, content=each) for each in said]
     assert broken(tuple(GUARDS), draw(text), Context(messages, role, None)) in (None, *GUARDS)

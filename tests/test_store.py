@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -104,7 +105,9 @@ with Stage(sys.argv[1], {}) as stage:
 
 def test_sigkill_loses_no_row_that_was_acknowledged(tmp_path):
     for _ in range(3):
-        process = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "stage")], stdout=subprocess.PIPE)
+        process = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path / "stage")], stdout=subprocess.PIPE
+        )
         time.sleep(0.4)
         os.kill(process.pid, signal.SIGKILL)
         out, _ = process.communicate()
@@ -131,13 +134,15 @@ except DiskFull as error:
 
 def test_a_full_disk_stops_with_two_lines_and_what_stands_is_whole(tmp_path):
     """A file size limit stands for the disk: writing fails in the same place, with EFBIG in place of ENOSPC."""
-    if not os.path.exists("/dev/full"):
+    if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full")
     with pytest.raises(DiskFull, match="no space"):
         write_json_to_full()
-    limit = lambda: (signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.setrlimit(resource.RLIMIT_FSIZE, (50_000,) * 2))  # noqa: E731
     done = subprocess.run(
-        [sys.executable, "-c", FILLER, str(tmp_path / "stage")], preexec_fn=limit, capture_output=True, text=True
+        [sys.executable, "-c", FILLER, str(tmp_path / "stage")],
+        preexec_fn=limit_files,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 1, done.stderr
     assert len(done.stdout.strip().splitlines()) == 2
@@ -146,10 +151,16 @@ def test_a_full_disk_stops_with_two_lines_and_what_stands_is_whole(tmp_path):
         assert all(len(row["text"]) == 100 for row in stage.rows.rows())
 
 
+def limit_files() -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+
+
 def write_json_to_full() -> None:
     from maieutic.store import full_disk
 
-    with full_disk(__import__("pathlib").Path("/dev/full")), open("/dev/full", "w") as file:
+    full = Path("/dev/full")
+    with full_disk(full), full.open("w") as file:
         file.write("x" * 100_000)
 
 

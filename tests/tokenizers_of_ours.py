@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
 
@@ -27,7 +28,7 @@ TEXT = [
 
 @cache
 def tokenizer(family: str = "bytes", shape: str = "chatml") -> PreTrainedTokenizerFast:
-    """`bytes`: byte-level BPE, as GPT-2, Llama 3 and Qwen; `pieces`: Llama 2's BPE with spaces as ▁ and byte fallback."""
+    """`bytes`: byte-level BPE, as GPT-2, Llama 3 and Qwen; `pieces`: Llama 2's BPE, with byte fallback."""
     inner = _bytes() if family == "bytes" else _pieces()
     plain = {"[INST]", "[/INST]"} if shape == "llama2" else set()
     strip = {"<|system|>", "<|user|>", "<|assistant|>", "<|end|>"} if shape == "phi3" else set()
@@ -67,6 +68,6 @@ def _pieces() -> Tokenizer:
     fallback = ["<unk>", "<s>", "</s>"] + [f"<0x{byte:02X}>" for byte in range(256)]
     trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=fallback, show_progress=False)
     inner.train_from_iterator(TEXT, trainer)
-    shape = __import__("json").loads(inner.to_str())
+    shape = json.loads(inner.to_str())
     shape["added_tokens"] = []
-    return Tokenizer.from_str(__import__("json").dumps(shape))
+    return Tokenizer.from_str(json.dumps(shape))

@@ -2,7 +2,8 @@
 
     from maieutic import Conversation, render
 
-The public names are these, and nothing else is promised. The heavy ones are imported when first used.
+The public names are these, and nothing else is promised; a room's own work is imported from the room, as in
+`from maieutic.simulate import simulate`. The heavy names are imported when first used.
 """
 
 from __future__ import annotations
@@ -17,22 +18,18 @@ from maieutic.types import Conversation, Preference, Problem, Role, Sampling, Tu
 if TYPE_CHECKING:
     from maieutic.data.corpus import read_corpus, write_corpus
     from maieutic.models import load as load_model
-    from maieutic.prefer import prefer
-    from maieutic.simulate import simulate
 
 __version__ = "0.1.0"
 
 _LAZY = {
     "load_model": ("maieutic.models", "load"),
-    "prefer": ("maieutic.prefer", "prefer"),
     "read_corpus": ("maieutic.data.corpus", "read_corpus"),
-    "simulate": ("maieutic.simulate", "simulate"),
     "write_corpus": ("maieutic.data.corpus", "write_corpus"),
 }
 
 __all__ = [
     "Conversation", "MaieuticError", "Preference", "Problem", "Role", "Sampling", "Turn", "__version__",
-    "load_model", "prefer", "read_corpus", "render", "simulate", "write_corpus",
+    "load_model", "read_corpus", "render", "write_corpus",
 ]  # fmt: skip
 
 

@@ -65,7 +65,9 @@ class Expected(NamedTuple):
 
 def names() -> list[str]:
     """The recipes that ship."""
-    return sorted(entry.name.removesuffix(".yaml") for entry in _shipped().iterdir() if entry.name.endswith(".yaml"))
+    return sorted(
+        entry.name.removesuffix(".yaml") for entry in _shipped().iterdir() if entry.name.endswith(".yaml")
+    )
 
 
 def load(name: str) -> dict[str, Any]:
@@ -87,7 +89,9 @@ def load(name: str) -> dict[str, Any]:
         parent = load(str(base))
         unknown = sorted(values.keys() - parent["values"].keys())
         if unknown:
-            raise RecipeError(f"{name}: {base} has no value {unknown[0]!r}", _did_you_mean(unknown[0], parent["values"]))
+            raise RecipeError(
+                f"{name}: {base} has no value {unknown[0]!r}", _did_you_mean(unknown[0], parent["values"])
+            )
         values, stages = {**parent["values"], **values}, {**parent["stages"], **stages}
     if not stages:
         raise RecipeError(f"{name}: no stages", "List them under `stages:`.")
@@ -150,7 +154,9 @@ def _step(name: str, spec: Any, values: Mapping[str, Any], earlier: Mapping[str,
     if not isinstance(spec, dict) or spec.get("do") not in ACTIONS:
         raise RecipeError(f"stage {name}: `do` is none of {', '.join(ACTIONS)}", "Say what the stage does.")
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", str(name)) or name in values:
-        raise RecipeError(f"stage {name!r}: not a good name", "Use small letters, digits and -, and no value's name.")
+        raise RecipeError(
+            f"stage {name!r}: not a good name", "Use small letters, digits and -, and no value's name."
+        )
     kind = ACTIONS[spec["do"]]
     needs: dict[str, None] = {}
     given = {
@@ -160,14 +166,17 @@ def _step(name: str, spec: Any, values: Mapping[str, Any], earlier: Mapping[str,
     }
     if unknown := sorted(given.keys() - kind.model_fields.keys()):
         raise RecipeError(
-            f"stage {name}: {spec['do']} has no setting {unknown[0]!r}", _did_you_mean(unknown[0], kind.model_fields)
+            f"stage {name}: {spec['do']} has no setting {unknown[0]!r}",
+            _did_you_mean(unknown[0], kind.model_fields),
         )
     try:
         return Step(name, kind.model_validate(given), out / name, tuple(needs))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
-        raise RecipeError(f"stage {name}: {place}: {first['msg']}", "Mend that setting in the recipe.") from None
+        raise RecipeError(
+            f"stage {name}: {place}: {first['msg']}", "Mend that setting in the recipe."
+        ) from None
 
 
 def _filled(
@@ -192,8 +201,7 @@ def _filled(
         raise RecipeError(f"{where}: ${{{name}}} is no value and no earlier stage", hint)
 
     if whole := _REFERENCE.fullmatch(value):
-        found = lookup(whole[1])
-        return found
+        return lookup(whole[1])
     text = _REFERENCE.sub(lambda match: str(lookup(match[1])), value)
     for stage in needs:
         _check_output(where, text, earlier[stage])
@@ -205,7 +213,8 @@ def _check_output(where: str, text: str, step: Step) -> None:
     _, found, rest = text.partition(f"{step.out}/")
     if found and rest not in step.action.outputs:
         raise RecipeError(
-            f"{where}: stage {step.name} does not make {rest!r}", f"It makes {', '.join(step.action.outputs) or 'nothing'}."
+            f"{where}: stage {step.name} does not make {rest!r}",
+            f"It makes {', '.join(step.action.outputs) or 'nothing'}.",
         )
 
 
@@ -240,7 +249,9 @@ def _keep(plan: Plan) -> None:
 
 def _hashes(plan: Plan) -> dict[str, str]:
     """SHA-256 of each input file that stands in the values: a run belongs to its inputs."""
-    paths = [item for value in plan.values.values() for item in (value if isinstance(value, list) else [value])]
+    paths = [
+        item for value in plan.values.values() for item in (value if isinstance(value, list) else [value])
+    ]
     return {str(path): sha256(Path(path).read_bytes()).hexdigest() for path in paths if _is_file(path)}
 
 
@@ -261,7 +272,9 @@ def _check_models(steps: list[Step]) -> None:
             try:
                 asyncio.run(check(spec))
             except MaieuticError as error:
-                raise type(error)(f"{spec}: {error.what}" if spec not in error.what else error.what, error.hint) from None
+                raise type(error)(
+                    f"{spec}: {error.what}" if spec not in error.what else error.what, error.hint
+                ) from None
 
 
 def _did_you_mean(name: str, known: Any) -> str:
@@ -278,5 +291,7 @@ def _text(name: str) -> str:
     if not name.endswith((".yaml", ".yml")):
         path = _shipped() / f"{name}.yaml"
     if not path.is_file():
-        raise MissingInput(f"no recipe {name!r}", f"Known: {', '.join(names())}; or give the path of a .yaml file.")
+        raise MissingInput(
+            f"no recipe {name!r}", f"Known: {', '.join(names())}; or give the path of a .yaml file."
+        )
     return path.read_text(encoding="utf-8")

@@ -209,7 +209,7 @@ class _Training(Action):
     parameters: float | None = None
     """Weights of the model, for the estimate of a dry run where its name does not say."""
 
-    def models(self) -> list[str]:  # noqa: D102
+    def models(self) -> list[str]:
         return [self.model if self.model.startswith("hf/") else f"hf/{self.model}"]
 
     def _settings(self, out: Path) -> dict[str, Any]:

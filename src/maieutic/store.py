@@ -166,7 +166,9 @@ class Stage:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
         try:
             for journal in self._journals:
                 journal.close()
@@ -192,7 +194,8 @@ def read_rows(path: Path | str) -> Iterator[dict[str, Any]]:
                 yield orjson.loads(line)
             except orjson.JSONDecodeError:
                 raise StoreError(
-                    f"{path}:{number}: a damaged line inside a run", "Move that line out of the file and run again."
+                    f"{path}:{number}: a damaged line inside a run",
+                    "Move that line out of the file and run again.",
                 ) from None
 
 
@@ -203,7 +206,8 @@ def stage_rows(folder: Path | str) -> Iterator[dict[str, Any]]:
         stages = [stage for stage in sorted(path.iterdir()) if (stage / "rows.jsonl").exists()]
         if len(stages) != 1:
             raise MissingInput(
-                f"{path}: {'several stages' if stages else 'no stage'} in there", "Name the stage's own folder."
+                f"{path}: {'several stages' if stages else 'no stage'} in there",
+                "Name the stage's own folder.",
             )
         path = stages[0]
     return first_per_key(read_rows(path / "rows.jsonl" if path.is_dir() else path))
@@ -239,7 +243,11 @@ def write_json(path: Path, value: Any) -> None:
     part = path.with_name(f".{path.name}.part")
     with full_disk(path):
         with part.open("wb") as file:
-            file.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY, default=_jsonable))
+            file.write(
+                orjson.dumps(
+                    value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY, default=_jsonable
+                )
+            )
             file.write(b"\n")
             file.flush()
             os.fsync(file.fileno())
@@ -253,7 +261,9 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise MissingInput(f"{path}: no such file", "Check the path.") from None
     except orjson.JSONDecodeError as error:
-        raise StoreError(f"{path}: not JSON ({error})", "Restore the file, or start in another folder.") from None
+        raise StoreError(
+            f"{path}: not JSON ({error})", "Restore the file, or start in another folder."
+        ) from None
 
 
 @contextmanager
@@ -266,10 +276,13 @@ def full_disk(path: Path) -> Iterator[None]:
             raise
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise DiskFull(
-                f"{path}: no space is left on the disk", "Free some and run the same command again: it goes on."
+                f"{path}: no space is left on the disk",
+                "Free some and run the same command again: it goes on.",
             ) from None
         if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
-            raise StoreError(f"{path}: {error.strerror}", "Choose an output path that can be written.") from None
+            raise StoreError(
+                f"{path}: {error.strerror}", "Choose an output path that can be written."
+            ) from None
         raise
 
 

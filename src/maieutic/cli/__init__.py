@@ -22,7 +22,12 @@ app = typer.Typer(
 
 def main() -> None:
     """The entry point. Exit 0 done, 1 failed, 2 the call was wrong."""
-    for name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "GRADIO_ANALYTICS_ENABLED", "RAY_USAGE_STATS_ENABLED"):
+    for name in (
+        "HF_HUB_DISABLE_TELEMETRY",
+        "DO_NOT_TRACK",
+        "GRADIO_ANALYTICS_ENABLED",
+        "RAY_USAGE_STATS_ENABLED",
+    ):
         os.environ.setdefault(name, "1" if name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK") else "0")
     _gather()
     try:

@@ -26,7 +26,9 @@ def mask(
     system: Annotated[str | None, typer.Option(help="System text for conversations without one.")] = None,
     no_end: Annotated[bool, typer.Option("--no-end", help="Do not teach END.")] = False,
     n: Annotated[int | None, typer.Option("-n", min=1, help="Only the first so many.")] = None,
-    remote_code: Annotated[bool, typer.Option("--remote-code", help="Run code that comes with the tokenizer.")] = False,
+    remote_code: Annotated[
+        bool, typer.Option("--remote-code", help="Run code that comes with the tokenizer.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Show the exact supervised tokens of each conversation: in the loss green, the rest grey.
@@ -52,7 +54,9 @@ def mask(
         line = Text()
         for text, label in _pieces(tokenizer, rendered):
             line.append(shown(text), style="bold green" if label else "bright_black")
-        out.print(Text(f"{conversation.id}: {rendered.supervised} of {len(rendered.labels)} tokens", style="bold"))
+        out.print(
+            Text(f"{conversation.id}: {rendered.supervised} of {len(rendered.labels)} tokens", style="bold")
+        )
         out.print(line, soft_wrap=True)
     if json:
         print_json({"conversations": rows})

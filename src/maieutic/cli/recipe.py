@@ -22,8 +22,12 @@ def register(app: typer.Typer) -> None:
 def run(
     recipe: Annotated[str, typer.Argument(help="A shipped recipe, or a .yaml file.")],
     out: Annotated[Path, typer.Option(help="Run folder, one folder in it for each stage.")],
-    set: Annotated[list[str] | None, typer.Option("--set", help="key=value in place of a recipe's value.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost; run nothing.")] = False,
+    set: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value in place of a recipe's value.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan and its cost; run nothing.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Run a recipe's stages in order; done ones are skipped, an interrupted run goes on.
@@ -66,7 +70,8 @@ def _show_plan(plan: Any, json: bool) -> None:
     lines = room.expect(plan)
     if json:
         stages = [
-            {"name": line.stage, "does": line.does, "done": line.done, **line.cost._asdict()} for line in lines
+            {"name": line.stage, "does": line.does, "done": line.done, **line.cost._asdict()}
+            for line in lines
         ]
         print_json({"recipe": plan.name, "run": str(plan.out), "values": plan.values, "stages": stages})
         return
@@ -80,8 +85,14 @@ def _show_plan(plan: Any, json: bool) -> None:
         )
         for line in lines
     ]
-    table(f"{plan.name}: {len(rows)} stages in {plan.out}", ("stage", "does", "calls", "tokens", "GPU memory"), rows)
-    note("tokens: written at most, or trained on; memory: weights and optimizer. – : not known beforehand, or none")
+    table(
+        f"{plan.name}: {len(rows)} stages in {plan.out}",
+        ("stage", "does", "calls", "tokens", "GPU memory"),
+        rows,
+    )
+    note(
+        "tokens: written at most, or trained on; memory: weights and optimizer. – : not known beforehand, or none"
+    )
 
 
 def _count(value: int | None) -> str | None:
@@ -127,9 +138,18 @@ def demo_base(
     from maieutic.demo.base import build
 
     built = build(
-        corpus, out, vocab_size=vocab_size, hidden=hidden, layers=layers, context=context, steps=steps, seed=seed
+        corpus,
+        out,
+        vocab_size=vocab_size,
+        hidden=hidden,
+        layers=layers,
+        context=context,
+        steps=steps,
+        seed=seed,
     )
     if json:
         print_json(built.json())
     else:
-        say(f"{built.path}: {built.parameters:,} parameters, {built.vocabulary:,} tokens, loss {built.loss or '–'}")
+        say(
+            f"{built.path}: {built.parameters:,} parameters, {built.vocabulary:,} tokens, loss {built.loss or '–'}"
+        )

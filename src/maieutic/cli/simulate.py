@@ -20,8 +20,12 @@ def simulate(
     assistant: Annotated[str, typer.Option(help="MODEL that answers.")],
     out: Annotated[Path, typer.Option(help="Run folder; the same command goes on in it.")],
     n: Annotated[int | None, typer.Option("-n", min=1, help="Dialogues; default one for each seed.")] = None,
-    seeds: Annotated[Path | None, typer.Option(help="Corpus of starts; without it the user begins freely.")] = None,
-    seed_turns: Annotated[int | None, typer.Option(min=0, help="Keep only the first turns of each seed.")] = None,
+    seeds: Annotated[
+        Path | None, typer.Option(help="Corpus of starts; without it the user begins freely.")
+    ] = None,
+    seed_turns: Annotated[
+        int | None, typer.Option(min=0, help="Keep only the first turns of each seed.")
+    ] = None,
     user_mode: Annotated[
         str | None, typer.Option(help="trained or prompted; default: what the checkpoint says.")
     ] = None,
@@ -34,11 +38,17 @@ def simulate(
     temperature: Annotated[float, typer.Option(min=0, help="Of the assistant.")] = 0.7,
     max_tokens: Annotated[int, typer.Option(min=1, help="New tokens of an assistant's turn.")] = 512,
     assistant_system: Annotated[str | None, typer.Option(help="System text of the dialogues.")] = None,
-    template: Annotated[str | None, typer.Option(help="Of hf/ models: chat, dyadic, plain or a file.")] = None,
+    template: Annotated[
+        str | None, typer.Option(help="Of hf/ models: chat, dyadic, plain or a file.")
+    ] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Dialogues under way at once.")] = 64,
     attempts: Annotated[int, typer.Option(min=1, help="Calls a reply may take.")] = 8,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for one reply, attempts together.")] = 600.0,
-    budget_tokens: Annotated[int | None, typer.Option(min=1, help="Stop cleanly after so many tokens.")] = None,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, help="Seconds for one reply, attempts together.")
+    ] = 600.0,
+    budget_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Stop cleanly after so many tokens.")
+    ] = None,
     max_failure_rate: Annotated[float, typer.Option(min=0, max=1)] = 0.05,
     seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
     json: Json = False,
@@ -47,14 +57,15 @@ def simulate(
 
     Example: maieutic simulate --user hf/runs/user --assistant openai/NAME --seeds seeds.jsonl -n 1000 --out runs/talk
     """
-    from maieutic import simulate as room
     from maieutic.errors import InputError
     from maieutic.models import ModelOptions, load
+    from maieutic.simulate import SimulateConfig
+    from maieutic.simulate import simulate as room
     from maieutic.types import Sampling
 
     if user_mode not in (None, "trained", "prompted"):
         raise InputError(f"--user-mode {user_mode!r} is not known", "Give trained or prompted.")
-    config = room.SimulateConfig(
+    config = SimulateConfig(
         seeds=seeds,
         seed_turns=seed_turns,
         user_mode=user_mode,
@@ -72,7 +83,7 @@ def simulate(
     options = ModelOptions(template=template, attempts=attempts, timeout=timeout, concurrency=concurrency)
     speaker = load(user, options)
     answerer = speaker if assistant == user else load(assistant, options)
-    summary = room.simulate(speaker, answerer, out, n, config)
+    summary = room(speaker, answerer, out, n, config)
     if json:
         print_json(summary._asdict())
         return

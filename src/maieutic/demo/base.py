@@ -21,7 +21,7 @@ from maieutic.types import Conversation
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 WINDOW = 256
 """Tokens a row of a training batch has."""
-BATCH = 8
+BATCH = 4
 LEARNING_RATE = 3e-3
 
 
@@ -61,7 +61,7 @@ def build(
         layers: depth.
         heads: attention heads.
         context: positions the model is built for.
-        steps: steps of next-token training (8 windows of 256 tokens each); 0 leaves it random.
+        steps: steps of next-token training (4 windows of 256 tokens each); 0 leaves it random.
         seed: the same seed, corpus and sizes give the same weights on the same machine.
 
     Raises:

@@ -53,7 +53,9 @@ class Demo(NamedTuple):
             ("criterion", "base", "tuned"),
             [(label, scores["against"][name], scores["scores"][name]) for name, label in _TUTOR],
         )
-        say(f"{scores['scores']['n']} replies each, judged by code; tiny models: this proves the machinery only.")
+        say(
+            f"{scores['scores']['n']} replies each, judged by code; tiny models: this proves the machinery only."
+        )
         say(f"{self.run}: {len(self.stages)} stages, {self.seconds:.0f} s")
 
 

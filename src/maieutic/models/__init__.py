@@ -2,7 +2,8 @@
 
     hf/PATH_OR_ID            in this process, batched (needs the `train` extra)
     openai/NAME              any OpenAI-compatible server, by OPENAI_BASE_URL and OPENAI_API_KEY
-    http://HOST:PORT/v1#NAME the same, by address; its key is only MAIEUTIC_API_KEY
+    http://HOST:PORT/v1#NAME the same, by address; its key is MAIEUTIC_API_KEY, sent beyond this
+                             machine only to the host in MAIEUTIC_API_HOST
     ollama/NAME              a local Ollama server
     script/FILE              canned replies, for tests and dry runs
 

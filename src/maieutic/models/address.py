@@ -1,7 +1,8 @@
 """Where a remote MODEL lives, and which key may go there.
 
 A key comes from one environment variable, decided by the form of the MODEL and by nothing else, so an address
-that stands in a recipe or on a command line can never be handed the key of another service.
+that stands in a recipe or on a command line can never be handed the key of another service. MAIEUTIC_API_KEY goes
+to this machine, and beyond it only to the host that MAIEUTIC_API_HOST names: a recipe's URL cannot fetch it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from maieutic.types import utf8
 
 OPENAI = "https://api.openai.com/v1"
 OLLAMA_PORT = 11434
+OURS = "MAIEUTIC_API_KEY"
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class Address(NamedTuple):
@@ -75,7 +78,7 @@ def address(spec: str, environment: Mapping[str, str] = os.environ) -> Address:
     """
     if spec.startswith(("http://", "https://")):
         base, _, name = spec.partition("#")
-        return Address(_checked(base, "the MODEL"), utf8(name), "MAIEUTIC_API_KEY")
+        return Address(_checked(base, "the MODEL"), utf8(name), OURS)
     kind, _, name = spec.partition("/")
     if kind == "ollama":
         return Address(_ollama(environment.get("OLLAMA_HOST", "").strip()), utf8(name), None)
@@ -91,6 +94,8 @@ def key(place: Address, environment: Mapping[str, str] = os.environ) -> Key:
     """
     if place.key_variable is None:
         return Key("", "")
+    if place.key_variable == OURS and not _may_have(place, environment):
+        return Key("", "")
     value = environment.get(place.key_variable, "").strip()
     if not value.isascii() or not value.isprintable():
         raise InputError(
@@ -100,11 +105,22 @@ def key(place: Address, environment: Mapping[str, str] = os.environ) -> Key:
     return Key(value, place.key_variable)
 
 
+def _may_have(place: Address, environment: Mapping[str, str]) -> bool:
+    url = URL(place.url)
+    named = environment.get("MAIEUTIC_API_HOST", "").strip()
+    return url.host in LOOPBACK or named in (url.host, url.authority)
+
+
 def missing_key(place: Address) -> WrongKey:
     """The error for a server that takes no call without a key."""
-    return WrongKey(
-        f"{place.url} needs a key and {place.key_variable} is not set", f"Set {place.key_variable}."
-    )
+    return WrongKey(f"{place.url} needs a key and {place.key_variable} is not set", how_to_set(place))
+
+
+def how_to_set(place: Address, environment: Mapping[str, str] = os.environ) -> str:
+    """What to do so that a key goes to an address."""
+    if place.key_variable == OURS and not _may_have(place, environment):
+        return f"Set {OURS}, and MAIEUTIC_API_HOST={URL(place.url).authority} to let it go to that host."
+    return f"Set {place.key_variable}."
 
 
 def _checked(text: str, origin: str) -> str:

@@ -80,6 +80,8 @@ def find(name: str) -> Source:
         UnknownModel, WrongKey, Unreachable: the hub does not have it, does not show it, or does not answer.
     """
     folder = Path(name).expanduser()
+    if (folder / "manifest.json").is_file() and (folder / "model").is_dir():
+        folder = folder / "model"  # a finished training run means the model it made
     if folder.is_dir():
         return Source(str(folder), frozenset(file.name for file in folder.iterdir()))
     if folder.exists():

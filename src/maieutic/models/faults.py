@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import aiohttp
 
 from maieutic.errors import ContextFull, MalformedReply, ModelError, UnknownModel, Unreachable, WrongKey
-from maieutic.models.address import Address, Key
+from maieutic.models.address import Address, Key, how_to_set
 from maieutic.types import utf8
 
 WORDS = 300
@@ -118,7 +118,7 @@ def _wrong_key(place: Address, key: Key, words: str) -> WrongKey:
     if variable is None:
         return WrongKey(f"{place.url} asks for a key{said}", "This kind of MODEL sends none.")
     if not key:
-        return WrongKey(f"{place.url} asks for a key{said}", f"Set {variable}.")
+        return WrongKey(f"{place.url} asks for a key{said}", how_to_set(place))
     return WrongKey(
         f"{place.url} refused the key in {variable}{said}",
         f"Set {variable} to a key that it accepts.",

@@ -34,7 +34,9 @@ class Prompt(NamedTuple):
         names = set(_PLACEHOLDER.findall(self.text))
         if names != values.keys():
             wrong = ", ".join(sorted(names ^ values.keys()))
-            raise InputError(f"prompt {self.name}: placeholders and values differ in {wrong}", "Name them alike.")
+            raise InputError(
+                f"prompt {self.name}: placeholders and values differ in {wrong}", "Name them alike."
+            )
         return _PLACEHOLDER.sub(lambda match: values[match[1]], self.text)
 
 
@@ -43,7 +45,9 @@ def load(name: str) -> Prompt:
     """A prompt by name (one of this folder) or by path (a file ending in `.md`)."""
     path = Path(name) if name.endswith(".md") else files(__package__) / f"{name}.md"
     if not path.is_file():
-        known = ", ".join(sorted(file.name[:-3] for file in files(__package__).iterdir() if file.name.endswith(".md")))
+        known = ", ".join(
+            sorted(file.name[:-3] for file in files(__package__).iterdir() if file.name.endswith(".md"))
+        )
         raise MissingInput(f"no prompt {name!r}", f"Known: {known}; or give the path of a .md file.")
     text = path.read_text(encoding="utf-8").strip()
     return Prompt(name, text, hashlib.sha256(text.encode()).hexdigest()[:16])

@@ -18,8 +18,8 @@ from maieutic.render.templates import ChatFrames, dyadic_pieces, plain_pieces, t
 from maieutic.types import Conversation, Role, Turn
 
 __all__ = [
-    "END", "IGNORED", "Rendered", "add_end", "end_id", "prompt_ids", "render", "renderer", "serving_template", "stop_ids",
-    "turn_end_id",
+    "END", "IGNORED", "Rendered", "add_end", "end_id", "prompt_ids", "render", "renderer", "serving_template",
+    "stop_ids", "turn_end_id",
 ]  # fmt: skip
 
 END = "<|endofconversation|>"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from maieutic.errors import ContextFull, ModelError, Unreachable, UnknownModel, WrongKey
+from maieutic.errors import ContextFull, ModelError, UnknownModel, Unreachable, WrongKey
 from maieutic.models import ChatModel
 from maieutic.simulate import guards
 from maieutic.simulate.users import UserMode, next_user_turn
@@ -194,7 +194,9 @@ class Dialogue:
         return self._end_info
 
 
-def _info(reply: Reply, sampling: Sampling, redrawn: list[dict[str, str]], gave_up: str | None) -> dict[str, Any]:
+def _info(
+    reply: Reply, sampling: Sampling, redrawn: list[dict[str, str]], gave_up: str | None
+) -> dict[str, Any]:
     info: dict[str, Any] = {
         "model": reply.model,
         "seed": sampling.seed,

@@ -16,7 +16,9 @@ NEAR = 0.9
 """Shared words over all words (Jaccard) from which two turns of five words or more count as the same."""
 
 _WORD = re.compile(r"\w+")
-_THANKS = re.compile(r"\b(thanks?|thank you|thx|cheers|bye|goodbye|welcome|have a (?:nice|good|great) \w+)\b", re.I)
+_THANKS = re.compile(
+    r"\b(thanks?|thank you|thx|cheers|bye|goodbye|welcome|have a (?:nice|good|great) \w+)\b", re.I
+)
 _ASSISTANT_VOICE = re.compile(
     r"^\W*(?:as an ai\b|how (?:can|may) i (?:help|assist)|i(?:'m| am) here to (?:help|assist)|"
     r"(?:sure|certainly|of course)[,!.]? (?:here|i(?:'d| would) be (?:happy|glad))|is there anything else i can)",

@@ -80,7 +80,11 @@ class Summary(NamedTuple):
 
 
 def simulate(
-    user: ChatModel, assistant: ChatModel, out: Path | str, n: int | None = None, config: SimulateConfig | None = None
+    user: ChatModel,
+    assistant: ChatModel,
+    out: Path | str,
+    n: int | None = None,
+    config: SimulateConfig | None = None,
 ) -> Summary:
     """Simulate `n` dialogues into the run folder `out` (default: one for each seed).
 
@@ -173,7 +177,12 @@ class _Run:
 
     async def _one(self, key: str, start: Conversation) -> None:
         def keep(index: int, spoken: Spoken) -> None:
-            row = {"dialogue": key, "index": index, "turn": spoken.turn.model_dump(mode="json"), "info": spoken.info}
+            row = {
+                "dialogue": key,
+                "index": index,
+                "turn": spoken.turn.model_dump(mode="json"),
+                "info": spoken.info,
+            }
             self._turns.append(f"{key}:{index}", row)
             self._check_budget()
 
@@ -194,7 +203,8 @@ class _Run:
         budget = self._config.budget_tokens
         if budget is not None and self._tokens >= budget:
             raise BudgetSpent(
-                f"the budget of {budget} tokens is used up", "Run the same command with a larger one: it goes on."
+                f"the budget of {budget} tokens is used up",
+                "Run the same command with a larger one: it goes on.",
             )
 
     def _starts(self, n: int | None) -> Iterator[tuple[str, Conversation]]:
@@ -318,4 +328,3 @@ def _close(stage: Stage, summary: Summary, config: SimulateConfig) -> Summary:
             "Mend the cause and run the same command: only those are asked again. Or raise --max-failure-rate.",
         )
     return summary
-

@@ -32,7 +32,12 @@ def prompt_hash(mode: UserMode) -> str | None:
 
 
 async def next_user_turn(
-    model: ChatModel, mode: UserMode, start: Conversation, messages: Sequence[Turn], sampling: Sampling, may_end: bool
+    model: ChatModel,
+    mode: UserMode,
+    start: Conversation,
+    messages: Sequence[Turn],
+    sampling: Sampling,
+    may_end: bool,
 ) -> Reply:
     """The human's next turn; `finish` is END where the person stops, with whatever was said before stopping."""
     if mode == "trained":
@@ -44,14 +49,20 @@ async def next_user_turn(
 def swapped(start: Conversation, messages: Sequence[Turn]) -> list[Turn]:
     """The conversation as a prompted user model sees it: its own turns are the assistant's."""
     system = prompts.load("user_prompted").fill(end=END_WORD, who=_who(start), want=_want(start))
-    turns = [Turn(role=turn.role.other, content=turn.content) for turn in messages if turn.role != Role.SYSTEM]
+    turns = [
+        Turn(role=turn.role.other, content=turn.content) for turn in messages if turn.role != Role.SYSTEM
+    ]
     if not turns or turns[0].role == Role.ASSISTANT:
         turns.insert(0, Turn(role=Role.USER, content=prompts.load("user_start").text))
     return [Turn(role=Role.SYSTEM, content=system), *turns]
 
 
 def _who(start: Conversation) -> str:
-    return f"Who you are: {start.profile}" if start.profile else "You are an ordinary person with a matter of your own."
+    return (
+        f"Who you are: {start.profile}"
+        if start.profile
+        else "You are an ordinary person with a matter of your own."
+    )
 
 
 def _want(start: Conversation) -> str:

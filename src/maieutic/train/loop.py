@@ -196,9 +196,12 @@ def failures(folder: Path) -> Iterator[None]:
 
 
 def _says_full(error: BaseException) -> bool:
-    """Whether a writer without an errno (safetensors, torch) means a full disk."""
+    """Whether a writer without an errno (safetensors, torch's archives) means a full disk."""
     text = f"{error} {error.__cause__ or ''} {error.__context__ or ''}"
-    return "os error 28" in text or "No space left" in text or "PytorchStreamWriter failed" in text
+    return any(
+        sign in text
+        for sign in ("os error 28", "No space left", "inline_container.cc", "PytorchStreamWriter")
+    )
 
 
 def summary(stage: Stage, trainer: Any, tokens: int) -> dict[str, Any]:
