@@ -29,7 +29,7 @@ def main() -> None:
         "RAY_USAGE_STATS_ENABLED",
     ):
         os.environ.setdefault(name, "1" if name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK") else "0")
-    _gather()
+    gather()
     try:
         app()
     except MaieuticError as error:
@@ -45,7 +45,7 @@ def main() -> None:
         sys.exit(0)
 
 
-def _gather() -> None:
+def gather() -> None:
     """Import the command files, in the order of the pipeline; none of them imports a heavy library."""
     from maieutic.cli import data, evals, judge, mask, models, recipe, simulate, train
 

@@ -1,4 +1,4 @@
-"""Rows out of files, streaming: JSON lines, one JSON list, gzip, Parquet and tagged text, alone or in folders.
+"""Rows out of files, streaming: JSON lines, one JSON list, CSV, Parquet and tagged text, alone or in folders.
 
 A broken row never stops a file: it is kept out, counted and named by file and line in a `BadRows` report. Only what
 is broken is lost: the rows around it stay.
@@ -9,75 +9,27 @@ from __future__ import annotations
 import codecs
 import gzip
 import json
-import math
 import re
 import zlib
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, cast
 
-import orjson
+from maieutic.data.rows import DEEP, BadRows, Row, mended, parse_json, shallow
+from maieutic.data.tables import csv_rows, parquet_rows
+from maieutic.errors import InputError, MissingInput
 
-from maieutic.errors import InputError, MissingExtra, MissingInput
-from maieutic.types import utf8
+__all__ = ["SUFFIXES", "BadRows", "Row", "files_in", "mended", "parse_json", "read_rows"]
 
-SUFFIXES = (".json", ".jsonl", ".ndjson", ".txt", ".parquet")
-"""What a folder is searched for; the JSON and text ones also with `.gz` behind."""
-NAMED = 1000
-"""Broken rows named one by one; beyond that they are only counted."""
+SUFFIXES = (".json", ".jsonl", ".ndjson", ".txt", ".csv", ".tsv", ".parquet")
+"""What a folder is searched for; all but Parquet also with `.gz` behind."""
 _CHUNK = 1 << 20
-_DEPTH = 200
-_DEEP = "JSON nested too deeply"
 _ODD = re.compile(r"\\u[dD]|NaN|Infinity|\d{19}|[eE]\+?\d{3}")
 """Where a value may need mending: looking for it is much cheaper than walking every value."""
 _NUMBER = re.compile(r"[-+.\deE]*")
 """What may follow a number that the end of the buffer cut."""
 _SPACE = re.compile(r"[ \t\n\r]*")
-
-
-class Row(NamedTuple):
-    """One JSON value and where it stood (`file:line`, or `file, item N` in a JSON list)."""
-
-    where: str
-    value: Any
-
-
-class BadRows:
-    """The rows kept out of a corpus: how many, which and why.
-
-    Args:
-        strict: raise at the first one instead of going on.
-    """
-
-    def __init__(self, strict: bool = False) -> None:
-        self.strict = strict
-        self.count = 0
-        self.rows: list[dict[str, str]] = []
-
-    def add(self, where: str, reason: str) -> None:
-        """Keep one row out.
-
-        Raises:
-            InputError: where the report is strict.
-        """
-        if self.strict:
-            raise InputError(
-                f"{where}: {reason}", "Mend or remove it, or run without --strict to keep it out."
-            )
-        self.count += 1
-        if len(self.rows) < NAMED:
-            self.rows.append({"where": where, "reason": reason})
-
-    def summary(self, shown: int = 5) -> str:
-        """One line for people: the count and the first few."""
-        named = "; ".join(f"{row['where']}: {row['reason']}" for row in self.rows[:shown])
-        more = f"; and {self.count - shown} more" if self.count > shown else ""
-        return f"{self.count} broken {'row' if self.count == 1 else 'rows'} kept out: {named}{more}"
-
-    def json(self) -> dict[str, Any]:
-        """`{"count", "rows": [{"where", "reason"}, ...]}`."""
-        return {"count": self.count, "rows": self.rows}
 
 
 def files_in(source: Path) -> list[Path]:
@@ -112,7 +64,7 @@ def _kind(path: Path) -> str:
 
 
 def read_rows(path: Path, bad: BadRows) -> Iterator[Row]:
-    """The JSON values of one file, streaming. A tagged text file (`.txt`) is one row, its whole text.
+    """The values of one file, streaming. A row of a table is an object; a tagged text file (`.txt`) is one string.
 
     Raises:
         MissingInput: there is no such file.
@@ -121,11 +73,14 @@ def read_rows(path: Path, bad: BadRows) -> Iterator[Row]:
     if not (path.is_file() or path.is_fifo()):
         raise MissingInput(f"{path}: no such file", "Check the path.")
     if _kind(path) == ".parquet":
-        yield from _parquet_rows(path)
+        yield from parquet_rows(path, bad)
         return
     try:
         with _open(path) as file:
-            yield from _text_rows(path, file, bad)
+            if _kind(path) in (".csv", ".tsv"):
+                yield from csv_rows(path, file, bad)
+            else:
+                yield from _text_rows(path, file, bad)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         bad.add(str(path), f"the gzip stream is damaged ({error}); what stood before was read")
     except OSError as error:
@@ -193,62 +148,6 @@ def _is_json(text: bytes) -> bool:
     return True
 
 
-def parse_json(text: bytes) -> Any:
-    """One JSON value, in a form that can be written back.
-
-    orjson reads it where it can. What only Python's reader takes is mended: lone surrogates become U+FFFD, numbers
-    that JSON cannot hold become null, integers beyond 64 bits become strings.
-
-    Raises:
-        ValueError: it is not JSON; the message is short and names no text.
-    """
-    try:
-        return _shallow(orjson.loads(text), text.count(b"[") + text.count(b"{"))
-    except orjson.JSONDecodeError:
-        pass
-    try:
-        decoded = text.decode()
-        return _shallow(mended(json.loads(decoded)), decoded.count("[") + decoded.count("{"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 (byte {error.start + 1})") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"broken JSON ({error.msg}, column {error.colno})") from None
-    except RecursionError:
-        raise ValueError(_DEEP) from None
-
-
-def _shallow(value: Any, brackets: int) -> Any:
-    """The value itself, unless it is nested deeper than can be written again."""
-    if brackets > _DEPTH:
-        level, depth = [value], 0
-        while level:
-            level = [
-                item
-                for node in level
-                if isinstance(node, (dict, list))
-                for item in (node.values() if isinstance(node, dict) else node)
-            ]
-            depth += 1
-            if depth > _DEPTH:
-                raise ValueError(_DEEP)
-    return value
-
-
-def mended(value: Any) -> Any:
-    """The value with everything replaced that a UTF-8 JSON file cannot hold."""
-    if isinstance(value, str):
-        return utf8(value)
-    if isinstance(value, dict):
-        return {utf8(key) if isinstance(key, str) else str(key): mended(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [mended(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, int) and not -(2**63) <= value < 2**64:
-        return str(value)
-    return value
-
-
 def _list_items(path: Path, first: bytes, file: BinaryIO, bad: BadRows) -> Iterator[Row]:
     """The items of one JSON list, read a piece at a time; after a break the rest of the list is given up."""
     number = 0
@@ -258,7 +157,7 @@ def _list_items(path: Path, first: bytes, file: BinaryIO, bad: BadRows) -> Itera
     except UnicodeDecodeError:
         bad.add(f"{path}, item {number + 1}", "not UTF-8; the rest of the list cannot be read")
     except RecursionError:
-        bad.add(f"{path}, item {number + 1}", f"{_DEEP}; the rest of the list cannot be read")
+        bad.add(f"{path}, item {number + 1}", f"{DEEP}; the rest of the list cannot be read")
     except ValueError as error:
         if isinstance(error, InputError):
             raise
@@ -306,27 +205,5 @@ def _complete(decoder: json.JSONDecoder, buffer: str, at: int, ended: bool) -> t
         return None
     if buffer[behind] not in ",]":
         raise ValueError("broken JSON (no comma after the item)")
-    _shallow(value, buffer.count("[", at, end) + buffer.count("{", at, end))
+    shallow(value, buffer.count("[", at, end) + buffer.count("{", at, end))
     return value, end, behind + (buffer[behind] == ",")
-
-
-def _parquet_rows(path: Path) -> Iterator[Row]:
-    try:
-        import pyarrow as arrow
-        from pyarrow import parquet
-    except ImportError:
-        raise MissingExtra(
-            f"{path}: reading Parquet needs pyarrow", "Install it: pip install 'maieutic[train]'."
-        ) from None
-    try:
-        number = 0
-        for batch in parquet.ParquetFile(path).iter_batches(batch_size=1000):
-            for value in batch.to_pylist():
-                number += 1
-                if isinstance(value.get("meta"), str):
-                    value["meta"] = parse_json(value["meta"].encode())
-                yield Row(
-                    f"{path}, row {number}", {key: item for key, item in value.items() if item is not None}
-                )
-    except arrow.ArrowException as error:
-        raise InputError(f"{path}: not a Parquet file ({str(error)[:80]})", "Check the file.") from None

@@ -1,0 +1,143 @@
+"""Rows of a dataset on the Hugging Face hub, or of a folder laid out like one, streaming through `datasets`.
+
+Named `hub:NAME`, `hub:NAME:SPLIT` or `hub:NAME:CONFIG:SPLIT`; NAME may be a folder. A dataset's own code is never
+run: `datasets` has dropped loading scripts, and nothing here asks for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from maieutic.console import note
+from maieutic.data.rows import BadRows, Row
+from maieutic.data.tables import table_row
+from maieutic.errors import InputError, MissingExtra, MissingInput
+
+PREFIX = "hub:"
+
+
+class Dataset(NamedTuple):
+    """One split, opened but not yet read."""
+
+    name: str
+    """As a row's source: `hub:NAME:SPLIT`, of a folder only its own name."""
+    licence: str | None
+    """As its card says."""
+    rows: Any
+    """What `datasets` streams: plain objects by column name."""
+
+    def read(self, bad: BadRows) -> Iterator[Row]:
+        """The rows, each named by its place.
+
+        Raises:
+            InputError: the stream breaks.
+        """
+        number = 0
+        stream = iter(self.rows)
+        while True:
+            try:
+                value = next(stream)
+            except StopIteration:
+                return
+            except Exception as error:  # whatever a reader, a network or a cast raises ends the stream
+                raise InputError(
+                    f"{self.name}, row {number + 1}: the stream broke ({_short(error)})",
+                    "Run the command again, or import the files themselves.",
+                ) from error
+            number += 1
+            yield from table_row(f"{self.name}, row {number}", value, bad)
+
+
+def is_hub(source: Path | str) -> bool:
+    """Whether the source is a dataset and not a file."""
+    return str(source).startswith(PREFIX)
+
+
+def place(source: Path | str) -> Path:
+    """Where a source lies on disk; for a dataset on the hub a path that does not exist."""
+    return Path(_parts(source)[0]) if is_hub(source) else Path(source)
+
+
+def open_dataset(source: Path | str) -> Dataset:
+    """Open one split of a dataset, reading no row yet.
+
+    Without a split it is the only one, or `train`; what is left out is told on standard error.
+
+    Raises:
+        MissingExtra: `datasets` is not installed.
+        MissingInput: there is no such dataset or split.
+        InputError: it cannot be opened.
+    """
+    name, config, split = _parts(source)
+    try:
+        import datasets
+    except ImportError:
+        raise MissingExtra(
+            f"{source}: reading datasets needs the `datasets` library",
+            "Install it: pip install 'maieutic[train]'; or import the files themselves.",
+        ) from None
+    try:
+        splits = datasets.load_dataset(name, config, streaming=True)
+    except FileNotFoundError as error:
+        raise MissingInput(
+            f"{source}: no such dataset ({_short(error)})", "Check the name; a private one needs HF_TOKEN."
+        ) from None
+    except Exception as error:  # the library's own errors share no root; each is the user's or the network's
+        raise InputError(
+            f"{source}: cannot be opened ({_short(error)})",
+            "Check the name and the network. Datasets that need code of their own are not loaded.",
+        ) from error
+    chosen = _split(str(source), split, sorted(map(str, splits)))
+    folder = Path(name)
+    shown = folder.resolve().name if folder.is_dir() else name
+    return Dataset(":".join(filter(None, (PREFIX[:-1], shown, config, chosen))), _licence(name), splits[chosen])
+
+
+def _parts(source: Path | str) -> tuple[str, str | None, str | None]:
+    rest = str(source).removeprefix(PREFIX)
+    if rest and Path(rest).is_dir():
+        return rest, None, None
+    name, *more = rest.split(":")
+    if not name or len(more) > 2 or not all(more):
+        raise InputError(f"{source}: no name of a dataset", "Write hub:NAME, hub:NAME:SPLIT or hub:NAME:CONFIG:SPLIT.")
+    return name, more[0] if len(more) == 2 else None, more[-1] if more else None
+
+
+def _split(source: str, asked: str | None, known: list[str]) -> str:
+    chosen = asked or (known[0] if len(known) == 1 else "train")
+    if chosen not in known:
+        what = f"no split {asked!r}" if asked else "several splits and none named `train`"
+        raise MissingInput(f"{source}: {what}", f"It has: {', '.join(known)}. Name one: hub:NAME:SPLIT.")
+    if not asked and len(known) > 1:
+        note(f"{source}: read the split train; left out: {', '.join(name for name in known if name != chosen)}")
+    return chosen
+
+
+def _licence(name: str) -> str | None:
+    """What the dataset's card names as its licence; None where it has no card or names none."""
+    import yaml
+    from huggingface_hub import hf_hub_download
+
+    card = Path(name) / "README.md"
+    if not Path(name).is_dir():
+        try:
+            card = Path(hf_hub_download(name, "README.md", repo_type="dataset"))
+        except (OSError, ValueError):  # no card, or no way to it: the licence is simply not known
+            return None
+    if not card.is_file():
+        return None
+    begin, _, rest = card.read_text(errors="replace").partition("---\n")
+    try:
+        head = yaml.safe_load(rest.partition("\n---")[0]) if not begin.strip() else None
+    except yaml.YAMLError:
+        return None
+    licence = head.get("license") if isinstance(head, dict) else None
+    if isinstance(licence, list):
+        licence = ", ".join(map(str, licence))
+    return licence if isinstance(licence, str) and licence else None
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__

@@ -1,0 +1,138 @@
+"""What a reader yields and what it keeps out: JSON values with their place, and the broken rows by name."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+from typing import Any, NamedTuple
+
+import orjson
+
+from maieutic.errors import InputError
+from maieutic.types import utf8
+
+NAMED = 1000
+"""Broken rows named one by one; beyond that they are only counted."""
+DEEP = "JSON nested too deeply"
+_DEPTH = 200
+_TEXTS = ("content", "value", "text")
+"""A turn whose text is null is an empty turn, not a turn without a text."""
+
+
+class Row(NamedTuple):
+    """One JSON value and where it stood (`file:line`, or `file, item N` in a JSON list)."""
+
+    where: str
+    value: Any
+
+
+class BadRows:
+    """The rows kept out of a corpus: how many, which and why.
+
+    Args:
+        strict: raise at the first one instead of going on.
+    """
+
+    def __init__(self, strict: bool = False) -> None:
+        self.strict = strict
+        self.count = 0
+        self.rows: list[dict[str, str]] = []
+
+    def add(self, where: str, reason: str) -> None:
+        """Keep one row out.
+
+        Raises:
+            InputError: where the report is strict.
+        """
+        if self.strict:
+            raise InputError(
+                f"{where}: {reason}", "Mend or remove it, or run without --strict to keep it out."
+            )
+        self.count += 1
+        if len(self.rows) < NAMED:
+            self.rows.append({"where": where, "reason": reason})
+
+    def summary(self, shown: int = 5) -> str:
+        """One line for people: the count and the first few."""
+        named = "; ".join(f"{row['where']}: {row['reason']}" for row in self.rows[:shown])
+        more = f"; and {self.count - shown} more" if self.count > shown else ""
+        return f"{self.count} broken {'row' if self.count == 1 else 'rows'} kept out: {named}{more}"
+
+    def json(self) -> dict[str, Any]:
+        """`{"count", "rows": [{"where", "reason"}, ...]}`."""
+        return {"count": self.count, "rows": self.rows}
+
+
+def parse_json(text: bytes) -> Any:
+    """One JSON value, in a form that can be written back.
+
+    orjson reads it where it can. What only Python's reader takes is mended: lone surrogates become U+FFFD, numbers
+    that JSON cannot hold become null, integers beyond 64 bits become strings.
+
+    Raises:
+        ValueError: it is not JSON; the message is short and names no text.
+    """
+    try:
+        return shallow(orjson.loads(text), text.count(b"[") + text.count(b"{"))
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        decoded = text.decode()
+        return shallow(mended(json.loads(decoded)), decoded.count("[") + decoded.count("{"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 (byte {error.start + 1})") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"broken JSON ({error.msg}, column {error.colno})") from None
+    except RecursionError:
+        raise ValueError(DEEP) from None
+
+
+def shallow(value: Any, brackets: int) -> Any:
+    """The value itself, unless it is nested deeper than can be written again."""
+    if brackets > _DEPTH:
+        level, depth = [value], 0
+        while level:
+            level = [
+                item
+                for node in level
+                if isinstance(node, (dict, list))
+                for item in (node.values() if isinstance(node, dict) else node)
+            ]
+            depth += 1
+            if depth > _DEPTH:
+                raise ValueError(DEEP)
+    return value
+
+
+def mended(value: Any) -> Any:
+    """The value with everything replaced that a UTF-8 JSON file cannot hold."""
+    if isinstance(value, str):
+        return utf8(value)
+    if isinstance(value, dict):
+        return {utf8(key) if isinstance(key, str) else str(key): mended(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [mended(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return str(value)
+    return value
+
+
+def plain(value: Any) -> Any:
+    """A value out of a table as JSON knows it: times as ISO text, bytes and other objects as what they are.
+
+    Nulls inside an object are left out: a table gives every row every field.
+    """
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items() if item is not None or key in _TEXTS}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, (datetime.datetime, datetime.date, datetime.time)):
+        return value.isoformat()
+    if isinstance(value, (bytes, bytearray)):
+        return f"({len(value)} bytes)"
+    if value is None or isinstance(value, (str, int, float)):
+        return mended(value)
+    return str(value)

@@ -1,0 +1,155 @@
+"""Rows out of tables: CSV by its header, Parquet by its columns.
+
+A cell is text; a list or an object written into one as JSON (`messages`, `meta`) is read as such. No cell is ever
+evaluated: a printed Python list is not JSON, and its row is named.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from maieutic.data.rows import BadRows, Row, parse_json, plain
+from maieutic.errors import InputError, MissingExtra
+from maieutic.types import utf8
+
+LISTS = ("messages", "turns", "conversations", "conversation", "items", "data")
+"""The columns that may hold turns, as a JSON list where the column is text."""
+_OBJECTS = ("meta", "problem")
+_OPTIONAL = ("id", "intent", "profile", "user_id", "source", "licence", "license", "category", "ended")
+_BOOLEANS = ("true", "false")
+_FIELD = 1 << 28
+"""A cell longer than this is a quote that was never closed."""
+_SEPARATORS = ",;\t|"
+_BATCH = 64
+
+
+def csv_rows(path: Path, file: BinaryIO, bad: BadRows) -> Iterator[Row]:
+    """The rows of a CSV file as objects by column name; the header tells the separator (comma, semicolon, tab, bar).
+
+    Raises:
+        InputError: the first line is no header, or names a column twice.
+    """
+    csv.field_size_limit(max(csv.field_size_limit(), _FIELD))
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    first = next(iter(text), "")
+    separator = max(_SEPARATORS, key=first.count)
+    names = _header(path, first, separator)
+    reader = csv.reader(text, delimiter=separator, strict=True)
+    while True:
+        at = reader.line_num + 2  # behind the header and what was read
+        try:
+            cells = next(reader)
+        except StopIteration:
+            break
+        except csv.Error as error:
+            bad.add(f"{path}:{at}", f"broken CSV ({_said(error)})")
+            continue
+        if not cells:
+            continue
+        try:
+            yield Row(f"{path}:{at}", _row(names, cells))
+        except ValueError as error:
+            if isinstance(error, InputError):
+                raise
+            bad.add(f"{path}:{at}", str(error))
+
+
+def _header(path: Path, first: str, separator: str) -> list[str]:
+    try:
+        names = [utf8(name.strip()) for name in next(csv.reader([first], delimiter=separator, strict=True), [])]
+    except csv.Error:
+        names = []
+    if not any(names) or len(set(names)) < len(names):
+        raise InputError(
+            f"{path}: the first line is no header", "A CSV file begins with the names of its columns, each once."
+        )
+    return names
+
+
+def _said(error: csv.Error) -> str:
+    said = str(error)
+    if "end of data" in said:
+        return "a quote is never closed; what stands behind it cannot be read"
+    return said
+
+
+def _row(names: list[str], cells: list[str]) -> dict[str, Any]:
+    if len(cells) != len(names):
+        raise ValueError(f"broken CSV ({len(cells)} cells under {len(names)} names)")
+    row: dict[str, Any] = {}
+    for name, cell in zip(names, cells, strict=True):
+        if not cell and name in (*_OPTIONAL, *_OBJECTS, *LISTS):
+            continue
+        try:
+            cell.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"not UTF-8 (column {name[:40]})") from None
+        row[name] = cell.lower() == "true" if name == "ended" and cell.lower() in _BOOLEANS else cell
+    return nested(row)
+
+
+def nested(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with what is JSON in its text cells read as such, where a list or an object belongs.
+
+    Raises:
+        ValueError: a cell of turns begins as a list and is not JSON.
+    """
+    for name in (*LISTS, *_OBJECTS):
+        cell = row.get(name)
+        if isinstance(cell, str) and cell.lstrip()[:1] in ("[", "{"):
+            try:
+                row[name] = parse_json(cell.encode())
+            except ValueError as error:
+                if name in ("messages", "conversations"):
+                    raise ValueError(f"{name}: {error}; a cell of turns is a JSON list") from None
+        elif name in LISTS and isinstance(cell, dict):
+            row[name] = _turned(cell)
+    return row
+
+
+def _turned(columns: dict[str, Any]) -> Any:
+    """A list of objects that a table stored as an object of lists, turned back."""
+    lists = list(columns.values())
+    if not lists or not all(isinstance(one, list) and len(one) == len(lists[0]) for one in lists):
+        return columns
+    return [dict(zip(columns, turn, strict=True)) for turn in zip(*lists, strict=True)]
+
+
+def parquet_rows(path: Path, bad: BadRows) -> Iterator[Row]:
+    """The rows of a Parquet file as objects; times become ISO text, and what is null is left out.
+
+    Raises:
+        MissingExtra: pyarrow is not installed.
+        InputError: it is no Parquet file.
+    """
+    try:
+        import pyarrow as arrow
+        from pyarrow import parquet
+    except ImportError:
+        raise MissingExtra(
+            f"{path}: reading Parquet needs pyarrow", "Install it: pip install 'maieutic[train]'."
+        ) from None
+    try:
+        number = 0
+        # A buffer, so that a column of a large row group is read piece by piece and not at once.
+        with parquet.ParquetFile(path, buffer_size=1 << 20) as file:
+            for batch in file.iter_batches(batch_size=_BATCH, use_threads=False):
+                for value in batch.to_pylist():
+                    number += 1
+                    yield from table_row(f"{path}, row {number}", value, bad)
+    except arrow.ArrowException as error:
+        raise InputError(f"{path}: not a Parquet file ({str(error)[:80]})", "Check the file.") from None
+
+
+def table_row(where: str, value: dict[str, Any], bad: BadRows) -> Iterator[Row]:
+    """One row of a typed table, or none where a cell of it is broken."""
+    try:
+        yield Row(where, nested(plain(value)))
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        bad.add(where, str(error))

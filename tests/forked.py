@@ -1,0 +1,128 @@
+"""`maieutic` commands as processes of their own, forked from one that has loaded the heavy libraries already.
+
+    run = Maieutic()
+    done = run("mask", corpus, "--model", folder, "--role", "user")
+    assert (done.code, done.out) == (1, "")
+
+A fresh process with torch costs seconds, a fork of a warm one milliseconds; the command itself, its arguments,
+environment, files and exit code are real. No network is reached: the hub's address is a closed port of this machine.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import pkgutil
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from typing import Any, NamedTuple
+
+OFFLINE = {"HF_ENDPOINT": "http://127.0.0.1:9", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+KEYS = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "MAIEUTIC_API_KEY", "MAIEUTIC_API_HOST", "HF_TOKEN", "HF_HUB_OFFLINE")
+
+
+class Done(NamedTuple):
+    """What a command left."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def error(self) -> list[str]:
+        """The lines on standard error from the first that begins with `error: `."""
+        lines = self.err.splitlines()
+        return lines[next((n for n, line in enumerate(lines) if line.startswith("error: ")), len(lines)) :]
+
+
+class Maieutic:
+    """Runs commands; `close` ends the warm process."""
+
+    def __init__(self) -> None:
+        env = {name: value for name, value in os.environ.items() if name not in KEYS} | OFFLINE
+        self._folder = tempfile.TemporaryDirectory()
+        self._process = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
+        )
+
+    def __call__(
+        self,
+        *words: object,
+        cwd: Path | None = None,
+        env: dict[str, str] | None = None,
+        typed: str = "",
+        largest_file: int | None = None,
+    ) -> Done:
+        """Run `maieutic *words`; `typed` is its standard input, and no file may grow past `largest_file` bytes."""
+        files = [Path(self._folder.name) / name for name in ("in", "out", "err")]
+        files[0].write_text(typed)
+        call = {
+            "words": [str(word) for word in words],
+            "cwd": str(cwd or Path.cwd()),
+            "env": env or {},
+            "files": [str(file) for file in files],
+            "largest_file": largest_file,
+        }
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(json.dumps(call) + "\n")
+        self._process.stdin.flush()
+        code = int(self._process.stdout.readline())
+        return Done(code, *(file.read_text(errors="surrogateescape") for file in files[1:]))
+
+    def close(self) -> None:
+        """End the warm process."""
+        self._process.communicate(timeout=30)
+        self._folder.cleanup()
+
+
+def _serve() -> None:
+    """Fork a command for each line of standard input; its exit code is a line of standard output."""
+    import transformers.models.llama.modeling_llama  # noqa: F401
+
+    import maieutic
+
+    for room in pkgutil.walk_packages(maieutic.__path__, "maieutic."):
+        if not room.name.endswith("__main__"):
+            importlib.import_module(room.name)
+    for line in sys.stdin:
+        call = json.loads(line)
+        if child := os.fork():
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            print(code, flush=True)
+            continue
+        _be(call)
+
+
+def _be(call: dict[str, Any]) -> None:
+    for number, (file, mode) in enumerate(zip(call["files"], ("rb", "wb", "wb"), strict=True)):
+        os.dup2(os.open(file, os.O_RDONLY if mode == "rb" else os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    os.chdir(call["cwd"])
+    os.environ.update(call["env"])
+    if call["largest_file"] is not None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (call["largest_file"],) * 2)
+    sys.argv = ["maieutic", *call["words"]]
+    code: Any = 0
+    try:
+        sys.modules["maieutic.cli"].main()
+    except SystemExit as left:
+        code = left.code
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+
+
+if __name__ == "__main__":
+    _serve()
