@@ -24,7 +24,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 OFFLINE = {"HF_ENDPOINT": "http://127.0.0.1:9", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-KEYS = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "MAIEUTIC_API_KEY", "MAIEUTIC_API_HOST", "HF_TOKEN", "HF_HUB_OFFLINE")
+KEYS = (
+    "OPENAI_API_KEY",
+    "OPENAI_BASE_URL",
+    "MAIEUTIC_API_KEY",
+    "MAIEUTIC_API_HOST",
+    "HF_TOKEN",
+    "HF_HUB_OFFLINE",
+)
 
 
 class Done(NamedTuple):

@@ -20,6 +20,7 @@ class Speaker:
     """Answers by a function of the messages and the sampling; counts calls and how many ran at once."""
 
     trained_role: Role | None = None
+    fingerprint: str | None = None
 
     def __init__(self, answer: Callable[[Sequence[Turn], Sampling], str], id: str = "test/speaker") -> None:
         self.id = id

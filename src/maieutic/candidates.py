@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from maieutic import prompts
 from maieutic.errors import EmptyCorpus, InputError, MissingInput, ModelError
-from maieutic.models import ChatModel
+from maieutic.models import ChatModel, identity
 from maieutic.owed import fault_of, work_through
 from maieutic.store import Stage, stage_rows
 from maieutic.types import Conversation, Fault, Problem, Reply, Role, Sampling, Turn, fingerprint
@@ -107,7 +107,7 @@ class _Candidates:
         count, data = corpus_hash(_corpus(seeds) if listed is None else listed)
         config = {
             "stage": "candidates",
-            "model": self._model.id,
+            "model": identity(self._model),
             "prompt": self._prompt.hash if self._prompt else None,
             "show_solution": self._show_solution,
             "sampling": self._sampling,

@@ -23,9 +23,11 @@ Strict = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the data commands."""
-    app.command("import", epilog="Example: maieutic import chats.json trees.jsonl --out corpus.jsonl")(
-        import_
-    )
+    app.command(
+        "import",
+        epilog="Examples: maieutic import chats.json trees.jsonl --out corpus.jsonl; "
+        "maieutic import dolly.jsonl --sample 1000 --by category --out seeds.jsonl",
+    )(import_)
     app.command("convert", epilog="Example: maieutic convert corpus.jsonl --to sharegpt --out chats.json")(
         convert
     )
@@ -40,7 +42,10 @@ def register(app: typer.Typer) -> None:
 
 def import_(
     sources: Annotated[
-        list[Path], typer.Argument(metavar="SRC", help="Files and folders of any known shape.")
+        list[str],
+        typer.Argument(
+            metavar="SRC", help="Files and folders of any known shape; hub:NAME[:SPLIT] a dataset."
+        ),
     ],
     out: Out,
     format: Annotated[
@@ -49,17 +54,25 @@ def import_(
             "--format",
             "-f",
             help="auto (guess, and say so), messages, sharegpt, oasst, mathdial, bridge, socratic-llm, "
-            "socratic-debugging.",
+            "socratic-debugging, tutorchat, alpaca, dolly, wizardlm, ultrachat, baize, wildchat, lmsys.",
         ),
     ] = "auto",
     ended: Annotated[
         bool, typer.Option("--ended", help="People ended every one of these conversations.")
     ] = False,
     source: Annotated[
-        str | None, typer.Option("--source", help="Where they are from (default: file name).")
+        str | None,
+        typer.Option("--source", help="Where they are from (default: name of the file or dataset)."),
     ] = None,
     licence: Annotated[
         str | None, typer.Option("--licence", help="Their licence, where a row names none.")
+    ] = None,
+    sample: Annotated[
+        int | None, typer.Option("--sample", min=1, help="Keep this many, drawn by a hash of the content.")
+    ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option("--by", help="Stratify the sample by this field or key of meta, such as category."),
     ] = None,
     strict: Strict = False,
     force: Force = False,
@@ -68,11 +81,14 @@ def import_(
     """Bring conversations of any known shape into a corpus (JSONL of `messages`)."""
     from maieutic.data.corpus import write_corpus
     from maieutic.data.formats import import_files
+    from maieutic.data.hub import place
 
+    if by is not None and sample is None:
+        raise typer.BadParameter("--by says how --sample is drawn: give both")
     conversations, report = import_files(
-        sources, format, ended=ended, source=source, licence=licence, strict=strict
+        sources, format, ended=ended, source=source, licence=licence, sample=sample, by=by, strict=strict
     )
-    count = write_corpus(out, conversations, overwrite=force, sources=sources)
+    count = write_corpus(out, conversations, overwrite=force, sources=map(place, sources))
     if json:
         print_json({"out": str(out), "conversations": count, **report.json()})
         return
@@ -80,6 +96,11 @@ def import_(
         guesses = ", ".join(f"{rows} as {name}" for name, rows in found.most_common()) or "nothing"
         say(f"{file}: read {guesses}")
     _tell_bad(report.bad)
+    if report.strata:
+        rows = [(value, stratum.seen, stratum.kept) for value, stratum in report.strata.items()]
+        table(f"sample by {by}" if by else "sample", ("value", "seen", "kept"), rows)
+    if unlicensed := report.licences[None]:
+        note(f"{unlicensed} conversations name no licence; say it with --licence")
     say(f"{count} conversations in {out}")
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +15,8 @@ from maieutic.errors import InputError, MissingExtra
 from maieutic.types import Conversation, Role
 
 SPEAKERS = {Role.USER: "human", Role.ASSISTANT: "gpt", Role.SYSTEM: "system"}
-_BATCH = 1000
+_ROWS, _BYTES = 1000, 16 << 20
+"""A Parquet row group ends at whichever comes first, so that long conversations do not fill the memory."""
 
 
 def to_sharegpt(conversations: Iterable[Conversation], write: Writer, lines: bool) -> int:
@@ -65,17 +65,27 @@ def to_parquet(conversations: Iterable[Conversation], write: Writer, lines: bool
     problem = arrow.struct([(name, text) for name in names])
     kinds = {"messages": turns, "problem": problem, "ended": arrow.bool_()}
     schema = arrow.schema([(name, kinds.get(name, text)) for name in Conversation.model_fields])
-    count, rows = 0, iter(conversations)
+    count = 0
     with parquet.ParquetWriter(_Sink(write), schema) as writer:
-        while batch := [_flat(conversation) for conversation in islice(rows, _BATCH)]:
+        for batch in _batches(conversations):
             writer.write_table(arrow.Table.from_pylist(batch, schema=schema))
             count += len(batch)
     return count
 
 
-def _flat(conversation: Conversation) -> dict[str, Any]:
-    row = orjson.loads(line(conversation.row()))
-    return {**row, "meta": orjson.dumps(row["meta"]).decode() if "meta" in row else None}
+def _batches(conversations: Iterable[Conversation]) -> Iterator[list[dict[str, Any]]]:
+    batch: list[dict[str, Any]] = []
+    size = 0
+    for conversation in conversations:
+        text = line(conversation.row())
+        row = orjson.loads(text)
+        batch.append({**row, "meta": orjson.dumps(row["meta"]).decode() if "meta" in row else None})
+        size += len(text)
+        if len(batch) >= _ROWS or size >= _BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 class _Sink(io.RawIOBase):

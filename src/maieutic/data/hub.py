@@ -92,7 +92,9 @@ def open_dataset(source: Path | str) -> Dataset:
     chosen = _split(str(source), split, sorted(map(str, splits)))
     folder = Path(name)
     shown = folder.resolve().name if folder.is_dir() else name
-    return Dataset(":".join(filter(None, (PREFIX[:-1], shown, config, chosen))), _licence(name), splits[chosen])
+    return Dataset(
+        ":".join(filter(None, (PREFIX[:-1], shown, config, chosen))), _licence(name), splits[chosen]
+    )
 
 
 def _parts(source: Path | str) -> tuple[str, str | None, str | None]:
@@ -101,7 +103,9 @@ def _parts(source: Path | str) -> tuple[str, str | None, str | None]:
         return rest, None, None
     name, *more = rest.split(":")
     if not name or len(more) > 2 or not all(more):
-        raise InputError(f"{source}: no name of a dataset", "Write hub:NAME, hub:NAME:SPLIT or hub:NAME:CONFIG:SPLIT.")
+        raise InputError(
+            f"{source}: no name of a dataset", "Write hub:NAME, hub:NAME:SPLIT or hub:NAME:CONFIG:SPLIT."
+        )
     return name, more[0] if len(more) == 2 else None, more[-1] if more else None
 
 
@@ -111,7 +115,9 @@ def _split(source: str, asked: str | None, known: list[str]) -> str:
         what = f"no split {asked!r}" if asked else "several splits and none named `train`"
         raise MissingInput(f"{source}: {what}", f"It has: {', '.join(known)}. Name one: hub:NAME:SPLIT.")
     if not asked and len(known) > 1:
-        note(f"{source}: read the split train; left out: {', '.join(name for name in known if name != chosen)}")
+        note(
+            f"{source}: read the split train; left out: {', '.join(name for name in known if name != chosen)}"
+        )
     return chosen
 
 

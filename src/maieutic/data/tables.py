@@ -60,12 +60,15 @@ def csv_rows(path: Path, file: BinaryIO, bad: BadRows) -> Iterator[Row]:
 
 def _header(path: Path, first: str, separator: str) -> list[str]:
     try:
-        names = [utf8(name.strip()) for name in next(csv.reader([first], delimiter=separator, strict=True), [])]
+        names = [
+            utf8(name.strip()) for name in next(csv.reader([first], delimiter=separator, strict=True), [])
+        ]
     except csv.Error:
         names = []
     if not any(names) or len(set(names)) < len(names):
         raise InputError(
-            f"{path}: the first line is no header", "A CSV file begins with the names of its columns, each once."
+            f"{path}: the first line is no header",
+            "A CSV file begins with the names of its columns, each once.",
         )
     return names
 

@@ -45,10 +45,10 @@ def build(
     *,
     vocab_size: int = 2048,
     hidden: int = 128,
-    layers: int = 4,
+    layers: int = 2,
     heads: int = 4,
     context: int = 4096,
-    steps: int = 150,
+    steps: int = 200,
     seed: int = 0,
 ) -> BaseModel:
     """Make a tokenizer and a tiny Llama with a ChatML template from a corpus.
@@ -101,7 +101,14 @@ def build(
             pad_token_id=tokenizer.pad_token_id,
         )
         model = LlamaForCausalLM(config)
-        loss = _pretrain(model, tokenizer, conversations, steps, seed) if steps else None
+        threads = torch.get_num_threads()
+        # So small a model gains little from a second core, loses much where it must share it, and with one thread
+        # its weights do not depend on how many there are.
+        torch.set_num_threads(1)
+        try:
+            loss = _pretrain(model, tokenizer, conversations, steps, seed) if steps else None
+        finally:
+            torch.set_num_threads(threads)
         model.generation_config = GenerationConfig(
             eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
         )

@@ -20,7 +20,7 @@ from maieutic.candidates import read_stage
 from maieutic.errors import EmptyCorpus, InputError, ModelError
 from maieutic.judge.checks import CHECKS
 from maieutic.judge.model import JUDGE, Judgement, ask, prompt_hash
-from maieutic.models import ChatModel
+from maieutic.models import ChatModel, identity
 from maieutic.owed import check_rate, fault_of, work_through
 from maieutic.rubrics import Rubric, load, summary_score
 from maieutic.store import Stage
@@ -124,7 +124,7 @@ class _Judging:
         self._identity = {
             "rubric": rubric.name,
             "rubric_hash": rubric.hash,
-            "judges": [model.id for model in panel],
+            "judges": [identity(model) for model in panel],
             "samples": samples,
             "sampling": sampling.model_dump(),
             "retries": retries,

@@ -27,6 +27,8 @@ class ChatModel(Protocol):
     """The MODEL it was loaded from; stands in rows and keys, and holds no secret."""
     trained_role: Role | None
     """The side it was trained to speak, where its checkpoint says so."""
+    fingerprint: str | None
+    """What tells two states of one name apart, such as a checkpoint trained anew; null where nothing can."""
 
     async def reply(
         self,
@@ -102,6 +104,11 @@ def load(spec: str, options: ModelOptions | None = None) -> ChatModel:
         f"{spec!r} is no MODEL",
         "Write hf/PATH_OR_ID, openai/NAME, http://HOST:PORT/v1#NAME, ollama/NAME or script/FILE.",
     )
+
+
+def identity(model: ChatModel) -> str:
+    """A model as it stands in the settings of a run: its name, and its state where that can be told."""
+    return f"{model.id} @{model.fingerprint[:12]}" if model.fingerprint else model.id
 
 
 async def check(spec: str) -> None:

@@ -46,6 +46,7 @@ class LocalModel:
         """`user` also where it was trained on both sides: it can then speak as a trained simulator."""
         self.template = options.template if options.template is not None else said.template
         self.system = options.system if options.system is not None else said.system
+        self.fingerprint: str | None = files.state(self._source, self.template, self.system)
         self.tokenizer: Any = files.load_tokenizer(self._source, options.remote_code)
         self._stops: frozenset[int] | None = None
         self._worker = Worker(self._load, options.batch)

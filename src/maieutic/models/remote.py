@@ -53,6 +53,7 @@ class RemoteModel:
     """
 
     trained_role: Role | None = None
+    fingerprint: str | None = None
     """A server does not say which side its model was trained to speak."""
 
     def __init__(self, spec: str, options: ModelOptions | None = None) -> None:

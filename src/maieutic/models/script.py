@@ -59,7 +59,7 @@ class ScriptModel:
             raw = Path(path).read_bytes()
         except OSError as error:
             raise MissingInput(f"{path}: {error.strerror or 'cannot be read'}", "Check the path.") from None
-        self.fingerprint = hashlib.sha256(raw).hexdigest()[:16]
+        self.fingerprint: str | None = hashlib.sha256(raw).hexdigest()[:16]
         """Of the content: the id names only the file."""
         lines = [(number, line) for number, line in enumerate(raw.splitlines(), 1) if line.strip()]
         if not path.endswith(".txt") and lines:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from pydantic import Field
 
 from maieutic.errors import BudgetSpent, EmptyCorpus, TooManyFailures
-from maieutic.models import ChatModel
+from maieutic.models import ChatModel, identity
 from maieutic.progress import Progress, track
 from maieutic.simulate import guards
 from maieutic.simulate.dialogue import Dialogue, Outcome, Rules, Side, Spoken
@@ -115,8 +115,12 @@ def _identity(user: ChatModel, assistant: ChatModel, config: SimulateConfig) -> 
     mode = user_mode(user, config.user_mode)
     return {
         "stage": "simulate",
-        "user": {"model": user.id, "mode": mode, "prompt": prompt_hash(mode), "sampling": config.user},
-        "assistant": {"model": assistant.id, "system": config.assistant_system, "sampling": config.assistant},
+        "user": {"model": identity(user), "mode": mode, "prompt": prompt_hash(mode), "sampling": config.user},
+        "assistant": {
+            "model": identity(assistant),
+            "system": config.assistant_system,
+            "sampling": config.assistant,
+        },
         "seeds": _corpus_hash(config.seeds),
         "guards": guards.parse(config.guards),
         **config.model_dump(mode="json", include={"seed_turns", "rounds", "min_rounds", "redraws", "seed"}),

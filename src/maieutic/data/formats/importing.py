@@ -1,48 +1,64 @@
-FORMATS: dict[str, Callable[[Any], Iterator[Conversation]]] = {
-    "messages": from_turns,
-    "sharegpt": from_turns,
-    "oasst": from_oasst,
-    "mathdial": from_mathdial,
-    "bridge": from_bridge,
-    "socratic-llm": from_seeds,
-    "socratic-debugging": from_seeds,
-}
-"""Every format by the name the command line knows."""
+"""Whole files, folders and datasets of any known shape, streaming into conversations."""
 
+from __future__ import annotations
 
-def guess(value: Any) -> str | None:
-    """The format a JSON value looks like, by its keys; None where it looks like none."""
-    if isinstance(value, str):
-        return "socratic-debugging" if "<dialogue>" in value else "socratic-llm"
-    if not isinstance(value, Mapping):
-        return None
-    if isinstance(value.get("prompt"), Mapping):
-        return "oasst"
-    if isinstance(value.get("prompt"), str) and _turn_list(value) is None:
-        return "socratic-llm"
-    if isinstance(value.get("c_h"), list):
-        return "bridge"
-    if isinstance(value.get("conversation"), str) and "question" in value:
-        return "mathdial"
-    name = _turn_list(value)
-    if name is None or (value[name] and not isinstance(value[name][0], Mapping)):
-        return None
-    return "sharegpt" if name == "items" or (value[name] and "from" in value[name][0]) else "messages"
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from maieutic.data.corpus import key_list
+from maieutic.data.formats.known import FORMATS, guess
+from maieutic.data.hub import is_hub, open_dataset
+from maieutic.data.reading import BadRows, Row, files_in, read_rows
+from maieutic.data.sample import Stratum
+from maieutic.data.sample import sample as sampled
+from maieutic.errors import EmptyCorpus, InputError
+from maieutic.types import Conversation
 
 
 class ImportReport(NamedTuple):
     """What an import read; full once its conversations are consumed."""
 
     formats: dict[str, Counter[str]]
-    """By file: rows read as each format."""
+    """By file or dataset: rows read as each format."""
     bad: BadRows
+    licences: Counter[str | None]
+    """Conversations by licence; None where nobody named one."""
+    strata: dict[str, Stratum]
+    """Of a sample: what was seen and kept, by value of the field."""
 
     def json(self) -> dict[str, Any]:
-        """`{"formats": {file: {format: rows}}, "bad": {"count", "rows"}}`."""
-        return {
+        """`{"formats": {file: {format: rows}}, "bad": {...}, "licences": {name: n}, "unlicensed", "sample"?}`."""
+        named = {name: count for name, count in self.licences.items() if name is not None}
+        shape = {
             "formats": {name: dict(found) for name, found in self.formats.items()},
             "bad": self.bad.json(),
+            "licences": named,
+            "unlicensed": self.licences[None],
         }
+        if self.strata:
+            shape["sample"] = {value: stratum._asdict() for value, stratum in self.strata.items()}
+        return shape
+
+
+class _Place(NamedTuple):
+    """One file or dataset: how it is called, what its rows get where they do not say themselves."""
+
+    label: str
+    source: str
+    licence: str | None
+    read: Callable[[BadRows], Iterator[Row]]
+    stage: bool
+
+
+class _Fill(NamedTuple):
+    """What the caller says of every conversation."""
+
+    ended: bool
+    source: str | None
+    licence: str | None
 
 
 def import_files(
@@ -52,16 +68,21 @@ def import_files(
     ended: bool = False,
     source: str | None = None,
     licence: str | None = None,
+    sample: int | None = None,
+    by: str | None = None,
     strict: bool = False,
 ) -> tuple[Iterator[Conversation], ImportReport]:
-    """Read files or folders of any known shape, streaming.
+    """Read files, folders or datasets of any known shape, streaming.
 
     Args:
-        sources: files (`.json`, `.jsonl`, `.txt`, `.parquet`, also `.gz`) and folders of them.
+        sources: files (`.json`, `.jsonl`, `.csv`, `.tsv`, `.txt`, also `.gz`; `.parquet`), folders of them, and
+            datasets (`hub:NAME`, `hub:NAME:SPLIT`, `hub:NAME:CONFIG:SPLIT`).
         format: one of `FORMATS`, or `auto` to go by each row's keys.
         ended: say of every conversation that the person ended it where it stops.
-        source: where the rows come from, if a row does not say so itself; default: its file's name.
-        licence: their licence, if a row does not say so itself.
+        source: where the rows come from, if a row does not say so itself; default: its file's or dataset's name.
+        licence: their licence, if a row does not say so itself; default: what the dataset's card says.
+        sample: keep this many, drawn by a hash of each conversation's content.
+        by: stratify the sample by this field of a conversation, or key of its `meta`.
         strict: raise at the first row that cannot be read.
 
     Returns:
@@ -70,31 +91,52 @@ def import_files(
     Raises:
         InputError: the format is unknown, or a row is broken under `strict`.
         MissingInput: at once, where a source does not exist.
+        MissingExtra: a library that reads one of them is not installed.
         EmptyCorpus: at the end, where not one conversation came.
     """
     if format != "auto" and format not in FORMATS:
         raise InputError(f"no format {format!r}", f"Known: auto, {', '.join(FORMATS)}.")
-    files = [file for one in sources for file in files_in(Path(one))]
-    report = ImportReport({}, BadRows(strict))
-    return _imported(files, format, {"ended": ended, "source": source, "licence": licence}, report), report
+    if sample is not None and sample < 1:
+        raise InputError(f"a sample of {sample}", "Keep at least one.")
+    places = [place for one in sources for place in _places(one)]
+    report = ImportReport({}, BadRows(strict), Counter(), {})
+    found = _imported(places, format, _Fill(ended, source, licence), report)
+    if sample is not None:
+        found = sampled(found, sample, by, report.strata)
+    return _counted(found, report), report
+
+
+def _places(source: Path | str) -> Iterator[_Place]:
+    if is_hub(source):
+        opened = open_dataset(source)
+        yield _Place(opened.name, opened.name, opened.licence, opened.read, False)
+        return
+    for path in files_in(Path(source)):
+        yield _Place(str(path), path.name, None, partial(read_rows, path), path.name == "rows.jsonl")
 
 
 def _imported(
-    files: Sequence[Path], format: str, fill: dict[str, Any], report: ImportReport
+    places: Sequence[_Place], format: str, fill: _Fill, report: ImportReport
 ) -> Iterator[Conversation]:
     found = 0
-    for path in files:
-        counts = report.formats.setdefault(str(path), Counter())
-        for row in read_rows(path, report.bad):
-            for conversation in _read(row, format, path.name == "rows.jsonl", counts, report.bad):
+    for place in places:
+        counts = report.formats.setdefault(place.label, Counter())
+        for row in place.read(report.bad):
+            for conversation in _read(row, format, place.stage, counts, report.bad):
                 found += 1
-                yield _filled(conversation, path.name, fill)
+                yield _filled(conversation, place, fill)
     if not found:
         first = f" ({report.bad.summary(1)})" if report.bad.count else ""
         raise EmptyCorpus(
-            f"{', '.join(map(str, files[:3]))}: not one conversation to import{first}",
+            f"{', '.join(place.label for place in places[:3])}: not one conversation to import{first}",
             f"Known formats: {', '.join(FORMATS)}; name one with --format if the guess is wrong.",
         )
+
+
+def _counted(conversations: Iterable[Conversation], report: ImportReport) -> Iterator[Conversation]:
+    for conversation in conversations:
+        report.licences[conversation.licence] += 1
+        yield conversation
 
 
 def _read(row: Row, format: str, stage: bool, counts: Counter[str], bad: BadRows) -> Iterator[Conversation]:
@@ -115,10 +157,15 @@ def _read(row: Row, format: str, stage: bool, counts: Counter[str], bad: BadRows
     yield from conversations
 
 
-def _filled(conversation: Conversation, file: str, fill: Mapping[str, Any]) -> Conversation:
-    changes: dict[str, Any] = {"ended": True} if fill["ended"] else {}
+def _filled(conversation: Conversation, place: _Place, fill: _Fill) -> Conversation:
+    changes: dict[str, Any] = {"ended": True} if fill.ended else {}
     if conversation.source is None:
-        changes["source"] = fill["source"] or file
-    if conversation.licence is None and fill["licence"]:
-        changes["licence"] = fill["licence"]
+        changes["source"] = fill.source or place.source
+    if conversation.licence is None:
+        own = conversation.meta.get("license")
+        if isinstance(own, str) and own:
+            changes["licence"] = own
+            changes["meta"] = {key: item for key, item in conversation.meta.items() if key != "license"}
+        elif licence := fill.licence or place.licence:
+            changes["licence"] = licence
     return conversation.model_copy(update=changes)

@@ -42,29 +42,47 @@ _FILE_NAME = re.compile(r"\S+\.(?:png|jpe?g|gif|webp|bmp|svg|pdf|mp3|wav|mp4)", 
 def from_turns(row: Any) -> Iterator[Conversation]:
     """`messages` and `sharegpt`: a list of turns, each with a role (`role`, `from`) and a text (`content`, `value`).
 
-    The list stands under `messages`, `turns`, `conversation(s)` or `items`. `conversation_id` becomes the id,
-    `task_description` the intent, and a `why_stop` says that the person ended it.
+    The list stands under `messages`, `turns`, `conversation(s)` or `items`. `conversation_id`, `conversation_hash`,
+    `prompt_id` or `idx` becomes the id, `task_description` the intent, and a `why_stop` says that the person ended it.
+    A `prompt` that only repeats a turn is left out.
     """
     row = dict(as_object(row))
     name = turn_list(row)
     if name is None:
         raise ValueError(f"no list of turns (keys: {key_list(row)})")
     turns = row.pop(name)
-    for ours, theirs in (("id", "conversation_id"), ("intent", "task_description")):
+    for ours, theirs in (*(("id", name) for name in _IDS), ("intent", "task_description")):
         if row.get(ours) is None and isinstance(row.get(theirs), (str, int)):
             row[ours] = row.pop(theirs)
     if row.get("why_stop") and "ended" not in row:
         row["ended"] = True
-    _set_misfits_aside(row)
-    row["messages"] = [_turn(index, turn) for index, turn in enumerate(turns)]
+    set_misfits_aside(row)
+    row["messages"] = [turn(index, said) for index, said in enumerate(turns)]
+    set_prompt_aside(row, [said["content"] for said in row["messages"]])
     yield to_conversation(row)
 
 
+def set_prompt_aside(row: dict[str, Any], texts: Sequence[str]) -> None:
+    """Take a row's own `prompt` out of the way: `meta["prompt"]` means a prompt that awaits its reply.
+
+    It goes where a text already holds it, else it becomes `given_prompt`.
+    """
+    prompt = row.pop("prompt", None)
+    if prompt is not None and prompt not in texts:
+        row["given_prompt"] = prompt
+
+
 def turn_list(row: Mapping[str, Any]) -> str | None:
+    """The key under which a row has a list, if that may be a list of turns."""
     return next((name for name in _LISTS if isinstance(row.get(name), list)), None)
 
 
-def _turn(index: int, turn: Any) -> dict[str, Any]:
+def turn(index: int, turn: Any) -> dict[str, Any]:
+    """One turn in our shape, whatever its keys are called; what else stood in it is kept beside.
+
+    Raises:
+        ValueError: it has no role or no text, or an unknown role.
+    """
     if not isinstance(turn, Mapping):
         raise ValueError(f"turn {index}: not an object with a role and a text")
     speaker = next((key for key in ("role", "from", "user", "speaker") if key in turn), None)
@@ -75,7 +93,7 @@ def _turn(index: int, turn: Any) -> dict[str, Any]:
     if role is None:
         raise ValueError(f"turn {index}: unknown role {str(turn[speaker])[:40]!r}")
     text, attachments = _text(index, turn[words])
-    extra = {key: value for key, value in turn.items() if key not in (speaker, words)}
+    extra = {key: value for key, value in turn.items() if value is not None and key not in (speaker, words)}
     return {"role": role, "content": text, **extra, **({"attachments": attachments} if attachments else {})}
 
 
@@ -97,7 +115,7 @@ def _text(index: int, content: Any) -> tuple[str, list[Any]]:
     return "\n".join(texts), attachments
 
 
-def _set_misfits_aside(row: dict[str, Any]) -> None:
+def set_misfits_aside(row: dict[str, Any]) -> None:
     """Move what stands under one of our names but is something else to `meta`, so that no conversation is lost."""
     meta = row.pop("meta", None)
     aside: dict[str, Any] = (
@@ -139,7 +157,7 @@ def from_oasst(row: Any) -> Iterator[Conversation]:
                 {
                     "id": path[-1].get("message_id"),
                     "messages": [
-                        {k: v for k, v in _turn(n, node).items() if k in ("role", "content")}
+                        {k: v for k, v in turn(n, node).items() if k in ("role", "content")}
                         for n, node in enumerate(path)
                     ],
                     "meta": {
@@ -151,6 +169,11 @@ def from_oasst(row: Any) -> Iterator[Conversation]:
 
 
 def as_object(value: Any) -> Mapping[str, Any]:
+    """The value, if it is an object.
+
+    Raises:
+        ValueError: it is something else.
+    """
     if not isinstance(value, Mapping):
         raise ValueError(f"{'a list' if isinstance(value, list) else type(value).__name__}, not an object")
     return value

@@ -14,6 +14,7 @@ from maieutic.data.formats.turns import as_object, turn
 from maieutic.data.seeds import seed_conversation, taught
 from maieutic.types import Conversation, Role
 
+
 def from_mathdial(row: Any) -> Iterator[Conversation]:
     """MathDial: the student is the user, the human teacher the assistant; each teacher's move is kept in `meta`."""
     row = dict(as_object(row))
@@ -44,7 +45,7 @@ def from_mathdial(row: Any) -> Iterator[Conversation]:
             "problem": problem,
             "profile": profile,
             "ended": True,
-            "meta": {**row, **_opens(turns)},
+            "meta": {**row, **opens(turns)},
         }
     )
 
@@ -62,13 +63,72 @@ def from_bridge(row: Any) -> Iterator[Conversation]:
     context, reply = row.pop("c_h", None), row.pop("c_r", None)
     if not isinstance(context, list):
         raise ValueError(f"no Bridge dialogue (keys: {key_list(row)})")
-    turns = [_turn(index, turn) for index, turn in enumerate([*context, *(reply or ())])]
-    yield to_conversation({"id": row.pop("c_id", None), "messages": turns, "meta": {**row, **_opens(turns)}})
+    turns = [turn(index, said) for index, said in enumerate([*context, *(reply or ())])]
+    yield to_conversation({"id": row.pop("c_id", None), "messages": turns, "meta": {**row, **opens(turns)}})
 
 
-def _opens(turns: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def opens(turns: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """A note for `clean`: here the tutor rightly speaks first."""
     return {"opens": "assistant"} if turns and turns[0]["role"] == Role.ASSISTANT else {}
+
+
+def from_tutorchat(row: Any) -> Iterator[Conversation]:
+    """TutorChat as its authors published it: `conversation` is a list of strings, read by the row's `mode`.
+
+    - `openbook`: the chapter first, then the student and the teacher in turn
+    - `closedbook`: the teacher and the student in turn
+    - `singleturn`: the last string is a whole transcript with labelled speakers; what stands before is the chapter
+
+    The chapter becomes the problem's statement. `processed_conversation`, which says the same again with the control
+    tokens of one tokenizer, is left out.
+    """
+    row = dict(as_object(row))
+    said, mode = row.pop("conversation", None), row.pop("mode", None)
+    if not isinstance(said, list) or not said or not all(isinstance(text, str) for text in said):
+        raise ValueError(f"no TutorChat dialogue (keys: {key_list(row)})")
+    row.pop("processed_conversation", None)
+    chapter: list[str] = []
+    if mode == "singleturn":
+        chapter = said[:-1]
+        turns, around = _transcript(said[-1], exam="exam" in str(row.get("name")))
+        row |= {"preamble": around} if around else {}
+    elif mode in ("openbook", "closedbook"):
+        chapter, spoken = (said[:1], said[1:]) if mode == "openbook" else ([], said)
+        order = (Role.USER, Role.ASSISTANT) if mode == "openbook" else (Role.ASSISTANT, Role.USER)
+        turns = [{"role": order[n % 2], "content": text} for n, text in enumerate(spoken)]
+    else:
+        raise ValueError("a TutorChat row whose mode is neither openbook, closedbook nor singleturn")
+    problem = {"statement": "\n".join(chapter)} if chapter else None
+    meta = {**row, "mode": mode, **opens(turns)}
+    shared = {key: meta.pop(key) for key in ("id", "source", "licence") if isinstance(meta.get(key), str)}
+    yield to_conversation({**shared, "messages": turns, "problem": problem, "meta": meta})
+
+
+_LABEL = re.compile(r"(?:\A|\n)[ \t#*]*(STUDENT|TEACHER|QUESTION|ANSWER)(?: \d+)?[ \t*]*:[ \t*]*")
+_FENCE = re.compile(r"\s*#{3,}\s*\Z")
+_SIDES = {
+    "STUDENT": Role.USER,
+    "TEACHER": Role.ASSISTANT,
+    "QUESTION": Role.USER,
+    "ANSWER": Role.ASSISTANT,
+}
+
+
+def _transcript(text: str, exam: bool) -> tuple[list[dict[str, Any]], str]:
+    """The turns of a transcript whose lines begin with the speaker, and what stood before the first.
+
+    White space around a turn, and the `###` the transcript is fenced with, belong to the layout and go.
+    """
+    wanted = ("QUESTION", "ANSWER") if exam else ("STUDENT", "TEACHER")
+    marks = [mark for mark in _LABEL.finditer(text) if mark[1] in wanted]
+    if not marks:
+        raise ValueError(f"a TutorChat transcript without a line that begins {wanted[0]}: or {wanted[1]}:")
+    ends = [*(mark.start() for mark in marks[1:]), len(text)]
+    turns = [
+        {"role": _SIDES[mark[1]], "content": _FENCE.sub("", text[mark.end() : end]).strip()}
+        for mark, end in zip(marks, ends, strict=True)
+    ]
+    return turns, text[: marks[0].start()].strip("# \t\r\n")
 
 
 def from_seeds(value: Any) -> Iterator[Conversation]:
