@@ -11,9 +11,11 @@ from conversations import conversations, run, talk, write_lines
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maieutic.data.clean import CleanOptions, CleanReport, Reason, Repair, clean, clean_file, mend
+from maieutic.data.clean import CleanReport, clean, clean_file
 from maieutic.data.corpus import read_corpus, write_corpus
+from maieutic.data.filters import CleanOptions, Reason
 from maieutic.data.formats import import_files
+from maieutic.data.mend import Repair, mend
 from maieutic.errors import EmptyCorpus, StoreError
 from maieutic.types import Conversation, Role
 
@@ -40,7 +42,7 @@ def test_cleaning_twice_changes_nothing_more(corpus: list[Conversation], options
 
 @given(conversations())
 def test_mending_loses_no_spoken_text(conversation: Conversation) -> None:
-    mended = mend(conversation, CleanOptions(keep_opening=True)).conversation
+    mended = mend(conversation, keep_opening=True).conversation
     for role in Role:
         spoken = [text for text in conversation.turns(role) if text.strip()]
         assert "\n\n".join(mended.turns(role)) == "\n\n".join(spoken)
@@ -61,7 +63,7 @@ def test_each_reason_and_repair_is_counted() -> None:
         talk("help", id="seed of another problem", meta={"prompt": "…"}, problem="q"),
     ]
     report = CleanReport()
-    kept = list(clean(corpus, None, report, lambda c, reason: rejected.append((c.id, reason.value))))
+    kept = list(clean(corpus, None, report, lambda found: rejected.append((found.conversation.id, found.reason.value))))
     assert [c.id for c in kept] == ["good", "tutor", "hole", "seed", "seed of another problem"]
     assert rejected == [
         ("same again", "exact duplicate"),
@@ -88,7 +90,7 @@ def test_what_is_known_of_a_turn_moves_with_it() -> None:
             "meta": {"turns": turns, "opens": "assistant"},
         }
     )
-    mended, repairs = mend(conversation, CleanOptions())
+    mended, repairs = mend(conversation)
     assert repairs == (Repair.EMPTY, Repair.MERGED)
     assert mended.meta["turns"] == {
         "0": {"move": "generic", "merged": [{"move": "probing"}, {"move": "telling"}]},

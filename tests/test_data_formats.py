@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from maieutic.data.export import convert, sharegpt_row
 from maieutic.data.formats import FORMATS, from_turns, guess, import_files, last_number
+from maieutic.data.problems import program
 from maieutic.data.seeds import fragments, parse_seed, seed_conversation
-from maieutic.data.split import program
 from maieutic.errors import EmptyCorpus, InputError, MissingInput
 from maieutic.types import Conversation, Role
 

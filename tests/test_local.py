@@ -68,6 +68,17 @@ def passes(model: LocalModel) -> int:
     return model._worker.call(lambda engine: engine.network.passes).result()
 
 
+def test_two_models_with_tied_weights_may_be_loaded_at_once(tmp_path: Path) -> None:
+    folders = [tiny_checkpoint(tmp_path / name, tied=True) for name in ("user", "assistant")]
+
+    async def both() -> None:
+        models = [LocalModel(str(folder)) for folder in folders]
+        await asyncio.gather(*(model.check() for model in models))
+
+    for _ in range(4):
+        asyncio.run(both())
+
+
 def test_what_waits_together_is_decoded_together(folder: Path) -> None:
     model = LocalModel(str(folder))
     replies = ask(model)

@@ -140,7 +140,7 @@ def test_empty_turns_never_crash_and_name_who_gave_them(tmp_path):
         reply=lambda body: "" if "playing a person" not in str(body["messages"][0]) else "Hi?"
     ) as server:
         user, assistant = (load(server.spec) for _ in range(2))
-        with pytest.raises(TooManyFailures, match=r"2 of 2 dialogues failed \(2 by assistant_model\)"):
+        with pytest.raises(TooManyFailures, match=r"2 of 2 dialogues failed \(2 by assistant_model; "):
             simulate(user, assistant, tmp_path / "run", 2)
     for row in rows(tmp_path / "run"):
         assert row["failure"]["fault"] == "assistant_model"
@@ -334,3 +334,10 @@ def test_the_same_seed_draws_the_same_and_dialogues_differ(tmp_path):
     assert sorted(said[0]) == sorted(said[1])
     assert Counter(said[0]).most_common(1)[0][1] < 6
     assert Sampling().seed == 0
+
+
+def test_a_script_that_changed_is_another_run(tmp_path):
+    simulate(*pair(tmp_path), tmp_path / "run", 1)
+    changed = [*USER[:2], {"text": "And where?"}]
+    with pytest.raises(RunConflict, match=r"user\.model"):
+        simulate(*pair(tmp_path, changed), tmp_path / "run", 1)

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maieutic.errors import DiskFull, RunConflict, RunLocked, StoreError
-from maieutic.store import Journal, Stage, changed_keys, read_rows, stage_rows, write_json
+from maieutic.store import Journal, Stage, changed_keys, full_disk, read_rows, stage_rows, write_json
 
 rows = st.dictionaries(st.text(max_size=5).filter(lambda key: key != "key"), st.text(max_size=20), max_size=3)
 
@@ -60,10 +60,30 @@ def test_the_manifest_comes_last_and_says_done(tmp_path):
 
 
 def test_another_run_is_refused_with_the_changed_keys_named(tmp_path):
-    with Stage(tmp_path / "stage", {"model": "x", "sampling": {"temperature": 1, "seed": 0}}):
-        pass
+    with Stage(tmp_path / "stage", {"model": "x", "sampling": {"temperature": 1, "seed": 0}}) as stage:
+        stage.rows.append("a", {})
     with pytest.raises(RunConflict, match=r"sampling\.temperature \(1 → 2\)"):
         Stage(tmp_path / "stage", {"model": "x", "sampling": {"temperature": 2, "seed": 0}})
+    with pytest.raises(RunConflict, match=r"k0 .*, k7 \(null → 1\) and 4 more"):
+        Stage(tmp_path / "stage", {f"k{n}": 1 for n in range(10)})
+
+
+def test_a_run_that_never_wrote_a_row_takes_new_settings(tmp_path):
+    """A wrong model name is found after the folder is made: the right one must not be another run."""
+    with Stage(tmp_path / "stage", {"model": "wrong"}) as stage:
+        stage.journal("failures")
+    with Stage(tmp_path / "stage", {"model": "right"}) as stage:
+        stage.finish({})
+    assert json.loads((tmp_path / "stage" / "config.json").read_text()) == {"model": "right"}
+    with pytest.raises(RunConflict):
+        Stage(tmp_path / "stage", {"model": "other"})
+
+
+def test_a_config_of_another_program_is_no_blank_run(tmp_path):
+    (tmp_path / "config.json").write_text('{"editor": "vi"}')
+    with pytest.raises(RunConflict, match="editor"):
+        Stage(tmp_path, {"model": "x"})
+    assert (tmp_path / "config.json").read_text() == '{"editor": "vi"}'
 
 
 def test_a_folder_with_a_person_s_files_is_never_touched(tmp_path):
@@ -157,11 +177,17 @@ def limit_files() -> None:
 
 
 def write_json_to_full() -> None:
-    from maieutic.store import full_disk
-
     full = Path("/dev/full")
     with full_disk(full), full.open("w") as file:
         file.write("x" * 100_000)
+
+
+def test_a_full_disk_that_a_library_only_words_is_one_too(tmp_path):
+    """Libraries written in Rust raise errors of their own, without an errno."""
+    with pytest.raises(DiskFull, match="no space"), full_disk(tmp_path):
+        raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+    with pytest.raises(RuntimeError, match="os error 5"), full_disk(tmp_path):
+        raise RuntimeError("I/O error (os error 5)")
 
 
 def test_json_files_are_written_whole_or_not_at_all(tmp_path):

@@ -55,9 +55,15 @@ def tiny_tokenizer(*, vocab: int = 400) -> Any:
 
 
 def tiny_llama(
-    *, vocab: int = 400, hidden: int = 32, layers: int = 2, context: int = 2048, seed: int = 0
+    *,
+    vocab: int = 400,
+    hidden: int = 32,
+    layers: int = 2,
+    context: int = 2048,
+    seed: int = 0,
+    tied: bool = False,
 ) -> Any:
-    """A Llama with random weights and grouped query heads, in float32."""
+    """A Llama with random weights and grouped query heads, in float32; `tied`: its head is its embeddings."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -73,7 +79,7 @@ def tiny_llama(
         bos_token_id=0,
         eos_token_id=2,
         pad_token_id=0,
-        tie_word_embeddings=False,
+        tie_word_embeddings=tied,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -81,12 +87,21 @@ def tiny_llama(
 
 
 def tiny_checkpoint(
-    folder: Path, *, vocab: int = 400, hidden: int = 32, layers: int = 2, context: int = 2048, seed: int = 0
+    folder: Path,
+    *,
+    vocab: int = 400,
+    hidden: int = 32,
+    layers: int = 2,
+    context: int = 2048,
+    seed: int = 0,
+    tied: bool = False,
 ) -> Path:
     """Both, saved as any checkpoint is (safetensors, tokenizer, chat template); the folder."""
     tokenizer = tiny_tokenizer(vocab=vocab)
     tokenizer.model_max_length = context
-    model = tiny_llama(vocab=len(tokenizer), hidden=hidden, layers=layers, context=context, seed=seed)
+    model = tiny_llama(
+        vocab=len(tokenizer), hidden=hidden, layers=layers, context=context, seed=seed, tied=tied
+    )
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)

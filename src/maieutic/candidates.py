@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from maieutic import prompts
+from maieutic.console import note
 from maieutic.errors import EmptyCorpus, InputError, MissingInput, ModelError
 from maieutic.models import ChatModel, identity
 from maieutic.owed import fault_of, work_through
@@ -119,7 +120,7 @@ class _Candidates:
                 await self._model.check()
                 worked = await work_through(
                     stage,
-                    self._owed(_corpus(seeds) if listed is None else listed),
+                    self._owed(_corpus(seeds, tell=False) if listed is None else listed),
                     self._row,
                     self._given_up,
                     concurrency=concurrency,
@@ -257,16 +258,19 @@ def corpus_hash(conversations: Iterable[Conversation]) -> tuple[int, str]:
     return count, digest.hexdigest()[:32]
 
 
-def _corpus(path: Any) -> Iterator[Conversation]:
+def _corpus(path: Any, tell: bool = True) -> Iterator[Conversation]:
+    """The conversations; `tell` names broken rows on standard error, which the second reading need not."""
     from maieutic.data.corpus import read_corpus
+    from maieutic.data.reading import BadRows
 
-    return iter(read_corpus(Path(path)))
+    return iter(read_corpus(Path(path), on_bad=None if tell else BadRows()))
 
 
-def read_stage(source: Path | str, stage: str) -> Iterator[dict[str, Any]]:
+def read_stage(source: Path | str, stage: str, tell: bool = True) -> Iterator[dict[str, Any]]:
     """The rows of a stage by its folder, its run's folder, or a JSON or JSONL file of the same rows.
 
-    Rows of a file that have no `key` get one from their content.
+    Rows of a file that have no `key` get one from their content; broken ones are left out, and named on standard
+    error where `tell` is set.
     """
     path = Path(source)
     if path.is_dir():
@@ -279,7 +283,10 @@ def read_stage(source: Path | str, stage: str) -> Iterator[dict[str, Any]]:
         )
     from maieutic.data.reading import BadRows, read_rows
 
-    for row in read_rows(path, BadRows(strict=path.suffix == ".json")):
+    bad = BadRows(strict=path.suffix == ".json")
+    for row in read_rows(path, bad):
         if not isinstance(row.value, dict):
             raise InputError(f"{row.where}: not an object", f"Give the rows of a {stage} stage.")
         yield row.value if "key" in row.value else {"key": fingerprint(row.value), **row.value}
+    if bad.count and tell:
+        note(bad.summary())

@@ -23,6 +23,8 @@ err = Console(stderr=True, highlight=False, markup=False)
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_CONTROL_UTF8 = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\xaa-\xae]|\xe2\x81[\xa6-\xa9]")
+"""Those of them that JSON itself does not escape, as bytes."""
 
 
 def shown(text: str) -> str:
@@ -38,8 +40,9 @@ def _symbol(char: str) -> str:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on standard output."""
+    """One JSON document on standard output; control characters in its strings are written as escapes."""
     text = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY, default=_jsonable)
+    text = _CONTROL_UTF8.sub(lambda match: f"\\u{ord(match[0].decode()):04x}".encode(), text)
     sys.stdout.buffer.write(text + b"\n")
     sys.stdout.flush()
 

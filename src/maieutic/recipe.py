@@ -15,6 +15,7 @@ model that stands in the recipe is checked.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping
 from difflib import get_close_matches
 from hashlib import sha256
@@ -24,15 +25,32 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from pydantic import ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from maieutic.console import note
+from maieutic.costs import Cost, Flow
 from maieutic.errors import MaieuticError, MissingInput, RecipeError, RunConflict
-from maieutic.stages import ACTIONS, Action, Cost, Flow
-from maieutic.store import changed_keys, full_disk, read_json, write_json
+from maieutic.stages import ACTIONS, Action
+from maieutic.store import changed_keys, full_disk, listed, read_json, write_json
+from maieutic.types import Record
 
 _REFERENCE = re.compile(r"\$\{([^{}]*)\}")
-_KEYS = {"name", "about", "extends", "values", "stages"}
+
+
+class Recipe(Record):
+    """A recipe as it stands in its file."""
+
+    name: str = ""
+    about: str = ""
+    extends: str | None = None
+    """A recipe whose values and stages are taken over; its own win."""
+    values: dict[str, Any] = Field(default_factory=dict)
+    stages: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("values", "stages", mode="before")
+    @classmethod
+    def _nothing_is_none(cls, value: Any) -> Any:
+        return {} if value is None else value
 
 
 class Step(NamedTuple):
@@ -70,32 +88,35 @@ def names() -> list[str]:
     )
 
 
-def load(name: str) -> dict[str, Any]:
-    """A recipe by name or path, with what it extends put in.
+def load(name: str, above: tuple[str, ...] = ()) -> Recipe:
+    """A recipe by name or path, with what it extends put in; `above` are those that extend it.
 
     Raises:
         MissingInput, RecipeError: there is none, or it is no recipe.
     """
-    text = _text(name)
+    if name in above:
+        raise RecipeError(f"{name} extends itself", "Name another recipe under `extends:`.")
     try:
-        recipe = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        recipe = Recipe.model_validate(yaml.safe_load(_text(name)))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{name}: not YAML: {str(error).splitlines()[0]}", "Mend the file.") from None
-    if not isinstance(recipe, dict) or not recipe.keys() <= _KEYS:
-        wrong = ", ".join(map(str, sorted(set(recipe) - _KEYS))) if isinstance(recipe, dict) else "no mapping"
-        raise RecipeError(f"{name}: not a recipe ({wrong})", f"Its keys are {', '.join(sorted(_KEYS))}.")
-    values, stages = recipe.get("values") or {}, recipe.get("stages") or {}
-    if base := recipe.get("extends"):
-        parent = load(str(base))
-        unknown = sorted(values.keys() - parent["values"].keys())
-        if unknown:
+    except ValidationError as error:
+        raise RecipeError(
+            f"{name}: not a recipe: {_first(error)}",
+            f"Its keys are {', '.join(sorted(Recipe.model_fields))}.",
+        ) from None
+    values, stages = recipe.values, recipe.stages
+    if recipe.extends:
+        parent = load(recipe.extends, (*above, name))
+        if unknown := sorted(values.keys() - parent.values.keys()):
             raise RecipeError(
-                f"{name}: {base} has no value {unknown[0]!r}", _did_you_mean(unknown[0], parent["values"])
+                f"{name}: {recipe.extends} has no value {unknown[0]!r}",
+                _did_you_mean(unknown[0], parent.values),
             )
-        values, stages = {**parent["values"], **values}, {**parent["stages"], **stages}
+        values, stages = {**parent.values, **values}, {**parent.stages, **stages}
     if not stages:
         raise RecipeError(f"{name}: no stages", "List them under `stages:`.")
-    return {**recipe, "name": recipe.get("name", name), "values": values, "stages": stages}
+    return Recipe(name=recipe.name or name, about=recipe.about, values=values, stages=stages)
 
 
 def resolve(name: str, out: Path, settings: Mapping[str, Any] | None = None) -> Plan:
@@ -105,19 +126,19 @@ def resolve(name: str, out: Path, settings: Mapping[str, Any] | None = None) -> 
         RecipeError: a value is missing or unknown, a reference leads nowhere, a stage has a setting it does not know.
     """
     recipe = load(name)
-    values = dict(recipe["values"])
+    values = dict(recipe.values)
     for key, value in (settings or {}).items():
         if key not in values:
-            raise RecipeError(f"recipe {recipe['name']} has no value {key!r}", _did_you_mean(key, values))
+            raise RecipeError(f"recipe {recipe.name} has no value {key!r}", _did_you_mean(key, values))
         values[key] = value
     if missing := [key for key, value in values.items() if value is None]:
         raise RecipeError(
-            f"recipe {recipe['name']} needs a value for {', '.join(missing)}", f"Pass --set {missing[0]}=…"
+            f"recipe {recipe.name} needs a value for {', '.join(missing)}", f"Pass --set {missing[0]}=…"
         )
     steps: list[Step] = []
-    for stage, spec in recipe["stages"].items():
+    for stage, spec in recipe.stages.items():
         steps.append(_step(stage, spec, values, {step.name: step for step in steps}, out))
-    return Plan(recipe["name"], out, values, tuple(steps))
+    return Plan(recipe.name, out, values, tuple(steps))
 
 
 def expect(plan: Plan) -> list[Expected]:
@@ -135,25 +156,41 @@ def run(plan: Plan, *, check: bool = True) -> dict[str, Any]:
 
     Raises:
         RunConflict: the folder holds another run.
+        MissingInput: a file is not there; before anything has run.
         ModelError: a model is not reachable, not there, or its key is refused; before anything has run.
     """
-    _keep(plan)
+    resolved = _resolved(plan)
+    _refuse(plan, resolved)
     owed = [step for step in plan.steps if not _done(step)]
     if check:
+        if absent := missing(plan):
+            raise MissingInput(f"{absent[0]}: no such file or folder", "Check the path; nothing has run yet.")
         _check_models(owed)
+    with full_disk(plan.out):
+        plan.out.mkdir(parents=True, exist_ok=True)
+    if not (plan.out / "recipe.json").exists():
+        write_json(plan.out / "recipe.json", resolved)
     for number, step in enumerate(plan.steps, 1):
         if step not in owed:
             note(f"[{number}/{len(plan.steps)}] {step.name}: done already")
             continue
         note(f"[{number}/{len(plan.steps)}] {step.name}: {step.action.describe()}")
+        started = time.monotonic()
         step.action.run(step.out)
+        _keep_time(plan.out / "timings.json", step.name, time.monotonic() - started)
     return {step.name: read_json(step.out / "manifest.json") for step in plan.steps}
 
 
+def _keep_time(path: Path, stage: str, seconds: float) -> None:
+    """Seconds by stage, beside the stages: no part of their content, which a repeated run must give again."""
+    held = read_json(path) if path.is_file() else {}
+    write_json(path, {**held, stage: round(seconds, 3)})
+
+
 def _step(name: str, spec: Any, values: Mapping[str, Any], earlier: Mapping[str, Step], out: Path) -> Step:
-    if not isinstance(spec, dict) or spec.get("do") not in ACTIONS:
+    if not isinstance(spec, dict) or str(spec.get("do")) not in ACTIONS:
         raise RecipeError(f"stage {name}: `do` is none of {', '.join(ACTIONS)}", "Say what the stage does.")
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", str(name)) or name in values:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) or name in values:
         raise RecipeError(
             f"stage {name!r}: not a good name", "Use small letters, digits and -, and no value's name."
         )
@@ -164,19 +201,26 @@ def _step(name: str, spec: Any, values: Mapping[str, Any], earlier: Mapping[str,
         for key, value in spec.items()
         if key != "do"
     }
-    if unknown := sorted(given.keys() - kind.model_fields.keys()):
+    if unknown := sorted(map(str, given.keys() - kind.model_fields.keys())):
         raise RecipeError(
             f"stage {name}: {spec['do']} has no setting {unknown[0]!r}",
             _did_you_mean(unknown[0], kind.model_fields),
         )
     try:
-        return Step(name, kind.model_validate(given), out / name, tuple(needs))
+        action = kind.model_validate(given)
+        action.check()
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise RecipeError(
-            f"stage {name}: {place}: {first['msg']}", "Mend that setting in the recipe."
-        ) from None
+        raise RecipeError(f"stage {name}: {_first(error)}", "Mend that setting in the recipe.") from None
+    except MaieuticError as error:
+        raise type(error)(f"stage {name}: {error.what}", error.hint) from None
+    return Step(name, action, out / name, tuple(needs))
+
+
+def _first(error: ValidationError) -> str:
+    """What is wrong first, and where."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"{place}: {first['msg']}" if place else first["msg"].removeprefix("Value error, ")
 
 
 def _filled(
@@ -222,29 +266,37 @@ def _done(step: Step) -> bool:
     return (step.out / "manifest.json").is_file()
 
 
-def _keep(plan: Plan) -> None:
-    """Write the resolved recipe into the run folder, or refuse where another stands there."""
-    resolved = {
+def _resolved(plan: Plan) -> dict[str, Any]:
+    """What the run folder keeps of the recipe."""
+    return {
         "recipe": plan.name,
         "stages": {step.name: step.action.settings(plan.out) for step in plan.steps},
         "files": _hashes(plan),
     }
+
+
+def _refuse(plan: Plan, resolved: dict[str, Any]) -> None:
+    """Raise where the run folder holds another run, or something else."""
     path = plan.out / "recipe.json"
-    if path.exists():
-        if changed := changed_keys(read_json(path), resolved):
-            raise RunConflict(
-                f"{plan.out} holds a run with other settings: {', '.join(changed)}",
-                "Give the same settings to go on with it, or another --out for a new run.",
-            )
-        return
     with full_disk(plan.out):
-        if plan.out.is_dir() and any(plan.out.iterdir()):
+        if path.exists():
+            if changed := changed_keys(read_json(path), resolved):
+                raise RunConflict(
+                    f"{plan.out} holds a run with other settings: {listed(changed)}",
+                    "Give the same settings to go on with it, or another --out for a new run.",
+                )
+        elif plan.out.exists() and any(plan.out.iterdir()):
             raise RunConflict(
                 f"{plan.out} is not empty and holds no run of a recipe",
                 "Choose a new or empty folder; nothing in this one was touched.",
             )
-        plan.out.mkdir(parents=True, exist_ok=True)
-    write_json(path, resolved)
+
+
+def missing(plan: Plan) -> list[Path]:
+    """The files that owed stages read, that no stage makes, and that are not there."""
+    made = [step.out for step in plan.steps]
+    read = dict.fromkeys(path for step in plan.steps if not _done(step) for path in step.action.inputs())
+    return [path for path in read if not any(path.is_relative_to(out) for out in made) and not path.exists()]
 
 
 def _hashes(plan: Plan) -> dict[str, str]:

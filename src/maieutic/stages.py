@@ -6,57 +6,18 @@ others are wrapped here into one, with the manifest last.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
+import orjson
 from pydantic import Field
 
 from maieutic.console import note
+from maieutic.costs import VERDICT_TOKENS, Cost, Flow, Size, largest, parameters
+from maieutic.errors import RecipeError
 from maieutic.store import Stage
 from maieutic.types import Record, Sampling
-
-GIB = 2**30
-CHARS_A_TOKEN = 4
-VERDICT_TOKENS = 200
-"""Rules of thumb for estimates only."""
-
-
-class Size(NamedTuple):
-    """How much a corpus holds, as far as it can be told beforehand."""
-
-    rows: int
-    tokens: int
-
-
-class Cost(NamedTuple):
-    """What a stage is expected to take; null where nothing can be said."""
-
-    calls: int | None = None
-    """Replies asked of models."""
-    tokens: int | None = None
-    """Tokens written at most, or trained on."""
-    gpu_bytes: int | None = None
-    """Memory of one device that holds it, weights and optimizer, without activations."""
-
-
-class Flow:
-    """Sizes of corpora, by path, as they are expected to come out of the stages so far."""
-
-    def __init__(self) -> None:
-        self._sizes: dict[str, Size] = {}
-
-    def put(self, path: Path, size: Size | None) -> None:
-        """Say what a stage will make."""
-        if size:
-            self._sizes[str(path)] = size
-
-    def size(self, path: Path | str) -> Size | None:
-        """What is expected at, or lies at, a path."""
-        path = Path(path)
-        found = self._sizes.get(str(path)) or self._sizes.get(str(path.parent))
-        return found or _measured(path)
 
 
 class Action(Record):
@@ -68,6 +29,20 @@ class Action(Record):
     def run(self, out: Path) -> None:
         """Do it; the manifest is the last thing written."""
         raise NotImplementedError
+
+    def check(self) -> None:
+        """Refuse now what its work would refuse later: an unknown name, settings that do not go together.
+
+        Raises:
+            ValidationError, MaieuticError: says which setting.
+        """
+
+    def inputs(self) -> list[Path]:
+        """The files and folders it reads."""
+        values = (
+            item for value in dict(self).values() for item in (value if isinstance(value, list) else [value])
+        )
+        return [item for item in values if isinstance(item, Path)]
 
     def models(self) -> list[str]:
         """The models it asks."""
@@ -84,7 +59,33 @@ class Action(Record):
     def settings(self, root: Path) -> dict[str, Any]:
         """Its settings, with the run folder's own path left out: a moved run is the same run."""
         text = self.model_dump_json(exclude_defaults=True).replace(f"{root}/", "")
-        return {"do": type(self).__name__.lower(), **_loads(text)}
+        return {"do": type(self).__name__.lower(), **orjson.loads(text)}
+
+
+class World(Action):
+    """The demo's closed world: dialogues, seeds and starts, in parts that share no problem."""
+
+    outputs = (
+        *("train.jsonl", "validation.jsonl", "test.jsonl", "starts.jsonl"),
+        *("train-seeds.jsonl", "validation-seeds.jsonl", "test-seeds.jsonl"),
+    )
+    dialogues: tuple[int, int, int] = (2400, 200, 300)
+    """In train, validation and test."""
+    seeds: tuple[int, int, int] = (240, 100, 150)
+    """Lessons that stop at a pupil who has not got it yet."""
+    starts: int = 96
+    """Openings for a simulator that begins itself."""
+    seed: int = 0
+
+    def run(self, out: Path) -> None:  # noqa: D102
+        from maieutic.demo.world import PARTS, Sizes, write
+
+        counts = zip(self.dialogues, self.seeds, (self.starts, 0, 0), strict=True)
+        sizes = {part: Sizes(*three) for part, three in zip(PARTS, counts, strict=True)}
+        _wrapped(out, self, lambda: write(out, sizes, self.seed))
+
+    def describe(self) -> str:  # noqa: D102
+        return "the dialogues of a small closed world"
 
 
 class Base(Action):
@@ -94,10 +95,10 @@ class Base(Action):
     corpus: Path
     vocab_size: int = 2048
     hidden: int = 128
-    layers: int = 4
+    layers: int = 2
     heads: int = 4
     context: int = 4096
-    steps: int = 150
+    steps: int = Field(200, ge=0)
     seed: int = 0
 
     def run(self, out: Path) -> None:  # noqa: D102
@@ -131,6 +132,12 @@ class Import(Action):
             return {"conversations": count, **report.json()}
 
         _wrapped(out, self, work)
+
+    def check(self) -> None:  # noqa: D102
+        from maieutic.data.formats import FORMATS
+
+        if self.format not in ("auto", *FORMATS):
+            raise RecipeError(f"no format {self.format!r}", f"Known: auto, {', '.join(FORMATS)}.")
 
     def describe(self) -> str:  # noqa: D102
         return f"import {len(self.sources)} sources as {self.format}"
@@ -209,15 +216,25 @@ class _Training(Action):
     parameters: float | None = None
     """Weights of the model, for the estimate of a dry run where its name does not say."""
 
+    def _config(self, out: Path) -> Any:
+        raise NotImplementedError
+
+    def check(self) -> None:
+        self._config(Path())
+
     def models(self) -> list[str]:
         return [self.model if self.model.startswith("hf/") else f"hf/{self.model}"]
 
     def _settings(self, out: Path) -> dict[str, Any]:
-        given = {**self.model_dump(exclude={"parameters"}), "out": out}
+        return {**self.model_dump(exclude={"parameters"}), "out": out}
+
+    def _for_run(self, out: Path) -> Any:
+        """The config of its work; an empty validation part, as a small split makes, is left out."""
+        config = self._config(out)
         if self.validation and self.validation.is_file() and self.validation.stat().st_size == 0:
             note(f"{self.validation} is empty: training without validation")
-            given["validation"] = None
-        return given
+            return config.model_copy(update={"validation": None})
+        return config
 
     def _cost(self, flow: Flow, rows: int = 1, copies: int = 1) -> Cost:
         size = flow.size(self.data)
@@ -241,11 +258,15 @@ class Sft(_Training):
     batch: int = 128
     warmup_ratio: float = 0.03
 
-    def run(self, out: Path) -> None:  # noqa: D102
+    def _config(self, out: Path) -> Any:
         from maieutic.train.config import SftConfig
+
+        return SftConfig(**self._settings(out))
+
+    def run(self, out: Path) -> None:  # noqa: D102
         from maieutic.train.sft import sft
 
-        sft(SftConfig(**self._settings(out)))
+        sft(self._for_run(out))
 
     def describe(self) -> str:  # noqa: D102
         return f"train the {self.role}'s side"
@@ -266,11 +287,15 @@ class Dpo(_Training):
     beta: float = 0.1
     drop_too_long: bool = False
 
-    def run(self, out: Path) -> None:  # noqa: D102
+    def _config(self, out: Path) -> Any:
         from maieutic.train.config import DpoConfig
+
+        return DpoConfig(**self._settings(out))
+
+    def run(self, out: Path) -> None:  # noqa: D102
         from maieutic.train.dpo import dpo
 
-        dpo(DpoConfig(**self._settings(out)))
+        dpo(self._for_run(out))
 
     def describe(self) -> str:  # noqa: D102
         return "train on preferences (DPO)"
@@ -285,7 +310,7 @@ class Simulate(Action):
     outputs = ("rows.jsonl",)
     user: str
     assistant: str
-    n: int | None = None
+    n: int | None = Field(None, ge=1)
     seeds: Path | None = None
     seed_turns: int | None = None
     user_mode: Literal["trained", "prompted"] | None = None
@@ -300,18 +325,26 @@ class Simulate(Action):
     max_failure_rate: float = 0.05
     seed: int = 0
 
-    def run(self, out: Path) -> None:  # noqa: D102
-        from maieutic.models import ModelOptions, load
-        from maieutic.simulate import SimulateConfig, simulate
+    def _config(self) -> Any:
+        from maieutic.simulate import SimulateConfig
 
         renamed = {"user": self.user_sampling, "assistant": self.sampling}
-        config = SimulateConfig(
-            **self.model_dump(exclude={"user", "assistant", "n", "user_sampling", "sampling"}), **renamed
-        )
+        others = self.model_dump(exclude={"user", "assistant", "n", "user_sampling", "sampling"})
+        return SimulateConfig(**others, **renamed)
+
+    def check(self) -> None:  # noqa: D102
+        from maieutic.simulate.guards import parse
+
+        parse(self._config().guards)
+
+    def run(self, out: Path) -> None:  # noqa: D102
+        from maieutic.models import ModelOptions, load
+        from maieutic.simulate import simulate
+
         options = ModelOptions(concurrency=self.concurrency)
         user = load(self.user, options)
         assistant = user if self.user == self.assistant else load(self.assistant, options)
-        simulate(user, assistant, out, self.n, config)
+        simulate(user, assistant, out, self.n, self._config())
 
     def models(self) -> list[str]:  # noqa: D102
         return [self.user, self.assistant]
@@ -323,10 +356,10 @@ class Simulate(Action):
         seeds = flow.size(self.seeds) if self.seeds else None
         n = self.n or (seeds.rows if seeds else None)
         if n is None:
-            return Cost(None, None, _largest(self.models()))
+            return Cost(None, None, largest(self.models()))
         written = n * self.rounds * (self.user_sampling.max_tokens + self.sampling.max_tokens)
         flow.put(out, Size(n, written))
-        return Cost(2 * n * self.rounds, written, _largest(self.models()))
+        return Cost(2 * n * self.rounds, written, largest(self.models()))
 
 
 class Candidates(Action):
@@ -335,9 +368,10 @@ class Candidates(Action):
     outputs = ("rows.jsonl",)
     model: str
     data: Path
-    k: int = 5
+    k: int = Field(5, ge=1)
     sampling: Sampling = Sampling(temperature=1.2, max_tokens=400)
-    prompt: str = "tutor_socratic"
+    prompt: str | None = "tutor_socratic"
+    """The tutor's system text; null: none, the dialogue as it is."""
     show_solution: bool = False
     limit: int | None = Field(None, ge=1)
     """Only the first so many dialogues."""
@@ -357,6 +391,12 @@ class Candidates(Action):
             limit=self.limit,
         )
 
+    def check(self) -> None:  # noqa: D102
+        from maieutic import prompts
+
+        if self.prompt:
+            prompts.load(self.prompt)
+
     def models(self) -> list[str]:  # noqa: D102
         return [self.model]
 
@@ -366,11 +406,11 @@ class Candidates(Action):
     def expect(self, out: Path, flow: Flow) -> Cost:  # noqa: D102
         size = flow.size(self.data)
         if size is None:
-            return Cost(None, None, _largest(self.models()))
+            return Cost(None, None, largest(self.models()))
         rows = min(size.rows, self.limit or size.rows)
         calls = rows * self.k
         flow.put(out, Size(rows, calls * self.sampling.max_tokens))
-        return Cost(calls, calls * self.sampling.max_tokens, _largest(self.models()))
+        return Cost(calls, calls * self.sampling.max_tokens, largest(self.models()))
 
 
 class Judge(Action):
@@ -390,6 +430,12 @@ class Judge(Action):
 
         judge(self.data, out, rubric=self.rubric, model=None if self.judge == "code" else load(self.judge))
 
+    def check(self) -> None:  # noqa: D102
+        from maieutic import rubrics
+        from maieutic.judge.run import check_rubric
+
+        check_rubric(rubrics.load(self.rubric), with_model=self.judge != "code")
+
     def models(self) -> list[str]:  # noqa: D102
         return [] if self.judge == "code" else [self.judge]
 
@@ -402,7 +448,7 @@ class Judge(Action):
         if self.judge == "code" or size is None:
             return Cost(0 if size else None)
         calls = size.rows * self.replies
-        return Cost(calls, calls * VERDICT_TOKENS, _largest(self.models()))
+        return Cost(calls, calls * VERDICT_TOKENS, largest(self.models()))
 
 
 class Prefer(Action):
@@ -490,7 +536,33 @@ class Tutor(Action):
         return "score the tutor" + (" against another" if self.against else "")
 
 
+class Dialogues(Action):
+    """What came of whole dialogues with a tutor: solved, told, turns; beside another's from the same starts."""
+
+    outputs = ("scores.json",)
+    data: Path
+    against: Path | None = None
+
+    def run(self, out: Path) -> None:  # noqa: D102
+        from maieutic.evals.dialogue import compare, score
+        from maieutic.store import write_json
+
+        def work() -> dict[str, Any]:
+            scores: dict[str, Any] = {"scores": score(self.data)}
+            if self.against:
+                scores["against"] = score(self.against)
+                scores["difference"] = {"metrics": compare(self.data, self.against)}
+            write_json(out / "scores.json", scores)
+            return scores
+
+        _wrapped(out, self, work)
+
+    def describe(self) -> str:  # noqa: D102
+        return "who finds the answer" + (", beside another tutor" if self.against else "")
+
+
 ACTIONS: dict[str, type[Action]] = {
+    "world": World,
     "base": Base,
     "import": Import,
     "clean": Clean,
@@ -503,45 +575,10 @@ ACTIONS: dict[str, type[Action]] = {
     "dpo": Dpo,
     "eval-simulator": Simulator,
     "eval-tutor": Tutor,
+    "eval-dialogue": Dialogues,
 }
-
-
-def parameters(model: str) -> float | None:
-    """How many weights a model has: from its own config where it lies here, else from a size in its name."""
-    name = model.removeprefix("hf/")
-    if Path(name).is_dir():
-        from maieutic.models.checkpoint import parameters as count
-
-        return count(name)
-    if match := re.search(r"(?<![\d.])(\d+(?:\.\d+)?)b(?![a-z])", name, re.I):
-        return float(match[1]) * 1e9
-    return None
-
-
-def _largest(models: list[str]) -> int | None:
-    """Memory for the largest model in this process, at two bytes a weight; none for served ones."""
-    here = [model for model in models if model.startswith("hf/")]
-    sizes = [parameters(model) for model in here]
-    return round(2 * max(size for size in sizes if size)) if any(sizes) else None
 
 
 def _wrapped(out: Path, action: Action, work: Callable[[], dict[str, Any]]) -> None:
     with Stage(out, action.model_dump(mode="json")) as stage:
         stage.finish(work())
-
-
-def _measured(path: Path) -> Size | None:
-    """Rows and tokens of a file that lies there already: lines, or list items, and characters over four."""
-    if path.is_dir():
-        path = path / "rows.jsonl"
-    if not path.is_file() or path.suffix not in (".jsonl", ".json"):
-        return None
-    data = path.read_bytes()
-    rows = data.count(b"\n") if path.suffix == ".jsonl" else len(_loads(data))
-    return Size(rows, len(data) // CHARS_A_TOKEN)
-
-
-def _loads(data: str | bytes) -> Any:
-    import orjson
-
-    return orjson.loads(data)

@@ -3,7 +3,8 @@
 Resume is a property of this room, not of each stage. Rows are only ever appended, each under a key that hashes
 everything deciding its content; a line that a crash tore is dropped and owed again; the manifest comes last, so a
 stage without one is owed. Writing is by one process at a time, held by a lock on the folder, and a folder that holds
-another run is refused with the changed keys named. Nothing is ever deleted.
+another run is refused with the changed keys named; one in which no run ever wrote a row takes new settings, so that a
+wrong name can be mended by the same command with the right one. Nothing is ever deleted.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -20,11 +22,16 @@ from typing import Any, BinaryIO, Self
 
 import orjson
 
-from maieutic.errors import DiskFull, MissingInput, RunConflict, RunLocked, StoreError
+from maieutic.errors import DiskFull, MaieuticError, MissingInput, RunConflict, RunLocked, StoreError
 
 GROUP_ROWS = 64
 GROUP_SECONDS = 0.5
 """One `fdatasync` for this many rows, or after this long: what a power cut can cost."""
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_REFUSED = (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
+_OF_ANY_RUN = {".lock", "config.json", ".config.json.part"}
 
 
 class Journal:
@@ -131,10 +138,12 @@ class Stage:
         if not path.exists():
             write_json(path, self.config)
             return
-        held = read_json(path)
-        if changed := changed_keys(held, self.config):
+        changed = changed_keys(read_json(path), self.config)
+        if changed and _is_blank(self.folder):
+            write_json(path, self.config)
+        elif changed:
             raise RunConflict(
-                f"{self.folder} holds a run with other settings: {', '.join(changed)}",
+                f"{self.folder} holds a run with other settings: {listed(changed)}",
                 "Give the same settings to go on with it, or another output folder for a new run.",
             )
 
@@ -233,6 +242,12 @@ def changed_keys(old: Any, new: Any, prefix: str = "") -> list[str]:
     return [] if old == new else [f"{prefix} ({_short(old)} → {_short(new)})"]
 
 
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """The names in a line; of many, the first and how many more."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def _short(value: Any) -> str:
     text = orjson.dumps(value).decode()
     return text if len(text) <= 60 else text[:57] + "…"
@@ -271,30 +286,47 @@ def full_disk(path: Path) -> Iterator[None]:
     """Turn the system's refusals to write into errors that say what to do."""
     try:
         yield
-    except OSError as error:
-        if isinstance(error, StoreError):
-            raise
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    except MaieuticError:
+        raise
+    except Exception as error:
+        number = _errno(error)
+        if number in _FULL:
             raise DiskFull(
                 f"{path}: no space is left on the disk",
                 "Free some and run the same command again: it goes on.",
             ) from None
-        if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+        if number in _REFUSED:
             raise StoreError(
-                f"{path}: {error.strerror}", "Choose an output path that can be written."
+                f"{path}: {os.strerror(number)}", "Choose an output path that can be written."
             ) from None
         raise
+
+
+def _errno(error: Exception) -> int:
+    """The system's number of an error, else 0; libraries in Rust (safetensors, tokenizers) only word it."""
+    if isinstance(error, OSError):
+        return error.errno or 0
+    worded = re.search(r"\(os error (\d+)\)", str(error))
+    return int(worded[1]) if worded else 0
 
 
 def _refuse_strangers(folder: Path) -> None:
     if not folder.is_dir():
         return
-    names = {entry.name for entry in folder.iterdir()} - {".lock", ".config.json.part"}
+    names = {entry.name for entry in folder.iterdir()} - (_OF_ANY_RUN - {"config.json"})
     if names and "config.json" not in names:
         raise RunConflict(
             f"{folder} is not empty and holds no run (found {', '.join(sorted(names)[:3])})",
             "Choose a new or empty output folder; nothing in this one was touched.",
         )
+
+
+def _is_blank(folder: Path) -> bool:
+    """Whether the run in a folder stopped before it wrote anything."""
+    others = [entry for entry in folder.iterdir() if entry.name not in _OF_ANY_RUN]
+    return folder / "rows.jsonl" in others and all(
+        entry.suffix == ".jsonl" and entry.stat().st_size == 0 for entry in others
+    )
 
 
 def _take_lock(folder: Path) -> int:

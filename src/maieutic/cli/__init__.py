@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import NoReturn
 
 import typer
 
@@ -33,21 +34,31 @@ def main() -> None:
     try:
         app()
     except MaieuticError as error:
-        from maieutic.console import note
-
-        note(f"error: {error}")
-        sys.exit(1)
+        _fail(error.what, error.hint)
     except KeyboardInterrupt:
         sys.stderr.write("\nstopped; the same command goes on from here\n")
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        if not (error.filename and error.strerror):
+            raise
+        # What the system refuses where no room expects it: a name too long, a file that may not be read.
+        _fail(f"{error.filename}: {error.strerror}", "Choose a path that can be read and written.")
+
+
+def _fail(what: str, hint: str) -> NoReturn:
+    """Two lines, whatever line breaks a name or a server's words bring along."""
+    from maieutic.console import note
+
+    note("\n  ".join(" ".join(part.split("\n")) for part in (f"error: {what}", hint)))
+    sys.exit(1)
 
 
 def gather() -> None:
     """Import the command files, in the order of the pipeline; none of them imports a heavy library."""
-    from maieutic.cli import data, evals, judge, mask, models, recipe, simulate, train
+    from maieutic.cli import data, evals, judge, mask, models, recipe, report, simulate, train
 
-    for room in (recipe, data, mask, train, simulate, judge, evals, models):
+    for room in (recipe, data, mask, train, simulate, judge, evals, report, models):
         room.register(app)

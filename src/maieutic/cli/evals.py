@@ -256,8 +256,12 @@ def simulator(
         if isinstance(m, dict)
     ]
     table("the simulator beside people", ("", "value", "95 %", "n", "people", "baseline"), rows)
-    for reason in sorted({m["reason"] for m in result.values() if isinstance(m, dict) and m.get("reason")}):
-        note(f"not measured, or without an interval: {reason}")
+    reasons: dict[str, list[str]] = {}
+    for name, m in result.items():
+        if isinstance(m, dict) and m.get("reason"):
+            reasons.setdefault(m["reason"], []).append(name)
+    for reason, names in reasons.items():
+        note(f"without a value or an interval: {', '.join(names)} ({reason})")
 
 
 def _printed(result: dict[str, Any], as_json: bool) -> bool:

@@ -83,7 +83,8 @@ def candidates(
     if json:
         print_json(result._asdict())
         return
-    say(f"{result.prompts} dialogues with {k} candidates each, {result.failed} failed, in {result.run}")
+    each = f"{k} candidates each" if k > 1 else "a reply each"
+    say(f"{result.prompts} dialogues with {each}, {result.failed} failed, in {result.run}")
     if result.skipped or result.cut:
         say(
             f"{result.skipped} skipped (repeated, or without a user's turn), {result.cut} answered before their end"

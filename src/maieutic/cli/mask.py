@@ -55,7 +55,10 @@ def mask(
         for text, label in _pieces(tokenizer, rendered):
             line.append(shown(text), style="bold green" if label else "bright_black")
         out.print(
-            Text(f"{conversation.id}: {rendered.supervised} of {len(rendered.labels)} tokens", style="bold")
+            Text(
+                f"{shown(conversation.id)}: {rendered.supervised} of {len(rendered.labels)} tokens",
+                style="bold",
+            )
         )
         out.print(line, soft_wrap=True)
     if json:

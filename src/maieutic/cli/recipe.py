@@ -73,7 +73,16 @@ def _show_plan(plan: Any, json: bool) -> None:
             {"name": line.stage, "does": line.does, "done": line.done, **line.cost._asdict()}
             for line in lines
         ]
-        print_json({"recipe": plan.name, "run": str(plan.out), "values": plan.values, "stages": stages})
+        missing = [str(path) for path in room.missing(plan)]
+        print_json(
+            {
+                "recipe": plan.name,
+                "run": str(plan.out),
+                "values": plan.values,
+                "stages": stages,
+                "missing": missing,
+            }
+        )
         return
     rows = [
         (
@@ -93,6 +102,8 @@ def _show_plan(plan: Any, json: bool) -> None:
     note(
         "tokens: written at most, or trained on; memory: weights and optimizer. – : not known beforehand, or none"
     )
+    for path in room.missing(plan):
+        note(f"{path}: no such file or folder; a run would stop before its first stage")
 
 
 def _count(value: int | None) -> str | None:
@@ -125,9 +136,9 @@ def demo_base(
     out: Annotated[Path, typer.Option(help="Folder of the checkpoint.")],
     vocab_size: Annotated[int, typer.Option(help="Tokens of the byte-level BPE.")] = 2048,
     hidden: Annotated[int, typer.Option(help="Width.")] = 128,
-    layers: Annotated[int, typer.Option(help="Depth.")] = 4,
+    layers: Annotated[int, typer.Option(help="Depth.")] = 2,
     context: Annotated[int, typer.Option(help="Positions.")] = 4096,
-    steps: Annotated[int, typer.Option(min=0, help="Training steps; 0 leaves it random.")] = 150,
+    steps: Annotated[int, typer.Option(min=0, help="Training steps; 0 leaves it random.")] = 200,
     seed: Annotated[int, typer.Option()] = 0,
     json: Json = False,
 ) -> None:

@@ -1,184 +1,187 @@
-"""Cleaning: each conversation is kept, repaired or rejected for a named reason, and everything is counted.
+"""Cleaning: each conversation is kept, repaired, cut or rejected for a named reason, and everything is counted.
 
-The filters are pure and stream. Cleaning a clean corpus changes nothing.
+The filters (`data.filters`) run one after the other on one conversation at a time. Cleaning a clean corpus with the
+same options changes nothing.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import Field
-
 from maieutic.data.corpus import identity, line, read_corpus, refuse_source, replacing_all
+from maieutic.data.filters import (
+    PRESETS,
+    CleanOptions,
+    Filter,
+    Reason,
+    Rejected,
+    Step,
+    is_later_part,
+    steps,
+)
+from maieutic.data.mend import Repair
 from maieutic.data.reading import BadRows
-from maieutic.errors import EmptyCorpus
-from maieutic.types import Conversation, Record, Role, Turn
+from maieutic.errors import EmptyCorpus, InputError
+from maieutic.progress import track
+from maieutic.types import Conversation
+
+__all__ = ["PRESETS", "CleanOptions", "CleanReport", "Filter", "Reason", "Rejected", "clean", "clean_file"]
 
 
-class Repair(StrEnum):
-    """What was mended in a conversation that was kept."""
+@dataclass
+class StepCount:
+    """What one filter did, and what is left after it."""
 
-    EMPTY = "empty turns dropped"
-    OPENING = "leading assistant turns dropped"
-    MERGED = "same-role neighbours merged"
-
-
-class Reason(StrEnum):
-    """Why a conversation was rejected."""
-
-    NO_USER = "no user turn"
-    NO_ASSISTANT = "no assistant turn"
-    SHORT = "too few turns"
-    DUPLICATE = "exact duplicate"
-
-
-class CleanOptions(Record):
-    """What counts as clean."""
-
-    keep_opening: bool = False
-    """Keep assistant turns before the first user turn everywhere. They are kept in any case where the importer noted
-    that the tutor rightly speaks first (`meta.opens`)."""
-    min_turns: int = Field(2, ge=1)
-    """User and assistant turns at least, after repairs."""
-    keep_duplicates: bool = False
-    """Keep exact duplicates (same roles, texts and problem)."""
-
-
-class Mended(NamedTuple):
-    """A conversation after repairs, and which there were."""
-
-    conversation: Conversation
-    repairs: tuple[Repair, ...]
+    rejected: int = 0
+    """Conversations and parts."""
+    repaired: int = 0
+    conversations: int = 0
+    """Left, a cut one counted once."""
+    segments: int = 0
+    """Left, every part counted."""
 
 
 @dataclass
 class CleanReport:
-    """Counts of conversations; full once the cleaned ones are consumed."""
+    """Counts; full once the cleaned conversations are consumed: read - cut + parts = kept + rejected."""
 
     read: int = 0
     kept: int = 0
+    """Conversations and parts of such."""
+    cut: int = 0
+    parts: int = 0
+    """What the cut ones became."""
     repaired: Counter[Repair] = field(default_factory=Counter)
     """Among the kept; one conversation can have several repairs."""
     rejected: Counter[Reason] = field(default_factory=Counter)
+    masked: Counter[str] = field(default_factory=Counter)
+    """Pieces of personal data by kind, in all that was read."""
+    steps: dict[Filter, StepCount] = field(default_factory=dict)
+    """By filter, in the order in which they ran."""
     bad: BadRows = field(default_factory=BadRows)
     """Rows that were no conversation at all."""
     rejected_file: Path | None = None
 
     def json(self) -> dict[str, Any]:
-        """`{"read", "kept", "repaired": {what: n}, "rejected": {reason: n}, "rejected_file", "bad"}`."""
+        """`{"read", "kept", "cut", "parts", "repaired", "rejected", "masked", "steps": [...], "rejected_file", "bad"}`.
+
+        `repaired` and `rejected` are counts by name; a step is `{"step", "rejected", "repaired", "conversations",
+        "segments"}`.
+        """
         return {
             "read": self.read,
             "kept": self.kept,
+            "cut": self.cut,
+            "parts": self.parts,
             "repaired": {repair.value: self.repaired[repair] for repair in Repair},
             "rejected": {reason.value: self.rejected[reason] for reason in Reason},
+            "masked": dict(sorted(self.masked.items())),
+            "steps": [{"step": name.value, **vars(count)} for name, count in self.steps.items()],
             "rejected_file": str(self.rejected_file) if self.rejected_file else None,
             "bad": self.bad.json(),
         }
+
+
+class _Piece(NamedTuple):
+    conversation: Conversation
+    repairs: tuple[Repair, ...]
 
 
 def clean(
     conversations: Iterable[Conversation],
     options: CleanOptions | None = None,
     report: CleanReport | None = None,
-    on_rejected: Callable[[Conversation, Reason], object] | None = None,
+    on_rejected: Callable[[Rejected], object] | None = None,
 ) -> Iterator[Conversation]:
-    """The conversations worth keeping, repaired, in their order; streaming, 16 bytes remembered of each.
+    """The conversations worth keeping, repaired, in their order; streaming.
+
+    Remembered are 16 bytes of each for exact duplicates, and about 2 kB for near ones.
 
     Args:
-        conversations: any.
-        options: default: all filters.
+        conversations: any; with the filter `floods` something that can be gone through twice, such as a list.
+        options: default: roles, turns and exact duplicates.
         report: filled on the way.
-        on_rejected: told of each rejected conversation, as it came in.
+        on_rejected: told of each rejected conversation, as it stood by then.
+
+    Raises:
+        InputError: `floods` over an iterator; an unknown language or tokenizer.
+        MissingExtra: a filter needs a library that is not installed.
     """
     options, report = options or CleanOptions(), report or CleanReport()
+    often: frozenset[int] = frozenset()
+    if Filter.FLOODS in options.filters:
+        if iter(conversations) is conversations:
+            raise InputError("floods are counted in a pass of their own", "Give a list, not an iterator.")
+        from maieutic.data.floods import flooded
+
+        often = flooded(_openings(conversations, options))
+    return _cleaned(conversations, steps(options, often), report, on_rejected)
+
+
+def _openings(conversations: Iterable[Conversation], options: CleanOptions) -> Iterator[Conversation]:
+    """What comes as far as the flood filter; a conversation that is there a hundred times is no flood."""
+    before = [
+        step for step in steps(options) if list(Filter).index(step.name) < list(Filter).index(Filter.FLOODS)
+    ]
     seen: set[bytes] = set()
     for conversation in conversations:
+        pieces = [_Piece(conversation, ())]
+        for step in before:
+            pieces = _advance(pieces, step, CleanReport(), None)
+        for piece in pieces:
+            digest = bytes.fromhex(identity(piece.conversation))
+            if digest not in seen and not is_later_part(piece.conversation):
+                seen.add(digest)
+                yield piece.conversation
+
+
+def _cleaned(
+    conversations: Iterable[Conversation],
+    chosen: list[Step],
+    report: CleanReport,
+    on_rejected: Callable[[Rejected], object] | None,
+) -> Iterator[Conversation]:
+    report.steps = {step.name: StepCount() for step in chosen}
+    for conversation in conversations:
         report.read += 1
-        mended = mend(conversation, options)
-        reason = reject(mended.conversation, options)
-        if reason is None and not options.keep_duplicates:
-            digest = bytes.fromhex(identity(mended.conversation))
-            reason = Reason.DUPLICATE if digest in seen else None
-            seen.add(digest)
-        if reason is not None:
-            report.rejected[reason] += 1
+        pieces = [_Piece(conversation, ())]
+        for step in chosen:
+            pieces = _advance(pieces, step, report, on_rejected)
+            if not pieces:
+                break
+            report.steps[step.name].conversations += 1
+            report.steps[step.name].segments += len(pieces)
+        for piece in pieces:
+            report.kept += 1
+            report.repaired.update(piece.repairs)
+            yield piece.conversation
+
+
+def _advance(
+    pieces: list[_Piece], step: Step, report: CleanReport, on_rejected: Callable[[Rejected], object] | None
+) -> list[_Piece]:
+    """The pieces of one conversation after one more filter."""
+    count = report.steps.setdefault(step.name, StepCount())
+    ahead: list[_Piece] = []
+    for piece in pieces:
+        outcome = step.run(piece.conversation)
+        repairs = tuple(dict.fromkeys((*piece.repairs, *outcome.repairs)))
+        ahead += [_Piece(kept, repairs) for kept in outcome.kept]
+        report.masked.update(outcome.found or {})
+        count.repaired += bool(outcome.repairs)
+        count.rejected += len(outcome.rejected)
+        if (came := len(outcome.kept) + len(outcome.rejected)) > 1:
+            report.cut += 1
+            report.parts += came
+        for rejected in outcome.rejected:
+            report.rejected[rejected.reason] += 1
             if on_rejected:
-                on_rejected(conversation, reason)
-            continue
-        report.kept += 1
-        report.repaired.update(mended.repairs)
-        yield mended.conversation
-
-
-def mend(conversation: Conversation, options: CleanOptions) -> Mended:
-    """Drop empty turns and a leading assistant, then merge same-role neighbours with a blank line between.
-
-    What `meta["turns"]` holds by turn index moves with its turn; of merged turns the later ones' stands in `merged`.
-    """
-    turns = conversation.messages
-    keep_opening = options.keep_opening or conversation.meta.get("opens") == "assistant"
-    spoken = [index for index, turn in enumerate(turns) if turn.content.strip()]
-    first = next((index for index in spoken if turns[index].role == Role.USER), len(turns))
-    wanted = [
-        index for index in spoken if keep_opening or index >= first or turns[index].role != Role.ASSISTANT
-    ]
-    groups: list[list[int]] = []
-    for index in wanted:
-        if groups and turns[groups[-1][-1]].role == turns[index].role:
-            groups[-1].append(index)
-        else:
-            groups.append([index])
-    if len(groups) == len(turns):
-        return Mended(conversation, ())
-    repairs = (
-        *([Repair.EMPTY] if len(spoken) < len(turns) else []),
-        *([Repair.OPENING] if len(wanted) < len(spoken) else []),
-        *([Repair.MERGED] if len(groups) < len(wanted) else []),
-    )
-    messages = tuple(
-        turns[group[0]]
-        if len(group) == 1
-        else Turn(role=turns[group[0]].role, content="\n\n".join(turns[index].content for index in group))
-        for group in groups
-    )
-    changes = {"messages": messages, "meta": _moved(conversation.meta, groups)}
-    return Mended(conversation.model_copy(update=changes), repairs)
-
-
-def _moved(meta: dict[str, Any], groups: list[list[int]]) -> dict[str, Any]:
-    extras = meta.get("turns")
-    if not isinstance(extras, Mapping):
-        return meta
-    moved: dict[str, Any] = {}
-    for place, group in enumerate(groups):
-        own, *later = [extras.get(str(index)) or {} for index in group]
-        later = [extra for extra in later if extra]
-        if whole := {**own, **({"merged": later} if later else {})}:
-            moved[str(place)] = whole
-    rest = {key: value for key, value in meta.items() if key != "turns"}
-    return {**rest, "turns": moved} if moved else rest
-
-
-def reject(conversation: Conversation, options: CleanOptions) -> Reason | None:
-    """Why a repaired conversation is not worth keeping, duplicates aside; None where it is.
-
-    A prompt that awaits its reply (`meta.prompt`, from seed lists) needs no assistant turn and may be one turn long.
-    """
-    users = len(conversation.turns(Role.USER))
-    assistants = len(conversation.turns(Role.ASSISTANT))
-    awaits = "prompt" in conversation.meta
-    if not users:
-        return Reason.NO_USER
-    if not assistants and not awaits:
-        return Reason.NO_ASSISTANT
-    if users + assistants < (1 if awaits and options.min_turns == 2 else options.min_turns):
-        return Reason.SHORT
-    return None
+                on_rejected(rejected)
+    return ahead
 
 
 def clean_file(
@@ -189,12 +192,14 @@ def clean_file(
     overwrite: bool = False,
     strict: bool = False,
 ) -> CleanReport:
-    """Clean a corpus file into another; rejected rows go to `rejected.jsonl` beside it, each with its `reason`.
+    """Clean a corpus file into another; rejected rows go to `rejected.jsonl` beside it.
 
-    Both files are written together, the second also where nothing was rejected. Where `rejected.jsonl` belongs to
-    another corpus of the folder, it is `NAME.rejected.jsonl`.
+    Each of those carries its `reason` and, where there is one, a `detail`. Both files are written together, the second
+    also where nothing was rejected. Where `rejected.jsonl` belongs to another corpus of the folder, it is
+    `NAME.rejected.jsonl`.
 
     Raises:
+        InputError, MissingExtra: as `clean`.
         StoreError: the output exists with other content, or is the source.
         EmptyCorpus: nothing was left; nothing is written.
     """
@@ -202,16 +207,34 @@ def clean_file(
     rejected = _rejected_path(out)
     for path in (out, rejected):
         refuse_source(path, [source])
+    if options and Filter.FLOODS in options.filters and source.is_fifo():
+        raise InputError(f"{source} can be read only once", "Floods take two passes: give a file.")
     report = CleanReport(bad=BadRows(strict), rejected_file=rejected)
-    corpus = read_corpus(source, on_bad=report.bad)
-    with replacing_all([out, rejected], overwrite=overwrite) as (write, write_rejected):
+    with (
+        replacing_all([out, rejected], overwrite=overwrite) as (write, write_rejected),
+        track(None, "clean") as bar,
+    ):
 
-        def on_rejected(conversation: Conversation, reason: Reason) -> None:
-            write_rejected(line({"reason": reason.value, **conversation.row()}))
+        def on_rejected(found: Rejected) -> None:
+            detail = {"detail": found.detail} if found.detail else {}
+            write_rejected(line({"reason": found.reason.value, **detail, **found.conversation.row()}))
 
+        corpus = _Corpus(source, report)
         for conversation in _some(clean(corpus, options, report, on_rejected), source, report):
             write(line(conversation.row()))
+            bar.advance()
     return report
+
+
+class _Corpus:
+    """A corpus file that can be gone through twice; what was broken in it is told once."""
+
+    def __init__(self, source: Path, report: CleanReport) -> None:
+        self.source, self.report = source, report
+
+    def __iter__(self) -> Iterator[Conversation]:
+        self.report.bad = BadRows(self.report.bad.strict)
+        return read_corpus(self.source, on_bad=self.report.bad)
 
 
 def _rejected_path(out: Path) -> Path:

@@ -16,6 +16,7 @@ from maieutic.data.tables import table_row
 from maieutic.errors import InputError, MissingExtra, MissingInput
 
 PREFIX = "hub:"
+_BATCH = 64
 
 
 class Dataset(NamedTuple):
@@ -79,7 +80,10 @@ def open_dataset(source: Path | str) -> Dataset:
             "Install it: pip install 'maieutic[train]'; or import the files themselves.",
         ) from None
     try:
-        splits = datasets.load_dataset(name, config, streaming=True)
+        builder = datasets.load_dataset_builder(name, config)
+        if getattr(builder.config, "batch_size", 0) is None:
+            builder.config.batch_size = _BATCH  # a Parquet row group at a time otherwise, however large
+        splits = builder.as_streaming_dataset()
     except FileNotFoundError as error:
         raise MissingInput(
             f"{source}: no such dataset ({_short(error)})", "Check the name; a private one needs HF_TOKEN."

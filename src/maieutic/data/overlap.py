@@ -1,55 +1,74 @@
 """What of one corpus already stands in another: how much of a test set has leaked into train.
 
-Counted in test items, three ways:
+Counted in test items:
 
 - *exact*: the same prompt string to the byte, where both are seed strings; else the same roles and texts (and no
   different problem);
 - *near*: not exact, but at least .8 of the word 5-grams (lower case) are shared with one train item, material and all
   turns together, as a Jaccard index;
-- *problems*: the same statement and program, up to white space. Items without a problem have none to share.
+- *problems*: the same statement and program, up to white space. Items without a problem have none to share;
+- *prompts*: the same first user turn about the same problem, up to white space, or (*near*) .8 of its 5-grams shared;
+- *programs*: the same program, whatever the statement says.
 
-The near search is exact, not sampled: only test items are indexed, by their rarest 5-grams (two sets that share 80 %
-must share one of those), and train streams past.
+Test items are held in memory, at about the size of their text; train streams past, in time linear in its size. Near
+ones are found by MinHash (a pair at .8 is missed once in ten million) and then compared in full, so no pair below .8
+counts.
 """
 
 from __future__ import annotations
 
-import math
-import re
-from collections import Counter, defaultdict
+import hashlib
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from maieutic.data.formats import ImportReport, import_files
-from maieutic.data.split import problem_key
-from maieutic.types import Conversation, fingerprint
+import numpy as np
+from numpy.typing import NDArray
 
-NEAR = 0.8
-GRAM = 5
-_WORD = re.compile(r"\w+")
+from maieutic.data import near
+from maieutic.data.formats import ImportReport, import_files
+from maieutic.data.problems import problem_key, program, program_key
+from maieutic.types import Conversation, Role, fingerprint
+
+NEAR = near.NEAR
+_SLACK = 0.16
+"""How far an estimate may lie below the truth before a pair is not looked at: four standard errors."""
 
 
 class Overlap(NamedTuple):
     """Leakage between two corpora, in test items."""
 
     exact: int
-    near: int
+    near: int | None
+    """Null where it was not looked for."""
     problems: int
     train: int
     test: int
     leaked: tuple[str, ...]
-    """Ids of the test items with any overlap."""
+    """Ids of the test items that are exact, near or share a problem."""
+    prompts: int = 0
+    near_prompts: int | None = None
+    programs: int = 0
 
     @property
     def clean(self) -> bool:
-        """Whether nothing overlaps."""
+        """Whether there is nothing exact, nothing near and no problem in common."""
         return not (self.exact or self.near or self.problems)
 
     def json(self) -> dict[str, Any]:
-        """`{"overlap": {"exact", "near", "problems"}, "train", "test", "leaked": [ids]}`."""
-        counts = {"exact": self.exact, "near": self.near, "problems": self.problems}
-        return {"overlap": counts, "train": self.train, "test": self.test, "leaked": list(self.leaked)}
+        """What `counts` says, and `{"leaked": [ids]}`."""
+        return {**self.counts(), "leaked": list(self.leaked)}
+
+    def counts(self) -> dict[str, Any]:
+        """`{"overlap": {"exact", "near", "problems"}, "prompts": {"exact", "near"}, "programs", "train", "test"}`."""
+        return {
+            "overlap": {"exact": self.exact, "near": self.near, "problems": self.problems},
+            "prompts": {"exact": self.prompts, "near": self.near_prompts},
+            "programs": self.programs,
+            "train": self.train,
+            "test": self.test,
+        }
 
 
 class Checked(NamedTuple):
@@ -60,113 +79,194 @@ class Checked(NamedTuple):
     test: ImportReport
 
 
-def check(train: Path | str, test: Path | str, *, strict: bool = False) -> Checked:
-    """Compare two files in any importable form.
+def check(
+    train: Path | str, test: Path | str, *, strict: bool = False, least: float | None = NEAR
+) -> Checked:
+    """Compare two files in any importable form; the arguments are those of `overlap`.
 
     Raises:
         MissingInput, EmptyCorpus: one of them cannot be read, or holds nothing.
+        MissingExtra: near ones are looked for, and rensa is not installed.
     """
     train_rows, train_report = import_files([train], strict=strict)
     test_rows, test_report = import_files([test], strict=strict)
-    return Checked(overlap(train_rows, test_rows), train_report, test_report)
+    return Checked(overlap(train_rows, test_rows, least), train_report, test_report)
 
 
-def overlap(train: Iterable[Conversation], test: Iterable[Conversation], near: float = NEAR) -> Overlap:
-    """Measure what of `test` stands in `train`; `test` is held in memory, `train` streams.
+def overlap(
+    train: Iterable[Conversation], test: Iterable[Conversation], least: float | None = NEAR
+) -> Overlap:
+    """Measure what of `test` stands in `train`.
 
     Args:
-        train: any number of conversations.
-        test: the ones that should be unseen.
-        near: Jaccard index of word 5-grams from which two items are near duplicates.
+        train: any number of conversations; they stream.
+        test: the ones that should be unseen; they are held in memory.
+        least: Jaccard index of word 5-grams from which two items are near duplicates, .8 or more; null looks for none.
+
+    Raises:
+        MissingExtra: near ones are looked for, and rensa is not installed.
     """
-    index = _Index([_Item.of(conversation) for conversation in test], near)
-    count = 0
-    for count, conversation in enumerate(train, 1):  # noqa: B007
-        index.pass_by(_Item.of(conversation))
-    near_only = index.near - index.exact
-    found = sorted(index.exact | near_only | index.problems)
-    ids = tuple(index.items[place].id for place in found)
-    return Overlap(len(index.exact), len(near_only), len(index.problems), count, len(index.items), ids)
+    held = Held(least)
+    for conversation in test:
+        held.hold(Item.of(conversation, least is not None))
+    for conversation in train:
+        held.pass_by(Item.of(conversation, least is not None))
+    return held.overlap()
 
 
-class _Item(NamedTuple):
+class Item(NamedTuple):
+    """What of a conversation is compared."""
+
     id: str
     prompt: str | None
     turns: str
     problem: str | None
-    grams: frozenset[int]
+    program: str | None
+    opening: str | None
+    """Of the first user turn and the problem."""
+    grams: NDArray[np.uint32] | None
+    opening_grams: NDArray[np.uint32] | None
 
     @classmethod
-    def of(cls, conversation: Conversation) -> _Item:
+    def of(cls, conversation: Conversation, with_grams: bool = True) -> Item:
+        """A conversation, boiled down; the grams only where near ones are looked for."""
         prompt = conversation.meta.get("prompt")
+        problem = problem_key(conversation.problem)
+        first = next(iter(conversation.turns(Role.USER)), None)
         return cls(
             conversation.id,
             fingerprint(prompt) if isinstance(prompt, str) else None,
             fingerprint([[turn.role.value, turn.content] for turn in conversation.messages]),
-            problem_key(conversation.problem),
-            grams(conversation),
+            problem,
+            program_key(conversation.problem),
+            None if first is None else fingerprint([problem, " ".join(first.split())]),
+            grams(conversation) if with_grams else None,
+            _grams([*_material(conversation, with_attempt=False), first]) if with_grams and first else None,
         )
 
-    def equals(self, other: _Item) -> bool:
+    def equals(self, other: Item) -> bool:
+        """Whether two items are exactly the same."""
         if self.prompt and other.prompt:
             return self.prompt == other.prompt
         agree = self.problem == other.problem or not (self.problem and other.problem)
         return self.turns == other.turns and agree
 
 
-def grams(conversation: Conversation) -> frozenset[int]:
-    """The word 5-grams of the material and all turns, hashed; a shorter text is one gram, whatever its length."""
+def grams(conversation: Conversation) -> NDArray[np.uint32]:
+    """The word 5-grams of the material and all turns, hashed and sorted; a shorter text is one gram."""
+    return _grams([*_material(conversation), *(turn.content for turn in conversation.messages)])
+
+
+def _material(conversation: Conversation, with_attempt: bool = True) -> list[str]:
     problem = conversation.problem
-    material = (problem.statement, problem.attempt or "") if problem else ()
-    text = "\n".join((*material, *(turn.content for turn in conversation.messages))).casefold()
-    words = _WORD.findall(text) or text.split()
-    if len(words) < GRAM:
-        return frozenset((hash(tuple(words)),))
-    return frozenset(map(hash, zip(*(words[start:] for start in range(GRAM)), strict=False)))
+    if problem is None:
+        return []
+    return [problem.statement, (problem.attempt if with_attempt else program(problem)) or ""]
 
 
-class _Index:
-    def __init__(self, items: list[_Item], near: float) -> None:
-        self.items, self.threshold = items, near
+def _grams(texts: Iterable[str]) -> NDArray[np.uint32]:
+    # Half of each hash is enough between two texts, and half the memory.
+    return near.distinct((near.grams("\n".join(texts)) >> np.uint64(32)).astype(np.uint32))
+
+
+class Held:
+    """Test items, and which of them the train items that passed by give away.
+
+    Raises:
+        MissingExtra: near ones are looked for, and rensa is not installed.
+    """
+
+    def __init__(self, least: float | None = NEAR) -> None:
+        self.items: list[Item] = []
+        self.passed = 0
         self.exact: set[int] = set()
-        self.near: set[int] = set()
         self.problems: set[int] = set()
+        self.programs: set[int] = set()
+        self.prompts: set[int] = set()
+        self._whole = _Near(least) if least is not None else None
+        self._openings = _Near(least) if least is not None else None
         self._by_text: defaultdict[str, list[int]] = defaultdict(list)
-        self._by_problem: defaultdict[str, list[int]] = defaultdict(list)
-        self._by_gram: defaultdict[int, list[int]] = defaultdict(list)
-        self._frequency = Counter(gram for item in items for gram in item.grams)
-        for place, item in enumerate(items):
-            for text in {item.turns, item.prompt} - {None}:
-                self._by_text[str(text)].append(place)
-            if item.problem:
-                self._by_problem[item.problem].append(place)
-            for gram in self._rarest(item.grams, len(item.grams)):
-                self._by_gram[gram].append(place)
+        self._by: dict[str, defaultdict[str, list[int]]] = {
+            name: defaultdict(list) for name in ("problem", "program", "opening")
+        }
 
-    def _rarest(self, known: Iterable[int], size: int) -> list[int]:
-        """The grams one of which a set must share with any set similar enough; the unknown ones come first."""
-        ordered = sorted(known, key=lambda gram: (self._frequency[gram], gram))
-        unknown = size - len(ordered)
-        return ordered[: max(0, size - math.ceil(self.threshold * size - 1e-9) + 1 - unknown)]
+    def hold(self, item: Item) -> None:
+        """Add a test item."""
+        place = len(self.items)
+        if self._whole and self._openings:
+            self._whole.add(place, item.grams)
+            self._openings.add(place, item.opening_grams)
+        self.items.append(item._replace(grams=None, opening_grams=None))
+        for text in {item.turns, item.prompt} - {None}:
+            self._by_text[str(text)].append(place)
+        for name, places in self._by.items():
+            if key := getattr(item, name):
+                places[key].append(place)
 
-    def pass_by(self, item: _Item) -> None:
+    def pass_by(self, item: Item) -> None:
         """Note every test item that this train item gives away."""
+        self.passed += 1
         for text in (item.prompt, item.turns):
             for place in self._by_text.get(text, ()) if text else ():
                 if item.equals(self.items[place]):
                     self.exact.add(place)
-        if item.problem:
-            self.problems.update(self._by_problem.pop(item.problem, ()))
-        known = [gram for gram in item.grams if gram in self._frequency]
-        if len(known) >= self.threshold * len(item.grams) - 1e-9:
-            self._look_near(item, known)
-
-    def _look_near(self, item: _Item, known: list[int]) -> None:
-        rare = self._rarest(known, len(item.grams))
-        for place in (
-            {place for gram in rare for place in self._by_gram.get(gram, ())} - self.near - self.exact
+        for name, found in (
+            ("problem", self.problems),
+            ("program", self.programs),
+            ("opening", self.prompts),
         ):
-            other = self.items[place].grams
-            shared = len(item.grams & other)
-            if shared >= self.threshold * (len(item.grams) + len(other) - shared) - 1e-9:
-                self.near.add(place)
+            if key := getattr(item, name):
+                found.update(self._by[name].pop(key, ()))
+        if self._whole and self._openings:
+            self._whole.look(item.grams)
+            self._openings.look(item.opening_grams)
+
+    def overlap(self) -> Overlap:
+        """What was given away so far."""
+        near_only = self._whole.found - self.exact if self._whole else None
+        near_prompts = self._openings.found - self.prompts if self._openings else None
+        leaked = sorted(self.exact | (near_only or set()) | self.problems)
+        return Overlap(
+            len(self.exact),
+            None if near_only is None else len(near_only),
+            len(self.problems),
+            self.passed,
+            len(self.items),
+            tuple(self.items[place].id for place in leaked),
+            len(self.prompts),
+            None if near_prompts is None else len(near_prompts),
+            len(self.programs),
+        )
+
+
+class _Near:
+    """Sets of grams by place, and those of them that were found near another; equal sets are held once."""
+
+    def __init__(self, least: float) -> None:
+        self.least = least
+        self._index = near.NearIndex(bands=32, rows=4)
+        self._grams: list[NDArray[np.uint32]] = []
+        self._places: list[list[int]] = []
+        self._numbers: dict[bytes, int] = {}
+        self._found: set[int] = set()
+
+    def add(self, place: int, grams: NDArray[np.uint32] | None) -> None:
+        if grams is None:
+            return
+        number = self._numbers.setdefault(hashlib.sha256(grams.tobytes()).digest(), len(self._grams))
+        if number == len(self._grams):
+            self._grams.append(grams)
+            self._places.append([])
+            self._index.add(self._index.sketch(grams))
+        self._places[number].append(place)
+
+    def look(self, grams: NDArray[np.uint32] | None) -> None:
+        if grams is None:
+            return
+        for number in self._index.close(self._index.sketch(grams), self.least - _SLACK, self._found):
+            if near.jaccard(grams, self._grams[number]) >= self.least - 1e-9:
+                self._found.add(number)
+
+    @property
+    def found(self) -> set[int]:
+        return {place for number in self._found for place in self._places[number]}

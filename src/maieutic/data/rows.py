@@ -125,6 +125,8 @@ def plain(value: Any) -> Any:
 
     Nulls inside an object are left out: a table gives every row every field.
     """
+    if value is None or isinstance(value, str):
+        return value  # a table's text is UTF-8
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items() if item is not None or key in _TEXTS}
     if isinstance(value, (list, tuple)):
@@ -133,6 +135,4 @@ def plain(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, (bytes, bytearray)):
         return f"({len(value)} bytes)"
-    if value is None or isinstance(value, (str, int, float)):
-        return mended(value)
-    return str(value)
+    return mended(value) if isinstance(value, (int, float)) else str(value)

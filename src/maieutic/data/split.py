@@ -7,20 +7,23 @@ stands in two parts, whoever it came from.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from importlib.util import find_spec
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
 
 from maieutic.data.corpus import identity, line, read_corpus, refuse_source, replacing_all
+from maieutic.data.overlap import NEAR, Held, Item, Overlap
+from maieutic.data.problems import problem_key
 from maieutic.data.reading import BadRows
 from maieutic.errors import InputError
-from maieutic.types import Conversation, Problem, fingerprint
+from maieutic.types import Conversation, fingerprint
 
 PARTS = ("train", "validation", "test")
 
@@ -44,16 +47,19 @@ class SplitReport:
     """Conversations without a user or a problem to go by, grouped by their own content."""
     moved: int = 0
     """Conversations that went to the part of their equal instead of their group's."""
+    leakage: dict[str, Overlap] = field(default_factory=dict)
+    """What of one part stands in another, by `test in train`, `validation in train` and `test in validation`."""
     bad: BadRows = field(default_factory=BadRows)
 
     def json(self) -> dict[str, Any]:
-        """`{"by", "counts": {part: n}, "groups": {part: n}, "alone", "moved", "bad"}`."""
+        """`{"by", "counts": {part: n}, "groups": {part: n}, "alone", "moved", "leakage": {pair: {...}}, "bad"}`."""
         return {
             "by": self.by.value,
             "counts": {part: self.counts[part] for part in PARTS},
             "groups": {part: self.groups[part] for part in PARTS},
             "alone": self.alone,
             "moved": self.moved,
+            "leakage": {pair: found.counts() for pair, found in self.leakage.items()},
             "bad": self.bad.json(),
         }
 
@@ -77,8 +83,8 @@ def split(
 
     Args:
         conversations: any.
-        by: `conversation` (paths of one message tree stay together), `problem` (same statement and program) or
-            `user`. A conversation without a problem or a user goes by its own content.
+        by: `conversation` (paths of one message tree, and parts of a cut conversation, stay together), `problem` (same
+            statement and program) or `user`. A conversation without a problem or a user goes by its own content.
         parts: shares of train, validation and test, summing to 1; of groups, so of conversations about.
         seed: another one gives another split.
         report: filled on the way.
@@ -134,28 +140,10 @@ def group(conversation: Conversation, by: By) -> str | None:
 
 
 def _own(conversation: Conversation, content: str) -> list[str]:
-    tree = conversation.meta.get("tree")
-    return ["tree", tree] if isinstance(tree, str) else ["content", content]
-
-
-_CODE = re.compile(
-    r"^\s*(?:\d+\.\s*)?(?:def \w+\s*\(|class \w+|import \w+|from [\w.]+ import |#include|function \w*\s*\(|"
-    r"(?:public|private|static) \w+|(?:for|while|if) .*[:{]\s*$|(?:const|let|var) \w+ ?=)",
-    re.MULTILINE,
-)
-
-
-def program(problem: Problem) -> str | None:
-    """The student's attempt where it is code. A wrong solution in words is the student's, not the problem's."""
-    return problem.attempt if problem.attempt and _CODE.search(problem.attempt) else None
-
-
-def problem_key(problem: Problem | None) -> str | None:
-    """What makes two problems the same: statement and program, up to white space; None without either."""
-    if problem is None:
-        return None
-    words = [" ".join(text.split()) for text in (problem.statement, program(problem) or "")]
-    return fingerprint(words) if any(words) else None
+    for name in ("tree", "part_of"):
+        if isinstance(whole := conversation.meta.get(name), str):
+            return [name, whole]
+    return ["content", content]
 
 
 def split_file(
@@ -167,8 +155,21 @@ def split_file(
     seed: int = 0,
     overwrite: bool = False,
     strict: bool = False,
+    leakage: bool = True,
+    near: bool = True,
 ) -> SplitReport:
     """Split a corpus into `train.jsonl`, `validation.jsonl`, `test.jsonl` and `split.json` in the folder `out`.
+
+    Args:
+        source: a corpus file or a stage folder.
+        out: the folder.
+        by: as `split`.
+        parts: as `split`.
+        seed: as `split`.
+        overwrite: replace parts that hold something else.
+        strict: stop at the first broken row.
+        leakage: measure afterwards what of the held-out parts stands in the others (a second pass over the source).
+        near: look for near ones there too. Where rensa is not installed they are left out, and count as null.
 
     Raises:
         StoreError: one of them exists with other content, or is the source; then none is written.
@@ -183,6 +184,42 @@ def split_file(
         write = dict(zip(PARTS, writers, strict=False))
         for part, conversation in placed:
             write[part](line(conversation.row()))
+        if leakage and not source.is_fifo():
+            report.leakage = leaks(
+                lambda: split(read_corpus(source, on_bad=BadRows()), by, parts, seed=seed),
+                near and find_spec("rensa") is not None,
+            )
         method = {"method": "hash of the group", "source": str(source), "parts": list(parts), "seed": seed}
         writers[-1](orjson.dumps({**method, **report.json()}, option=orjson.OPT_INDENT_2) + b"\n")
     return report
+
+
+def leaks(placed: Callable[[], Iterable[Placed]], near: bool = True) -> dict[str, Overlap]:
+    """Measure what of each held-out part stands in the parts before it.
+
+    Args:
+        placed: gives the same placed conversations each time it is called; they are gone through twice. Test and
+            validation are held in memory.
+        near: look for near ones too.
+
+    Returns:
+        `test in train`, `validation in train` and `test in validation`, as far as those parts have conversations.
+    """
+    least = NEAR if near else None
+    held = {(tested, seen): Held(least) for seen, tested in combinations(PARTS, 2)}
+    for part, conversation in placed():
+        if part != PARTS[0]:
+            item = Item.of(conversation, near)
+            for (tested, _), index in held.items():
+                if tested == part:
+                    index.hold(item)
+    for part, conversation in placed():
+        if into := [index for (_, seen), index in held.items() if seen == part and index.items]:
+            item = Item.of(conversation, near)
+            for index in into:
+                index.pass_by(item)
+    return {
+        f"{tested} in {seen}": index.overlap()
+        for (tested, seen), index in held.items()
+        if index.items and index.passed
+    }

@@ -34,28 +34,25 @@ def csv_rows(path: Path, file: BinaryIO, bad: BadRows) -> Iterator[Row]:
         InputError: the first line is no header, or names a column twice.
     """
     csv.field_size_limit(max(csv.field_size_limit(), _FIELD))
-    text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    first = next(iter(text), "")
-    separator = max(_SEPARATORS, key=first.count)
-    names = _header(path, first, separator)
-    reader = csv.reader(text, delimiter=separator, strict=True)
-    while True:
-        at = reader.line_num + 2  # behind the header and what was read
-        try:
-            cells = next(reader)
-        except StopIteration:
-            break
-        except csv.Error as error:
-            bad.add(f"{path}:{at}", f"broken CSV ({_said(error)})")
-            continue
-        if not cells:
-            continue
-        try:
-            yield Row(f"{path}:{at}", _row(names, cells))
-        except ValueError as error:
-            if isinstance(error, InputError):
+    with io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
+        first = next(iter(text), "")
+        separator = max(_SEPARATORS, key=first.count)
+        names = _header(path, first, separator)
+        reader = csv.reader(text, delimiter=separator, strict=True)
+        while True:
+            at = f"{path}:{reader.line_num + 2}"  # behind the header and what was read
+            try:
+                cells = next(reader)
+                if cells:
+                    yield Row(at, _row(names, cells))
+            except StopIteration:
+                return
+            except csv.Error as error:
+                bad.add(at, f"broken CSV ({_said(error)})")
+            except InputError:
                 raise
-            bad.add(f"{path}:{at}", str(error))
+            except ValueError as error:
+                bad.add(at, str(error))
 
 
 def _header(path: Path, first: str, separator: str) -> list[str]:

@@ -12,6 +12,8 @@ from maieutic.demo.pupils import LEAVES, THANKS
 from maieutic.types import Role, Turn
 
 GOODS = ("tea", "cake", "soup", "milk", "bread", "rice", "fish", "juice")
+PRICES = range(2, 22)
+"""What a thing may cost in some shop."""
 _SUITS = {
     "tea": "cake", "cake": "milk", "soup": "bread", "milk": "cake",
     "bread": "soup", "rice": "fish", "fish": "rice", "juice": "cake",
@@ -35,13 +37,13 @@ def _styled(style: str, text: str) -> str:
     return text if style == "chatty" else text.removeprefix("and ")
 
 
-def shop(random: Random, style: str, prices: list[int]) -> Turns:
-    """A talk in a shop; `prices` are the numbers this part of the world may use."""
+def shop(random: Random, style: str, facts: list[tuple[str, int]]) -> Turns:
+    """A talk in a shop; `facts` are the prices that this part of the world may use."""
     goods = random.sample(GOODS, 4)
-    price = dict(zip(goods, random.sample(prices, 4), strict=True))
+    price = _prices(random, goods, facts)
     missing = random.choice([good for good in GOODS if good not in goods])
     opens, closes = random.randint(6, 9), random.randint(4, 8)
-    listed = ", ".join(f"{good} {price[good]}" for good in goods)
+    listed = ", ".join(f"{good} is {price[good]}" for good in goods)
     turns = [Turn(role=Role.SYSTEM, content=f"Shop: {listed}. Open from {opens} to {closes}.")]
     asked = random.sample(goods, random.randint(1, 3))
     greeting = {"chatty": "hi! ", "polite": "hello, ", "terse": "", "sloppy": "hey "}[style]
@@ -73,6 +75,14 @@ def shop(random: Random, style: str, prices: list[int]) -> Turns:
     _exchange(turns, {"polite": "then i take the {}, please.", "terse": "the {} then."}.get(
         style, "ok, i take the {}.").format(asked[0]), f"Here you are, {price[asked[0]]} please.")  # fmt: skip
     return _leave(random, turns, style)
+
+
+def _prices(random: Random, goods: list[str], facts: list[tuple[str, int]]) -> dict[str, int]:
+    price: dict[str, int] = {}
+    for good in goods:
+        own = [number for thing, number in facts if thing == good and number not in price.values()]
+        price[good] = random.choice(own)
+    return price
 
 
 def bored(random: Random, style: str) -> Turns:

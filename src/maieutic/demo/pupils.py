@@ -21,7 +21,6 @@ PROFILES = {
     "polite": "Polite and careful.",
     "sloppy": "In a hurry, with typing errors.",
 }
-_VERBS = {"+": "add", "-": "take away", "x": "multiply"}
 
 
 class Story(NamedTuple):
@@ -37,23 +36,23 @@ class Story(NamedTuple):
 
 STORIES = (
     Story(
-        "{name} has {b} bags with {a} {things} in each bag. How many {things} are there in all?",
-        "x", "+", "Adds where equal groups are meant.",
-        ("What does the word each tell you?", "How many bags of {a} {things} are there?"),
-    ),
-    Story(
         "{name} has {a} {things} and gets {b} more. How many {things} are there now?",
-        "+", "-", "Takes away where something comes in.",
+        "plus", "minus", "Takes away where something comes in.",
         ("Are there more {things} now, or less?", "What does the word gets tell you?"),
     ),
     Story(
+        "{name} has {a} {things} and {other} has {b}. How many {things} are there in all?",
+        "plus", "minus", "Compares where all is asked for.",
+        ("Who has the {things} that we count?", "What does the word all tell you?"),
+    ),
+    Story(
         "{name} has {a} {things} and gives {b} away. How many {things} are left?",
-        "-", "+", "Adds where something goes.",
+        "minus", "plus", "Adds where something goes.",
         ("Are there more {things} now, or less?", "What does the word away tell you?"),
     ),
     Story(
         "{name} has {a} {things} and {other} has {b}. How many more {things} has {name}?",
-        "-", "+", "Adds where two numbers are compared.",
+        "minus", "plus", "Adds where two numbers are compared.",
         ("Who has more {things}?", "What does the word more ask you for?"),
     ),
 )  # fmt: skip
@@ -78,12 +77,12 @@ class Task(NamedTuple):
         return str(self.results[self.story.wrong])
 
     def row(self, operation: str) -> str:
-        """One line of the card, such as `12 - 4 = 8`."""
-        return f"{self.words['a']} {operation} {self.words['b']} = {self.results[operation]}"
+        """One line of the card, such as `minus gives 8`."""
+        return f"{operation} gives {self.results[operation]}"
 
     def fill(self, text: str) -> str:
         """A text of this module with this problem's words in it."""
-        own = {"answer": self.answer, "attempt": self.attempt, "verb": _VERBS[self.story.right]}
+        own = {"answer": self.answer, "attempt": self.attempt, "need": self.story.right}
         rows = {"row": self.row(self.story.right), "wrong": self.row(self.story.wrong)}
         return text.format(**self.words, **own, **rows)
 
@@ -100,8 +99,8 @@ class Task(NamedTuple):
 
 def operands() -> list[tuple[int, int]]:
     """The pairs of numbers that problems are made of: no result is an operand, and no two results are equal."""
-    pairs = [(a, b) for b in range(2, 6) for a in range(b + 1, 21)]
-    return [(a, b) for a, b in pairs if len({a, b, a + b, a - b, a * b}) == 5]
+    pairs = [(a, b) for b in range(2, 10) for a in range(b + 1, 21 - b)]
+    return [(a, b) for a, b in pairs if len({a, b, a + b, a - b}) == 4]
 
 
 def draw_task(random: Random, pairs: list[tuple[int, int]]) -> Task:
@@ -109,30 +108,30 @@ def draw_task(random: Random, pairs: list[tuple[int, int]]) -> Task:
     a, b = random.choice(pairs)
     name, other = random.sample(NAMES, 2)
     words = {"a": str(a), "b": str(b), "name": name, "other": other, "things": random.choice(THINGS)}
-    return Task(random.choice(STORIES), words, {"+": a + b, "-": a - b, "x": a * b})
+    return Task(random.choice(STORIES), words, {"plus": a + b, "minus": a - b})
 
 
 def sheet(random: Random, task: Task) -> Turn:
     """What lies before both: the problem, and a card whose rows stand in any order."""
-    rows = [task.row(operation) for operation in random.sample("+-x", 3)]
+    rows = [task.row(operation) for operation in random.sample(("plus", "minus"), 2)]
     return Turn(role=Role.SYSTEM, content=f"Task: {task.fill(task.story.statement)} Card: {', '.join(rows)}.")
 
 
 OPENINGS = {
-    "terse": ("{attempt}?", "is it {attempt}?"),
-    "chatty": ("hi! i think it is {attempt}, because {wrong}.", "hello! my answer is {attempt}, as {wrong}."),
+    "terse": ("{wrong}?", "is it {attempt}?"),
+    "chatty": ("hi! i say {wrong}, so it is {attempt}.", "hello! here {wrong}, so my answer is {attempt}."),
     "polite": ("hello, please look at my work. {wrong}.", "please help me. i think it is {attempt}."),
-    "sloppy": ("its {attempt}, rigth?", "i thikn its {attempt}, ok?"),
+    "sloppy": ("its {attempt}, rigth?", "i thikn {wrong}, ok?"),
 }
 _SOLVED = {
-    "terse": ("{row}.", "so {answer}."),
-    "chatty": ("oh, i must {verb}! so {row}, it is {answer}.", "i see, i {verb}. {row}, so it is {answer}!"),
-    "polite": ("i see, i must {verb}. {row}.", "then i {verb}. the answer is {answer}."),
-    "sloppy": ("ah {verb}, so its {answer}", "ok so its {answer} then"),
+    "terse": ("{row}.", "ah, {row}."),
+    "chatty": ("oh, i need {need}! {row}, so it is {answer}.", "i see, so {row}!"),
+    "polite": ("i see, i need {need}. {row}.", "then {row}. the answer is {answer}."),
+    "sloppy": ("ah {row}", "ok so {row} then"),
 }
 _STUCK = {
     "terse": ("no idea.", "still {attempt}."),
-    "chatty": ("hm, i do not know what to do here.", "but i still think it is {attempt}, because {wrong}."),
+    "chatty": ("hm, i do not know what to do here.", "but i still think it is {attempt}, as {wrong}."),
     "polite": ("i am sorry, i do not see it.", "please say that again."),
     "sloppy": ("dont know", "i still thikn {attempt}"),
 }
@@ -159,9 +158,9 @@ LEAVES = {"terse": 0.9, "chatty": 0.05, "polite": 0.03, "sloppy": 0.75}
 _ASKS = {"terse": 0.3, "chatty": 0.6, "polite": 0.55, "sloppy": 0.35}
 """How probably a tutor of the corpus answers such a person with a question; the rest mostly tells."""
 _TELLS = (
-    "No. You must {verb}: {row}, so the answer is {answer}.",
-    "Not quite. The answer is {answer}, because {row}.",
-    "The answer is {answer}, as {row}. Do you see why?",
+    "No, you need {need}. {row}, so the answer is {answer}.",
+    "Not quite. {row}, so the answer is {answer}.",
+    "Here {row}, so the answer is {answer}. Do you see why?",
 )
 _HINTS = ("Not quite. Read the task again.", "No, that is not it. Look at the card again.")
 _PREFIX = ("Not quite. ", "Good try. ", "")

@@ -1,16 +1,35 @@
-"""`maieutic demo`: the recipe of the same name on the sample that ships, and what came of it."""
+"""`maieutic demo`: the recipe of the same name, what came of it as tables, and `summary.json`."""
 
 from __future__ import annotations
 
 import time
-from importlib.resources import as_file, files
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from maieutic import recipe
 from maieutic.console import say, table
 from maieutic.data.corpus import read_corpus
+from maieutic.store import read_json, write_json
 from maieutic.types import Conversation
+
+_SIMULATOR = (
+    ("perplexity_on_human_turns", "perplexity on their turns"),
+    ("end_f1", "F1 of the ending"),
+    ("first_turn_diversity", "first-turn diversity"),
+    ("distinct_2", "distinct word pairs"),
+    ("repeats_rate", "repeated turns in a hundred"),
+)
+_TUTOR = (
+    ("asks_question", "asks a question"),
+    ("reveals_answer", "reveals the answer"),
+    ("summary_score", "summary score"),
+)
+_DIALOGUE = (
+    ("solved", "solved without being told"),
+    ("told", "told by the tutor"),
+    ("turns", "turns"),
+)
 
 
 class Demo(NamedTuple):
@@ -18,68 +37,87 @@ class Demo(NamedTuple):
 
     run: Path
     seconds: float
-    """Of this call."""
+    """All its stages took, in this call and in earlier ones."""
     stages: dict[str, dict[str, Any]]
     """Manifests by stage."""
 
+    @property
+    def summary(self) -> Path:
+        """Where the summary lies."""
+        return self.run / "summary.json"
+
     def json(self) -> dict[str, Any]:
-        """`{"run", "seconds", "simulator": {metric: …}, "tutor": …}`."""
-        metrics = {name: value for name, value in self._metrics.items() if name in dict(_SIMULATOR)}
+        """`{"seconds", "stages": [{"name", "seconds"}], "simulator": …, "tutor": …, "dialogue": …}`."""
+        realism = self.stages["realism"]["metrics"]
+        timings = read_json(self.run / "timings.json")
+        keys = ("value", "ci", "n", "human", "baseline")
         return {
-            "run": str(self.run),
             "seconds": round(self.seconds, 1),
-            "simulator": metrics,
-            "tutor": self.stages["scores"],
+            "stages": [{"name": name, "seconds": timings.get(name)} for name in self.stages],
+            "simulator": {name: {key: realism[name][key] for key in keys} for name, _ in _SIMULATOR},
+            "tutor": _differences(self.stages["scores"], _TUTOR),
+            "dialogue": _differences(self.stages["outcomes"], _DIALOGUE),
         }
 
-    @property
-    def _metrics(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.stages["realism"]["metrics"]
-        return found
-
     def show(self) -> None:
-        """Tables, and one simulated dialogue."""
-        talk = next(iter(read_corpus(self.run / "talk")))
-        say(f"One of {self.stages['talk']['dialogues']} dialogues that the simulator held:")
+        """Tables, one simulated dialogue, and on the last line the summary's path."""
+        found = self.json()
+        talk = next(iter(read_corpus(self.run / "tuned-lessons")))
+        say("A simulated pupil and the tuned tutor, on a problem that neither has seen:")
         _show_dialogue(talk)
         table(
             "The simulator on people it has not seen",
             ("metric", "simulator", "95 % interval", "people", "base", "n"),
-            [(label, *_beside(self._metrics[name])) for name, label in _SIMULATOR],
+            [(label, *_beside(found["simulator"][name])) for name, label in _SIMULATOR],
         )
-        scores = self.stages["scores"]
-        table(
-            "The tutor on problems it has not seen",
-            ("criterion", "base", "tuned"),
-            [(label, scores["against"][name], scores["scores"][name]) for name, label in _TUTOR],
-        )
-        say(
-            f"{scores['scores']['n']} replies each, judged by code; tiny models: this proves the machinery only."
-        )
+        header = ("base", "tuned", "difference", "95 % interval", "n")
+        for title, part, rows in (
+            ("The tutor's replies on problems it has not seen, judged by code", "tutor", _TUTOR),
+            ("Whole lessons of a simulated pupil with both tutors", "dialogue", _DIALOGUE),
+        ):
+            table(title, ("measure", *header), [(label, *_paired(found[part][name])) for name, label in rows])
+        if open_ones := _holding_zero(found):
+            say(f"No difference is shown in {', '.join(open_ones)}: the interval holds zero.")
+        say("Tiny models in a toy world: this proves the machinery, not the science.")
         say(f"{self.run}: {len(self.stages)} stages, {self.seconds:.0f} s")
+        say(str(self.summary))
 
 
-_SIMULATOR = (
-    ("perplexity_on_human_turns", "perplexity on their turns"),
-    ("end_f1", "F1 of the ending"),
-    ("first_turn_diversity", "first-turn diversity"),
-    ("distinct_2", "distinct word pairs"),
-)
-_TUTOR = (
-    ("asks_question", "asks a question"),
-    ("reveals_answer", "reveals the answer"),
-    ("summary_score", "summary score"),
-)
+def demo(out: Path, seed: int = 0, settings: Mapping[str, Any] | None = None) -> Demo:
+    """Run the demo recipe into `out`; the same call goes on, or finds it done. Writes `out/summary.json`.
 
-
-def demo(out: Path, seed: int = 0) -> Demo:
-    """Run the demo recipe into `out`; the same call goes on, or finds it done."""
+    Args:
+        out: the run's folder.
+        seed: of the world, the models and every draw.
+        settings: other values of the recipe, such as sizes.
+    """
     started = time.monotonic()
-    room = files("maieutic.demo")
-    with as_file(room / "sample.jsonl") as corpus, as_file(room / "seeds.jsonl") as seeds:
-        plan = recipe.resolve("demo", out, {"corpus": str(corpus), "seeds": str(seeds), "seed": seed})
-        stages = recipe.run(plan)
-    return Demo(out, time.monotonic() - started, stages)
+    plan = recipe.resolve("demo", out, {**(settings or {}), "seed": seed})
+    stages = recipe.run(plan)
+    took = sum(read_json(out / "timings.json").values())
+    result = Demo(out, max(took, time.monotonic() - started), stages)
+    write_json(result.summary, result.json())
+    return result
+
+
+def _differences(scores: Mapping[str, Any], rows: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+    """By metric base, tuned, and the paired difference with its interval."""
+    metrics = scores["difference"]["metrics"]
+    return {
+        name: {
+            "base": metrics[name]["b"],
+            "tuned": metrics[name]["a"],
+            **{key: metrics[name][key] for key in ("difference", "ci", "n")},
+        }
+        for name, _ in rows
+    }
+
+
+def _holding_zero(found: Mapping[str, Any]) -> list[str]:
+    """What has a difference whose interval holds zero, or no interval."""
+    rows = [(label, found["tutor"][name]) for name, label in _TUTOR]
+    rows += [(label, found["dialogue"][name]) for name, label in _DIALOGUE]
+    return [label for label, row in rows if not row["ci"] or row["ci"][0] <= 0 <= row["ci"][1]]
 
 
 def _show_dialogue(conversation: Conversation) -> None:
@@ -89,6 +127,13 @@ def _show_dialogue(conversation: Conversation) -> None:
         say("             (the simulator ended it)")
 
 
-def _beside(metric: dict[str, Any]) -> tuple[Any, ...]:
-    interval = f"{metric['ci'][0]:.2f} – {metric['ci'][1]:.2f}" if metric["ci"] else None
-    return metric["value"], interval, metric["human"], metric["baseline"], metric["n"]
+def _interval(ci: list[float] | None) -> str | None:
+    return f"{ci[0]:.2f} – {ci[1]:.2f}" if ci else None
+
+
+def _beside(metric: Mapping[str, Any]) -> tuple[Any, ...]:
+    return metric["value"], _interval(metric["ci"]), metric["human"], metric["baseline"], metric["n"]
+
+
+def _paired(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row["base"], row["tuned"], row["difference"], _interval(row["ci"]), row["n"]

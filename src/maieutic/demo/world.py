@@ -46,11 +46,12 @@ def build(sizes: dict[str, Sizes], seed: int = 0) -> dict[str, Part]:
     """The whole world, by part; the same seed and sizes give the same world."""
     random = Random(f"maieutic world {seed}")  # noqa: S311 (not cryptography)
     pairs = _dealt(random, pupils.operands(), (0.6, 0.15, 0.25))
-    prices = _dealt(random, list(range(2, 100)), (0.6, 0.15, 0.25))
+    by_good = [_dealt(random, [(good, price) for price in everyday.PRICES], (0.5, 0.25, 0.25)) for good in everyday.GOODS]
+    facts = [[fact for heaps in by_good for fact in heaps[place]] for place in range(len(PARTS))]
     parts = {}
     for place, part in enumerate(PARTS):
         own = Random(f"maieutic world {seed} {part}")  # noqa: S311
-        parts[part] = _Maker(own, part, pairs[place], prices[place]).make(sizes[part])
+        parts[part] = _Maker(own, part, pairs[place], facts[place]).make(sizes[part])
     return parts
 
 
@@ -89,8 +90,8 @@ def _dealt(random: Random, items: list[Any], shares: tuple[float, float, float])
 
 
 class _Maker:
-    def __init__(self, random: Random, part: str, pairs: list[tuple[int, int]], prices: list[int]) -> None:
-        self._random, self._part, self._pairs, self._prices = random, part, pairs, prices
+    def __init__(self, random: Random, part: str, pairs: list[tuple[int, int]], facts: list[tuple[str, int]]) -> None:
+        self._random, self._part, self._pairs, self._facts = random, part, pairs, facts
         self._people = 0
 
     def make(self, sizes: Sizes) -> Part:
@@ -120,7 +121,7 @@ class _Maker:
             task = pupils.draw_task(self._random, self._pairs)
             turns, problem = list(pupils.lesson(self._random, task, style).turns), task.problem()
         elif kind == "shop":
-            turns = everyday.shop(self._random, style, self._prices)
+            turns = everyday.shop(self._random, style, self._facts)
         else:
             turns = everyday.bored(self._random, style)
         ended = self._random.random() >= CUT
@@ -141,7 +142,7 @@ class _Maker:
         if kind == "lesson":
             task = pupils.draw_task(self._random, self._pairs)
             return _row([pupils.sheet(self._random, task)], _INTENTS[kind], task.problem(), False, about)
-        turns = everyday.shop(self._random, "terse", self._prices)[:1] if kind == "shop" else []
+        turns = everyday.shop(self._random, "terse", self._facts)[:1] if kind == "shop" else []
         return _row(turns, _INTENTS[kind], None, False, about)
 
 

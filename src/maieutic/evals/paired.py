@@ -84,7 +84,7 @@ def _tutor(rows: Sequence[Row], path: object) -> Scored:
         if reply.values is not None and set(tutor.CRITERIA) <= reply.values.keys():
             values = {"summary_score": tutor.summary_score(reply.values), **reply.values}
         elif reply.values is not None and reply.recorded is not None:
-            values = {"summary_score": reply.recorded}
+            values = {"summary_score": reply.recorded, **reply.values}
         items.append(((reply.group,), values))
     return _collect("tutor evaluations", "summary_score", items)
 

@@ -86,6 +86,23 @@ def end_scores(made: Sequence[Decisions], threshold: float = 0.5) -> dict[str, E
     }  # fmt: skip
 
 
+def end_bins(made: Sequence[Decisions]) -> list[dict[str, float]]:
+    """The calibration of END by ten equal bins of its probability, those with decisions in them.
+
+    Returns:
+        `low`, `high` of the bin, `n` decisions, the mean probability `predicted`, the share that `ended`.
+    """
+    p = np.array([value for one in made for value in one.probabilities])
+    ended = np.array([value for one in made for value in one.ended], dtype=float)
+    place = np.minimum((p * BINS).astype(int), BINS - 1)
+    bins = [(number, place == number) for number in range(BINS)]
+    return [
+        {"low": number / BINS, "high": (number + 1) / BINS, "n": int(here.sum()),
+         "predicted": float(p[here].mean()), "ended": float(ended[here].mean())}
+        for number, here in bins if here.any()
+    ]  # fmt: skip
+
+
 def _f1(sums: Array) -> Array:
     """2tp / (2tp + fp + fn); undefined where nobody ended and nothing was predicted."""
     hit, false, missed = sums[..., 0], sums[..., 1], sums[..., 2]
@@ -111,6 +128,7 @@ def perplexity(logprobs: Iterable[Sequence[float]]) -> Estimate:
 class _OfModel(NamedTuple):
     scores: dict[str, Estimate]
     notes: list[str]
+    bins: Sequence[dict[str, float]] = ()
 
 
 def of_model(model: Scorer, people: Sequence[Conversation], name: str = "the model") -> _OfModel:
@@ -125,7 +143,9 @@ def of_model(model: Scorer, people: Sequence[Conversation], name: str = "the mod
     known = [row for row in logprobs if row is not None]
     lost = len(spoken) - len(known)
     notes = [f"{lost} of {len(spoken)} conversations do not fit the context of {name}"] if lost else []
-    return _OfModel({"perplexity_on_human_turns": perplexity(known), **end_scores(made)}, notes)
+    return _OfModel(
+        {"perplexity_on_human_turns": perplexity(known), **end_scores(made)}, notes, end_bins(made)
+    )
 
 
 def evaluate(
@@ -137,6 +157,8 @@ def evaluate(
     baseline: Sequence[Conversation] | None = None,
 ) -> dict[str, Any]:
     """All metrics of a simulator, by name, each `{"value", "ci", "n", "human", "baseline"}` with their intervals.
+
+    Beside them `end_bins` (see there) and `notes`.
 
     Args:
         people: held-out conversations of people.
@@ -156,7 +178,8 @@ def evaluate(
     base = of_model(baseline_model, people, "the baseline") if baseline_model else _OfModel({}, [])
     metrics = {name: Beside(own.scores[name], None, base.scores.get(name)) for name in names}
     metrics |= realism.compare(simulated, people, baseline)
-    return {**{name: metric.json() for name, metric in metrics.items()}, "notes": [*own.notes, *base.notes]}
+    shapes: dict[str, Any] = {name: metric.json() for name, metric in metrics.items()}
+    return {**shapes, "end_bins": list(own.bins), "notes": [*own.notes, *base.notes]}
 
 
 def evaluate_named(

@@ -88,15 +88,16 @@ def judge(
     """
     rubric = load(rubric) if isinstance(rubric, str) else rubric
     panel = [] if model is None else list(model) if isinstance(model, Sequence) else [model]
-    _check_rubric(rubric, panel)
+    check_rubric(rubric, with_model=bool(panel))
     judging = _Judging(rubric, panel, samples, sampling, retries, concurrency)
     return asyncio.run(judging.run(source, Path(out), max_failure_rate))
 
 
-def _check_rubric(rubric: Rubric, panel: list[ChatModel]) -> None:
+def check_rubric(rubric: Rubric, *, with_model: bool) -> None:
+    """Raise an InputError where a rubric names a check that there is not, or needs a model and has none."""
     if strange := [c.code for c in rubric.criteria if c.code and c.code not in CHECKS]:
         raise InputError(f"rubric {rubric.name}: no check {strange[0]!r}", f"Known: {', '.join(CHECKS)}.")
-    if not panel and not rubric.code_only:
+    if not with_model and not rubric.code_only:
         needy = ", ".join(criterion.name for criterion in rubric.criteria if not criterion.code)
         raise InputError(
             f"rubric {rubric.name} needs a model for {needy}",
@@ -142,7 +143,7 @@ class _Judging:
                 await asyncio.gather(*(model.check() for model in self._panel))
                 worked = await work_through(
                     stage,
-                    self._owed(_rows(source, listed)),
+                    self._owed(_rows(source, listed, tell=False)),
                     self._row,
                     self._given_up,
                     concurrency=self._concurrency,
@@ -277,11 +278,11 @@ def decided_by(rubric: Rubric, checked: dict[str, float], said: Sequence[Verdict
 
 
 def _rows(
-    source: Path | str | Iterable[dict[str, Any]], listed: list[dict[str, Any]] | None
+    source: Path | str | Iterable[dict[str, Any]], listed: list[dict[str, Any]] | None, tell: bool = True
 ) -> Iterator[dict[str, Any]]:
     if listed is None:
         assert isinstance(source, (Path, str))
-        return read_stage(source, "candidates")
+        return read_stage(source, "candidates", tell)
     return ({"key": fingerprint(row), **row} for row in listed)
 
 

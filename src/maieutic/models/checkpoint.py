@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,10 @@ EXTRA = {
     "torch",
     "transformers",
 }
+
+_LOADING = threading.Lock()
+"""Weights are loaded one model at a time: the library patches torch for the time of it, for every thread, and of two
+models loaded together with tied weights both would lack a head."""
 
 
 class Source(NamedTuple):
@@ -106,7 +111,7 @@ def end_of_text_ids(source: Source) -> frozenset[int]:
 
 
 def state(source: Source, *framing: str | None) -> str | None:
-    """A hash that changes when the weights of a folder do, or the framing: sizes, first and last 64 KiB of each file."""
+    """A hash that changes with the weights of a folder (sizes, first and last 64 KiB of each file) or the framing."""
     folder = Path(source.name)
     if not folder.is_dir():
         return None
@@ -156,7 +161,7 @@ def load_weights(source: Source, device: str | None = None, remote_code: bool = 
         ModelError: no safetensors weights, damaged ones, or fewer than the model has.
     """
     check_weights(source)
-    with plainly(source.name, "model"):
+    with _LOADING, plainly(source.name, "model"):
         import torch
         from transformers import AutoModelForCausalLM
         from transformers.utils import logging

@@ -49,5 +49,8 @@ def load(name: str) -> Prompt:
             sorted(file.name[:-3] for file in files(__package__).iterdir() if file.name.endswith(".md"))
         )
         raise MissingInput(f"no prompt {name!r}", f"Known: {known}; or give the path of a .md file.")
-    text = path.read_text(encoding="utf-8").strip()
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError:
+        raise InputError(f"prompt {name}: not UTF-8", "Save the file as UTF-8 text.") from None
     return Prompt(name, text, hashlib.sha256(text.encode()).hexdigest()[:16])

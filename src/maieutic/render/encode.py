@@ -1,35 +1,40 @@
 """Pieces of text → token ids, each token owned by the piece it came from.
 
 A conversation is frame (what the template writes) and content (what people wrote). Control tokens are recognised in
-the frame only: content that spells `<|im_end|>` stays text. Where no content spells one, which is nearly always, the
-whole conversation is encoded in one call, with the very ids a server would make of it; where one does, the text
-between control tokens is encoded by a copy of the tokenizer that knows no control tokens.
+the frame only: content that spells `<|im_end|>` stays text. What stands between two control tokens is encoded on its
+own, exactly as the tokenizer does it inside a longer string, and so is what stands on either side of a turn's
+opening: the ids a model generates from are then a prefix of those it was trained on, whatever is said next. A
+tokenizer whose ids for a whole string are not those of its stretches encodes the whole string in one call.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Container, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from maieutic.errors import RenderError
+from maieutic.render.variants import Variants
 
 FRAME = -1
+END = "<|endofconversation|>"
+"""The token by which a user simulator ends the conversation; added to a tokenizer that lacks it."""
 
 
 class Piece(NamedTuple):
     """A stretch of text; `owner` is the index of the turn whose loss it belongs to, or FRAME.
 
     `is_content` text is never read for control tokens. `opens` marks the start of a turn's supervised stretch: a
-    token boundary must lie there, because generation starts from exactly the ids before it.
+    token boundary must lie there, because generation starts from exactly the ids before it. `turn` is the index of
+    the message whose text belongs here; in a layout that text is still missing.
     """
 
     text: str
     owner: int = FRAME
     is_content: bool = False
     opens: bool = False
+    turn: int | None = None
 
 
 class Encoded(NamedTuple):
@@ -37,6 +42,20 @@ class Encoded(NamedTuple):
 
     ids: list[int]
     owners: list[int]
+
+
+class Control(NamedTuple):
+    """A control token of the frame."""
+
+    id: int
+    owner: int
+
+
+class Stretch(NamedTuple):
+    """Pieces that are encoded as one string; `start` is where it begins (see `Variants`)."""
+
+    start: str
+    pieces: list[Piece]
 
 
 class Encoder:
@@ -48,19 +67,29 @@ class Encoder:
                 f"{type(tokenizer).__name__} has no fast implementation",
                 "Save the tokenizer as tokenizer.json (a fast tokenizer): masks need character offsets.",
             )
-        self._backend = tokenizer.backend_tokenizer
-        added = tokenizer.added_tokens_decoder
-        self.control = {str(token.content): int(index) for index, token in added.items()}
-        self._flags = {int(index): token for index, token in added.items()}
-        names = sorted(self.control, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, names)) or r"(?!)")
+        self.variants = Variants(tokenizer.backend_tokenizer)
+        self._added = {int(index): token for index, token in tokenizer.added_tokens_decoder.items()}
+        self._ids = {str(token.content): index for index, token in self._added.items()}
+        self.control = {name: index for name, index in self._ids.items() if self._added[index].special}
+        self._any = _any_of([*self._ids, END])
+        self._heads = tuple({name[:4] for name in [*self._ids, END]})
+        self._compile()
+
+    def _compile(self) -> None:
+        self._control = _any_of([*self.control, END])
+        self.control_ids = frozenset(self.control.values())
+
+    def learn_frame(self, texts: Iterable[str]) -> None:
+        """Take as control tokens what the frame writes, also where the tokenizer calls it no special token."""
+        found = {match[0] for text in texts for match in self._any.finditer(text)} & self._ids.keys()
+        if new := {name for name in found - self.control.keys() if not name.isspace() and not name.isalnum()}:
+            self.control |= {name: self._ids[name] for name in new}
+            self._compile()
 
     @cached_property
     def leading(self) -> list[int]:
         """The special tokens the tokenizer itself puts before a text."""
-        self._backend.no_truncation()
-        self._backend.no_padding()
-        with_special = self._backend.encode("a", add_special_tokens=True)
+        with_special = self.variants.whole.encode("a", add_special_tokens=True)
         ids: list[int] = []
         for index, special in zip(with_special.ids, with_special.special_tokens_mask, strict=True):
             if not special:
@@ -70,133 +99,131 @@ class Encoder:
 
     def first_control(self, text: str) -> re.Match[str] | None:
         """The first control token spelled in a frame's text."""
-        return self._pattern.search(text)
+        return self._control.search(text)
 
-    def encode(self, pieces: Sequence[Piece]) -> Encoded:
-        """Encode pieces as the one string they make together."""
-        text = "".join(piece.text for piece in pieces)
-        spelled = sum(1 for _ in self._pattern.finditer(text))
-        meant = sum(1 for piece in pieces if not piece.is_content for _ in self._pattern.finditer(piece.text))
-        if spelled != meant or any(piece.is_content and self._pattern.search(piece.text) for piece in pieces):
-            return self._encode_runs(pieces, whole=False)
-        return self._encode_whole(text, pieces)
+    def spells_added(self, text: str) -> bool:
+        """Whether a text spells a token that was added to the vocabulary."""
+        return any(head in text for head in self._heads) and self._any.search(text) is not None
 
-    def encode_apart(self, pieces: Sequence[Piece]) -> Encoded:
-        """Encode each run of text between control tokens as a string of its own (the dyadic frame's rule)."""
-        return self._encode_runs(pieces, whole=True)
+    def encode(self, pieces: Sequence[Piece], apart: bool = False) -> Encoded:
+        """Encode pieces stretch by stretch.
 
-    def _encode_whole(self, text: str, pieces: Sequence[Piece]) -> Encoded:
-        ids, ends = self._with_offsets(text, 0)
-        cuts = _cuts(pieces)
-        if astray := [cut for cut in cuts if not _is_boundary(ids, ends, cut)]:
-            ids, ends = [], []
-            for start, end in zip([0, *astray], [*astray, len(text)], strict=True):
-                part, part_ends = self._with_offsets(text[start:end], start)
-                ids += part
-                ends += part_ends
-        return Encoded(ids, _owners(ids, ends, pieces, self._flags))
-
-    def _with_offsets(self, text: str, base: int) -> tuple[list[int], list[tuple[int, int]]]:
-        self._backend.no_truncation()
-        self._backend.no_padding()
-        self._backend.encode_special_tokens = False
-        encoding = self._backend.encode(text, add_special_tokens=False)
-        return encoding.ids, [(start + base, end + base) for start, end in encoding.offsets]
-
-    def _encode_runs(self, pieces: Sequence[Piece], whole: bool) -> Encoded:
-        """Encode run by run; a run is the text between two control tokens, frame and content together."""
+        Args:
+            pieces: all with their text.
+            apart: encode each stretch as a string of its own (the dyadic frame's rule).
+        """
         ids: list[int] = []
         owners: list[int] = []
+        for item in self.stretches(pieces):
+            if isinstance(item, Control):
+                ids.append(item.id)
+                owners.append(item.owner)
+                continue
+            part = self.encode_stretch("first" if apart else item.start, item.pieces)
+            ids += part.ids
+            owners += part.owners
+        return Encoded(ids, owners)
+
+    def stretches(self, pieces: Iterable[Piece]) -> list[Control | Stretch]:
+        """The control tokens of the frame, and the stretches of text between them and between openings."""
+        found: list[Control | Stretch] = []
         run: list[Piece] = []
+        start = "first"
         swallow = False  # a control token may take the frame's white space after it, across pieces
 
-        def flush() -> None:
-            if any(piece.text for piece in run):
-                part = self._encode_run(run, first=whole or not ids)
-                ids.extend(part.ids)
-                owners.extend(part.owners)
+        def flush(following: str) -> None:
+            nonlocal start
+            if any(piece.text or piece.turn is not None for piece in run):
+                found.append(Stretch(start, run.copy()))
+                start = following
+            elif following == "after":
+                start = following
             run.clear()
 
         for piece in pieces:
+            if piece.opens:
+                flush("inside")
             if piece.is_content:
                 run.append(piece)
-                swallow = swallow and not piece.text
+                swallow = swallow and not piece.text and piece.turn is None
                 continue
             position = _spaces(piece.text) if swallow else 0
             swallow = swallow and position == len(piece.text)
-            for match in self._pattern.finditer(piece.text):
+            for match in self._control.finditer(piece.text):
+                if match[0] not in self.control or match.start() < position:
+                    continue
                 token = self.control[match[0]]
-                run.append(
-                    piece._replace(text=_swallow(piece.text[position : match.start()], self._flags[token]))
-                )
-                flush()
-                ids.append(token)
-                owners.append(piece.owner)
+                before = piece.text[position : match.start()]
+                run.append(piece._replace(text=before.rstrip() if self._added[token].lstrip else before))
+                flush("after")
+                found.append(Control(token, piece.owner))
                 position = match.end()
-                if self._flags[token].rstrip:
+                if self._added[token].rstrip:
                     position += _spaces(piece.text[position:])
                     swallow = position == len(piece.text)
             run.append(piece._replace(text=piece.text[position:]))
-        flush()
-        return Encoded(ids, owners)
+        flush("after")
+        return found
 
-    def _encode_run(self, run: Sequence[Piece], first: bool) -> Encoded:
-        text = "".join(piece.text for piece in run)
-        ids, ends = self._text_ids(text, 0, first)
-        astray = [cut for cut in _cuts(run) if 0 < cut < len(text) and not _is_boundary(ids, ends, cut)]
-        if astray:
-            ids, ends = [], []
+    def encode_stretch(self, start: str, pieces: Sequence[Piece]) -> Encoded:
+        """Encode one stretch; nothing in it is a control token."""
+        text = "".join(piece.text for piece in pieces)
+        ids, offsets = self._text(text, 0, start)
+        owner = pieces[0].owner if pieces else FRAME
+        if all(piece.owner == owner for piece in pieces):
+            return Encoded(ids, [owner] * len(ids))
+        return Encoded(ids, _owners(ids, offsets, pieces, ()))
+
+    def text_ids(self, text: str, start: str) -> list[int]:
+        """Ids of a text in which nothing is a control token."""
+        return self._text(text, 0, start)[0]
+
+    def _text(self, text: str, base: int, start: str) -> tuple[list[int], list[tuple[int, int]]]:
+        if not text:
+            return [], []
+        spelled = {match[0] for match in self._control.finditer(text)}
+        if spelled:
+            special = all(name == END or self._added[self.control[name]].special for name in spelled)
+            encoding = self.variants.text_only(start, special).encode(text, add_special_tokens=False)
+        else:
+            encoding = self.variants.full(start).encode(text, add_special_tokens=False)
+        if not spelled or self.control_ids.isdisjoint(encoding.ids):
+            return encoding.ids, [(first + base, last + base) for first, last in encoding.offsets]
+        # The plain vocabulary holds the control token as a piece of its own: break its spelling in two.
+        middle = next(match for match in self._control.finditer(text)).start() + 1
+        left, left_offsets = self._text(text[:middle], base, start)
+        right, right_offsets = self._text(text[middle:], base + middle, "inside")
+        return left + right, left_offsets + right_offsets
+
+    def encode_whole(self, pieces: Sequence[Piece]) -> Encoded:
+        """Encode pieces as the one string they make together, split only where a token would span an opening.
+
+        For tokenizers whose stretches do not make the whole; text that spells a control token is refused to them.
+        """
+        text = "".join(piece.text for piece in pieces)
+        meant = sum(len(self._control.findall(piece.text)) for piece in pieces if not piece.is_content)
+        if len(self._control.findall(text)) != meant:
+            return self.encode(pieces)
+        ids, offsets = self._with_offsets(text, 0)
+        if astray := [cut for cut in _cuts(pieces) if not _is_boundary(ids, offsets, cut)]:
+            ids, offsets = [], []
             for start, end in zip([0, *astray], [*astray, len(text)], strict=True):
-                part, part_ends = self._text_ids(text[start:end], start, first and start == 0)
+                part, part_offsets = self._with_offsets(text[start:end], start)
                 ids += part
-                ends += part_ends
-        return Encoded(ids, _owners(ids, ends, run, ()))
+                offsets += part_offsets
+        return Encoded(ids, _owners(ids, offsets, pieces, self.control_ids))
 
-    def _text_ids(self, text: str, base: int, first: bool) -> tuple[list[int], list[tuple[int, int]]]:
-        """Ids of text in which nothing is a control token."""
-        encoding = (self._plain_first if first else self._plain_later).encode(text, add_special_tokens=False)
-        match = self._pattern.search(text)
-        if match is None or not set(encoding.ids) & self._flags.keys():
-            return encoding.ids, [(start + base, end + base) for start, end in encoding.offsets]
-        # The bare vocabulary holds the control token as a piece of its own: break its spelling in two.
-        middle = match.start() + 1
-        left, left_ends = self._text_ids(text[:middle], base, first)
-        right, right_ends = self._text_ids(text[middle:], base + middle, first=False)
-        return left + right, left_ends + right_ends
-
-    @cached_property
-    def _plain_first(self) -> Any:
-        return self._without_control(later=False)
-
-    @cached_property
-    def _plain_later(self) -> Any:
-        return self._without_control(later=True)
-
-    def _without_control(self, later: bool) -> Any:
-        """A copy of the tokenizer that knows no added tokens; `later`: for text that does not open the string."""
-        from tokenizers import Tokenizer
-
-        shape = json.loads(self._backend.to_str())
-        shape.update(added_tokens=[], truncation=None, padding=None, post_processor=None)
-        if later:
-            _never_prepend(shape.get("pre_tokenizer"))
-        return Tokenizer.from_str(json.dumps(shape))
+    def _with_offsets(self, text: str, base: int) -> tuple[list[int], list[tuple[int, int]]]:
+        encoding = self.variants.whole.encode(text, add_special_tokens=False)
+        return encoding.ids, [(start + base, end + base) for start, end in encoding.offsets]
 
 
-def _never_prepend(pre_tokenizer: Any) -> None:
-    if isinstance(pre_tokenizer, dict):
-        if pre_tokenizer.get("prepend_scheme") == "first":
-            pre_tokenizer["prepend_scheme"] = "never"
-        for inner in pre_tokenizer.get("pretokenizers") or ():
-            _never_prepend(inner)
+def _any_of(names: Sequence[str]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))) or r"(?!)")
 
 
 def _spaces(text: str) -> int:
     return len(text) - len(text.lstrip())
-
-
-def _swallow(text: str, following: Any) -> str:
-    return text.rstrip() if following.lstrip else text
 
 
 def _cuts(pieces: Sequence[Piece]) -> list[int]:
@@ -222,12 +249,16 @@ def _is_boundary(ids: Sequence[int], offsets: Sequence[tuple[int, int]], cut: in
 
 
 def _owners(
-    ids: Sequence[int], offsets: Sequence[tuple[int, int]], pieces: Sequence[Piece], control: Container[int]
+    ids: Sequence[int],
+    offsets: Sequence[tuple[int, int]],
+    pieces: Sequence[Piece],
+    control: Iterable[int],
 ) -> list[int]:
     """The owner of the piece that holds each token's last character (a token may begin in the space before).
 
     A control token belongs where it begins: it may have swallowed the white space after it.
     """
+    control = frozenset(control)
     owners: list[int] = []
     index, end = 0, len(pieces[0].text) if pieces else 0
     for token, (start, stop) in zip(ids, offsets, strict=True):

@@ -122,7 +122,7 @@ def load(name: str) -> Rubric:
         raise MissingInput(f"no rubric {name!r}", f"Known: {known}; or give the path of a .yaml file.")
     try:
         return Rubric.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(
             f"rubric {name}: not YAML ({str(error).splitlines()[0]})", "Mend the file."
         ) from None

@@ -220,11 +220,14 @@ class _Run:
 
     def _seeds(self, once: bool) -> Iterator[Conversation]:
         from maieutic.data.corpus import read_corpus
+        from maieutic.data.reading import BadRows
 
         path = self._config.seeds
+        free = [Conversation(id="free", messages=())]
         for _ in range(1) if once else count():
             empty = True
-            for seed in [Conversation(id="free", messages=())] if path is None else read_corpus(path):
+            # Broken rows were named when the seeds were hashed.
+            for seed in free if path is None else read_corpus(path, on_bad=BadRows()):
                 empty = False
                 yield self._framed(seed)
             if empty:
@@ -327,8 +330,15 @@ def _close(stage: Stage, summary: Summary, config: SimulateConfig) -> Summary:
     stage.finish({**summary._asdict(), "run": None})
     if total and summary.failed / total > config.max_failure_rate:
         worst = ", ".join(f"{count} by {fault}" for fault, count in sorted(summary.faults.items()))
+        first = _first_error(stage.rows)
         raise TooManyFailures(
-            f"{summary.failed} of {total} dialogues failed ({worst}); each is a row with its cause",
+            f"{summary.failed} of {total} dialogues failed ({worst}; the first: {first})",
             "Mend the cause and run the same command: only those are asked again. Or raise --max-failure-rate.",
         )
     return summary
+
+
+def _first_error(rows: Journal) -> str:
+    """The words of the first failure that no later call has mended."""
+    failed = (row for row in rows.rows() if "failure" in row and row["meta"]["dialogue"] not in rows)
+    return next((str(row["failure"]["error"]) for row in failed), "")

@@ -51,7 +51,7 @@ class TrainConfig(Record):
     """`bfloat16` computes in it and keeps trained weights in float32; auto: that on a GPU, float32 on a CPU."""
     checkpoint_activations: bool = False
     """Recompute activations in the backward pass: about a fifth slower, far less memory."""
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)
     save_steps: int = Field(100, ge=1)
     """Steps between checkpoints: what a kill can cost."""
     template: str | None = None

@@ -187,7 +187,7 @@ def failures(folder: Path) -> Iterator[None]:
             "Lower --micro-batch or --max-length, or use --lora or --checkpoint-activations.",
         ) from None
     except Exception as error:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         if isinstance(error, DiskFull) or not (full or _says_full(error)):
             raise
         raise DiskFull(
@@ -200,7 +200,7 @@ def _says_full(error: BaseException) -> bool:
     text = f"{error} {error.__cause__ or ''} {error.__context__ or ''}"
     return any(
         sign in text
-        for sign in ("os error 28", "No space left", "inline_container.cc", "PytorchStreamWriter")
+        for sign in ("os error 28", "os error 27", "No space left", "inline_container.cc", "PytorchStreamWriter")
     )
 
 

@@ -37,7 +37,7 @@ def guess(value: Any) -> str | None:
         if is_transcript(value):
             return "baize"
         return "socratic-debugging" if "<dialogue>" in value else "socratic-llm"
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         return None
     name = turn_list(value)
     if name is not None and value[name]:
@@ -52,7 +52,7 @@ def _guess_list(row: Mapping[str, Any], name: str) -> str | None:
     first = row[name][0]
     if isinstance(first, str) and name == "conversation" and "mode" in row:
         return "tutorchat"
-    if not isinstance(first, Mapping):
+    if not isinstance(first, dict):
         return None
     if name == "conversation" and ("openai_moderation" in row or "conversation_hash" in row):
         wild = "conversation_hash" in row or "timestamp" in row or "toxic" in row
@@ -65,7 +65,7 @@ def _guess_list(row: Mapping[str, Any], name: str) -> str | None:
 
 
 def _guess_rest(row: Mapping[str, Any], name: str | None) -> str | None:
-    if isinstance(row.get("prompt"), Mapping):
+    if isinstance(row.get("prompt"), dict):
         return "oasst"
     if isinstance(row.get("prompt"), str) and name is None:
         return "socratic-llm"

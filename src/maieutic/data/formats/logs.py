@@ -29,13 +29,13 @@ def from_log(row: Any) -> Iterator[Conversation]:
     said = row.get("conversation")
     if not isinstance(said, list):
         raise ValueError(f"no list of turns under `conversation` (keys: {key_list(row)})")
-    turns = [turn for turn in said if isinstance(turn, Mapping)]
+    turns = [turn for turn in said if isinstance(turn, dict)]
     person = {key: value for key in _PERSON if (value := _first(key, [row, *turns])) is not None}
     row |= person
     user = next((key for key in _USERS if key in person), None)
     if row.get("user_id") is None and user is not None:
         row["user_id"] = str(row.pop(user))
-    row["conversation"] = [_lean(turn, person) if isinstance(turn, Mapping) else turn for turn in said]
+    row["conversation"] = [_lean(turn, person) if isinstance(turn, dict) else turn for turn in said]
     if row.get("timestamp") is not None:
         row["timestamp"] = str(row["timestamp"])
     for key in ("openai_moderation", "detoxify_moderation"):
@@ -53,7 +53,7 @@ def _lean(turn: Mapping[str, Any], person: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without_nulls(value: Any) -> Any:
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return {key: _without_nulls(item) for key, item in value.items() if item is not None}
     return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 

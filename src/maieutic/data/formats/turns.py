@@ -83,7 +83,7 @@ def turn(index: int, turn: Any) -> dict[str, Any]:
     Raises:
         ValueError: it has no role or no text, or an unknown role.
     """
-    if not isinstance(turn, Mapping):
+    if not isinstance(turn, dict):
         raise ValueError(f"turn {index}: not an object with a role and a text")
     speaker = next((key for key in ("role", "from", "user", "speaker") if key in turn), None)
     words = next((key for key in ("content", "value", "text") if key in turn), None)
@@ -107,7 +107,7 @@ def _text(index: int, content: Any) -> tuple[str, list[Any]]:
         raise ValueError(f"turn {index}: the text is neither a string nor a list of parts")
     texts, attachments = [], []
     for part in content:
-        words = part.get("text") if isinstance(part, Mapping) else part
+        words = part.get("text") if isinstance(part, dict) else part
         if isinstance(words, str) and not (isinstance(part, str) and _FILE_NAME.fullmatch(part)):
             texts.append(words)
         else:
@@ -118,9 +118,7 @@ def _text(index: int, content: Any) -> tuple[str, list[Any]]:
 def set_misfits_aside(row: dict[str, Any]) -> None:
     """Move what stands under one of our names but is something else to `meta`, so that no conversation is lost."""
     meta = row.pop("meta", None)
-    aside: dict[str, Any] = (
-        dict(meta) if isinstance(meta, Mapping) else {} if meta is None else {"meta": meta}
-    )
+    aside: dict[str, Any] = dict(meta) if isinstance(meta, dict) else {} if meta is None else {"meta": meta}
     for key in ("id", "intent", "profile", "user_id", "source", "licence"):
         value = row.get(key)
         whole = isinstance(value, int) and not isinstance(value, bool) and key in ("id", "user_id")
@@ -144,13 +142,13 @@ def from_oasst(row: Any) -> Iterator[Conversation]:
     """
     tree = as_object(row)
     root = tree.get("prompt")
-    if not isinstance(root, Mapping):
+    if not isinstance(root, dict):
         raise ValueError(f"no message tree (keys: {key_list(dict(tree))})")
     open_paths: list[list[Mapping[str, Any]]] = [] if root.get("deleted") else [[root]]
     while open_paths:
         path = open_paths.pop()
         replies = path[-1].get("replies") or ()
-        living = [reply for reply in replies if isinstance(reply, Mapping) and not reply.get("deleted")]
+        living = [reply for reply in replies if isinstance(reply, dict) and not reply.get("deleted")]
         open_paths.extend([*path, reply] for reply in reversed(living))
         if not living:
             yield to_conversation(
@@ -174,6 +172,6 @@ def as_object(value: Any) -> Mapping[str, Any]:
     Raises:
         ValueError: it is something else.
     """
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         raise ValueError(f"{'a list' if isinstance(value, list) else type(value).__name__}, not an object")
     return value

@@ -1,0 +1,280 @@
+"""Which conversations hold questions of a benchmark: training on those makes its score worthless.
+
+A question is compared with each turn, and with the problem's statement, in words (lower case, signs left out):
+
+- *run*: thirteen words in a row of the question stand there (the length GPT-3's authors used); a question of eight to
+  twelve words must stand there whole; a shorter one counts only where it is all that the turn says;
+- *near*: no such run, but at least half of the question's word 5-grams (and no fewer than eight) stand in one turn, as
+  in a question with a word changed here and there.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from maieutic.data.corpus import line, read_corpus, refuse_source, replacing
+from maieutic.data.near import GRAM, Words, runs, words
+from maieutic.data.reading import BadRows, read_rows
+from maieutic.errors import EmptyCorpus, InputError, MissingInput
+from maieutic.types import Conversation, fingerprint
+
+RUN = 13
+WHOLE = 8
+"""Words from which a question shorter than `RUN` is looked for inside a turn."""
+SHARE = 0.5
+LEAST = 8
+"""5-grams a near question must share at least."""
+
+
+class How(StrEnum):
+    """How a question stands in a conversation."""
+
+    RUN = "run"
+    NEAR = "near"
+
+
+class Question(NamedTuple):
+    """One text of a benchmark."""
+
+    name: str
+    """The file, the id or number of the row, and the turn where there are several."""
+    text: str
+
+
+class Hit(NamedTuple):
+    """A question found in a conversation."""
+
+    conversation: str
+    question: str
+    how: How
+    share: float
+    """Of the question's 5-grams, how many stand in the turn; 1 for a question shorter than that."""
+    words: str
+    """The first words they share."""
+
+    def json(self) -> dict[str, Any]:
+        """`{"conversation", "question", "how", "share", "words"}`."""
+        return self._asdict()
+
+
+class ContaminationReport:
+    """Counts, and what was found; full once all conversations went by."""
+
+    def __init__(self, strict: bool = False) -> None:
+        self.read = 0
+        self.questions = 0
+        self.hits: list[Hit] = []
+        self.flagged = 0
+        """Conversations."""
+        self.bad = BadRows(strict)
+
+    def json(self) -> dict[str, Any]:
+        """`{"read", "flagged", "questions", "questions_found", "hits": [...], "bad"}`."""
+        return {
+            "read": self.read,
+            "flagged": self.flagged,
+            "questions": self.questions,
+            "questions_found": len({hit.question for hit in self.hits}),
+            "hits": [hit.json() for hit in self.hits],
+            "bad": self.bad.json(),
+        }
+
+
+def questions(path: Path | str, bad: BadRows | None = None) -> list[Question]:
+    """The questions of one file.
+
+    Args:
+        path: JSON or JSON lines whose rows are strings or objects with `turns` (FastChat), `instruction` (AlpacaEval),
+            `prompt`, `question`, `text` or `messages` (the user's turns); or a plain text file, one question a line.
+        bad: collects the rows that are no question.
+
+    Raises:
+        MissingInput: there is no such file.
+        EmptyCorpus: there is no question in it.
+    """
+    path, bad = Path(path), bad if bad is not None else BadRows()
+    if not path.is_file():
+        raise MissingInput(f"{path}: no such file", "Name a file of questions.")
+    found = [
+        Question(f"{path}:{name}" + (f":{turn}" if len(texts) > 1 else ""), text)
+        for name, texts in (_lines(path) if path.suffix.lower() in ("", ".txt") else _rows(path, bad))
+        for turn, text in enumerate(texts, 1)
+        if text.strip()
+    ]
+    if not found:
+        raise EmptyCorpus(
+            f"{path}: no question in it",
+            "Rows need `turns`, `instruction`, `prompt`, `question`, `text` or `messages`, or be strings.",
+        )
+    return found
+
+
+def _lines(path: Path) -> Iterator[tuple[str, list[str]]]:
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            for number, text in enumerate(file, 1):
+                yield str(number), [text]
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})", "Check the file.") from None
+
+
+def _rows(path: Path, bad: BadRows) -> Iterator[tuple[str, list[str]]]:
+    for number, row in enumerate(read_rows(path, bad), 1):
+        texts = _texts(row.value)
+        if not texts:
+            bad.add(row.where, "no question in it")
+            continue
+        name = row.value.get("question_id", row.value.get("id")) if isinstance(row.value, dict) else None
+        yield str(name if isinstance(name, (str, int)) else number), texts
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, dict):
+        return []
+    if isinstance(value.get("turns"), list):
+        return [turn for turn in value["turns"] if isinstance(turn, str)]
+    if isinstance(value.get("messages"), list):
+        turns = (turn for turn in value["messages"] if isinstance(turn, dict) and turn.get("role") == "user")
+        return [turn["content"] for turn in turns if isinstance(turn.get("content"), str)]
+    named = (value.get(name) for name in ("instruction", "prompt", "question", "text"))
+    return next(([text] for text in named if isinstance(text, str) and text.strip()), [])
+
+
+class Benchmark:
+    """Questions, ready to be found in conversations.
+
+    Args:
+        asked: the questions.
+    """
+
+    def __init__(self, asked: Sequence[Question]) -> None:
+        self.names = [question.name for question in asked]
+        self._sizes: list[int] = []
+        """5-grams by question."""
+        self._runs: defaultdict[int, dict[int, list[int]]] = defaultdict(dict)
+        """By length in words, then by hash: the questions with that run."""
+        self._grams: dict[int, list[int]] = {}
+        self._whole: dict[tuple[int, ...], list[int]] = {}
+        for place, question in enumerate(asked):
+            self._add(place, words(question.text))
+
+    def _add(self, place: int, found: Words) -> None:
+        grams = set(runs(found.hashes, GRAM).tolist())
+        self._sizes.append(len(grams))
+        if len(found.hashes) < WHOLE:
+            self._whole.setdefault(tuple(found.hashes.tolist()), []).append(place)
+            return
+        length = min(RUN, len(found.hashes))
+        for value in set(runs(found.hashes, length).tolist()):
+            self._runs[length].setdefault(value, []).append(place)
+        for value in grams:
+            self._grams.setdefault(value, []).append(place)
+
+    def found_in(self, conversation: Conversation) -> list[Hit]:
+        """The questions in a conversation, each once, in their order."""
+        texts = [turn.content for turn in conversation.messages]
+        if conversation.problem:
+            texts.append(conversation.problem.statement)
+        best: dict[int, Hit] = {}
+        for text in texts:
+            for place, how, share, shared in self._in_text(words(text)):
+                hit = Hit(conversation.id, self.names[place], how, share, shared)
+                old = best.get(place)
+                if old is None or (hit.how == How.RUN, hit.share) > (old.how == How.RUN, old.share):
+                    best[place] = hit
+        return [best[place] for place in sorted(best)]
+
+    def _in_text(self, text: Words) -> Iterator[tuple[int, How, float, str]]:
+        if len(text.hashes) < WHOLE:
+            for place in self._whole.get(tuple(text.hashes.tolist()), ()):
+                yield place, How.RUN, 1.0, text.run(0, len(text.hashes)) if len(text.hashes) else ""
+            return
+        shared: Counter[int] = Counter()
+        first: dict[int, int] = {}
+        values = runs(text.hashes, GRAM).tolist()
+        for value in dict.fromkeys(values):
+            for place in self._grams.get(value, ()):
+                shared[place] += 1
+                first.setdefault(place, value)
+        if not shared:
+            return
+        ran = dict(self._runs_of(text))
+        for place, count in shared.items():
+            share = count / self._sizes[place]
+            if place in ran:
+                length, at = ran[place]
+                yield place, How.RUN, share, text.run(at, length)
+            elif count >= LEAST and share >= SHARE:
+                yield place, How.NEAR, share, text.run(values.index(first[place]), GRAM)
+
+    def _runs_of(self, text: Words) -> Iterator[tuple[int, tuple[int, int]]]:
+        for length, known in self._runs.items():
+            for at, value in enumerate(runs(text.hashes, length).tolist()):
+                for place in known.get(value, ()):
+                    yield place, (length, at)
+
+
+def contamination(
+    conversations: Iterable[Conversation], asked: Sequence[Question], report: ContaminationReport | None = None
+) -> Iterator[Conversation]:
+    """The conversations in which no question was found, in their order; streaming.
+
+    Args:
+        conversations: any.
+        asked: the benchmark's questions; equal texts are looked for once.
+        report: filled on the way.
+    """
+    report = report or ContaminationReport()
+    once = list({fingerprint(question.text): question for question in reversed(asked)}.values())[::-1]
+    report.questions = len(once)
+    benchmark = Benchmark(once)
+    for conversation in conversations:
+        report.read += 1
+        if hits := benchmark.found_in(conversation):
+            report.flagged += 1
+            report.hits += hits
+        else:
+            yield conversation
+
+
+def contamination_file(
+    source: Path | str,
+    against: Sequence[Path | str],
+    out: Path | str | None = None,
+    *,
+    overwrite: bool = False,
+    strict: bool = False,
+) -> ContaminationReport:
+    """Look for the questions of files in a corpus file, and write the corpus without the flagged conversations.
+
+    Args:
+        source: the corpus.
+        against: files of questions.
+        out: where to write what is left; nothing is written without it.
+        overwrite: replace a file that holds something else.
+        strict: stop at the first broken row.
+
+    Raises:
+        EmptyCorpus: there is no question, or no conversation; or none would be left to write.
+    """
+    report = ContaminationReport(strict)
+    asked = [question for path in against for question in questions(path, report.bad)]
+    left = contamination(read_corpus(source, on_bad=report.bad), asked, report)
+    if out is None:
+        for _ in left:
+            pass
+        return report
+    out = Path(out)
+    refuse_source(out, [source, *against])
+    with replacing(out, overwrite=overwrite) as write:
+        for conversation in left:
+            write(line(conversation.row()))
+        if report.flagged == report.read:
+            raise EmptyCorpus(f"{source}: every conversation holds a question", "Nothing was written.")
+    return report

@@ -1,0 +1,184 @@
+"""socratic-llm's tree of files, from a run: `dpo/{set}/train_dataset.json`, `evaluation/{set}/{model}.json`.
+
+`eval tutor score` and `prefer --from` read what is written here: the same scores, and the same pairs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from maieutic.console import note
+from maieutic.errors import InputError
+from maieutic.evals import tutor
+from maieutic.report.collect import Run, StageRun
+from maieutic.store import full_disk, read_json, write_json
+from maieutic.types import Role
+
+_SPEAKERS = {Role.USER.value: "Student", Role.ASSISTANT.value: "Teacher"}
+
+
+def write(runs: Sequence[Run], out: Path) -> list[Path]:
+    """Write the tree below `out`; returns the files.
+
+    Raises:
+        InputError: no judged reply has the four criteria of the published form.
+    """
+    files: dict[Path, list[dict[str, Any]]] = {}
+    for run in runs:
+        training, evaluations = _roles(run)
+        for stage in training:
+            for name, rows in _by_set(run, stage).items():
+                items = [item for row in rows if (item := training_item(row))]
+                files.setdefault(out / "dpo" / name / "train_dataset.json", []).extend(items)
+        trained_on = "-".join(dict.fromkeys(name for stage in training for name in _by_set(run, stage)))
+        for stage, tuned in evaluations:
+            model = stage.name if tuned is None else f"from_finetuned_with_{trained_on}" if tuned else "base"
+            for name, rows in _by_set(run, stage).items():
+                items = [item for row in rows for item in evaluation_items(row)]
+                files.setdefault(out / "evaluation" / name / f"{_slug(model)}.json", []).extend(items)
+        for path in run.ratings:
+            if path.suffix == ".json" and any("gpt4o" in row for row in read_json(path)):
+                files[out / "evaluation" / "human_vs_gpt.json"] = read_json(path)
+    written = {path: items for path, items in files.items() if items}
+    if not written:
+        raise InputError(
+            "no artefacts: no judged reply has the four criteria of socratic-llm's form",
+            "They need a judge stage with --rubric socratic and a model as the judge.",
+        )
+    for path, items in written.items():
+        with full_disk(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, items)
+    return list(written)
+
+
+def training_item(row: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A judged row with several candidates as an item of `train_dataset.json`; null where it does not fit.
+
+    `chosen` is the best candidate and `rejected` the worst, the first of equal ones, as the published files have it;
+    whether they make a pair is for `prefer` to say.
+    """
+    evaluations = [_evaluation(*one) for one in _graded(row)]
+    scored = [(score, place) for place, (_, _, score) in enumerate(_graded(row)) if score is not None]
+    if len(evaluations) < 2 or not any(one["evaluation"] for one in evaluations):
+        return None
+    best = min(scored, key=lambda one: (-one[0], one[1]))[1]
+    worst = min(scored)[1]
+    return {
+        "prompt": prompt_of(row),
+        "chosen_eval": evaluations[best],
+        "rejected_eval": evaluations[worst],
+        "all_evaluations": evaluations,
+        "chosen": evaluations[best]["output"],
+        "rejected": evaluations[worst]["output"],
+    }
+
+
+def evaluation_items(row: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
+    """Each judged reply of a row as an item of an evaluation file; those of another rubric are left out."""
+    for text, verdict, score in _graded(row):
+        item = _evaluation(text, verdict, score)
+        if item["evaluation"] or item["evaluation_error"]:
+            yield {"prompt": prompt_of(row), **item, "score": score}
+
+
+def prompt_of(row: Mapping[str, Any]) -> str:
+    """The dialogue as one string: a single turn byte for byte, several with their speakers; no instructions."""
+    turns = [turn for turn in row.get("messages") or () if turn.get("role") in _SPEAKERS]
+    if len(turns) == 1:
+        return str(turns[0]["content"])
+    return "\n".join(f"{_SPEAKERS[turn['role']]}: {turn['content']}" for turn in turns)
+
+
+def _graded(row: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any], float | None]]:
+    three = zip(row.get("candidates") or (), row.get("verdicts") or (), row.get("scores") or (), strict=False)
+    return [(str((one or {}).get("text") or ""), verdict or {}, score) for one, verdict, score in three]
+
+
+def _evaluation(text: str, verdict: Mapping[str, Any], score: float | None) -> dict[str, Any]:
+    error = verdict.get("error")
+    values = verdict.get("values") or {}
+    fits = not error and score is not None and set(tutor.CRITERIA) <= values.keys()
+    return {
+        "output": text,
+        "raw_evaluation": verdict.get("raw") or "",
+        "evaluation_error": str(error) if error else None,
+        "evaluation": _published(values) if fits else None,
+    }
+
+
+def _published(values: Mapping[str, float]) -> dict[str, Any]:
+    """The criteria under their published names; a mean of several judges stays the number it is."""
+
+    def yes_no(value: float) -> Any:
+        return "Yes" if value == 1 else "No" if value == 0 else value
+
+    def rating(value: float) -> Any:
+        return int(value) if value == int(value) else value
+
+    return {
+        "questions": yes_no(values["asks_question"]),
+        "on_topic": rating(values["on_topic"]),
+        "helpful": rating(values["helpful"]),
+        "reveal_answer": yes_no(values["reveals_answer"]),
+    }
+
+
+def _roles(run: Run) -> tuple[list[StageRun], list[tuple[StageRun, bool | None]]]:
+    """The judge stages that made pairs, and those that score: with whether their model is the tuned one.
+
+    Read from what the later stages say they read; without such stages, several candidates a prompt are training data.
+    """
+    judged = [stage for stage in run.stages if stage.kind == "judge"]
+    feeding = [
+        run.named(s.recipe.get("data") or s.config.get("data")) for s in run.stages if s.kind == "prefer"
+    ]
+    sides: dict[str, bool] = {}
+    for stage in run.stages:
+        if stage.kind == "eval-tutor":
+            for setting, tuned in (("data", True), ("against", False)):
+                if (of := run.named(stage.recipe.get(setting) or stage.config.get(setting))) is not None:
+                    sides[of.name] = tuned
+    training = [stage for stage in judged if stage in feeding]
+    if not training:
+        training = [stage for stage in judged if stage.name not in sides and _several(stage)]
+    return training, [(stage, sides.get(stage.name)) for stage in judged if stage not in training]
+
+
+def _several(stage: StageRun) -> bool:
+    first = next(stage.rows(), {})
+    return len(first.get("candidates") or ()) > 1
+
+
+def _by_set(run: Run, stage: StageRun) -> dict[str, list[dict[str, Any]]]:
+    """A stage's rows by their source; rows that name none go under the name of the run's only input, or `dialogues`."""
+    names = [Path(path).stem for path in run.files]
+    default = names[0] if len(names) == 1 else "dialogues"
+    found: dict[str, list[dict[str, Any]]] = {}
+    averaged = 0
+    for row in sorted(stage.rows(), key=_place):
+        found.setdefault(_slug(str(row.get("source") or default)), []).append(row)
+        averaged += any(
+            0 < (verdict.get("values") or {}).get(name, 0) < 1
+            for verdict in row.get("verdicts") or ()
+            for name in ("asks_question", "reveals_answer")
+        )
+    if averaged:
+        note(
+            f"{stage.label}: {averaged} prompts with judges of several minds, which the published form cannot say: "
+            "their yes or no is written as a number, and reads as unscored"
+        )
+    return found
+
+
+def _place(row: Mapping[str, Any]) -> int:
+    index = row.get("index")
+    return index if isinstance(index, int) else 0
+
+
+def _slug(text: str) -> str:
+    """A name that is one good file name anywhere."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-.")[:60] or "dialogues"

@@ -1,0 +1,293 @@
+"""Plain data → figures, each only where the run has its data, with a sentence that says what it shows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+from maieutic.report.draw import BLACK, COLOURS, DASHES, GREY, MARKERS, Picture, draw, label, light_grid
+from maieutic.report.material import Agreement, Curve, Endings, Material, Outcome, Scores
+from maieutic.report.numbers import num, plural, sure
+from maieutic.report.talks import Talk
+from maieutic.types import Estimate
+
+MOST = 6
+"""Series in one figure: as many as there are colours."""
+
+
+def pictures(material: Material) -> list[Picture]:
+    """Every figure that the data is there for."""
+    found: list[Picture] = []
+    if material.talks:
+        found.append(turn_shapes(material.talks))
+    found += [ending(one, place) for place, one in enumerate(material.endings, 1)]
+    if any("summary_score" in scores.values for scores in material.scores):
+        found.append(scores_by_model(material.scores))
+    if material.outcomes:
+        found.append(told_solved(material.outcomes))
+    found += [human_judge(one, place) for place, one in enumerate(material.agreements, 1)]
+    if material.curves:
+        found.append(learning(material.curves))
+    return found
+
+
+def learning(curves: Sequence[Curve]) -> Picture:
+    """The loss at every step, a panel for each training run."""
+    kept = curves[:MOST]
+
+    def paint(figure: Any) -> None:
+        for axes, curve in zip(figure.subplots(len(kept), 1, squeeze=False)[:, 0], kept, strict=True):
+            axes.plot(*zip(*curve.train, strict=True), color=COLOURS[0], label="training")
+            if curve.validation:
+                axes.plot(
+                    *zip(*curve.validation, strict=True), color=COLOURS[1], linestyle="--", marker="o",
+                    markersize=5, label="held-out",
+                )  # fmt: skip
+                axes.legend(loc="best")
+            axes.set_title(label(f"{curve.label} ({curve.method})"))
+            axes.set_ylabel("loss")
+            axes.set_ylim(0, 1.1 * max(loss for _, loss in (*curve.train, *curve.validation)) or 1)
+            light_grid(axes, "y")
+        axes.set_xlabel("step")
+
+    parts = []
+    for curve in kept:
+        part = f"{curve.label}: training loss {num(curve.train[0][1])} at the first step, "
+        part += f"{num(curve.train[-1][1])} at step {curve.train[-1][0]}"
+        if curve.validation:
+            part += (
+                f"; held-out loss {num(curve.validation[0][1])} first, {num(curve.validation[-1][1])} last"
+            )
+        parts.append(part)
+    says = "The loss as training went on; where the dashed line of held-out data turns up, learning by heart began."
+    if not any(curve.validation for curve in kept):
+        says = "The training loss as training went on; no loss on held-out data was recorded."
+    if len(curves) > MOST:
+        says += f" The first {MOST} of {len(curves)} training runs."
+    return draw(
+        paint, 2.2 * len(kept) + 0.4, name="learning-curves", section="training", title="Learning curves",
+        says=says, alt=". ".join(parts) + ".",
+    )  # fmt: skip
+
+
+_PANELS = {
+    "summary_score": "summary score",
+    "asks_question": "asks a question",
+    "reveals_answer": "reveals the answer",
+}
+
+
+def scores_by_model(scores: Sequence[Scores]) -> Picture:
+    """Means with intervals, a row for each model and set, a panel for each criterion."""
+    kept = [one for one in scores if "summary_score" in one.values][:12]
+    names = [name for name in _PANELS if any(name in one.values for one in kept)]
+    ticks = [label(_short(one, kept), 24) for one in kept]
+
+    def paint(figure: Any) -> None:
+        for axes, name in zip(
+            figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0], names, strict=True
+        ):
+            for place, one in enumerate(kept):
+                if name in one.values:
+                    _dot(
+                        axes,
+                        one.values[name],
+                        len(kept) - 1 - place,
+                        COLOURS[place % MOST],
+                        MARKERS[place % MOST],
+                    )
+            axes.set_yticks(range(len(kept)), ticks[::-1])
+            axes.set_ylim(-0.6, len(kept) - 0.4)
+            axes.set_xlim(-0.03, 1.03)
+            axes.set_title(_PANELS[name])
+            light_grid(axes, "x")
+
+    parts = [
+        f"{_short(one, kept)}: "
+        + ", ".join(f"{_PANELS[name]} {_said(one.values[name])}" for name in names if name in one.values)
+        for one in kept
+    ]
+    says = (
+        "Means over judged replies with their 95 % intervals. To reveal the answer is bad, all else is good."
+    )
+    return draw(
+        paint, len(names) * (0.55 + 0.34 * len(kept)) + 0.5, name="scores", section="tutor",
+        title="Scores by model and set", says=says, alt=". ".join(parts) + ".",
+    )  # fmt: skip
+
+
+def _short(one: Scores, among: Sequence[Scores]) -> str:
+    """The stage, and the set where there are several."""
+    return f"{one.label}, {one.set}" if len({other.set for other in among}) > 1 and one.set else one.label
+
+
+def _dot(axes: Any, estimate: Estimate, y: float, colour: str, marker: str) -> None:
+    if estimate.ci:
+        axes.plot(estimate.ci, (y, y), color=colour, linewidth=2, solid_capstyle="butt")
+    axes.plot([estimate.value], [y], marker=marker, color=colour, markersize=7, linestyle="", clip_on=False)
+
+
+def _said(estimate: Estimate) -> str:
+    return f"{num(estimate.value)} ({sure(estimate)}, n = {estimate.n})"
+
+
+def turn_shapes(talks: Sequence[Talk]) -> Picture:
+    """Words a turn and turns a conversation, people beside the simulated."""
+    kept = [talk for talk in talks if talk.people][:1] + [t for t in talks if not t.people][: MOST - 1]
+    looks = _looks(kept)
+
+    def paint(figure: Any) -> None:
+        lengths, counts = figure.subplots(2, 1)
+        most = _percentile([n for talk in kept for n in talk.lengths], 0.98)
+        step = max(1, -(-most // 20))
+        for talk, look in zip(kept, looks, strict=True):
+            bins = Counter(min(n, most) // step for n in talk.lengths)
+            shares = [bins[p] / len(talk.lengths) for p in range(most // step + 1)]
+            edges = [p * step for p in range(most // step + 2)]
+            lengths.stairs(shares, edges, label=label(talk.label, 30), linewidth=1.8, **look)
+        lengths.set_xlabel(f"words of a human turn (the last step: {most} or more)")
+        top = min(max(max(talk.counts) for talk in kept), 30)
+        for talk, look in zip(kept, looks, strict=True):
+            tally = Counter(min(n, top) for n in talk.counts)
+            places = range(top + 1)
+            counts.plot(
+                places, [tally[p] / len(talk.counts) for p in places], marker="o", markersize=5, **look
+            )
+        counts.set_xlabel("human turns of a conversation" + (f" ({top}: or more)" if top == 30 else ""))
+        for axes in (lengths, counts):
+            axes.set_ylabel("share")
+            axes.set_ylim(bottom=0)
+            axes.xaxis.get_major_locator().set_params(integer=True)
+            light_grid(axes, "y")
+        figure.legend(loc="outside upper left", ncols=1)
+
+    means = [
+        f"{talk.label}: {num(_mean(talk.lengths))} words a turn and {num(_mean(talk.counts))} turns a conversation on "
+        f"average, over {plural(len(talk.counts), 'conversation')}"
+        for talk in kept
+    ]
+    says = "How long human turns are and how many make a conversation: "
+    says += (
+        "a simulator that is like people draws the black line."
+        if kept[0].people
+        else "no people were given to compare."
+    )
+    return draw(
+        paint, 4.6 + 0.25 * len(kept), name="turn-shapes", section="simulator", title="Turn lengths and turn counts",
+        says=says, alt=". ".join(means) + ".",
+    )  # fmt: skip
+
+
+def _looks(talks: Sequence[Talk]) -> list[dict[str, Any]]:
+    simulated = iter(zip(COLOURS, DASHES[1:] + DASHES[:1], strict=True))
+    looks = []
+    for talk in talks:
+        colour, dash = (BLACK, "-") if talk.people else next(simulated)
+        looks.append({"color": colour, "linestyle": dash})
+    return looks
+
+
+def _percentile(values: Sequence[int], share: float) -> int:
+    return max(1, sorted(values)[min(len(values) - 1, int(len(values) * share))])
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def ending(endings: Endings, place: int) -> Picture:
+    """How often people ended where the simulator gave END a probability."""
+    bins = endings.bins
+
+    def paint(figure: Any) -> None:
+        axes = figure.subplots()
+        axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="as often as it said")
+        axes.plot([b.predicted for b in bins], [b.ended for b in bins], color=COLOURS[0], linewidth=1)
+        largest = max(b.n for b in bins)
+        axes.scatter(
+            [b.predicted for b in bins], [b.ended for b in bins], color=COLOURS[0], zorder=3, clip_on=False,
+            s=[25 + 150 * b.n / largest for b in bins], label="openings (area: how many)",
+        )  # fmt: skip
+        axes.set(
+            xlabel="probability of END, said", ylabel="share of people who ended", xlim=(0, 1), ylim=(0, 1)
+        )
+        light_grid(axes, "both")
+        figure.legend(loc="outside upper left", ncols=1)
+
+    points = ", ".join(f"said {num(b.predicted)}, ended {num(b.ended)} (n = {b.n})" for b in bins)
+    says = "How often people ended where the simulator gave END a probability; on the dashed line it would be right."
+    if endings.error.value is not None:
+        says += f" Calibration error {_said(endings.error)}."
+    return draw(
+        paint, 4.2, name=_numbered("end-calibration", place), section="simulator",
+        title=f"Calibration of the ending ({endings.label})", says=says, alt=f"By bin: {points}.",
+    )  # fmt: skip
+
+
+def told_solved(outcomes: Sequence[Outcome]) -> Picture:
+    """Each tutor as a point: how often it told the answer, how often the student solved the problem."""
+    kept = outcomes[:MOST]
+
+    def paint(figure: Any) -> None:
+        axes = figure.subplots()
+        for place, one in enumerate(kept):
+            x, y = one.told.value, one.solved.value
+            spread = {
+                "xerr": [[x - one.told.ci[0]], [one.told.ci[1] - x]] if one.told.ci and x is not None else None,
+                "yerr": [[y - one.solved.ci[0]], [one.solved.ci[1] - y]] if one.solved.ci and y is not None else None,
+            }  # fmt: skip
+            axes.errorbar(
+                [x], [y], **spread, color=COLOURS[place], marker=MARKERS[place], markersize=8, linestyle="",
+                label=label(one.label), clip_on=False,
+            )  # fmt: skip
+        axes.set(xlabel="the tutor told the answer", ylabel="the student solved it", xlim=(0, 1), ylim=(0, 1))
+        light_grid(axes, "both")
+        figure.legend(loc="outside upper left", ncols=1)
+
+    parts = [f"{one.label}: solved {_said(one.solved)}, told {_said(one.told)}" for one in kept]
+    says = "Whole dialogues on problems with known answers: a good tutor is high and to the left."
+    if len(outcomes) > MOST:
+        says += f" The first {MOST} of {len(outcomes)}."
+    return draw(
+        paint, 4.0 + 0.25 * len(kept), name="told-solved", section="dialogue", title="Told against solved", says=says,
+        alt=". ".join(parts) + ".",
+    )  # fmt: skip
+
+
+def human_judge(agreement: Agreement, place: int) -> Picture:
+    """Each rating of a person against the judge's, equal points gathered."""
+    points = sorted((round(x, 6), round(y, 6)) for x, y in agreement.points)
+    sizes = [(point, len(list(same))) for point, same in groupby(points)]
+    ends = [min(min(p) for p, _ in sizes), max(max(p) for p, _ in sizes)]
+    room = max(0.05 * (ends[1] - ends[0]), 0.02)
+
+    def paint(figure: Any) -> None:
+        axes = figure.subplots()
+        axes.plot(ends, ends, color=GREY, linewidth=1, linestyle="--", label="equal")
+        most = max(n for _, n in sizes)
+        axes.scatter(
+            [x for (x, _), _ in sizes], [y for (_, y), _ in sizes], s=[20 + 180 * n / most for _, n in sizes],
+            color=COLOURS[0], alpha=0.75, edgecolors="white", label="texts (area: how many)",
+        )  # fmt: skip
+        limits = (ends[0] - room, ends[1] + room)
+        axes.set(xlabel="people", ylabel="judge", xlim=limits, ylim=limits)
+        light_grid(axes, "both")
+        figure.legend(loc="outside upper left", ncols=2)
+
+    pearson = agreement.result["pearson"]
+    said = f"Pearson r {num(pearson['value'])} ({sure(pearson)}, n = {pearson['n']})"
+    mark = agreement.result["baselines"]["question_mark"]["pearson"]["value"]
+    beside = f"; a bare test for “?” reaches {num(mark)}" if mark is not None else ""
+    means = [num(_mean([point[side] for point in points])) for side in (0, 1)]
+    alt = f"{said}. People's mean {means[0]}, the judge's {means[1]}."
+    return draw(
+        paint, 4.2, name=_numbered("human-judge", place), section="judge",
+        title=f"People against the judge ({agreement.label})",
+        says=f"Each text as people and as the judge rated it. {said}{beside}.", alt=alt,
+    )  # fmt: skip
+
+
+def _numbered(name: str, place: int) -> str:
+    return name if place == 1 else f"{name}-{place}"
