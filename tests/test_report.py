@@ -327,6 +327,12 @@ def test_the_ten_are_picked_by_rule(whole: Path) -> None:
     ten = pick(runs)
     assert len(ten) == 10
     assert pick(runs, 3) == ten[:3]
+    replies = [turn for shown in ten[:2] for turn in shown.turns if turn.who.startswith("reply")]
+    assert [turn.who for turn in replies if not turn.aside] == [
+        "reply 1 of 5, the best",
+        "reply 2 of 5, the worst",
+    ]
+    assert replies[-1].marks[0].text.startswith("unscored") and replies[-1].aside
     first = [shown.title.partition(":")[0] for shown in ten]
     assert first[:4] == ["base-judged", "judged", "talk", "tuned-judged"]
     assert first[4:8] == first[:4]

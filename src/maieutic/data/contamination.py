@@ -221,7 +221,9 @@ class Benchmark:
 
 
 def contamination(
-    conversations: Iterable[Conversation], asked: Sequence[Question], report: ContaminationReport | None = None
+    conversations: Iterable[Conversation],
+    asked: Sequence[Question],
+    report: ContaminationReport | None = None,
 ) -> Iterator[Conversation]:
     """The conversations in which no question was found, in their order; streaming.
 

@@ -145,9 +145,11 @@ class _Gigatoken:
 
     def ids(self, texts: list[str]) -> list[Ids]:
         self.characters += sum(map(len, texts))
-        layout = self._inner.encode_batch(texts, parallel=False).layout
-        flat = layout.content.data.astype(np.int32)
-        return [flat[start:end] for start, end in pairwise(layout.offsets.data.tolist())]
+        made = self._inner.encode_batch(texts, parallel=False)
+        if isinstance(made, list):  # its form where awkward is not installed
+            return [np.asarray(ids, np.int32) for ids in made]
+        flat = np.asarray(made.layout.content.data, np.int32)
+        return [flat[start:end] for start, end in pairwise(made.layout.offsets.data.tolist())]
 
 
 _EMPTY: Ids = np.empty(0, np.int32)

@@ -164,8 +164,8 @@ def _dialogue(shown_: Shown) -> str:
     turns = [_turn(turn) for turn in shown_.turns if not turn.aside]
     if aside:
         between = "".join(map(_turn, aside))
-        turns.append(f"<details><summary>{plural(len(aside), 'reply') if len(aside) == 1 else f'{len(aside)} replies'}"
-                     f" between best and worst</summary>{between}</details>")  # fmt: skip
+        number = "1 more reply" if len(aside) == 1 else f"{len(aside)} more replies"
+        turns.append(f"<details><summary>{number}</summary>{between}</details>")
     return (
         f'<article>\n<h3>{escaped(shown_.title)}</h3>\n<p class="note">{escaped(shown_.group)}</p>\n'
         + "\n".join(turns)

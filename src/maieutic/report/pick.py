@@ -156,7 +156,13 @@ def _replies(row: Mapping[str, Any]) -> Iterator[Said]:
         if scored > 1 and rank in (0, scored - 1):
             name += ", the worst" if rank else ", the best"
         marks = tuple(_marks(verdicts[place], scores[place], rubric))
-        yield Said(name, "assistant", texts[place], marks, aside=len(texts) > 2 and rank not in (0, max(scored, 2) - 1))
+        yield Said(
+            name,
+            "assistant",
+            texts[place],
+            marks,
+            aside=len(texts) > 2 and rank not in (0, max(scored, 2) - 1),
+        )
     if row.get("error"):
         yield Said("failed", "system", str(row["error"]))
 
