@@ -1,15 +1,18 @@
-"""`maieutic` commands as processes of their own, forked from one that has loaded the heavy libraries already.
+"""`maieutic` commands as processes of their own, forked from one that has loaded what they import already.
 
     run = Maieutic()
     done = run("mask", corpus, "--model", folder, "--role", "user")
     assert (done.code, done.out) == (1, "")
 
-A fresh process with torch costs seconds, a fork of a warm one milliseconds; the command itself, its arguments,
-environment, files and exit code are real. No network is reached: the hub's address is a closed port of this machine.
+A fresh process with torch costs seconds, a fork of a warm one a tenth; the command itself, its arguments,
+environment, files and exit code are real. Commands without a model in the process are forked from one without torch,
+which is quicker still. No network is reached: the hub's address is a closed port of this machine.
 """
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import importlib
 import json
 import os
@@ -24,6 +27,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 OFFLINE = {"HF_ENDPOINT": "http://127.0.0.1:9", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+HEAVY = ("torch", "transformers", "trl", "datasets", "tokenizers")
 KEYS = (
     "OPENAI_API_KEY",
     "OPENAI_BASE_URL",
@@ -49,14 +53,23 @@ class Done(NamedTuple):
 
 
 class Maieutic:
-    """Runs commands; `close` ends the warm process."""
+    """Runs commands; `close` ends the warm processes."""
 
     def __init__(self) -> None:
-        env = {name: value for name, value in os.environ.items() if name not in KEYS} | OFFLINE
         self._folder = tempfile.TemporaryDirectory()
-        self._process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
-        )
+        self._warm: dict[str, subprocess.Popen[str]] = {}
+
+    def _process(self, kind: str) -> subprocess.Popen[str]:
+        if kind not in self._warm:
+            env = {name: value for name, value in os.environ.items() if name not in KEYS} | OFFLINE
+            self._warm[kind] = subprocess.Popen(
+                [sys.executable, __file__, kind],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=env,
+            )
+        return self._warm[kind]
 
     def __call__(
         self,
@@ -76,27 +89,35 @@ class Maieutic:
             "files": [str(file) for file in files],
             "largest_file": largest_file,
         }
-        assert self._process.stdin and self._process.stdout
-        self._process.stdin.write(json.dumps(call) + "\n")
-        self._process.stdin.flush()
-        code = int(self._process.stdout.readline())
+        torch = any(str(word) in ("mask", "train", "base", "demo") or "hf/" in str(word) for word in words)
+        process = self._process("torch" if torch else "light")
+        assert process.stdin and process.stdout
+        process.stdin.write(json.dumps(call) + "\n")
+        process.stdin.flush()
+        code = int(process.stdout.readline())
         return Done(code, *(file.read_text(errors="surrogateescape") for file in files[1:]))
 
     def close(self) -> None:
-        """End the warm process."""
-        self._process.communicate(timeout=30)
+        """End the warm processes."""
+        for process in self._warm.values():
+            process.communicate(timeout=30)
         self._folder.cleanup()
 
 
-def _serve() -> None:
+def _serve(kind: str) -> None:
     """Fork a command for each line of standard input; its exit code is a line of standard output."""
-    import transformers.models.llama.modeling_llama  # noqa: F401
-
     import maieutic
 
+    absent = HEAVY if kind == "light" else ()
+    sys.modules.update(dict.fromkeys(absent))  # None there: the rooms that need one of them are passed over
     for room in pkgutil.walk_packages(maieutic.__path__, "maieutic."):
-        if not room.name.endswith("__main__"):
+        with contextlib.suppress(ImportError) if absent else contextlib.nullcontext():
             importlib.import_module(room.name)
+    for name in absent:
+        del sys.modules[name]
+    if kind == "torch":
+        import transformers.models.llama.modeling_llama  # noqa: F401
+    gc.freeze()  # what the forks share stays shared
     for line in sys.stdin:
         call = json.loads(line)
         if child := os.fork():
@@ -132,4 +153,4 @@ def _be(call: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    _serve()
+    _serve(sys.argv[1])

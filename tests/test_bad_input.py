@@ -75,9 +75,12 @@ RECIPES = {
     "bad_name": "stages: {a b: {do: clean, corpus: x}}",
     "loop": "extends: loop.yaml\nstages: {a: {do: clean, corpus: x}}",
     "orphan": "extends: nothere\nstages: {a: {do: clean, corpus: x}}",
-    "script_tutor": (
-        "extends: socratic-tutor\n"
-        "values: {base: script/script.jsonl, training_judge: code, final_judge: code, rubric: socratic_checks}\n"
+    "tutor": (
+        "values: {seeds: null, model: script/script.jsonl}\n"
+        "stages:\n"
+        '  import: {do: import, sources: ["${seeds}"]}\n'
+        '  candidates: {do: candidates, model: "${model}", data: "${import}/corpus.jsonl", k: 2}\n'
+        '  judge: {do: judge, data: "${candidates}", judge: "${model}"}\n'
     ),
 }
 
@@ -143,13 +146,10 @@ READERS = {
 def test_nothing_to_read(refused: Any, command: str) -> None:
     refused(command.format("nofile.jsonl") + " --json", "nofile.jsonl: no such file")
     refused(command.format("empty.jsonl") + " --json")
-    refused(command.format("allbad.jsonl"))
 
 
-@pytest.mark.parametrize("name", ["blank.jsonl", "list.json", "noise.bin", "tiny", LONG])
-@pytest.mark.parametrize(
-    "command", [READERS[name] for name in ("import", "stats", "mask", "candidates", "tutor")]
-)
+@pytest.mark.parametrize("name", ["blank.jsonl", "list.json", "allbad.jsonl", "noise.bin", "tiny", LONG])
+@pytest.mark.parametrize("command", [READERS[name] for name in ("import", "mask", "judge", "tutor")])
 def test_other_things_that_hold_no_conversation(refused: Any, command: str, name: str) -> None:
     refused(command.format(name))
 
@@ -265,13 +265,13 @@ OUTPUTS = {
     "dpo": "train dpo --model tiny --data pairs.jsonl --out {}",
     "simulate": "simulate --user script/script.jsonl --assistant script/script.jsonl -n 1 --out {}",
     "candidates": "candidates --model script/script.jsonl --data seeds.jsonl --out {}",
-    "run": "run script_tutor.yaml --set seeds=seeds.jsonl --out {}",
+    "run": "run tutor.yaml --set seeds=seeds.jsonl --out {}",
 }
 
 
 @pytest.mark.parametrize("command", OUTPUTS.values(), ids=OUTPUTS)
 def test_an_output_that_is_a_person_s(refused: Any, command: str) -> None:
-    for place in ("mine", "file", "mine/thesis.tex", "/dev/null/x", "/proc/x/y", LONG):
+    for place in ("mine", "mine/thesis.tex", "/proc/x/y", LONG):
         refused(command.format(place) + " --json")
 
 
@@ -296,7 +296,7 @@ def test_an_output_that_holds_another_run(run: Maieutic, shelf: Path, tmp_path: 
             f"train sft --model {shelf}/tiny --data {shelf}/talk.jsonl --role user --max-length 256 --batch 2 "
             "--steps 1 --out t",
             "--learning-rate 0.1",
-            "learning_rate (2e-05 → 0.1)",
+            "learning_rate (0.00002 → 0.1)",
         ),
     ):
         done = run(*shlex.split(first), cwd=tmp_path)
@@ -317,7 +317,7 @@ FULL = {
     "base": "demo base --corpus talk.jsonl --out new --steps 0 --vocab-size 300",
     "sft": "train sft --model tiny --data talk.jsonl --role user --max-length 256 --batch 2 --steps 1 --out new",
     "candidates": "candidates --model script/script.jsonl --data seeds.jsonl -k 9 --out new",
-    "run": "run script_tutor.yaml --set seeds=seeds.jsonl --out new",
+    "run": "run tutor.yaml --set seeds=seeds.jsonl --out new",
 }
 
 
@@ -348,7 +348,7 @@ def test_a_wrong_key_then_the_right_one(run: Maieutic, shelf: Path, tmp_path: Pa
             f"simulate --user {server.spec} --assistant {server.spec} -n 1 --rounds 1 --out s",
             f"candidates --model {server.spec} --data {shelf}/seeds.jsonl -k 1 --out c",
             f"judge {shelf}/talk.jsonl --rubric socratic --judge {server.spec} --out j",
-            f"run socratic-tutor --set seeds={shelf}/seeds.jsonl --set base={server.spec} --out r",
+            f"run {shelf}/tutor.yaml --set seeds={shelf}/seeds.jsonl --set model={server.spec} --out r",
             f"chat {server.spec}",
         ]
         for command in commands:
@@ -374,8 +374,8 @@ def test_an_unknown_model_then_the_right_one(run: Maieutic, shelf: Path, tmp_pat
             assert "no model 'nobody'" in wrong.error[0] and "tiny" in wrong.error[1], wrong.err
             right = run(*shlex.split(command.format(server.spec)), cwd=tmp_path)
             assert right.code == 0, right.err
-        recipe = shlex.split(f"run script_tutor.yaml --set seeds={shelf}/seeds.jsonl --out {tmp_path}/r")
-        wrong = run(*recipe, "--set", f"base={server.url}#nobody", cwd=shelf)
+        recipe = shlex.split(f"run tutor.yaml --set seeds={shelf}/seeds.jsonl --out {tmp_path}/r")
+        wrong = run(*recipe, "--set", f"model={server.url}#nobody", cwd=shelf)
         assert wrong.code == 1 and "no model 'nobody'" in wrong.error[0], wrong.err
         assert not (tmp_path / "r").exists(), "nothing is begun before every model is known to be there"
 
@@ -384,10 +384,10 @@ def test_a_server_that_does_not_answer(refused: Any) -> None:
     with Loopback() as server:
         gone = server.spec
     for command in (
-        f"simulate --user {gone} --assistant {gone} -n 1 --out new",
-        f"candidates --model {gone} --data seeds.jsonl --out new",
+        f"simulate --user {gone} --assistant {gone} -n 1 --out new/s",
+        f"candidates --model {gone} --data seeds.jsonl --out new/c",
         f"chat {gone}",
-        f"run socratic-tutor --set seeds=seeds.jsonl --set base={gone} --out new",
+        f"run tutor.yaml --set seeds=seeds.jsonl --set model={gone} --out new/r",
     ):
         refused(command + " --json", "Connection refused", "Check that the server runs", typed="hi\n")
 
@@ -404,8 +404,6 @@ def test_a_server_that_does_not_answer(refused: Any) -> None:
         "hf/file",
         "hf/mine",
         "script/nofile",
-    ]
-    + [
         "script/empty.jsonl",
         "script/seeds.jsonl",
         "script/broken.jsonl",
@@ -416,7 +414,6 @@ def test_a_server_that_does_not_answer(refused: Any) -> None:
 )
 def test_what_is_no_model(refused: Any, model: str) -> None:
     refused(f"simulate --user {model} --assistant {model} -n 1 --out new --json")
-    refused(f"chat {model}")
 
 
 SETTINGS = {
@@ -582,17 +579,12 @@ def test_a_key_stands_in_no_file_and_on_no_stream(
     with Loopback(verdict_or_question, key=KEY, faults=[status(500, f"your key {KEY} is fine")]) as server:
         model = server.spec if by == "address" else "openai/tiny"
         env = {"MAIEUTIC_API_KEY": KEY, "OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": server.url}
-        (tmp_path / "r.yaml").write_text(
-            "name: keyed\nvalues: {seeds: null, model: null}\nstages:\n"
-            '  candidates: {do: candidates, model: "${model}", data: "${seeds}", k: 2}\n'
-            '  judge: {do: judge, data: "${candidates}", judge: "${model}"}\n'
-        )
         for command in (
             f"simulate --user {model} --assistant {model} -n 2 --rounds 2 --guards none --out s --json",
             f"candidates --model {model} --data {shelf}/seeds.jsonl -k 2 --out c",
             f"judge c --rubric socratic --judge {model} --out j --json",
-            f"run r.yaml --set seeds={shelf}/seeds.jsonl --set model={model} --out r",
-            f"run r.yaml --set seeds={shelf}/seeds.jsonl --set model={model} --out r2 --dry-run --json",
+            f"run {shelf}/tutor.yaml --set seeds={shelf}/seeds.jsonl --set model={model} --out r",
+            f"run {shelf}/tutor.yaml --set seeds={shelf}/seeds.jsonl --set model={model} --out r2 --dry-run --json",
         ):
             done = run(*shlex.split(command), cwd=tmp_path, env=env)
             assert done.code == 0, done.err

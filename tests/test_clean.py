@@ -11,9 +11,16 @@ from conversations import conversations, run, talk, write_lines
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maieutic.data.clean import CleanReport, clean, clean_file
+from maieutic.data.clean import (
+    CleanOptions,
+    CleanReport,
+    Filter,
+    Reason,
+    Rejected,
+    clean,
+    clean_file,
+)
 from maieutic.data.corpus import read_corpus, write_corpus
-from maieutic.data.filters import CleanOptions, Reason
 from maieutic.data.formats import import_files
 from maieutic.data.mend import Repair, mend
 from maieutic.errors import EmptyCorpus, StoreError
@@ -63,7 +70,11 @@ def test_each_reason_and_repair_is_counted() -> None:
         talk("help", id="seed of another problem", meta={"prompt": "…"}, problem="q"),
     ]
     report = CleanReport()
-    kept = list(clean(corpus, None, report, lambda found: rejected.append((found.conversation.id, found.reason.value))))
+    kept = list(
+        clean(
+            corpus, None, report, lambda found: rejected.append((found.conversation.id, found.reason.value))
+        )
+    )
     assert [c.id for c in kept] == ["good", "tutor", "hole", "seed", "seed of another problem"]
     assert rejected == [
         ("same again", "exact duplicate"),
@@ -131,6 +142,139 @@ def test_nothing_left_is_an_error_that_counts(tmp_path: Path) -> None:
     with pytest.raises(EmptyCorpus, match="1 no assistant turn"):
         clean_file(source, tmp_path / "d.jsonl")
     assert [path.name for path in tmp_path.iterdir()] == ["c.jsonl"]
+
+
+def test_the_platolm_preset_counts_after_each_step(tmp_path: Path) -> None:
+    source = tmp_path / "c.jsonl"
+    more = ("And then?", "Then it rains.")
+    corpus = [
+        talk("<p>Why does it <b>rain</b> so much?</p>", "<p>Clouds.</p>", *more, id="html", ended=True),
+        talk("Why does it **rain** so much?", "Clouds.", *more, id="same as html", ended=True),
+        talk("What does ChatGPT say about the rain?", "Nothing.", *more, id="mention"),
+        talk(
+            "Warum regnet es hier so viel?",
+            "Das liegt an den Wolken.",
+            "Und dann?",
+            "Dann regnet es.",
+            id="de",
+        ),
+        talk("Translate: Warum regnet es hier?", "Why does it rain?", "Danke!", "Bitte!", id="translation"),
+        talk("Why is the sky blue today?", "It scatters.", id="one round"),
+        *(
+            talk("Tell me about the weather.", "rain " * 900, "More!", "snow " * 900, *more, id=f"{n}")
+            for n in "xy"
+        ),
+    ]
+    write_corpus(source, corpus)
+    code, out, _ = run("clean", source, "--preset", "platolm", "--out", tmp_path / "d.jsonl", "--json")
+    found = orjson.loads(out)
+    counts = {step["step"]: (step["conversations"], step["segments"]) for step in found["steps"]}
+    assert code == 0 and list(counts.items()) == [
+        ("html", (8, 8)),
+        ("roles", (8, 8)),
+        ("mentions", (7, 7)),
+        ("language", (6, 6)),
+        ("length", (6, 8)),
+        ("turns", (5, 5)),
+        ("duplicates", (3, 3)),
+    ]
+    assert (found["read"], found["cut"], found["parts"], found["kept"]) == (8, 2, 4, 3)
+    kept = list(read_corpus(tmp_path / "d.jsonl"))
+    assert [c.id for c in kept] == ["html", "translation", "x#2"] and [c.ended for c in kept] == [
+        True,
+        False,
+        False,
+    ]
+    reasons = [orjson.loads(row) for row in (tmp_path / "rejected.jsonl").read_bytes().splitlines()]
+    assert {(row["id"], row["reason"], row.get("detail")) for row in reasons} == {
+        ("same as html", "exact duplicate", None),
+        ("mention", "names a service", "chatgpt"),
+        ("de", "another language", "de"),
+        ("one round", "too few turns", None),
+        ("x#1", "too few turns", None),
+        ("y#1", "too few turns", None),
+        ("y#2", "exact duplicate", None),
+    }
+    code, out, _ = run("clean", source, "--preset", "platolm", "--out", tmp_path / "d.jsonl")
+    lines = [line.split() for line in out.splitlines()]
+    assert ["language", "1", "6", "6"] in lines and ["read", "–", "8", "8"] in lines
+    again = run("clean", tmp_path / "d.jsonl", "--preset", "platolm", "--out", tmp_path / "e.jsonl", "--json")
+    assert orjson.loads(again[1])["kept"] == 3
+    assert (tmp_path / "e.jsonl").read_bytes() == (tmp_path / "d.jsonl").read_bytes()
+
+
+def test_filters_are_chosen_by_name_or_by_their_options(tmp_path: Path) -> None:
+    source = tmp_path / "c.jsonl"
+    write_corpus(
+        source, [talk("Mail jo@mit.edu", "I will.", id="1"), talk("Hallo, wie geht es dir?", "Gut.", id="2")]
+    )
+
+    def steps(*options: str) -> list[str]:
+        code, out, _ = run("clean", source, "--out", tmp_path / "d.jsonl", "--force", "--json", *options)
+        assert code == 0
+        return [step["step"] for step in orjson.loads(out)["steps"]]
+
+    assert steps() == ["roles", "turns", "duplicates"]
+    assert steps("--filters", "near, personal") == ["personal", "roles", "turns", "duplicates", "near"]
+    assert "[EMAIL]" in (tmp_path / "d.jsonl").read_text()
+    assert steps("--languages", "en,de", "--max-tokens", "99") == [
+        "roles",
+        "language",
+        "length",
+        "turns",
+        "duplicates",
+    ]
+    assert steps("--keep-duplicates", "--preset", "platolm", "--min-turns", "2") == [
+        "html",
+        "roles",
+        "mentions",
+        "language",
+        "length",
+        "turns",
+    ]
+    assert len(steps("--filters", "all")) == 12
+    for wrong in (
+        ("--filters", "html,nope"),
+        ("--preset", "nope"),
+        ("--languages", "zz"),
+        ("--tokenizer", "./no"),
+    ):
+        code, _, err = run("clean", source, "--out", tmp_path / "f.jsonl", *wrong)
+        assert code == 1 and "\n  " in err, err
+    assert not (tmp_path / "f.jsonl").exists()
+
+
+def test_masked_conversations_lie_masked_among_the_rejected(tmp_path: Path) -> None:
+    source = tmp_path / "c.jsonl"
+    write_corpus(
+        source, [talk("x", "y"), talk("I am jo@mit.edu", "Hi."), talk("I am al@mit.edu", "Hi.", id="dup")]
+    )
+    report = clean_file(source, tmp_path / "d.jsonl", CleanOptions(filters=(Filter.PERSONAL,)))
+    assert report.masked == {"EMAIL": 2} and report.repaired == {Repair.MASKED: 1}
+    row = orjson.loads((tmp_path / "rejected.jsonl").read_bytes())
+    assert (row["id"], row["reason"], row["messages"][0]["content"]) == (
+        "dup",
+        "exact duplicate",
+        "I am [EMAIL]",
+    )
+
+
+def test_real_conversations_pass_every_filter_but_where_it_is_right(real_data: Path, tmp_path: Path) -> None:
+    write_corpus(tmp_path / "c.jsonl", import_files([real_data / "real-chats", real_data / "mathdial"])[0])
+    options = CleanOptions(filters=tuple(Filter))
+    rejected: list[Rejected] = []
+    report = CleanReport()
+    kept = list(clean(list(read_corpus(tmp_path / "c.jsonl")), options, report, rejected.append))
+    assert report.read == 188 + 279 and report.read - report.cut + report.parts == len(kept) + len(rejected)
+    assert [found.detail for found in rejected if found.reason == Reason.LANGUAGE] == ["de"]
+    assert not report.masked and not {Reason.FLOOD, Reason.NEAR, Reason.DUPLICATE} & set(report.rejected)
+    assert {found.detail for found in rejected if found.reason == Reason.MENTION} <= {
+        "openai",
+        "chatgpt",
+        "gpt-3",
+    }
+    assert len(kept) > 420
+    assert list(clean(kept, options)) == kept
 
 
 def test_real_corpora_clean(real_data: Path, tmp_path: Path) -> None:

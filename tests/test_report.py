@@ -6,6 +6,7 @@ import base64
 import html
 import json
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -28,6 +29,7 @@ from maieutic.report import report
 from maieutic.report.collect import collect
 from maieutic.report.draw import label
 from maieutic.report.material import gather
+from maieutic.report.numbers import num
 from maieutic.report.page import escaped
 from maieutic.report.pick import pick
 from maieutic.simulate import SimulateConfig, simulate
@@ -211,7 +213,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"human": n % 3, "judge": (n % 3) + n % 2, "text": HOSTILE if n % 3 else "no"} for n in range(12)
     ]
     (run / "ratings.json").write_text(json.dumps(ratings))
-    three = {"base": 0.2, "base_ci": [0.1, 0.3], "tuned": 0.4, "tuned_ci": [0.3, 0.5], "n": 30}
+    three = {"base": 0.2, "base_ci": [0.1, 0.3], "tuned": 0.4, "tuned_ci": [0.3, 0.5]}
+    three |= {"difference": 0.2, "ci": [-0.1, 0.5], "n": 30}
     summary = {
         "stages": [{"name": "pairs", "seconds": 1.25}], "dialogue": {"solved": three, "told": three, "turns": three}
     }  # fmt: skip
@@ -239,7 +242,11 @@ def test_a_whole_run_shows_everything(made: Path) -> None:
     ):  # fmt: skip
         assert said in page.text, said
     assert len(page.of("article")) == 10
-    assert "no difference is shown" in page.text or "nothing is shown" in page.text
+    assert (
+        "whole dialogues: solved 0.400, against 0.200; difference 0.200 (95 % −0.100 to 0.500, n = 30). The"
+        in page.text
+    )
+    assert "The interval holds zero: no difference is shown." in page.text
 
 
 def test_text_is_shown_and_never_markup(made: Path) -> None:
@@ -308,6 +315,23 @@ def test_several_runs_and_files_of_ratings(whole: Path, tmp_path: Path) -> None:
     assert len(page.of("img")) == len(ALL) + 1
 
 
+def test_tutors_are_compared_over_whole_dialogues(tmp_path: Path) -> None:
+    share = {"value": 0.7, "ci": [0.6, 0.8], "n": 100}
+    gap = {"difference": 0.4, "ci": [0.3, 0.5], "n": 100, "a": 0.7, "b": 0.3}
+    with Stage(tmp_path / "outcomes", {"data": "x/tuned-lessons", "against": "x/base-lessons"}) as stage:
+        three = {"solved": share, "told": share, "turns": share}
+        stage.finish({"scores": three, "against": three, "difference": {"metrics": {"solved": gap}}})
+    write_json(tmp_path / "recipe.json", {"recipe": "r", "stages": {"outcomes": {"do": "dialogues"}}})
+    write_json(tmp_path / "timings.json", {"outcomes": 7.25})
+    path = report([tmp_path])
+    page = checked(path)
+    assert figures(path) == {"told-solved"}
+    assert (
+        "outcomes: solved 0.700, against 0.300; difference 0.400 (95 % 0.300 to 0.500, n = 100)." in page.text
+    )
+    assert "tuned-lessons" in page.text and "eval-dialogue" in page.text and "7.250" in page.text
+
+
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file.json").write_text("[]")
     for path, said in (
@@ -352,6 +376,19 @@ def test_labels_are_plain_one_line_and_drawable() -> None:
     assert len(label("x" * 100)) == 34
 
 
+def test_numbers_are_short() -> None:
+    said = {
+        None: "–",
+        3: "3",
+        12345: "12,345",
+        0.12345: "0.123",
+        -1.5: "−1.500",
+        -0.0001: "0.000",
+        1234.5: "1,234",
+    }
+    assert {value: num(value) for value in said} == said
+
+
 def test_end_bins_hold_every_decision() -> None:
     said = Conversation.model_validate(
         {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "ended": True}
@@ -366,7 +403,9 @@ def test_end_bins_hold_every_decision() -> None:
 
 
 def test_artefacts_load_back_with_the_same_scores_and_pairs(whole: Path, tmp_path: Path) -> None:
-    path = report([whole], tmp_path, artefacts=True)
+    shutil.copytree(whole, tmp_path / "again")
+    path = report([whole, tmp_path / "again"], tmp_path / "out", artefacts=True)
+    tmp_path = path.parent
     written = sorted(str(file.relative_to(path.parent)) for file in path.parent.rglob("*.json"))
     assert written == [
         "dpo/mathdial/train_dataset.json",
@@ -418,6 +457,7 @@ def test_the_command(whole: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_demo_has_a_report(tmp_path: Path) -> None:
     maieutic = [sys.executable, "-m", "maieutic"]
     subprocess.run([*maieutic, "demo", "--out", str(tmp_path / "demo")], check=True, capture_output=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -13,12 +14,13 @@ from hypothesis import strategies as st
 
 from maieutic.data.corpus import identity, read_corpus, write_corpus
 from maieutic.data.formats import import_files
+from maieutic.data.lengths import cut, estimate
 from maieutic.data.near import jaccard as share
 from maieutic.data.overlap import check, grams, overlap
 from maieutic.data.problems import problem_key
 from maieutic.data.split import PARTS, By, SplitReport, split, split_file
 from maieutic.errors import InputError, StoreError
-from maieutic.types import Conversation, Problem
+from maieutic.types import Conversation, Problem, Role
 
 BY = st.sampled_from(list(By))
 FEW = conversations(st.sampled_from(["a", "b", "c"]))
@@ -121,6 +123,74 @@ def test_split_file_writes_three_parts_and_says_how(tmp_path: Path) -> None:
     for wrong in ({"by": "x"}, {"parts": (0.5, 0.6, 0.1)}, {"parts": (1.2, -0.1, -0.1)}):
         with pytest.raises(InputError):
             split_file(source, tmp_path / "other", **wrong)  # type: ignore[arg-type]
+
+
+def test_what_leaks_between_the_parts_is_measured_and_written(tmp_path: Path) -> None:
+    def words(seed: int) -> str:
+        return " ".join(f"w{(n * seed) % 997}" for n in range(80))
+
+    source = tmp_path / "c.jsonl"
+    corpus = [
+        talk(f"Question {n} about {words(n + 2)}", f"Answer {words(n + 300)}", id=str(n)) for n in range(120)
+    ]
+    corpus += [
+        talk(c.turns(Role.USER)[0], c.turns(Role.ASSISTANT)[0] + " Sure.", id=f"near {c.id}") for c in corpus
+    ]
+    corpus += [talk(f"Question {n} about {words(n + 2)}", "No.", id=f"prompt {n}") for n in range(120)]
+    write_corpus(source, corpus)
+    report = split_file(source, tmp_path / "parts", parts=(0.6, 0.2, 0.2))
+    assert list(report.leakage) == ["validation in train", "test in train", "test in validation"]
+    for pair, found in report.leakage.items():
+        tested, seen = pair.split(" in ")
+        checked = check(tmp_path / "parts" / f"{seen}.jsonl", tmp_path / "parts" / f"{tested}.jsonl").overlap
+        assert checked == found and found.exact == 0 and found.near and found.prompts
+    record = orjson.loads((tmp_path / "parts" / "split.json").read_bytes())
+    assert record["leakage"] == {pair: found.counts() for pair, found in report.leakage.items()}
+    code, out, _ = run("split", source, "--out", tmp_path / "parts", "--parts", "0.6,0.2,0.2")
+    assert code == 0 and "leakage" in out and "test in validation" in out
+    code, out, _ = run("split", source, "--out", tmp_path / "quick", "--no-near", "--json")
+    leakage = orjson.loads(out)["leakage"]["test in train"]
+    assert code == 0 and leakage["overlap"]["near"] is None and leakage["prompts"]["exact"]
+    train, test = tmp_path / "parts" / "train.jsonl", tmp_path / "parts" / "test.jsonl"
+    assert (
+        run("split", "--check", train, test)[0] == 1
+        and run("split", "--check", train, test, "--no-near")[0] == 0
+    )
+    assert not split_file(source, tmp_path / "none", leakage=False).leakage
+
+
+def test_without_rensa_a_split_says_so_and_a_check_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "rensa", None)
+    source = tmp_path / "c.jsonl"
+    write_corpus(source, [talk(f"q{n}", "a") for n in range(60)])
+    code, _, err = run("split", source, "--out", tmp_path / "parts")
+    assert code == 0 and "rensa" in err
+    parts = (tmp_path / "parts" / "train.jsonl", tmp_path / "parts" / "test.jsonl")
+    code, _, err = run("split", "--check", *parts)
+    assert code == 1 and "maieutic[data]" in err
+    assert run("split", "--check", *parts, "--no-near")[0] == 0
+
+
+def test_parts_of_one_conversation_stay_together() -> None:
+    whole = talk(*(f"turn {n} of it" for n in range(20)), id="c")
+    parts = cut(whole, 30, estimate).fitting
+    assert len(parts) > 3
+    for seed in range(20):
+        assert len({placed.part for placed in split(parts, parts=(0.4, 0.3, 0.3), seed=seed)}) == 1
+
+
+def test_programs_and_prompts_are_told_beside_the_overlap(tmp_path: Path) -> None:
+    train, test = tmp_path / "train.json", tmp_path / "test.json"
+    train.write_bytes(orjson.dumps([seed(STATEMENT, CODE, "Help!")]))
+    test.write_bytes(
+        orjson.dumps([seed("Something else entirely.", CODE, "Help!"), seed(STATEMENT, CODE, "Help!", "?")])
+    )
+    code, out, _ = run("split", "--check", train, test, "--json")
+    found = orjson.loads(out)
+    assert code == 1 and found["programs"] == 2 and found["prompts"] == {"exact": 1, "near": 0}
+    assert found["overlap"]["problems"] == 1 and found["leaked"] == [found["leaked"][0]]
 
 
 WORDS = st.lists(st.sampled_from("ab"), max_size=14).map(" ".join)

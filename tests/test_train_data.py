@@ -38,7 +38,7 @@ def test_columns_are_what_render_says() -> None:
     ]
     rows = conversation_rows(talks, tokenizer, "user", PLAIN, 500)
     assert columns(rows) == [tuple(map(list, render(one, tokenizer, "user"))) for one in talks]
-    assert rows.report.rows == 2 and rows.ends == 1 and rows.licences == ["MIT"]
+    assert rows.report.rows == 2 and rows.report.ends == 1 and rows.licences == ["MIT"]
     assert rows.report.supervised == sum(label != -100 for _, labels in columns(rows) for label in labels)
 
 
@@ -71,7 +71,7 @@ def test_what_is_left_out_is_counted() -> None:
     cut, whole = columns(rows)
     assert cut == tuple(map(list, render(talk("short", ended=False), tokenizer, "user")))
     end = tokenizer.convert_tokens_to_ids(END)
-    assert end not in cut[0] and end == whole[1][-1] and rows.ends == 1
+    assert end not in cut[0] and end == whole[1][-1] and rows.report.ends == 1
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

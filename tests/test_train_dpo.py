@@ -12,7 +12,7 @@ import pytest
 import torch
 from tiny import tiny_checkpoint
 
-from maieutic.errors import ContextTooShort, EmptyCorpus, RunConflict
+from maieutic.errors import ContextTooShort, EmptyCorpus
 from maieutic.render import prompt_ids
 from maieutic.store import stage_rows
 from maieutic.train.config import DpoConfig
@@ -157,5 +157,3 @@ def test_mistakes_are_said(start: Path, pairs: Path, tmp_path: Path) -> None:
     empty.write_text("")
     with pytest.raises(EmptyCorpus):
         dpo(config(start, empty, tmp_path / "c"))
-    with pytest.raises(RunConflict, match="beta"):
-        dpo(config(start, empty, tmp_path / "c", beta=0.2))

@@ -224,6 +224,17 @@ def test_an_assistant_gets_no_end(start: Path, corpus: Path, tmp_path: Path) -> 
     assert model.get_input_embeddings().weight.shape[0] == len(tokenizer)
 
 
+def test_where_no_row_shows_its_end_the_checkpoint_has_none(
+    start: Path, corpus: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    result = sft(config(start, corpus, tmp_path / "run", steps=1, max_length=50, validation=corpus))
+    assert "0 teach the end of a conversation, 3 lost theirs" in capfd.readouterr().err
+    model, tokenizer = opened(result.model)
+    assert end_id(tokenizer) is None
+    assert model.get_input_embeddings().weight.shape[0] == len(tokenizer)
+    assert json.loads((result.model / "maieutic.json").read_text())["end"] is False
+
+
 def test_computing_in_bfloat16(start: Path, corpus: Path, tmp_path: Path) -> None:
     result = sft(
         config(start, corpus, tmp_path / "run", precision="bfloat16", steps=2, checkpoint_activations=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,18 @@ def reference() -> str:
 def _sections(command: Any, name: str) -> list[str]:
     children = getattr(command, "commands", None)
     own = [] if children and not command.invoke_without_command else [_section(command, name)]
-    return own + [part for key, child in (children or {}).items() for part in _sections(child, f"{name} {key}")]
+    return own + [
+        part for key, child in (children or {}).items() for part in _sections(child, f"{name} {key}")
+    ]
 
 
 def _section(command: Any, name: str) -> str:
     words = " ".join(f"{command.help or ''} {command.epilog or ''}".split())
-    what, _, example = words.partition("Example: ")
+    what, *shown = re.split(r"Examples?: (?=maieutic )", words, maxsplit=1)
     lines = [f"\n## {name}\n", f"{what.strip()}\n"]
-    if example:
-        lines.append(f"```sh\n{example.strip()}\n```\n")
+    if shown:
+        calls = "\n".join(re.split(r"; (?=maieutic )", shown[0].strip()))
+        lines.append(f"```sh\n{calls}\n```\n")
     if rows := [_row(parameter) for parameter in command.params if parameter.name != "help"]:
         lines += ["| option | what | default |\n|---|---|---|", *rows, ""]
     return "\n".join(lines)

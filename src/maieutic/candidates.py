@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 from maieutic import prompts
 from maieutic.console import note
-from maieutic.errors import EmptyCorpus, InputError, MissingInput, ModelError
+from maieutic.errors import EmptyCorpus, InputError, MaieuticError, MissingInput, ModelError
 from maieutic.models import ChatModel, identity
 from maieutic.owed import fault_of, work_through
-from maieutic.store import Stage, stage_rows
+from maieutic.store import Stage, settled_rows
 from maieutic.types import Conversation, Fault, Problem, Reply, Role, Sampling, Turn, fingerprint
 
 TUTOR = Sampling(temperature=1.2, max_tokens=400)
@@ -191,7 +191,7 @@ class _Candidates:
         replies = []
         for task in asked:
             got = task.result()
-            if isinstance(got, ModelError):
+            if isinstance(got, MaieuticError):
                 raise got
             replies.append(got)
         self._replies += len(replies)
@@ -221,11 +221,11 @@ class _Candidates:
         }
 
 
-async def _caught(call: Any) -> Reply | ModelError:
+async def _caught(call: Any) -> Reply | MaieuticError:
     """The reply, or the error as a value, so that one failed draw does not cancel the others mid-flight."""
     try:
         reply: Reply = await call
-    except ModelError as error:
+    except MaieuticError as error:
         return error
     return reply
 
@@ -275,7 +275,7 @@ def read_stage(source: Path | str, stage: str, tell: bool = True) -> Iterator[di
     path = Path(source)
     if path.is_dir():
         inner = path / stage
-        yield from stage_rows(inner if (inner / "rows.jsonl").is_file() else path)
+        yield from settled_rows(inner if (inner / "rows.jsonl").is_file() else path)
         return
     if not path.is_file():
         raise MissingInput(

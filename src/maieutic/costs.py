@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
 CHARS_A_TOKEN = 4
 VERDICT_TOKENS = 200
-"""Rules of thumb for estimates only."""
+FULL_BYTES = 16
+"""A weight trained in mixed precision with AdamW: float32 weight, gradient and two moments."""
+HELD_BYTES = 2
+"""A weight that is only read."""
+SAMPLE = 200
+"""Rows of a file that are looked into, to tell how much of it is text."""
+_TURNS = ("messages", "conversations", "turns", "prompt")
 
 
 class Size(NamedTuple):
-    """How much a corpus holds, as far as it can be told beforehand."""
+    """How much a stage makes or reads, as far as it can be told beforehand."""
 
     rows: int
     tokens: int
+    """Of the text, replies to be judged left out."""
+    replies: int = 0
+    """Replies a row holds to be judged."""
+    reply_tokens: int = 0
+    """Tokens of such a reply at most."""
 
 
 class Cost(NamedTuple):
@@ -32,10 +45,11 @@ class Cost(NamedTuple):
 
 
 class Flow:
-    """Sizes of corpora, by path, as they are expected to come out of the stages so far."""
+    """Sizes of corpora, by path, and of models, by name, as they are expected to come out of the stages so far."""
 
     def __init__(self) -> None:
         self._sizes: dict[str, Size] = {}
+        self._weights: dict[str, float] = {}
 
     def put(self, path: Path, size: Size | None) -> None:
         """Say what a stage will make."""
@@ -48,10 +62,30 @@ class Flow:
         found = self._sizes.get(str(path)) or self._sizes.get(str(path.parent))
         return found or _measured(path)
 
+    def weigh(self, model: str | Path, weights: float | None) -> None:
+        """Say how many weights a model has: one that a stage makes, or whose name does not tell."""
+        if weights:
+            self._weights[_bare(str(model))] = weights
+
+    def weights(self, model: str) -> float | None:
+        """How many weights a model has, where it can be told."""
+        name = _bare(model)
+        return self._weights.get(name) or self._weights.get(name.removesuffix("/model")) or parameters(name)
+
+    def memory(self, models: Iterable[str]) -> int | None:
+        """Memory of the models that a stage holds at once in its own process; none for served ones."""
+        here = {_bare(model) for model in models if model.startswith("hf/")}
+        known = [weights for model in here if (weights := self.weights(model))]
+        return round(HELD_BYTES * sum(known)) if known else None
+
+
+def _bare(model: str) -> str:
+    return model.removeprefix("hf/")
+
 
 def parameters(model: str) -> float | None:
     """How many weights a model has: from its own config where it lies here, else from a size in its name."""
-    name = model.removeprefix("hf/")
+    name = _bare(model)
     if name and Path(name).is_dir():
         from maieutic.models.checkpoint import parameters as count
 
@@ -61,26 +95,45 @@ def parameters(model: str) -> float | None:
     return None
 
 
-def largest(models: list[str]) -> int | None:
-    """Memory for the largest model in this process, at two bytes a weight; none for served ones."""
-    here = [model for model in models if model.startswith("hf/")]
-    sizes = [parameters(model) for model in here]
-    return round(2 * max(size for size in sizes if size)) if any(sizes) else None
-
-
 def _measured(path: Path) -> Size | None:
-    """Rows and tokens of a file that lies there already: lines, or list items, and characters over four."""
+    """Rows and tokens of what lies there already: lines, or list items, and characters of their text over four."""
     if path.is_dir():
-        path = path / "rows.jsonl"
+        if (path / "rows.jsonl").is_file():
+            return _measured(path / "rows.jsonl")
+        inside = [_measured(file) for file in sorted(path.rglob("*.json*")) if file.is_file()]
+        return Size(*(sum(part) for part in zip(*[size[:2] for size in inside if size], strict=True))) \
+            if any(inside) else None  # fmt: skip
     if not path.is_file() or path.suffix not in (".jsonl", ".json"):
         return None
     try:
-        rows = _lines(path) if path.suffix == ".jsonl" else len(orjson.loads(path.read_bytes()))
+        if path.suffix == ".json":
+            items = orjson.loads(path.read_bytes())
+            return Size(len(items), sum(map(_characters, items)) // CHARS_A_TOKEN)
+        return _measured_lines(path)
     except (ValueError, TypeError):  # broken, or no list: whoever reads it will say so
         return None
-    return Size(rows, path.stat().st_size // CHARS_A_TOKEN)
 
 
-def _lines(path: Path) -> int:
+def _measured_lines(path: Path) -> Size:
+    """Of a file of lines only the first are looked into; the others are taken to be like them."""
     with path.open("rb") as file:
-        return sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))
+        first = list(islice(file, SAMPLE))
+        rows = len(first) + sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))
+    values = [orjson.loads(line) for line in first if line.strip()]
+    share = sum(map(_characters, values)) / max(1, sum(map(len, first)))
+    replies = max(
+        (len(value.get("candidates") or ()) for value in values if isinstance(value, dict)), default=0
+    )
+    return Size(rows, round(path.stat().st_size * share) // CHARS_A_TOKEN, replies)
+
+
+def _characters(value: Any) -> int:
+    """Characters of a row's text: of its turns where it has some, else of everything."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, list):
+        return sum(map(_characters, value))
+    if isinstance(value, dict):
+        turns = next((value[key] for key in _TURNS if key in value), None)
+        return _characters(list(value.values()) if turns is None else turns)
+    return 0

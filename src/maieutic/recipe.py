@@ -144,6 +144,8 @@ def resolve(name: str, out: Path, settings: Mapping[str, Any] | None = None) -> 
 def expect(plan: Plan) -> list[Expected]:
     """What each stage will cost: calls, tokens, memory. Runs nothing and asks no model."""
     flow = Flow()
+    for step in plan.steps:
+        step.action.weigh(step.out, flow)
     lines = []
     for step in plan.steps:
         cost = step.action.expect(step.out, flow)

@@ -14,7 +14,7 @@ import orjson
 from pydantic import Field
 
 from maieutic.console import note
-from maieutic.costs import VERDICT_TOKENS, Cost, Flow, Size, largest, parameters
+from maieutic.costs import CHARS_A_TOKEN, FULL_BYTES, HELD_BYTES, VERDICT_TOKENS, Cost, Flow, Size
 from maieutic.errors import RecipeError
 from maieutic.store import Stage
 from maieutic.types import Record, Sampling
@@ -52,6 +52,9 @@ class Action(Record):
         """A few words for the plan."""
         return type(self).__name__.lower()
 
+    def weigh(self, out: Path, flow: Flow) -> None:
+        """Tell `flow` the sizes of models that it knows or makes, before any stage is expected."""
+
     def expect(self, out: Path, flow: Flow) -> Cost:
         """What it will cost, telling `flow` what it will make."""
         return Cost()
@@ -62,6 +65,24 @@ class Action(Record):
         return {"do": type(self).__name__.lower(), **orjson.loads(text)}
 
 
+class Options(Record):
+    """How a stage reaches or loads its models, for all of them alike; see `maieutic.models.ModelOptions`."""
+
+    template: str | None = None
+    system: str | None = None
+    batch: int = Field(16, ge=1)
+    device: str | None = None
+    remote_code: bool = False
+    attempts: int = Field(8, ge=1)
+    timeout: float = Field(600.0, gt=0)
+
+    def whole(self, concurrency: int = 64) -> Any:
+        """As the models take them."""
+        from maieutic.models import ModelOptions
+
+        return ModelOptions(**self.model_dump(), concurrency=concurrency)
+
+
 class World(Action):
     """The demo's closed world: dialogues, seeds and starts, in parts that share no problem."""
 
@@ -69,12 +90,12 @@ class World(Action):
         *("train.jsonl", "validation.jsonl", "test.jsonl", "starts.jsonl"),
         *("train-seeds.jsonl", "validation-seeds.jsonl", "test-seeds.jsonl"),
     )
-    dialogues: tuple[int, int, int] = (2400, 200, 300)
+    dialogues: tuple[int, int, int] = (3000, 200, 300)
     """In train, validation and test."""
     seeds: tuple[int, int, int] = (240, 100, 150)
     """Lessons that stop at a pupil who has not got it yet."""
-    starts: int = 96
-    """Openings for a simulator that begins itself."""
+    starts: int = 72
+    """Sheets of train before which nobody has spoken yet."""
     seed: int = 0
 
     def run(self, out: Path) -> None:  # noqa: D102
@@ -213,6 +234,7 @@ class _Training(Action):
     save_steps: int = 100
     seed: int = 0
     template: str | None = None
+    remote_code: bool = False
     parameters: float | None = None
     """Weights of the model, for the estimate of a dry run where its name does not say."""
 
@@ -236,17 +258,22 @@ class _Training(Action):
             return config.model_copy(update={"validation": None})
         return config
 
-    def _cost(self, flow: Flow, rows: int = 1, copies: int = 1) -> Cost:
-        size = flow.size(self.data)
-        tokens = round(size.tokens * self.epochs) if size else None
-        return Cost(None, tokens and tokens * rows, self._memory(copies))
+    def weigh(self, out: Path, flow: Flow) -> None:
+        flow.weigh(self.model, self.parameters)
+        flow.weigh(out, flow.weights(self.model))
 
-    def _memory(self, copies: int) -> int | None:
-        weights = self.parameters or parameters(self.model)
-        if weights is None:
-            return None
-        # Mixed precision with AdamW: 16 bytes a trained weight; LoRA keeps 2 a weight, and the adapters are small.
-        return round(weights * ((2 if self.lora else 16) + 2 * (copies - 1)))
+    def _cost(self, flow: Flow, texts: int = 1) -> Cost:
+        """Of so many texts a row, each of which is cut or refused at the longest length."""
+        size = flow.size(self.data)
+        weights = flow.weights(self.model)
+        if size is not None:
+            longest = self.max_length or 2048
+            size = size._replace(tokens=min(size.tokens, size.rows * texts * longest))
+        return Cost(
+            None,
+            round(size.tokens * self.epochs) if size else None,
+            round(weights * (HELD_BYTES if self.lora else FULL_BYTES)) if weights else None,
+        )
 
 
 class Sft(_Training):
@@ -301,7 +328,7 @@ class Dpo(_Training):
         return "train on preferences (DPO)"
 
     def expect(self, out: Path, flow: Flow) -> Cost:  # noqa: D102
-        return self._cost(flow, copies=1 if self.lora else 2)
+        return self._cost(flow, texts=2)
 
 
 class Simulate(Action):
@@ -324,12 +351,13 @@ class Simulate(Action):
     budget_tokens: int | None = None
     max_failure_rate: float = 0.05
     seed: int = 0
+    options: Options = Options()
 
     def _config(self) -> Any:
         from maieutic.simulate import SimulateConfig
 
         renamed = {"user": self.user_sampling, "assistant": self.sampling}
-        others = self.model_dump(exclude={"user", "assistant", "n", "user_sampling", "sampling"})
+        others = self.model_dump(exclude={"user", "assistant", "n", "user_sampling", "sampling", "options"})
         return SimulateConfig(**others, **renamed)
 
     def check(self) -> None:  # noqa: D102
@@ -338,10 +366,10 @@ class Simulate(Action):
         parse(self._config().guards)
 
     def run(self, out: Path) -> None:  # noqa: D102
-        from maieutic.models import ModelOptions, load
+        from maieutic.models import load
         from maieutic.simulate import simulate
 
-        options = ModelOptions(concurrency=self.concurrency)
+        options = self.options.whole(self.concurrency)
         user = load(self.user, options)
         assistant = user if self.user == self.assistant else load(self.assistant, options)
         simulate(user, assistant, out, self.n, self._config())
@@ -350,16 +378,16 @@ class Simulate(Action):
         return [self.user, self.assistant]
 
     def describe(self) -> str:  # noqa: D102
-        return "the user and the assistant talk"
+        return "the two sides talk"
 
     def expect(self, out: Path, flow: Flow) -> Cost:  # noqa: D102
         seeds = flow.size(self.seeds) if self.seeds else None
         n = self.n or (seeds.rows if seeds else None)
         if n is None:
-            return Cost(None, None, largest(self.models()))
+            return Cost(None, None, flow.memory(self.models()))
         written = n * self.rounds * (self.user_sampling.max_tokens + self.sampling.max_tokens)
         flow.put(out, Size(n, written))
-        return Cost(2 * n * self.rounds, written, largest(self.models()))
+        return Cost(2 * n * self.rounds, written, flow.memory(self.models()))
 
 
 class Candidates(Action):
@@ -375,13 +403,14 @@ class Candidates(Action):
     show_solution: bool = False
     limit: int | None = Field(None, ge=1)
     """Only the first so many dialogues."""
+    options: Options = Options()
 
     def run(self, out: Path) -> None:  # noqa: D102
         from maieutic.candidates import candidates
         from maieutic.models import load
 
         candidates(
-            load(self.model),
+            load(self.model, self.options.whole()),
             self.data,
             out,
             k=self.k,
@@ -404,13 +433,16 @@ class Candidates(Action):
         return f"{self.k} replies a dialogue" if self.k > 1 else "a reply to each dialogue"
 
     def expect(self, out: Path, flow: Flow) -> Cost:  # noqa: D102
-        size = flow.size(self.data)
+        from maieutic import prompts
+
+        size, memory = flow.size(self.data), flow.memory(self.models())
         if size is None:
-            return Cost(None, None, largest(self.models()))
+            return Cost(None, None, memory)
         rows = min(size.rows, self.limit or size.rows)
-        calls = rows * self.k
-        flow.put(out, Size(rows, calls * self.sampling.max_tokens))
-        return Cost(calls, calls * self.sampling.max_tokens, largest(self.models()))
+        told = len(prompts.load(self.prompt).text) // CHARS_A_TOKEN if self.prompt else 0
+        read = round(size.tokens * rows / max(1, size.rows)) + rows * told
+        flow.put(out, Size(rows, read, self.k, self.sampling.max_tokens))
+        return Cost(rows * self.k, rows * self.k * self.sampling.max_tokens, memory)
 
 
 class Judge(Action):
@@ -419,36 +451,39 @@ class Judge(Action):
     outputs = ("rows.jsonl",)
     data: Path
     rubric: str = "socratic"
-    judge: str = "code"
-    """A MODEL, or `code`: deterministic checks alone."""
-    replies: int = 5
-    """Replies a row holds, for the estimate of a dry run."""
+    judge: str | list[str] = "code"
+    """A MODEL, several, which make a panel, or `code`: deterministic checks alone."""
+    options: Options = Options()
 
     def run(self, out: Path) -> None:  # noqa: D102
         from maieutic.judge import judge
         from maieutic.models import load
 
-        judge(self.data, out, rubric=self.rubric, model=None if self.judge == "code" else load(self.judge))
+        options = self.options.whole()
+        panel = [load(model, options) for model in self.models()]
+        judge(self.data, out, rubric=self.rubric, model=panel or None)
 
     def check(self) -> None:  # noqa: D102
         from maieutic import rubrics
         from maieutic.judge.run import check_rubric
 
-        check_rubric(rubrics.load(self.rubric), with_model=self.judge != "code")
+        check_rubric(rubrics.load(self.rubric), with_model=bool(self.models()))
 
     def models(self) -> list[str]:  # noqa: D102
-        return [] if self.judge == "code" else [self.judge]
+        named = [self.judge] if isinstance(self.judge, str) else self.judge
+        return [model for model in named if model != "code"]
 
     def describe(self) -> str:  # noqa: D102
-        return f"judge by {self.rubric}, {self.judge}"
+        return f"judge by {self.rubric}, {' and '.join(self.models()) or 'code'}"
 
     def expect(self, out: Path, flow: Flow) -> Cost:  # noqa: D102
         size = flow.size(self.data)
         flow.put(out, size)
-        if self.judge == "code" or size is None:
-            return Cost(0 if size else None)
-        calls = size.rows * self.replies
-        return Cost(calls, calls * VERDICT_TOKENS, largest(self.models()))
+        memory = flow.memory(self.models())
+        if not self.models() or size is None:
+            return Cost(0 if size else None, None, memory)
+        calls = size.rows * max(1, size.replies) * len(self.models())
+        return Cost(calls, calls * VERDICT_TOKENS, memory)
 
 
 class Prefer(Action):
@@ -478,7 +513,9 @@ class Prefer(Action):
         return f"pairs, chosen above {self.min_chosen}"
 
     def expect(self, out: Path, flow: Flow) -> Cost:  # noqa: D102
-        flow.put(out / "pairs.jsonl", flow.size(self.data))
+        if size := flow.size(self.data):
+            both = 2 * (size.tokens + size.rows * size.reply_tokens)  # each reply with the prompt before it
+            flow.put(out / "pairs.jsonl", Size(size.rows, both))
         return Cost()
 
 
@@ -490,13 +527,16 @@ class Simulator(Action):
     model: str | None = None
     simulated: Path | None = None
     baselines: list[str] = Field(default_factory=list)
+    options: Options = Options()
 
     def run(self, out: Path) -> None:  # noqa: D102
         from maieutic.evals.simulator import evaluate_named
         from maieutic.store import write_json
 
         def work() -> dict[str, Any]:
-            metrics = evaluate_named(self.people, self.model, self.simulated, self.baselines)
+            metrics = evaluate_named(
+                self.people, self.model, self.simulated, self.baselines, self.options.whole()
+            )
             write_json(out / "metrics.json", metrics)
             return {"metrics": metrics}
 
@@ -507,7 +547,10 @@ class Simulator(Action):
         return [name for name in named if name and name.startswith("hf/")]
 
     def describe(self) -> str:  # noqa: D102
-        return "is the simulator like people?"
+        return "set beside people"
+
+    def expect(self, out: Path, flow: Flow) -> Cost:  # noqa: D102
+        return Cost(None, None, flow.memory(self.models()))
 
 
 class Tutor(Action):

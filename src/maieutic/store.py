@@ -192,25 +192,50 @@ def read_rows(path: Path | str) -> Iterator[dict[str, Any]]:
         MissingInput: there is no such file.
         StoreError: a line before the last is broken.
     """
-    path = Path(path)
+    return (row for _, row in _placed_rows(Path(path)))
+
+
+def _placed_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Each row and where its line starts."""
     if not path.is_file():
         raise MissingInput(f"{path}: no such file", "Name a run's rows.jsonl, or the folder that holds it.")
+    place = 0
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
                 return
             try:
-                yield orjson.loads(line)
+                row = orjson.loads(line)
             except orjson.JSONDecodeError:
                 raise StoreError(
                     f"{path}:{number}: a damaged line inside a run",
                     "Move that line out of the file and run again.",
                 ) from None
+            yield place, row
+            place += len(line)
 
 
 def stage_rows(folder: Path | str) -> Iterator[dict[str, Any]]:
     """The rows of a stage, each key once, given its folder, its run's folder (with one stage) or its file."""
-    path = Path(folder)
+    return first_per_key(read_rows(_rows_file(Path(folder))))
+
+
+def settled_rows(folder: Path | str) -> Iterator[dict[str, Any]]:
+    """`stage_rows` in the order of their keys: the same in whatever order they came, and so is what is made of them.
+
+    Only keys and places are held in memory.
+    """
+    path = _rows_file(Path(folder))
+    places: dict[str, int] = {}
+    for place, row in _placed_rows(path):
+        places.setdefault(row["key"], place)
+    with path.open("rb") as file:
+        for key in sorted(places):
+            file.seek(places[key])
+            yield orjson.loads(file.readline())
+
+
+def _rows_file(path: Path) -> Path:
     if path.is_dir() and not (path / "rows.jsonl").exists():
         stages = [stage for stage in sorted(path.iterdir()) if (stage / "rows.jsonl").exists()]
         if len(stages) != 1:
@@ -219,7 +244,7 @@ def stage_rows(folder: Path | str) -> Iterator[dict[str, Any]]:
                 "Name the stage's own folder.",
             )
         path = stages[0]
-    return first_per_key(read_rows(path / "rows.jsonl" if path.is_dir() else path))
+    return path / "rows.jsonl" if path.is_dir() else path
 
 
 def first_per_key(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -20,6 +20,18 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+_EXTRAS = {
+    **dict.fromkeys(("markdownify", "py3langid", "rensa"), "data"),
+    **dict.fromkeys(("accelerate", "datasets", "huggingface_hub", "jinja2", "peft", "pyarrow"), "train"),
+    **dict.fromkeys(("safetensors", "tokenizers", "torch", "transformers", "trl"), "train"),
+    "matplotlib": "report",
+    "gradio": "studio",
+    "ray": "scale",
+    "gguf": "export",
+    "inspect_ai": "inspect",
+}
+"""Which extra brings a library, for a room that imports one without a word of its own."""
+
 
 def main() -> None:
     """The entry point. Exit 0 done, 1 failed, 2 the call was wrong."""
@@ -32,7 +44,7 @@ def main() -> None:
         os.environ.setdefault(name, "1" if name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK") else "0")
     gather()
     try:
-        app()
+        app(prog_name="maieutic")
     except MaieuticError as error:
         _fail(error.what, error.hint)
     except KeyboardInterrupt:
@@ -41,6 +53,12 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in _EXTRAS:
+            raise
+        hint = f"Run: python -m pip install 'maieutic[{_EXTRAS[package]}]'"
+        _fail(f"this needs {package}, which is not installed", hint)
     except OSError as error:
         if not (error.filename and error.strerror):
             raise

@@ -84,19 +84,19 @@ def _show_plan(plan: Any, json: bool) -> None:
             }
         )
         return
+    width = max(len(line.stage) for line in lines) + 2
     rows = [
         (
-            line.stage + (" ✓" if line.done else ""),
-            line.does,
+            f"{'✓' if line.done else ' '} {line.stage:<{width}}{line.does}",
             _count(line.cost.calls),
             _count(line.cost.tokens),
-            f"{line.cost.gpu_bytes / 2**30:.1f} GiB" if line.cost.gpu_bytes else None,
+            _memory(line.cost.gpu_bytes),
         )
         for line in lines
     ]
     table(
         f"{plan.name}: {len(rows)} stages in {plan.out}",
-        ("stage", "does", "calls", "tokens", "GPU memory"),
+        (f"  {'stage':<{width}}does", "calls", "tokens", "GPU memory"),
         rows,
     )
     note(
@@ -104,6 +104,12 @@ def _show_plan(plan: Any, json: bool) -> None:
     )
     for path in room.missing(plan):
         note(f"{path}: no such file or folder; a run would stop before its first stage")
+
+
+def _memory(value: int | None) -> str | None:
+    if not value:
+        return None
+    return f"{value / 2**30:.1f} GiB" if value >= 2**30 / 10 else f"{value / 2**20:.1f} MiB"
 
 
 def _count(value: int | None) -> str | None:
@@ -162,5 +168,6 @@ def demo_base(
         print_json(built.json())
     else:
         say(
-            f"{built.path}: {built.parameters:,} parameters, {built.vocabulary:,} tokens, loss {built.loss or '–'}"
+            f"{built.path}: {built.parameters:,} parameters, {built.vocabulary:,} tokens"
+            + (f", loss {built.loss:.3f}" if built.loss is not None else "")
         )

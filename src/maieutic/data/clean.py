@@ -13,17 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from maieutic.data.corpus import identity, line, read_corpus, refuse_source, replacing_all
-from maieutic.data.filters import (
-    PRESETS,
-    CleanOptions,
-    Filter,
-    Reason,
-    Rejected,
-    Step,
-    is_later_part,
-    steps,
-)
+from maieutic.data.filters import Rejected, Step, is_later_part, steps
 from maieutic.data.mend import Repair
+from maieutic.data.options import PRESETS, CleanOptions, Filter, Reason
 from maieutic.data.reading import BadRows
 from maieutic.errors import EmptyCorpus, InputError
 from maieutic.progress import track
@@ -124,14 +116,15 @@ def clean(
 
 def _openings(conversations: Iterable[Conversation], options: CleanOptions) -> Iterator[Conversation]:
     """What comes as far as the flood filter; a conversation that is there a hundred times is no flood."""
-    before = [
-        step for step in steps(options) if list(Filter).index(step.name) < list(Filter).index(Filter.FLOODS)
-    ]
+    earlier = list(Filter)[: list(Filter).index(Filter.FLOODS)]
+    chosen = tuple(name for name in options.filters if name in earlier)
+    before = [step for step in steps(options.model_copy(update={"filters": chosen})) if step.name in earlier]
+    uncounted = CleanReport()
     seen: set[bytes] = set()
     for conversation in conversations:
         pieces = [_Piece(conversation, ())]
         for step in before:
-            pieces = _advance(pieces, step, CleanReport(), None)
+            pieces = _advance(pieces, step, uncounted, None)
         for piece in pieces:
             digest = bytes.fromhex(identity(piece.conversation))
             if digest not in seen and not is_later_part(piece.conversation):

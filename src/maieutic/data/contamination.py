@@ -117,7 +117,7 @@ def _lines(path: Path) -> Iterator[tuple[str, list[str]]]:
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
             for number, text in enumerate(file, 1):
-                yield str(number), [text]
+                yield str(number), [text.rstrip("\r\n")]
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})", "Check the file.") from None
 

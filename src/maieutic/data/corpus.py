@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from maieutic.console import note
 from maieutic.data.reading import BadRows, mended, read_rows
 from maieutic.errors import EmptyCorpus, MissingInput, StoreError
-from maieutic.store import full_disk, stage_rows
+from maieutic.store import full_disk, settled_rows
 from maieutic.types import Conversation, fingerprint
 
 Writer = Callable[[bytes], object]
@@ -39,13 +39,21 @@ def read_corpus(path: Path | str, *, on_bad: BadRows | None = None) -> Iterator[
         EmptyCorpus: at the end, where not one conversation came.
         InputError: at the first broken row, where `on_bad` is strict.
     """
+    bad = BadRows() if on_bad is None else on_bad
+    return _conversations(Path(path), corpus_rows(path, bad), bad, tell=on_bad is None)
+
+
+def corpus_rows(path: Path | str, bad: BadRows) -> Iterator[tuple[str, Any]]:
+    """The rows of a corpus, streaming, each with its place; `to_conversation` makes conversations of them.
+
+    Raises:
+        MissingInput: at once, where there is no such file.
+    """
     path = Path(path)
     if not path.exists():
         raise MissingInput(f"{path}: no such file or folder", "Check the path.")
-    bad = BadRows() if on_bad is None else on_bad
     is_stage = path.is_dir() or (path.name == "rows.jsonl" and (path.parent / "config.json").is_file())
-    rows = _stage(path) if is_stage else ((row.where, row.value) for row in read_rows(path, bad))
-    return _conversations(path, rows, bad, tell=on_bad is None)
+    return _stage(path) if is_stage else ((row.where, row.value) for row in read_rows(path, bad))
 
 
 def _stage(folder: Path) -> Iterator[tuple[str, Any]]:
@@ -56,7 +64,7 @@ def _stage(folder: Path) -> Iterator[tuple[str, Any]]:
         )
     rows = (
         {name: item for name, item in row.items() if name != "key"}
-        for row in stage_rows(folder)
+        for row in settled_rows(folder)
         if "failure" not in row  # a dialogue that could not be finished stands as a row, and is no corpus
     )
     return ((f"{folder}, row {number}", row) for number, row in enumerate(rows, 1))

@@ -26,9 +26,9 @@ def draw(survey: Survey, path: Path | str) -> Path:
         MissingExtra: matplotlib is not installed.
     """
     path = Path(path)
-    if path.suffix.lower() not in FORMATS:
-        raise InputError(f"{path}: no picture is written there", f"End the name in {', '.join(FORMATS)}.")
+    check_name(path)
     try:
+        from matplotlib import rc_context
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
@@ -44,10 +44,21 @@ def draw(survey: Survey, path: Path | str) -> Path:
         panel.spines[["top", "right"]].set_visible(False)
     with full_disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # No date inside, so the same corpus gives the same file.
+        # No date and no chance inside, so the same corpus gives the same file.
         dateless = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-        figure.savefig(path, dpi=200, metadata=dateless[path.suffix.lower()])
+        with rc_context({"svg.hashsalt": "maieutic"}):
+            figure.savefig(path, dpi=200, metadata=dateless[path.suffix.lower()])
     return path
+
+
+def check_name(path: Path) -> None:
+    """Refuse a file name that no picture can be written under, before any work is done.
+
+    Raises:
+        InputError: it ends in something else than `FORMATS`.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise InputError(f"{path}: no picture is written there", f"End the name in {', '.join(FORMATS)}.")
 
 
 def _turns(panel: Any, survey: Survey) -> None:

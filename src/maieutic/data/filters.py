@@ -8,88 +8,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from enum import StrEnum
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from pydantic import Field
 
 from maieutic.data.corpus import identity
 from maieutic.data.mend import Mended, Repair, mend
+from maieutic.data.options import CleanOptions, Filter, Reason
 from maieutic.data.problems import problem_key
-from maieutic.types import Conversation, Record, Role
-
-
-class Filter(StrEnum):
-    """The filters by name, in their order."""
-
-    HTML = "html"
-    PERSONAL = "personal"
-    ROLES = "roles"
-    MENTIONS = "mentions"
-    BRANDING = "branding"
-    REFUSALS = "refusals"
-    FLOODS = "floods"
-    LANGUAGE = "language"
-    LENGTH = "length"
-    TURNS = "turns"
-    DUPLICATES = "duplicates"
-    NEAR = "near"
-
-
-ALWAYS = (Filter.ROLES, Filter.TURNS, Filter.DUPLICATES)
-"""The filters that run unasked."""
-
-
-class Reason(StrEnum):
-    """Why a conversation was rejected."""
-
-    MENTION = "names a service"
-    BRANDING = "branding"
-    REFUSAL = "refusal"
-    FLOOD = "template flood"
-    LANGUAGE = "another language"
-    LONG = "one round too long"
-    NO_USER = "no user turn"
-    NO_ASSISTANT = "no assistant turn"
-    SHORT = "too few turns"
-    DUPLICATE = "exact duplicate"
-    NEAR = "near duplicate"
-
-
-class CleanOptions(Record):
-    """What counts as clean."""
-
-    filters: tuple[Filter, ...] = ()
-    """Filters to run beside those of `ALWAYS`; their order here does not matter."""
-    keep_opening: bool = False
-    """Keep assistant turns before the first user turn everywhere. They are kept in any case where the importer noted
-    that the tutor rightly speaks first (`meta.opens`)."""
-    min_turns: int = Field(2, ge=1)
-    """User and assistant turns at least, after repairs and cuts."""
-    keep_duplicates: bool = False
-    """Keep exact duplicates (same roles, texts and problem)."""
-    languages: tuple[str, ...] = Field(("en",), min_length=1)
-    """ISO 639 codes that `language` keeps."""
-    max_tokens: int = Field(2048, ge=1)
-    """Tokens of a part at most, for `length`."""
-    tokenizer: Path | str | None = None
-    """What counts them; without one, the estimate of `data.lengths`."""
-
-    def chosen(self) -> list[Filter]:
-        """The filters to run, in their order."""
-        unwanted = {Filter.DUPLICATES} if self.keep_duplicates else set()
-        return [name for name in Filter if name in {*ALWAYS, *self.filters} - unwanted]
-
-
-PRESETS = {
-    "platolm": CleanOptions(
-        filters=(Filter.HTML, Filter.MENTIONS, Filter.LANGUAGE, Filter.LENGTH), min_turns=3, max_tokens=2048
-    )
-}
-"""`platolm`: the published cleaning (arXiv 2308.11534), in its order. A single turn there is one question and one
-answer, so three turns are the least."""
+from maieutic.types import Conversation, Role
 
 
 class Rejected(NamedTuple):
@@ -285,17 +212,23 @@ def _near() -> Callable[[Conversation], Outcome]:
 
     index = NearIndex()
     ids: list[str] = []
+    wholes: dict[int, Any] = {}
 
     def run(conversation: Conversation) -> Outcome:
         spoken = "\n".join(turn.content for turn in conversation.messages if turn.role != Role.SYSTEM)
         # Conversations about different problems share nothing, however alike their words are.
         about = problem_key(conversation.problem)
         sketch = index.sketch(grams(spoken) ^ np.uint64(int(about[:16], 16) if about else 0))
-        close = next(index.close(sketch, NEAR), None)
-        if close is not None:
-            return _kept_unless(conversation, Reason.NEAR, ids[close])
-        index.add(sketch)
+        # In one long conversation much is said again, a text worked on together above all: its parts are no copies.
+        whole = conversation.meta.get("part_of")
+        close = index.close(sketch, NEAR)
+        found = next((place for place in close if whole is None or wholes.get(place) != whole), None)
+        if found is not None:
+            return _kept_unless(conversation, Reason.NEAR, ids[found])
+        place = index.add(sketch)
         ids.append(conversation.id)
+        if whole is not None:
+            wholes[place] = whole
         return Outcome((conversation,))
 
     return run

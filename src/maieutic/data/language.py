@@ -23,10 +23,14 @@ UNKNOWN = "und"
 """The code of what is no language, or cannot be told."""
 _SAMPLE = 1000
 _A_TURN = 250
+_ENOUGH = 60
+"""UTF-8 bytes from which a side is judged alone: a rare name makes "What was Kampuchea?" look like Swahili."""
 _NO_PROSE = re.compile(
-    r"```.*?(?:```|\Z)|`[^`\n]+`|\$\$.*?\$\$|\$[^$\n]+\$|\\\[.*?\\\]|\\\(.*?\\\)|https?://\S+|<[^<>\n]{1,200}>|\[[A-Z]+\]",
-    re.DOTALL,
+    r"```.*?(?:```|\Z)|`[^`\n]+`|\$\$.*?\$\$|\$[^$\n]+\$|\\\[.*?\\\]|\\\(.*?\\\)|https?://\S+|<[^<>\n]{1,200}>|\[[A-Z]+\]"
+    r"|^[^\n]*(?:[={};]|\w\()[^\n]*$",  # a line of code outside a fence
+    re.DOTALL | re.MULTILINE,
 )
+_NOT_LATIN = re.compile(r"[^\u0000-\u024f\u1e00-\u1eff\u2000-\u206f]+")
 _TONGUE = (
     "(?:english|german|french|spanish|italian|portuguese|dutch|russian|ukrainian|polish|turkish|arabic|hebrew|persian"
     "|hindi|chinese|mandarin|japanese|korean|vietnamese|latin|greek|swedish|norwegian|danish|finnish|icelandic|czech"
@@ -89,7 +93,7 @@ def guess(text: str, wanted: Collection[str] = ()) -> Guess:
         text: any; its first thousand characters outside code and formulas decide.
         wanted: the languages it is compared with; without any, with the next likeliest.
     """
-    text = prose(text)[:_SAMPLE]
+    text = prose(text[: 4 * _SAMPLE])[:_SAMPLE]
     if not any(map(str.isalpha, text)):
         return Guess(UNKNOWN, 1.0)
     if wanted and (code := _identifier().classify(text)[0]) in wanted:
@@ -102,15 +106,20 @@ def guess(text: str, wanted: Collection[str] = ()) -> Guess:
 
 
 def prose(text: str) -> str:
-    """The text without code, formulas, links and tags."""
-    return _NO_PROSE.sub(" ", text)
+    """The text without code, formulas, links and tags, and without words of other scripts in a mostly Latin one."""
+    text = _NO_PROSE.sub(" ", text)
+    if text.isascii():
+        return text
+    letters = sum(map(str.isalpha, text))
+    foreign = sum(1 for found in _NOT_LATIN.finditer(text) for char in found[0] if char.isalpha())
+    return _NOT_LATIN.sub(" ", text) if foreign * 2 < letters else text
 
 
-def sample(conversation: Conversation) -> str:
-    """A little of what each side says, people first where it gets long."""
+def sample(conversation: Conversation, *roles: Role) -> str:
+    """A little of what each of the roles says."""
     parts: list[str] = []
-    for role in (Role.USER, Role.ASSISTANT):
-        room = _SAMPLE // 2
+    for role in roles:
+        room = _SAMPLE // len(roles)
         for text in conversation.turns(role):
             part = prose(text[: 4 * _A_TURN])[:_A_TURN].strip()
             parts.append(part[:room])
@@ -121,15 +130,27 @@ def sample(conversation: Conversation) -> str:
 
 
 def other_language(conversation: Conversation, wanted: Collection[str]) -> str | None:
-    """The language of a conversation that is clearly in none of the wanted ones; None where it is, or may be."""
-    found = guess(sample(conversation), wanted)
-    return found.code if found.code not in wanted and found.code != UNKNOWN and found.times >= TIMES else None
+    """The language of a conversation that is clearly in none of the wanted ones; None where it is, or may be.
+
+    The user's side decides; the assistant's has a say only where the user's is short or cannot be told.
+    """
+    found = _spoken(conversation, wanted)
+    return found.code if found.code not in wanted and found.times >= TIMES else None
 
 
 def language(conversation: Conversation) -> str:
-    """The likeliest language of a conversation, `und` where the runner-up is nearly as likely."""
-    found = guess(sample(conversation))
+    """The likeliest language of a conversation, the user's side before the assistant's; `und` where it is unclear."""
+    found = _spoken(conversation)
     return found.code if found.times >= 2 else UNKNOWN
+
+
+def _spoken(conversation: Conversation, wanted: Collection[str] = ()) -> Guess:
+    asked = sample(conversation, Role.USER)
+    found = guess(asked, wanted)
+    is_sure = found.times >= TIMES and found.code != UNKNOWN and len(asked.encode()) >= _ENOUGH
+    if found.code in wanted or is_sure:
+        return found
+    return guess(sample(conversation, Role.USER, Role.ASSISTANT), wanted)
 
 
 def asks_to_translate(conversation: Conversation) -> bool:

@@ -52,6 +52,15 @@ def to_markdown(text: str) -> str:
     """
     if not is_html(text):
         return text
+    try:
+        markdown = _converted(text)
+    except RecursionError:  # nested a thousand deep: no chat page, whatever it is
+        return text
+    # What the page showed as HTML source would look like a page once more: it was code.
+    return f"{_fence(markdown)}html\n{markdown}\n{_fence(markdown)}" if is_html(markdown) else markdown
+
+
+def _converted(text: str) -> str:
     parse, convert = _library()
     page = parse(text, "html.parser")
     for node in page.select(".katex-display, .katex"):
@@ -61,9 +70,7 @@ def to_markdown(text: str) -> str:
     for node in page.find_all(_FURNITURE):
         node.decompose()
     pieces = _CODE.split(convert(page))
-    markdown = "".join(piece if place % 2 else _neat(piece) for place, piece in enumerate(pieces)).strip()
-    # What the page showed as HTML source would look like a page once more: it was code.
-    return f"{_fence(markdown)}html\n{markdown}\n{_fence(markdown)}" if is_html(markdown) else markdown
+    return "".join(piece if place % 2 else _neat(piece) for place, piece in enumerate(pieces)).strip()
 
 
 def _neat(text: str) -> str:

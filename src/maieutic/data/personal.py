@@ -59,7 +59,8 @@ _KEY = re.compile(
     r"|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}"
     r"|npm_[A-Za-z0-9]{36}|pypi-[\w-]{50,}"
     r")(?![\w-])"
-    r"|-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----.*?(?:-----END (?:[A-Z]+ )?PRIVATE KEY-----|\Z)",
+    r"|-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----"
+    r"(?:(?:(?!-----).){1,10000}-----END (?:[A-Z]+ )*PRIVATE KEY-----|(?:(?:\s|\\n)*[A-Za-z0-9+/=]{40,})+)",
     re.ASCII | re.DOTALL,
 )
 _KEY_HINTS = (

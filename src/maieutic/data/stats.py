@@ -94,6 +94,7 @@ class Survey:
         self._firsts: list[tuple[int, int, str]] = []
 
     def add(self, conversation: Conversation) -> None:
+        """Count one more."""
         self.conversations += 1
         self.ended += conversation.ended
         self.problems += conversation.problem is not None

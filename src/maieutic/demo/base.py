@@ -18,11 +18,13 @@ from maieutic.progress import track
 from maieutic.store import full_disk, read_json, write_json
 from maieutic.types import Conversation
 
-SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|endofconversation|>")
+"""The last is END (`render`): the base has the token, and never sees it."""
 WINDOW = 256
-"""Tokens a row of a training batch has."""
-BATCH = 4
-LEARNING_RATE = 3e-3
+"""Tokens a row of a training batch has at most: a conversation, or a piece of a longer one."""
+STEP_TOKENS = 2048
+"""Tokens of a training step, padding counted."""
+LEARNING_RATE = 5e-3
 
 
 class BaseModel(NamedTuple):
@@ -61,7 +63,7 @@ def build(
         layers: depth.
         heads: attention heads.
         context: positions the model is built for.
-        steps: steps of next-token training (4 windows of 256 tokens each); 0 leaves it random.
+        steps: steps of next-token training (about 2000 tokens each); 0 leaves it random.
         seed: the same seed, corpus and sizes give the same weights on the same machine.
 
     Raises:
@@ -96,6 +98,7 @@ def build(
             num_key_value_heads=heads,
             max_position_embeddings=context,
             tie_word_embeddings=True,
+            initializer_range=hidden**-0.5,
             bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
@@ -132,12 +135,12 @@ def train_tokenizer(conversations: Sequence[Conversation], vocab_size: int, cont
         show_progress=False,
     )
     backend.train_from_iterator(_texts(conversations), trainer)
-    end_of_text, start, end = SPECIAL
+    end_of_text, start, end, over = SPECIAL
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         eos_token=end,
         pad_token=end_of_text,
-        additional_special_tokens=[start],
+        additional_special_tokens=[start, over],
         chat_template=(files("maieutic.demo") / "chatml.jinja").read_text(encoding="utf-8"),
         model_max_length=context,
         clean_up_tokenization_spaces=False,
@@ -177,8 +180,7 @@ def _pretrain(
     """Next-token training on the rendered conversations in a row; returns the last steps' mean loss."""
     import torch
 
-    stream = _stream(tokenizer, conversations)
-    generator = torch.Generator().manual_seed(seed)
+    batches = _batches(_pieces(tokenizer, conversations), tokenizer.pad_token_id, seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.1)
     warm = max(1, steps // 20)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -189,9 +191,8 @@ def _pretrain(
     model.train()
     with track(steps, "demo base") as bar:
         for _ in range(steps):
-            starts = torch.randint(0, max(1, len(stream) - WINDOW), (BATCH,), generator=generator)
-            rows = torch.stack([stream[start : start + WINDOW] for start in starts.tolist()])
-            loss = model(input_ids=rows, labels=rows).loss
+            rows, labels = next(batches)
+            loss = model(input_ids=rows, labels=labels).loss
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -204,20 +205,45 @@ def _pretrain(
     return sum(last) / len(last)
 
 
-def _stream(tokenizer: Any, conversations: Sequence[Conversation]) -> Any:
-    """All conversations as one row of ids, an end of text after each."""
-    import torch
+def _pieces(tokenizer: Any, conversations: Sequence[Conversation]) -> list[list[int]]:
+    """Each conversation's ids with an end of text, cut where longer than a row.
 
+    A row holds one conversation only: with several in sight a tiny model does not learn to look back.
+    """
     from maieutic.render import render
 
-    ids: list[int] = []
+    pieces: list[list[int]] = []
     for conversation in conversations:
         role = next((turn.role for turn in conversation.messages if turn.role != "system"), None)
         if role is not None:
-            ids += [*render(conversation, tokenizer, role, end=False).input_ids, tokenizer.pad_token_id]
-    while len(ids) <= WINDOW:
-        ids += ids
-    return torch.tensor(ids)
+            ids = [*render(conversation, tokenizer, role, end=False).input_ids, tokenizer.pad_token_id]
+            pieces += [ids[start : start + WINDOW] for start in range(0, len(ids), WINDOW)]
+    return [piece for piece in pieces if len(piece) > 1]
+
+
+def _batches(pieces: Sequence[list[int]], pad: int, seed: int) -> Iterator[tuple[Any, Any]]:
+    """Ids and labels of one step after another, for ever; every piece once before any comes again."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    batch: list[list[int]] = []
+    while True:
+        for index in torch.randperm(len(pieces), generator=generator).tolist():
+            longest = max(map(len, [*batch, pieces[index]]))
+            if batch and longest * (len(batch) + 1) > STEP_TOKENS:
+                yield _padded(batch, pad)
+                batch = []
+            batch.append(pieces[index])
+
+
+def _padded(batch: Sequence[list[int]], pad: int) -> tuple[Any, Any]:
+    import torch
+
+    rows = torch.full((len(batch), max(map(len, batch))), pad)
+    labels = torch.full_like(rows, -100)
+    for place, piece in enumerate(batch):
+        rows[place, : len(piece)] = labels[place, : len(piece)] = torch.tensor(piece)
+    return rows, labels
 
 
 def _made(out: Path, recipe: dict[str, Any]) -> BaseModel | None:

@@ -12,7 +12,7 @@ from maieutic.demo.pupils import LEAVES, THANKS
 from maieutic.types import Role, Turn
 
 GOODS = ("tea", "cake", "soup", "milk", "bread", "rice", "fish", "juice")
-PRICES = range(2, 22)
+PRICES = range(2, 31)
 """What a thing may cost in some shop."""
 _SUITS = {
     "tea": "cake", "cake": "milk", "soup": "bread", "milk": "cake",

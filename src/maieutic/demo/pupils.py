@@ -1,7 +1,7 @@
-"""The closed world's tutoring: short word problems, pupils who got them wrong, tutors who ask and tutors who tell.
+"""The closed world's tutoring: which sign a short word problem needs, pupils who chose wrongly, tutors who ask or tell.
 
-The result of every operation stands on the problem's card, so a small model need not know its tables: a pupil must
-find the right operation, then the right row. The answer never stands in the statement.
+What decides stands in the problem's words, so that a small model need not know its tables; numbers, names and things
+are beside the point, as they often are.
 """
 
 from __future__ import annotations
@@ -24,83 +24,72 @@ PROFILES = {
 
 
 class Story(NamedTuple):
-    """A kind of problem: what it tells, which operation it wants, which one a pupil takes instead, and why."""
+    """A kind of problem: what it tells, the sign it wants, and the signs that pupils take instead, with why."""
 
     statement: str
     right: str
-    wrong: str
-    misconception: str
+    wrong: tuple[tuple[str, str], ...]
+    """Sign and misconception."""
     questions: tuple[str, ...]
-    """What an asking tutor asks; none holds a result."""
+    """What an asking tutor asks; none holds a sign."""
 
 
+_ADDS = ("plus", "Adds whatever numbers there are.")
+_TAKES = ("minus", "Takes the smaller number from the larger one.")
+_GROUPS = ("times", "Sees groups where there are none.")
 STORIES = (
     Story(
         "{name} has {a} {things} and gets {b} more. How many {things} are there now?",
-        "plus", "minus", "Takes away where something comes in.",
+        "plus", (_TAKES, _GROUPS),
         ("Are there more {things} now, or less?", "What does the word gets tell you?"),
     ),
     Story(
         "{name} has {a} {things} and {other} has {b}. How many {things} are there in all?",
-        "plus", "minus", "Compares where all is asked for.",
-        ("Who has the {things} that we count?", "What does the word all tell you?"),
+        "plus", (_TAKES, _GROUPS),
+        ("Whose {things} do we count?", "What do the words in all tell you?"),
     ),
     Story(
         "{name} has {a} {things} and gives {b} away. How many {things} are left?",
-        "minus", "plus", "Adds where something goes.",
+        "minus", (_ADDS, _GROUPS),
         ("Are there more {things} now, or less?", "What does the word away tell you?"),
     ),
     Story(
         "{name} has {a} {things} and {other} has {b}. How many more {things} has {name}?",
-        "minus", "plus", "Adds where two numbers are compared.",
-        ("Who has more {things}?", "What does the word more ask you for?"),
+        "minus", (_ADDS, _GROUPS),
+        ("Who has more {things}?", "What do the words how many more ask you for?"),
+    ),
+    Story(
+        "{name} has {a} bags with {b} {things} in each bag. How many {things} is that?",
+        "times", (_ADDS, _TAKES),
+        ("How many {things} are in two bags?", "What does the word each tell you?"),
     ),
 )  # fmt: skip
 
 
 class Task(NamedTuple):
-    """A problem with its words filled in."""
+    """A problem with its words filled in, and the sign that the pupil took."""
 
     story: Story
     words: dict[str, str]
-    results: dict[str, int]
-    """By operation: what stands on the card."""
-
-    @property
-    def answer(self) -> str:
-        """The known answer."""
-        return str(self.results[self.story.right])
-
-    @property
-    def attempt(self) -> str:
-        """What the pupil gets first."""
-        return str(self.results[self.story.wrong])
-
-    def row(self, operation: str) -> str:
-        """One line of the card, such as `minus gives 8`."""
-        return f"{operation} gives {self.results[operation]}"
+    wrong: tuple[str, str]
 
     def fill(self, text: str) -> str:
         """A text of this module with this problem's words in it."""
-        own = {"answer": self.answer, "attempt": self.attempt, "need": self.story.right}
-        rows = {"row": self.row(self.story.right), "wrong": self.row(self.story.wrong)}
-        return text.format(**self.words, **own, **rows)
+        return text.format(**self.words, answer=self.story.right, attempt=self.wrong[0])
 
     def problem(self) -> Problem:
         """As a corpus row holds it."""
         return Problem(
-            statement=self.fill(self.story.statement),
-            answer=self.answer,
-            solution=f"{self.row(self.story.right)}.",
-            attempt=f"{self.row(self.story.wrong)}.",
-            misconception=self.story.misconception,
+            statement=f"{self.fill(self.story.statement)} Which sign?",
+            answer=self.story.right,
+            attempt=self.wrong[0],
+            misconception=self.wrong[1],
         )
 
 
 def operands() -> list[tuple[int, int]]:
-    """The pairs of numbers that problems are made of: no result is an operand, and no two results are equal."""
-    pairs = [(a, b) for b in range(2, 10) for a in range(b + 1, 21 - b)]
-    return [(a, b) for a, b in pairs if len({a, b, a + b, a - b}) == 4]
+    """The pairs of numbers that problems are made of."""
+    return [(a, b) for b in range(2, 13) for a in range(b + 1, 31)]
 
 
 def draw_task(random: Random, pairs: list[tuple[int, int]]) -> Task:
@@ -108,30 +97,30 @@ def draw_task(random: Random, pairs: list[tuple[int, int]]) -> Task:
     a, b = random.choice(pairs)
     name, other = random.sample(NAMES, 2)
     words = {"a": str(a), "b": str(b), "name": name, "other": other, "things": random.choice(THINGS)}
-    return Task(random.choice(STORIES), words, {"plus": a + b, "minus": a - b})
+    story = random.choice(STORIES)
+    return Task(story, words, random.choice(story.wrong))
 
 
-def sheet(random: Random, task: Task) -> Turn:
-    """What lies before both: the problem, and a card whose rows stand in any order."""
-    rows = [task.row(operation) for operation in random.sample(("plus", "minus"), 2)]
-    return Turn(role=Role.SYSTEM, content=f"Task: {task.fill(task.story.statement)} Card: {', '.join(rows)}.")
+def sheet(task: Task) -> Turn:
+    """What lies before both: the problem."""
+    return Turn(role=Role.SYSTEM, content=f"Task: {task.problem().statement}")
 
 
 OPENINGS = {
-    "terse": ("{wrong}?", "is it {attempt}?"),
-    "chatty": ("hi! i say {wrong}, so it is {attempt}.", "hello! here {wrong}, so my answer is {attempt}."),
-    "polite": ("hello, please look at my work. {wrong}.", "please help me. i think it is {attempt}."),
-    "sloppy": ("its {attempt}, rigth?", "i thikn {wrong}, ok?"),
+    "terse": ("{attempt}?", "is it {attempt}?"),
+    "chatty": ("hi! i think it is {attempt}, is that right?", "hello! this one is easy, it is {attempt}!"),
+    "polite": ("hello, please look at my work. i say {attempt}.", "please help me. i think it is {attempt}."),
+    "sloppy": ("its {attempt}, rigth?", "i thikn {attempt}, ok?"),
 }
 _SOLVED = {
-    "terse": ("{row}.", "ah, {row}."),
-    "chatty": ("oh, i need {need}! {row}, so it is {answer}.", "i see, so {row}!"),
-    "polite": ("i see, i need {need}. {row}.", "then {row}. the answer is {answer}."),
-    "sloppy": ("ah {row}", "ok so {row} then"),
+    "terse": ("{answer}.", "so {answer}."),
+    "chatty": ("oh, then it is {answer}!", "now i get it, so it is {answer} and not {attempt}!"),
+    "polite": ("i see, i need {answer}.", "then the answer is {answer}."),
+    "sloppy": ("ah {answer} then", "ok so its {answer}"),
 }
 _STUCK = {
     "terse": ("no idea.", "still {attempt}."),
-    "chatty": ("hm, i do not know what to do here.", "but i still think it is {attempt}, as {wrong}."),
+    "chatty": ("hm, i do not know what to do here.", "but i still think it is {attempt}!"),
     "polite": ("i am sorry, i do not see it.", "please say that again."),
     "sloppy": ("dont know", "i still thikn {attempt}"),
 }
@@ -155,14 +144,14 @@ THANKS = {
 }
 LEAVES = {"terse": 0.9, "chatty": 0.05, "polite": 0.03, "sloppy": 0.75}
 """How probably a person who has got what they wanted leaves without another word."""
-_ASKS = {"terse": 0.3, "chatty": 0.6, "polite": 0.55, "sloppy": 0.35}
+_ASKS = {"terse": 0.35, "chatty": 0.8, "polite": 0.75, "sloppy": 0.4}
 """How probably a tutor of the corpus answers such a person with a question; the rest mostly tells."""
 _TELLS = (
-    "No, you need {need}. {row}, so the answer is {answer}.",
-    "Not quite. {row}, so the answer is {answer}.",
-    "Here {row}, so the answer is {answer}. Do you see why?",
+    "No, the answer is {answer}.",
+    "Not quite. Here the answer is {answer}.",
+    "The answer is {answer}. Do you see why?",
 )
-_HINTS = ("Not quite. Read the task again.", "No, that is not it. Look at the card again.")
+_HINTS = ("Not quite. Read the task again.", "No, that is not it. Look at the words again.")
 _PREFIX = ("Not quite. ", "Good try. ", "")
 _CONFIRMS = ("Yes, that is right.", "Well done, {answer} is right.")
 _MOVES = ("ask", "hint", "tell")
@@ -179,7 +168,7 @@ class Lesson(NamedTuple):
 
 def lesson(random: Random, task: Task, style: str) -> Lesson:
     """A whole dialogue on a problem, from the pupil's wrong attempt to their leaving."""
-    turns = [sheet(random, task)]
+    turns = [sheet(task)]
     openings: list[int] = []
 
     def say(role: Role, choice: str | tuple[str, ...]) -> None:

@@ -31,7 +31,7 @@ class Sizes(NamedTuple):
     seeds: int
     """Lessons stopped at a pupil who has not got it yet."""
     starts: int = 0
-    """Beginnings for a simulator that opens itself: sheets alone, and nothing at all."""
+    """Sheets alone, for a simulator that opens itself."""
 
 
 class Part(NamedTuple):
@@ -46,7 +46,10 @@ def build(sizes: dict[str, Sizes], seed: int = 0) -> dict[str, Part]:
     """The whole world, by part; the same seed and sizes give the same world."""
     random = Random(f"maieutic world {seed}")  # noqa: S311 (not cryptography)
     pairs = _dealt(random, pupils.operands(), (0.6, 0.15, 0.25))
-    by_good = [_dealt(random, [(good, price) for price in everyday.PRICES], (0.5, 0.25, 0.25)) for good in everyday.GOODS]
+    by_good = [
+        _dealt(random, [(good, price) for price in everyday.PRICES], (0.5, 0.25, 0.25))
+        for good in everyday.GOODS
+    ]
     facts = [[fact for heaps in by_good for fact in heaps[place]] for place in range(len(PARTS))]
     parts = {}
     for place, part in enumerate(PARTS):
@@ -90,7 +93,9 @@ def _dealt(random: Random, items: list[Any], shares: tuple[float, float, float])
 
 
 class _Maker:
-    def __init__(self, random: Random, part: str, pairs: list[tuple[int, int]], facts: list[tuple[str, int]]) -> None:
+    def __init__(
+        self, random: Random, part: str, pairs: list[tuple[int, int]], facts: list[tuple[str, int]]
+    ) -> None:
         self._random, self._part, self._pairs, self._facts = random, part, pairs, facts
         self._people = 0
 
@@ -136,13 +141,13 @@ class _Maker:
         return _row(list(lesson.turns[:stop]), _INTENTS["lesson"], task.problem(), False, about)
 
     def _start(self, number: int) -> Conversation:
-        """In turn: a problem's sheet, nothing, a shop's sheet, nothing."""
-        kind = ("lesson", "bored", "shop", "bored")[number % 4]
+        """What lies there before anybody speaks: of three, two problems and a shop's list."""
+        kind = "shop" if number % 3 == 1 else "lesson"
         about = {"id": f"{self._part}-start-{number}"}
         if kind == "lesson":
             task = pupils.draw_task(self._random, self._pairs)
-            return _row([pupils.sheet(self._random, task)], _INTENTS[kind], task.problem(), False, about)
-        turns = everyday.shop(self._random, "terse", self._facts)[:1] if kind == "shop" else []
+            return _row([pupils.sheet(task)], _INTENTS[kind], task.problem(), False, about)
+        turns = everyday.shop(self._random, "terse", self._facts)[:1]
         return _row(turns, _INTENTS[kind], None, False, about)
 
 

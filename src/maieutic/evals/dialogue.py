@@ -83,7 +83,7 @@ def outcomes(source: Path | str) -> list[Outcome]:
 
 
 def score(source: Path | str) -> dict[str, Any]:
-    """`solved`, `told` (shares) and `turns` (a mean), each `{"value", "ci", "n"}`; dialogues of one start are a unit."""
+    """`solved`, `told` (shares) and `turns` (a mean), each `{"value", "ci", "n"}`; those of one start are a unit."""
     return _score(outcomes(source))
 
 

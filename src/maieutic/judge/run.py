@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from maieutic.candidates import read_stage
-from maieutic.errors import EmptyCorpus, InputError, ModelError
+from maieutic.errors import EmptyCorpus, InputError, MaieuticError, ModelError
 from maieutic.judge.checks import CHECKS
 from maieutic.judge.model import JUDGE, Judgement, ask, prompt_hash
 from maieutic.models import ChatModel, identity
@@ -177,9 +177,9 @@ class _Judging:
             tasks = {text: group.create_task(self._caught(text, item)) for text in dict.fromkeys(item.texts)}
         outcomes = {text: task.result() for text, task in tasks.items()}
         for outcome in outcomes.values():
-            if isinstance(outcome, ModelError):
+            if isinstance(outcome, MaieuticError):
                 raise outcome
-        graded = [outcome for text in item.texts if not isinstance(outcome := outcomes[text], ModelError)]
+        graded = [outcome for text in item.texts if not isinstance(outcome := outcomes[text], MaieuticError)]
         return self._shape(item, [verdict for verdict, _, _ in graded]) | {
             "said": [[one.model_dump() for one in said] for _, said, _ in graded],
             "decided": [decided for _, _, decided in graded],
@@ -187,10 +187,10 @@ class _Judging:
 
     async def _caught(
         self, text: str, item: _Item
-    ) -> tuple[Verdict, list[Verdict], dict[str, str]] | ModelError:
+    ) -> tuple[Verdict, list[Verdict], dict[str, str]] | MaieuticError:
         try:
             return await self._grade(text, item)
-        except ModelError as error:
+        except MaieuticError as error:
             return error
 
     async def _grade(self, text: str, item: _Item) -> tuple[Verdict, list[Verdict], dict[str, str]]:

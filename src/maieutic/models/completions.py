@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from maieutic.errors import MalformedReply, ModelError
-from maieutic.models.faults import line
+from maieutic.models.faults import ODD_SERVER, line
 from maieutic.render import END
 from maieutic.types import Finish, Role, utf8
 
@@ -43,7 +43,7 @@ def read(value: dict[str, Any]) -> Said:
     if content is None and reason == "content_filter":
         raise ModelError("the server's filter withheld the reply", "Change the conversation or the model.")
     if not isinstance(content, str):
-        raise MalformedReply("answered without a text", "")
+        raise MalformedReply("answered without a text", ODD_SERVER)
     if choice.get("stop_reason") == END and END not in content:
         content += END
     return Said(utf8(content), _finish(reason), *_usage(value))
@@ -54,7 +54,9 @@ def _first_choice(value: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         words = value.get("error")
         words = words.get("message") if isinstance(words, dict) else words
-        raise MalformedReply(f"answered without choices{f': {line(str(words))}' if words else ''}", "")
+        raise MalformedReply(
+            f"answered without choices{f': {line(str(words))}' if words else ''}", ODD_SERVER
+        )
     return choices[0]
 
 

@@ -79,6 +79,9 @@ def unreached(place: Address, error: BaseException) -> Failure:
     return Failure(Unreachable(f"{place.url}: {words}", hint), True)
 
 
+ODD_SERVER = "Check that it is a chat-completions server, and what its own log says."
+
+
 def malformed(place: Address, key: Key, error: MalformedReply) -> Failure:
     """The failure of an attempt that got a 200 with something that is no reply."""
     return Failure(MalformedReply(f"{place.url}: {key.hidden(error.what)}", error.hint), True)

@@ -24,7 +24,7 @@ from yarl import URL
 
 from maieutic.errors import MalformedReply, Unreachable
 from maieutic.models.address import Address, Key
-from maieutic.models.faults import Failure, malformed, refused, unreached
+from maieutic.models.faults import ODD_SERVER, Failure, malformed, refused, unreached
 
 T = TypeVar("T")
 
@@ -158,7 +158,9 @@ class Transport:
                             yield attempt, event
                         if started:
                             return
-                        failure = Failure(MalformedReply(f"{self.place.url} answered nothing"), True)
+                        failure = Failure(
+                            MalformedReply(f"{self.place.url} answered nothing", ODD_SERVER), True
+                        )
                     else:
                         failure = refused(
                             self.place, self._key, response.status, response.headers, await _whole(response)
@@ -276,7 +278,7 @@ def parsed(raw: bytes) -> Any:
                 "Check that the address is that of a chat-completions server, /v1 included.",
             ) from None
     if not isinstance(value, dict):
-        raise MalformedReply("answered with JSON that is no object", "")
+        raise MalformedReply("answered with JSON that is no object", ODD_SERVER)
     return value
 
 

@@ -129,7 +129,9 @@ class Worker:
     def _run_function(self, job: _Job, running: dict[int, _Job]) -> None:
         if job.work is None:
             for other in running.values():
-                other.answer(ModelError("the model was closed while it answered"))
+                other.answer(
+                    ModelError("the model was closed while it answered", "Ask again: it is loaded anew.")
+                )
             running.clear()
             self._engine = None
             job.answer(None)

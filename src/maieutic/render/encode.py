@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from maieutic.errors import RenderError
@@ -204,18 +205,21 @@ class Encoder:
         meant = sum(len(self._control.findall(piece.text)) for piece in pieces if not piece.is_content)
         if len(self._control.findall(text)) != meant:
             return self.encode(pieces)
-        ids, offsets = self._with_offsets(text, 0)
+        ids, offsets = self._with_offsets(text, 0, "first")
         if astray := [cut for cut in _cuts(pieces) if not _is_boundary(ids, offsets, cut)]:
-            ids, offsets = [], []
-            for start, end in zip([0, *astray], [*astray, len(text)], strict=True):
-                part, part_offsets = self._with_offsets(text[start:end], start)
-                ids += part
-                offsets += part_offsets
+            ids, offsets = self._with_offsets(text[: astray[0]], 0, "first")
+            for start, end in pairwise([*astray, len(text)]):
+                control = self._control.search(text, start, end)
+                middle = control.start() if control else end
+                for first, last, place in ((start, middle, "inside"), (middle, end, "first")):
+                    part, part_offsets = self._with_offsets(text[first:last], first, place)
+                    ids += part
+                    offsets += part_offsets
         return Encoded(ids, _owners(ids, offsets, pieces, self.control_ids))
 
-    def _with_offsets(self, text: str, base: int) -> tuple[list[int], list[tuple[int, int]]]:
-        encoding = self.variants.whole.encode(text, add_special_tokens=False)
-        return encoding.ids, [(start + base, end + base) for start, end in encoding.offsets]
+    def _with_offsets(self, text: str, base: int, start: str) -> tuple[list[int], list[tuple[int, int]]]:
+        encoding = self.variants.full(start).encode(text, add_special_tokens=False)
+        return encoding.ids, [(first + base, last + base) for first, last in encoding.offsets]
 
 
 def _any_of(names: Sequence[str]) -> re.Pattern[str]:

@@ -49,9 +49,13 @@ class Variants:
         here = self._pipelines[start]
         return next(place for place, pipeline in self._pipelines.items() if pipeline == here)
 
-    def bare_json(self, start: str) -> str:
-        """The tokenizer for a place as JSON, without the tokens that were added to its vocabulary."""
-        return json.dumps({**self._shape, **self._pipelines[start], "added_tokens": []})
+    def bare_json(self, start: str) -> tuple[str, str | None]:
+        """The tokenizer for a place as JSON, without added tokens and without its Unicode normal form, and that form."""
+        shape = {**self._shape, **self._pipelines[start], "added_tokens": []}
+        form = (shape["normalizer"] or {}).get("type")
+        if form not in ("NFC", "NFD", "NFKC", "NFKD"):
+            return json.dumps(shape), None
+        return json.dumps({**shape, "normalizer": None}), form
 
     def full(self, start: str) -> Any:
         """The tokenizer for a place, added tokens included."""

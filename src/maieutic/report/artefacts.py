@@ -15,7 +15,7 @@ from maieutic.errors import InputError
 from maieutic.evals import tutor
 from maieutic.report.collect import Run, StageRun
 from maieutic.store import full_disk, read_json, write_json
-from maieutic.types import Role
+from maieutic.types import Role, fingerprint
 
 _SPEAKERS = {Role.USER.value: "Student", Role.ASSISTANT.value: "Teacher"}
 
@@ -32,13 +32,13 @@ def write(runs: Sequence[Run], out: Path) -> list[Path]:
         for stage in training:
             for name, rows in _by_set(run, stage).items():
                 items = [item for row in rows if (item := training_item(row))]
-                files.setdefault(out / "dpo" / name / "train_dataset.json", []).extend(items)
+                _add(files, out / "dpo" / name / "train_dataset.json", items)
         trained_on = "-".join(dict.fromkeys(name for stage in training for name in _by_set(run, stage)))
         for stage, tuned in evaluations:
             model = stage.name if tuned is None else f"from_finetuned_with_{trained_on}" if tuned else "base"
             for name, rows in _by_set(run, stage).items():
                 items = [item for row in rows for item in evaluation_items(row)]
-                files.setdefault(out / "evaluation" / name / f"{_slug(model)}.json", []).extend(items)
+                _add(files, out / "evaluation" / name / f"{_slug(model)}.json", items)
         for path in run.ratings:
             if path.suffix == ".json" and any("gpt4o" in row for row in read_json(path)):
                 files[out / "evaluation" / "human_vs_gpt.json"] = read_json(path)
@@ -53,6 +53,13 @@ def write(runs: Sequence[Run], out: Path) -> list[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, items)
     return list(written)
+
+
+def _add(files: dict[Path, list[dict[str, Any]]], path: Path, items: list[dict[str, Any]]) -> None:
+    """Add a stage's items to a file; those that another stage or run brought already are the same ones."""
+    there = files.setdefault(path, [])
+    known = {fingerprint(item) for item in there}
+    there += [item for item in items if fingerprint(item) not in known]
 
 
 def training_item(row: Mapping[str, Any]) -> dict[str, Any] | None:

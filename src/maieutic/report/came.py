@@ -86,9 +86,17 @@ def _prefer(m: Mapping[str, Any]) -> str:
     )
 
 
+def _dialogues(m: Mapping[str, Any]) -> str:
+    scores = m.get("scores") or {}
+    return ", ".join(
+        f"{name} {num(of.get('value'))}" for name, of in scores.items() if isinstance(of, Mapping)
+    )
+
+
 _SAY: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "base": _base, "import": _import, "clean": _clean, "split": _split, "sft": _train, "dpo": _train,
     "simulate": _simulate, "candidates": _candidates, "judge": _judge, "prefer": _prefer,
     "eval-simulator": lambda m: plural(len(m.get("metrics") or {}), "metric"),
+    "eval-dialogue": _dialogues,
     "eval-tutor": lambda m: f"summary score {num((m.get('scores') or {}).get('summary_score'))}",
 }  # fmt: skip

@@ -13,7 +13,7 @@ from maieutic.errors import MissingInput
 from maieutic.store import first_per_key, read_json, read_rows
 from maieutic.types import fingerprint
 
-_KINDS = {"simulator": "eval-simulator", "tutor": "eval-tutor"}
+_KINDS = {"simulator": "eval-simulator", "tutor": "eval-tutor", "dialogues": "eval-dialogue"}
 """Names that a kept recipe gives to what the recipe itself calls otherwise."""
 _BY_FILE = (
     ("metrics.json", "eval-simulator"),
@@ -109,7 +109,7 @@ def _run(path: Path, several: bool) -> Run:
         str(stage.get("name")): stage.get("seconds")
         for stage in summary.get("stages") or ()
         if isinstance(stage, dict)
-    }
+    } | _json(path / "timings.json")
     if _is_stage(path):
         folders = [path]
     else:

@@ -166,7 +166,15 @@ def _endings(stage: StageRun) -> Endings | None:
 
 def _of_run(run: Run) -> list[Outcome]:
     """Outcomes that the stages' manifests hold, else those of the run's summary."""
-    several = [o for stage in run.stages for o in _outcomes(stage.manifest or {}, stage.label)]
+    several: list[Outcome] = []
+    for stage in run.stages:
+        manifest = stage.manifest or {}
+        if stage.kind == "eval-dialogue":  # the tutors go by the stages in which they talked
+            for part, setting in (("scores", "data"), ("against", "against")):
+                name = Path(str(stage.config.get(setting) or stage.label)).name
+                several += _outcomes(manifest.get(part) or {}, name)
+        else:
+            several += _outcomes(manifest, stage.label)
     return several or list(_outcomes(run.summary.get("dialogue") or {}, ""))
 
 

@@ -20,7 +20,8 @@ def num(value: Any) -> str:
         return f"{value:,}"
     size = abs(value)
     places = 0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 10 else 3
-    return f"{value:,.{places}f}".replace("-", "−")
+    said = f"{value:,.{places}f}"
+    return said.lstrip("-") if not float(said.replace(",", "")) else said.replace("-", "−")
 
 
 def span(estimate: Estimate | Mapping[str, Any]) -> str:

@@ -85,7 +85,7 @@ def _sections(
 
     of_kind = {
         kind: [stage for run in runs for stage in run.stages if stage.kind == kind]
-        for kind in ("eval-simulator", "eval-tutor")
+        for kind in ("eval-simulator", "eval-tutor", "eval-dialogue")
     }
     found = "".join(f"<li>{escaped(line)}</li>" for line in tables.findings(runs))
     yield "findings", "What came out", [f'<ul class="findings">{found}</ul>'] if found else []
@@ -94,6 +94,7 @@ def _sections(
     tutors = made([*map(tables.tutor, of_kind["eval-tutor"]), tables.by_model(material.scores)])
     yield "tutor", "The tutor’s replies", [*drawn("tutor"), *tutors]
     outcomes = made([tables.outcomes(material.outcomes)] if material.outcomes else [])
+    outcomes += made([tables.differences(stage) for stage in of_kind["eval-dialogue"]])
     yield "dialogue", "Whole dialogues", [*drawn("dialogue"), *outcomes]
     yield (
         "judge",
@@ -111,12 +112,11 @@ def _sections(
 
 
 def _settings(run: Run) -> Iterator[str]:
+    one = []
     for stage in run.stages:
         settings = orjson.dumps(stage.recipe or stage.config, option=orjson.OPT_INDENT_2).decode()
-        yield (
-            f"<details><summary>Settings of {escaped(stage.label)}</summary>"
-            f"<pre>{escaped(run.plain(settings))}</pre></details>"
-        )
+        one.append(f"<p>{escaped(stage.label)}</p>\n<pre>{escaped(run.plain(settings))}</pre>")
+    yield f"<details><summary>Settings of every stage of {escaped(run.name)}</summary>\n{''.join(one)}</details>"
 
 
 def _table(table: Table) -> str:
@@ -127,11 +127,9 @@ def _table(table: Table) -> str:
         if column in table.words and not row_head and len(text) > 40:
             kinds.append("wide")
         named = f' class="{" ".join(kinds)}"' if kinds else ""
-        if row_head:
-            return f'<th scope="row"{named}>{escaped(text)}</th>'
-        value, below, interval = text.partition("\n") if column not in table.words else (text, "", "")
-        under = f'<br><span class="ci">{escaped(interval)}</span>' if below else ""
-        return f"<td{named}>{escaped(value)}{under}</td>"
+        above, below, second = text.partition("\n")
+        whole = escaped(above) + (f'<br><span class="ci">{escaped(second)}</span>' if below else "")
+        return f'<th scope="row"{named}>{whole}</th>' if row_head else f"<td{named}>{whole}</td>"
 
     head = "".join(
         f'<th scope="col"{" class=w" if place in table.words else ""}>{escaped(name)}</th>'

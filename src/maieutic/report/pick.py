@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from maieutic.errors import MaieuticError
 from maieutic.report.collect import Run, StageRun
 from maieutic.rubrics import Better, Kind, Rubric, load
+from maieutic.types import Conversation
 
 TEN = 10
 RULE = (
@@ -104,6 +105,8 @@ def _shown(run: Run, stage: StageRun, row: Mapping[str, Any]) -> Shown:
         return Shown(title, told, (*_prompt(row), *_replies(row)))
     end = _group(stage, row)
     why = ENDS.get(end, end or "no end is recorded")
+    if "failure" not in row and (came := _outcome(row)):
+        why = f"{why}; {came}"
     if failure := row.get("failure"):
         why = f"{why} ({failure.get('fault')}: {failure.get('error') or failure.get('what') or ''})"
     return Shown(f"{stage.label}: {row.get('id') or row['key']}", why, tuple(_dialogue(row)))
@@ -127,6 +130,22 @@ def _dialogue(row: Mapping[str, Any]) -> Iterator[Said]:
         yield Said(name, side, str(turn.get("content")), tuple(_facts(info or {})))
     if last := infos.get("end"):
         yield Said(who["user"], "user", "", tuple(_facts(last)))
+
+
+def _outcome(row: Mapping[str, Any]) -> str:
+    """What came of a dialogue on a problem with a known answer."""
+    from maieutic.evals.dialogue import outcome
+
+    found = outcome(Conversation.model_validate({key: value for key, value in row.items() if key != "key"}))
+    if found is None:
+        return ""
+    return (
+        "solved by the student"
+        if found.solved
+        else "told by the tutor"
+        if found.told
+        else "neither solved nor told"
+    )
 
 
 def _facts(info: Mapping[str, Any]) -> Iterator[Mark]:

@@ -30,13 +30,19 @@ def stages(run: Run) -> Table:
     for stage in run.stages:
         state = came_of(stage) if stage.manifest is not None else "not finished"
         rows.append(
-            (stage.name, stage.kind, state, num(stage.seconds), stage.config_hash, stage.rows_hash or NONE)
+            (
+                f"{stage.name}\n{stage.kind}",
+                state,
+                num(stage.seconds),
+                stage.config_hash,
+                stage.rows_hash or NONE,
+            )
         )
     spent = [stage.seconds for stage in run.stages if stage.seconds is not None]
     total = f"{num(sum(spent))} seconds in all that were measured. " if len(spent) > 1 else ""
     return Table(
-        f"Stages of {run.name}", ("stage", "kind", "what came of it", "seconds", "settings", "rows"), rows,
-        f"{total}The last two columns are the first 12 digits of a hash of the settings, and of rows.jsonl.", (0, 1, 2),
+        f"Stages of {run.name}", ("stage", "what came of it", "seconds", "settings", "rows"), rows,
+        f"{total}The last two columns are the first 12 digits of a hash of the settings, and of rows.jsonl.", (0, 1),
     )  # fmt: skip
 
 
@@ -189,11 +195,30 @@ def outcomes(found: Sequence[Outcome]) -> Table:
         )
         for one in found
     ]  # fmt: skip
-    note = "Solved: the share of students who stated the known answer. Told: of dialogues in which the tutor did."
+    note = "Solved: the share of students who stated the known answer. Told: of dialogues in which the tutor did first."
     return Table(
         "Whole dialogues on problems with known answers", ("tutor", "solved", "told", "turns", "n"), rows,
         f"{note} Under each number its 95 % interval.",
     )  # fmt: skip
+
+
+def differences(stage: StageRun) -> Table | None:
+    """Two tutors over the same starts: means and paired differences."""
+    metrics = ((stage.manifest or {}).get("difference") or {}).get("metrics") or {}
+    rows = [
+        (name, num(m.get("a")), num(m.get("b")), over(m.get("difference"), m.get("ci")), num(m.get("n")))
+        for name, m in metrics.items()
+    ]
+    sides = [Path(str(stage.config.get(key) or key)).name for key in ("data", "against")]
+    note = "Over the starts that both have; under the difference, first less second, its 95 % interval."
+    columns = ("measure", *sides, "difference", "n")
+    return Table(f"The tutors over the same starts ({stage.label})", columns, rows, note) if rows else None
+
+
+_COMPARED = {
+    "eval-tutor": ("summary_score", "asks_question", "reveals_answer"),
+    "eval-dialogue": ("solved", "told", "turns"),
+}
 
 
 def findings(runs: Sequence[Run]) -> Iterator[str]:
@@ -203,14 +228,21 @@ def findings(runs: Sequence[Run]) -> Iterator[str]:
             manifest = stage.manifest or {}
             if stage.kind == "eval-simulator":
                 yield from _of_simulator(manifest.get("metrics") or {}, stage.label)
-            if stage.kind == "eval-tutor" and isinstance(manifest.get("difference"), dict):
-                yield _of_tutor(manifest["difference"], stage.label)
+            gaps = (manifest.get("difference") or {}).get("metrics") or {}
+            for name in _COMPARED.get(stage.kind, ()):
+                if name in gaps:
+                    yield _compared(f"{stage.label}: {name.replace('_', ' ')}", gaps[name])
+        if any(stage.kind == "eval-dialogue" for stage in run.stages):
+            continue
+        for name, gap in (run.summary.get("dialogue") or {}).items():
+            if isinstance(gap, Mapping) and gap.get("difference") is not None:
+                sides = {"a": gap.get("tuned"), "b": gap.get("base")}
+                yield _compared(f"whole dialogues: {name}", {**sides, **gap})
 
 
-def _of_tutor(gap: Mapping[str, Any], label: str) -> str:
-    name = str(gap.get("metric")).replace("_", " ")
+def _compared(what: str, gap: Mapping[str, Any]) -> str:
     said = (
-        f"{label}: {name} {num(gap.get('a'))}, against {num(gap.get('b'))}; "
+        f"{what} {num(gap.get('a'))}, against {num(gap.get('b'))}; "
         f"difference {num(gap.get('difference'))} ({sure(gap)}, n = {gap.get('n')})."
     )
     if gap.get("ci") is None:

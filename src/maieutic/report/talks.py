@@ -24,17 +24,23 @@ class Talk(NamedTuple):
 
 
 def talks(run: Run) -> list[Talk]:
-    """The simulated corpora of a run, and the people that its evaluation compared them with."""
-    found = [
-        talk for stage in run.stages if stage.kind == "simulate" and (talk := _simulated(stage)) is not None
-    ]
-    paths: dict[Path, str] = {}
-    for stage in run.stages:
-        if stage.kind == "eval-simulator" and (path := run.locate(stage, "people")):
-            label = run.plain(str(path))
-            paths.setdefault(path, label if not Path(label).is_absolute() else path.name)
-    people = [talk for path, label in paths.items() if (talk := _people(path, label)) is not None]
-    return people + found
+    """What an evaluation compared: people, and what the simulator wrote; without one, every simulation of the run."""
+    found: dict[Path, Talk | None] = {}
+    for setting in ("people", "simulated"):
+        for stage in run.stages:
+            path = run.locate(stage, setting) if stage.kind == "eval-simulator" else None
+            if path is not None and path not in found:
+                found[path] = _read(path, _label(run, path), setting == "people")
+    several = [talk for talk in found.values() if talk is not None]
+    if any(not talk.people for talk in several):
+        return several
+    alone = [_simulated(stage) for stage in run.stages if stage.kind == "simulate"]
+    return several + [talk for talk in alone if talk is not None]
+
+
+def _label(run: Run, path: Path) -> str:
+    named = run.plain(str(path))
+    return path.name if Path(named).is_absolute() else named
 
 
 def _simulated(stage: StageRun) -> Talk | None:
@@ -49,7 +55,7 @@ def _simulated(stage: StageRun) -> Talk | None:
     return Talk(stage.label, False, lengths, counts) if lengths else None
 
 
-def _people(path: Path, label: str) -> Talk | None:
+def _read(path: Path, label: str, people: bool) -> Talk | None:
     from maieutic.data.corpus import read_corpus
     from maieutic.data.reading import BadRows
 
@@ -62,4 +68,5 @@ def _people(path: Path, label: str) -> Talk | None:
             counts.append(len(said))
     except MaieuticError:  # the file was changed or emptied since; its numbers stand in the evaluation
         return None
-    return Talk(f"people, {label}", True, lengths, counts) if lengths else None
+    who = "people" if people else "simulated"
+    return Talk(f"{who}, {label}", people, lengths, counts) if lengths else None

@@ -33,6 +33,10 @@ class DataReport(NamedTuple):
     """Rows of which nothing fits: left out."""
     broken: int = 0
     """Lines that are no row: left out."""
+    ends: int = 0
+    """Rows that teach END."""
+    ends_cut: int = 0
+    """Rows that would have, but lost their end with the turns that did not fit."""
     tokens: int = 0
     supervised: int = 0
     """Tokens in the loss."""
@@ -51,6 +55,9 @@ class DataReport(NamedTuple):
             "broken": self.broken,
         }
         said = "".join(f", {count} {why}" for why, count in lost.items() if count)
+        if self.ends or self.ends_cut:
+            said += f"; {self.ends} teach the end of a conversation"
+            said += f", {self.ends_cut} lost theirs by shortening" if self.ends_cut else ""
         return f"{name}: {self.rows} rows, {self.tokens} tokens, {share:.1f} % of them in the loss{said}"
 
 
@@ -61,8 +68,6 @@ class Rows(NamedTuple):
     """A `datasets.Dataset`; columns `input_ids`, `labels`, or `prompt_ids`, `chosen_ids`, `rejected_ids`."""
     report: DataReport
     licences: list[str]
-    ends: int = 0
-    """Rows that teach END."""
 
 
 def conversation_rows(
@@ -90,9 +95,8 @@ def conversation_rows(
     """
     sides = {Role.USER, Role.ASSISTANT} if role == "both" else {Role(role)}
     kept: list[Rendered] = []
-    counts = {"without_turn": 0, "shortened": 0, "too_long": 0}
+    counts = {"without_turn": 0, "shortened": 0, "too_long": 0, "ends": 0, "ends_cut": 0}
     licences: set[str] = set()
-    ends = 0
     for conversation in conversations:
         if not any(turn.role in sides for turn in conversation.messages):
             counts["without_turn"] += 1
@@ -104,7 +108,8 @@ def conversation_rows(
             counts["too_long"] += 1
             continue
         counts["shortened"] += len(fitting.messages) < len(conversation.messages)
-        ends += fitting.ended and Role.USER in sides
+        if conversation.ended and Role.USER in sides:
+            counts["ends" if fitting.ended else "ends_cut"] += 1
         licences |= {conversation.licence} if conversation.licence else set()
         kept.append(rendered)
     if not kept and counts["too_long"]:
@@ -119,7 +124,7 @@ def conversation_rows(
     tokens = sum(len(row.input_ids) for row in kept)
     report = DataReport(len(kept), tokens=tokens, supervised=sum(row.supervised for row in kept), **counts)
     return Rows(_dataset({name: [getattr(row, name) for row in kept] for name in Rendered._fields}),
-                report, sorted(licences), ends)  # fmt: skip
+                report, sorted(licences))  # fmt: skip
 
 
 def _fit(

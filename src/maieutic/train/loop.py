@@ -200,7 +200,13 @@ def _says_full(error: BaseException) -> bool:
     text = f"{error} {error.__cause__ or ''} {error.__context__ or ''}"
     return any(
         sign in text
-        for sign in ("os error 28", "os error 27", "No space left", "inline_container.cc", "PytorchStreamWriter")
+        for sign in (
+            "os error 28",
+            "os error 27",
+            "No space left",
+            "inline_container.cc",
+            "PytorchStreamWriter",
+        )
     )
 
 

@@ -150,7 +150,7 @@ def finish(
     settings = {key: value for key, value in stage.config.items() if key not in ("method", "model", "data")}
     record = {
         "method": stage.config["method"],
-        "end": bool(rows.ends),
+        "end": bool(rows.report.ends),
         "base": _lineage(config.model),
         "data": data,
         "metrics": {key: numbers[key] for key in numbers.keys() - {"data", "versions"}},

@@ -36,6 +36,9 @@ def sft(config: SftConfig) -> TrainResult:
             read_corpus(config.data), start.tokenizer, config.role, start.frame, start.longest
         )
         announce(rows.report, "train")
+        if not rows.report.ends:
+            # Rendering gave the tokenizer END all the same; without it the model has no row for that token.
+            start = base(config)
         held_out = None
         if config.validation:
             # Where nothing taught END, held-out rows must not ask for it: the model has no row for it.
@@ -45,11 +48,11 @@ def sft(config: SftConfig) -> TrainResult:
                 config.role,
                 start.frame,
                 start.longest,
-                end=bool(rows.ends),
+                end=bool(rows.report.ends),
             )
             announce(held_out.report, "validation")
         model = trainable(config, start.source)
-        fresh = teach_end(model, start.tokenizer, start.frame) if rows.ends else []
+        fresh = teach_end(model, start.tokenizer, start.frame) if rows.report.ends else []
         trainer, resumed = run(
             lambda: make_trainer(config, stage.folder, model, start.tokenizer, rows, held_out, fresh),
             stage,

@@ -1,0 +1,80 @@
+"""`maieutic demo` end to end, much smaller: each stage runs, the summary has its shape, a second call finds it done."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from maieutic.demo.run import Demo, demo
+
+SMALL = {
+    "dialogues": [60, 6, 8],
+    "lessons": [12, 4, 6],
+    "starts": 3,
+    "free-talks": 2,
+    "hidden": 32,
+    "base_steps": 60,
+    "epochs": 1,
+    "tutor_epochs": 1,
+    "min_chosen": 0.4,
+    "tokens": 16,
+    "failures": 0.9,
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    import torch
+
+    torch.set_num_threads(1)
+    return demo(tmp_path_factory.mktemp("demo") / "run", 3, SMALL)
+
+
+def _estimates(part: dict[str, dict[str, Any]], keys: set[str]) -> None:
+    for row in part.values():
+        assert row.keys() == keys
+        assert row["n"] is None or row["n"] >= 0
+        assert row["ci"] is None or row["ci"][0] <= row["ci"][1]
+
+
+def test_the_summary_has_its_shape(run: Demo) -> None:
+    found = orjson.loads(run.summary.read_bytes())
+    assert found == orjson.loads(orjson.dumps(run.json()))
+    assert {stage["name"] for stage in found["stages"]} == set(run.stages)
+    assert all(stage["seconds"] >= 0 for stage in found["stages"]) and found["seconds"] > 0
+    assert list(found["simulator"]) == [
+        *("perplexity_on_human_turns", "end_f1", "first_turn_diversity", "distinct_2", "repeats_rate")
+    ]
+    assert list(found["tutor"]) == ["asks_question", "reveals_answer", "summary_score"]
+    assert list(found["dialogue"]) == ["solved", "told", "turns"]
+    _estimates(found["simulator"], {"value", "ci", "n", "human", "baseline"})
+    for part in ("tutor", "dialogue"):
+        _estimates(found[part], {"base", "tuned", "difference", "ci", "n"})
+        for row in found[part].values():
+            assert row["difference"] == pytest.approx(row["tuned"] - row["base"])
+            assert 0 < row["n"] <= 6  # an untrained pupil may fail to say anything
+
+
+def test_the_last_line_printed_is_the_summary(run: Demo, capsys: pytest.CaptureFixture[str]) -> None:
+    run.show()
+    assert capsys.readouterr().out.splitlines()[-1] == str(run.summary)
+
+
+def test_a_second_call_finds_it_done(run: Demo) -> None:
+    before = run.summary.read_bytes()
+    again = demo(run.run, 3, SMALL)
+    assert again.stages == run.stages
+    assert orjson.loads(again.summary.read_bytes())["tutor"] == orjson.loads(before)["tutor"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.environ.get("MAIEUTIC_TEST_ALL"), reason="minutes; MAIEUTIC_TEST_ALL=1")
+def test_the_same_seed_gives_the_same_numbers(run: Demo, tmp_path: Path) -> None:
+    again = demo(tmp_path / "run", 3, SMALL).json()
+    assert {part: again[part] for part in ("simulator", "tutor", "dialogue")} == {
+        part: run.json()[part] for part in ("simulator", "tutor", "dialogue")
+    }

@@ -1,0 +1,160 @@
+"""The closed world: deterministic, small, its parts disjoint, its answers right by code."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from maieutic.data.corpus import read_corpus
+from maieutic.demo import everyday, pupils
+from maieutic.demo.world import PARTS, Part, Sizes, build, vocabulary, write
+from maieutic.evals.dialogue import states_answer
+from maieutic.judge.checks import asks_question, reveals_answer
+from maieutic.types import Conversation, Problem, Role
+
+SIZES = {"train": Sizes(300, 60, 12), "validation": Sizes(60, 20), "test": Sizes(80, 30)}
+
+
+@pytest.fixture(scope="module")
+def world() -> dict[str, Part]:
+    return build(SIZES, 0)
+
+
+def _all(part: Part) -> list[Conversation]:
+    return [*part.dialogues, *part.seeds, *part.starts]
+
+
+def _problems(part: Part) -> set[tuple[str, ...]]:
+    """The pairs of numbers that the part's problems are made of."""
+    found = {tuple(re.findall(r"\d+", c.problem.statement)) for c in _all(part) if c.problem}
+    assert all(len(pair) == 2 for pair in found)
+    return found
+
+
+def _prices(part: Part) -> set[tuple[str, str]]:
+    return {
+        fact
+        for c in _all(part)
+        if c.messages and c.messages[0].content.startswith("Shop")
+        for fact in re.findall(r"(\w+) is (\d+)", c.messages[0].content)
+    }
+
+
+def test_the_same_seed_gives_the_same_world(world: dict[str, Part]) -> None:
+    assert build(SIZES, 0) == world
+    assert build(SIZES, 1)["train"].dialogues != world["train"].dialogues
+
+
+def test_sizes_and_words(world: dict[str, Part]) -> None:
+    for part in PARTS:
+        assert (len(world[part].dialogues), len(world[part].seeds), len(world[part].starts)) == SIZES[part]
+    assert 120 <= len(vocabulary(world)) <= 250
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("train", "validation"), ("train", "test"), ("validation", "test")]
+)
+def test_parts_share_no_problem_no_price_and_nobody(world: dict[str, Part], one: str, other: str) -> None:
+    assert not _problems(world[one]) & _problems(world[other])
+    assert not _prices(world[one]) & _prices(world[other])
+    people = [{c.user_id for c in _all(world[part])} - {None} for part in (one, other)]
+    assert not people[0] & people[1]
+
+
+def test_roles_alternate_and_rows_are_whole(world: dict[str, Part]) -> None:
+    ids: Counter[str] = Counter()
+    for part in world.values():
+        for talk in _all(part):
+            ids[talk.id] += 1
+            roles = [turn.role for turn in talk.messages]
+            spoken = [role for role in roles if role != Role.SYSTEM]
+            assert roles[: len(roles) - len(spoken)] in ([], [Role.SYSTEM])
+            assert spoken == [(Role.USER, Role.ASSISTANT)[place % 2] for place in range(len(spoken))]
+            assert all(turn.content.strip() == turn.content != "" for turn in talk.messages)
+            assert (talk.source, talk.licence) == ("maieutic-world", "Apache-2.0")
+            assert talk.intent
+    assert max(ids.values()) == 1
+
+
+def test_each_person_keeps_a_style(world: dict[str, Part]) -> None:
+    profiles: dict[str, set[str]] = {}
+    for talk in world["train"].dialogues:
+        profiles.setdefault(str(talk.user_id), set()).add(str(talk.profile))
+    assert all(len(own) == 1 for own in profiles.values())
+    assert len(set.union(*profiles.values())) == len(pupils.STYLES)
+
+
+@given(st.integers(0, 10**9), st.sampled_from(pupils.STYLES))
+def test_lessons_are_consistent(seed: int, style: str) -> None:
+    random = Random(seed)
+    task = pupils.draw_task(random, pupils.operands())
+    lesson = pupils.lesson(random, task, style)
+    problem = task.problem()
+    said: list[str] = []
+    known = False
+    for place, turn in enumerate(lesson.turns):
+        if turn.role == Role.USER:
+            if not known:
+                assert said or not states_answer(turn.content, problem), turn.content
+            said.append(turn.content)
+            known = known or states_answer(turn.content, problem)
+        elif turn.role == Role.ASSISTANT and not known:
+            reveals = reveals_answer(turn.content, problem, said)
+            assert reveals == ("answer is" in turn.content), turn.content
+            assert asks_question(turn.content) == ("?" in turn.content), turn.content
+            known = bool(reveals)
+        if place + 1 in lesson.openings:
+            assert turn.role == Role.USER and not known
+    assert known and lesson.openings[0] == 2
+
+
+@given(st.integers(0, 10**9))
+def test_answers_are_right(seed: int) -> None:
+    problem: Problem = pupils.draw_task(Random(seed), pupils.operands()).problem()
+    cues = {
+        " gets ": "plus",
+        " in all": "plus",
+        " away": "minus",
+        "How many more": "minus",
+        " each bag": "times",
+    }
+    assert [sign for cue, sign in cues.items() if cue in problem.statement] == [problem.answer]
+    assert problem.attempt != problem.answer and problem.attempt in ("plus", "minus", "times")
+
+
+@given(st.integers(0, 10**9), st.sampled_from(pupils.STYLES))
+def test_a_shop_asks_the_price_on_its_list(seed: int, style: str) -> None:
+    facts = [(good, price) for good in everyday.GOODS for price in everyday.PRICES]
+    turns = everyday.shop(Random(seed), style, facts)
+    listed = dict(re.findall(r"(\w+) is (\d+)", turns[0].content))
+    assert len(set(listed.values())) == 4
+    for turn in turns[1:]:
+        if turn.role == Role.ASSISTANT:
+            assert all(
+                listed[good] == price for good, price in re.findall(r"[Tt]he (\w+) is (\d+)", turn.content)
+            )
+
+
+def test_endings_can_be_guessed_but_not_known(world: dict[str, Part]) -> None:
+    ended = [talk for talk in world["train"].dialogues if talk.ended]
+    silent = [talk for talk in ended if talk.messages[-1].role == Role.ASSISTANT]
+    assert 0.9 < len(ended) / len(world["train"].dialogues) < 1
+    assert 0.1 < len(silent) / len(ended) < 0.9
+
+
+def test_seeds_end_on_a_pupil_who_is_wrong(world: dict[str, Part]) -> None:
+    for seed in world["test"].seeds:
+        assert seed.messages[-1].role == Role.USER and seed.problem
+        assert not states_answer(seed.messages[-1].content, seed.problem)
+
+
+def test_written_files_are_corpora(tmp_path, world: dict[str, Part]) -> None:
+    counts = write(tmp_path, SIZES, 0)
+    assert counts["conversations"]["train.jsonl"] == 300
+    assert list(read_corpus(tmp_path / "test.jsonl")) == world["test"].dialogues
+    assert list(read_corpus(tmp_path / "starts.jsonl")) == world["train"].starts
