@@ -111,7 +111,7 @@ def _serve(kind: str) -> None:
     absent = HEAVY if kind == "light" else ()
     sys.modules.update(dict.fromkeys(absent))  # None there: the rooms that need one of them are passed over
     for room in pkgutil.walk_packages(maieutic.__path__, "maieutic."):
-        with contextlib.suppress(ImportError) if absent else contextlib.nullcontext():
+        with contextlib.suppress(ImportError):  # a command that needs it will say so
             importlib.import_module(room.name)
     for name in absent:
         del sys.modules[name]

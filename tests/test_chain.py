@@ -96,7 +96,8 @@ def base(parts: Path, run: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def simulator(base: Path, parts: Path, run: Path) -> Path:
-    learned = train_sft("user", base, parts / "train.jsonl", run / "user", "--validation", parts / "validation.jsonl")  # fmt: skip
+    held_out = ("--validation", parts / "validation.jsonl")
+    learned = train_sft("user", base, parts / "train.jsonl", run / "user", *held_out)
     assert learned["steps"] == 6 and math.isfinite(learned["eval_loss"])
     return run / "user"
 
@@ -297,7 +298,8 @@ def test_base_and_tuned_are_scored_on_the_same_unseen_dialogues(
     with Loopback(verdict) as server:
         for name, model in (("base", base), ("tuned", tuned)):
             maieutic("candidates", "--model", f"hf/{model}", "--data", problems / "test.jsonl", "-k", 1,
-                     "--temperature", 0, "--limit", 8, "--max-tokens", 16, "--out", run / f"{name}-answers")  # fmt: skip
+                     "--temperature", 0, "--limit", 8, "--max-tokens", 16,
+                     "--out", run / f"{name}-answers")  # fmt: skip
             maieutic(
                 "judge", run / f"{name}-answers", "--judge", server.spec, "--out", run / f"{name}-judged"
             )

@@ -119,9 +119,10 @@ def prefer(
             ", ".join(f"{count} {reason}" for reason, count in quality.refused.items())
             or "there is no prompt"
         )
-        raise EmptyCorpus(
-            f"{source}: no prompt gave a pair ({why})", "Lower --min-chosen, or judge more candidates."
-        )
+        hint = "Lower --min-chosen, or judge more candidates."
+        if quality.refused.keys() == {Refusal.UNSCORED.value}:
+            hint = "Judge them with a model: where no answer is known, code cannot tell whether a reply reveals it."
+        raise EmptyCorpus(f"{source}: no prompt gave a pair ({why})", hint)
     with replacing(out, overwrite=overwrite) as write:
         for preference in found:
             write(line(preference.model_dump(mode="json")))

@@ -21,7 +21,7 @@ TIMES = 200.0
 likelier than English; of 1,342 turns of real English chats none was another language beyond 110 times."""
 UNKNOWN = "und"
 """The code of what is no language, or cannot be told."""
-_SAMPLE = 1000
+_SAMPLE = 500
 _A_TURN = 250
 _ENOUGH = 60
 """UTF-8 bytes from which a side is judged alone: a rare name makes "What was Kampuchea?" look like Swahili."""
@@ -90,7 +90,7 @@ def guess(text: str, wanted: Collection[str] = ()) -> Guess:
     """The likeliest language of a text, `und` where nothing is likely or the text is none.
 
     Args:
-        text: any; its first thousand characters outside code and formulas decide.
+        text: any; its first 500 characters outside code and formulas decide.
         wanted: the languages it is compared with; without any, with the next likeliest.
     """
     text = prose(text[: 4 * _SAMPLE])[:_SAMPLE]

@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 
 from maieutic.console import note
 from maieutic.render.encode import Encoder
+from maieutic.render.variants import Form
 
 Ids = NDArray[np.int32]
 
 CHECK_EVERY = 512
 """One text in so many is encoded by both encoders."""
-CHECK_RARE = 16
+CHECK_RARE = 64
 """One text in so many of those with characters beyond ASCII: splitting is harder there."""
 RENEW_AFTER = 1 << 28
 """Characters after which the faster encoder is built anew: it keeps every word it has met."""
@@ -122,11 +123,17 @@ class Batches:
             self._made[place] = Gigatoken.build(self._encoder, place)
         return self._made[place]
 
+    def build(self) -> None:
+        """Build the faster encoder now."""
+        self._met += WORTH_IT
+        for start in ("after", "inside"):
+            self._quick(self._encoder.variants.place(start))
+
 
 class Gigatoken:
     """The faster encoder of one place, without added tokens and without Unicode normalization."""
 
-    def __init__(self, inner: Any, form: str | None) -> None:
+    def __init__(self, inner: Any, form: Form | None) -> None:
         self._inner = inner
         self._form = form
         self._plain = self._rare = 0
@@ -187,9 +194,14 @@ _NONE: Ids = np.empty(0, np.int32)
 @cache
 def _probes() -> tuple[str, ...]:
     """Texts that tell one way of splitting from another: all pairs of kinds of characters, and each character."""
-    kinds = ["a", "Z", "é", "中", "か", "한", "ß", "ſ", "K", "'", "’", "s", "'s", "'LL", "1", "٣", "²", "½", "Ⅷ", " ", "  ",
-             "\t", "\n", "\r", "\r\n", "\n\n", "\x0b", "\x1c", "\x85", "\u00a0", "\u2003", "\u2028", "\u3000", "\u200b", "\u200d",
-             "\u0301", "\ufe0f", "\ufeff", "\x00", "\x7f", "_", "-", ".", "...", "$", "+", "“", "—", "🍰", "\ue000", "\ufffd"]  # fmt: skip
+    kinds = [
+        *"aZéßſK中か한s1٣²½Ⅷ'’_-.$+“—🍰",
+        "'s",
+        "'LL",
+        "...",
+        *" \t\n\r\x00\x0b\x1c\x7f\x85\u00a0\u2003\u2028\u3000",
+    ]
+    kinds += ["  ", "\r\n", "\n\n", *"\u200b\u200d\u0301\ufe0f\ufeff\ue000\ufffd"]
     pairs = [f"x{one}{two}{one} {two}y" for one in kinds for two in kinds]
     blocks = (range(0x3000), range(0xA640, 0xA700), range(0xFB00, 0xFFFE), range(0x1F300, 0x1F700))
     codes = [code for block in blocks for code in block]

@@ -61,9 +61,11 @@ class _Generation(Extension):
 
 
 _NAMES_OF_TYPES = {
-    "string": Kind.YES, "iterable": Kind.YES, "sequence": Kind.YES, "defined": Kind.YES, "none": Kind.NO,
-    "mapping": Kind.NO, "undefined": Kind.NO, "number": Kind.NO, "boolean": Kind.NO, "integer": Kind.NO, "float": Kind.NO,
-}  # fmt: skip
+    **dict.fromkeys(("string", "iterable", "sequence", "defined"), Kind.YES),
+    **dict.fromkeys(
+        ("none", "mapping", "undefined", "number", "boolean", "integer", "float", "true", "false"), Kind.NO
+    ),
+}
 _TRIMS = {"strip", "lstrip", "rstrip"}
 
 
@@ -106,7 +108,7 @@ class _Reader:
 
     def _branches(self, node: nodes.If) -> None:
         """Both sides of a test, or the one side that can be reached."""
-        remaining: list[tuple[nodes.Expr, list[nodes.Node]]] = [(node.test, node.body)]
+        remaining = [(node.test, node.body)]
         remaining += [(other.test, other.body) for other in node.elif_]
         for test, body in remaining:
             truth = self._truth(test)
@@ -157,7 +159,7 @@ class _Reader:
             raise Unproven
         self.held[name] = kind if held == kind else Kind.TEXT
 
-    def _truth(self, node: nodes.Expr) -> Kind:
+    def _truth(self, node: nodes.Node) -> Kind:
         """YES, NO or FREE for a test. What holds a text is true, and whether it holds one, no text decides."""
         kind = self._kind(node)
         if kind == Kind.TEXT:
@@ -315,14 +317,15 @@ class _Reader:
         if node.dyn_args is not None or node.dyn_kwargs is not None:
             raise Unproven
         values: list[nodes.Expr] = [*node.args, *(pair.value for pair in node.kwargs)]
-        holder = self._kind(node.node.node) if isinstance(node.node, nodes.Getattr) else Kind.FREE
-        if holder == Kind.TEXT and node.node.attr in _TRIMS and all(_is_newline(value) for value in values):
-            return Kind.TEXT
-        if holder == Kind.TURN and node.node.attr == "get" and values and not node.kwargs:
-            self._free(values)
-            return self._member(node.node.node, values[0])
-        if holder in SAID:
-            raise Unproven
+        if isinstance(node.node, nodes.Getattr):
+            holder, method = self._kind(node.node.node), node.node.attr
+            if holder == Kind.TEXT and method in _TRIMS and all(_is_newline(value) for value in values):
+                return Kind.TEXT
+            if holder == Kind.TURN and method == "get" and values and not node.kwargs:
+                self._free(values)
+                return self._member(node.node.node, values[0])
+            if holder in SAID:
+                raise Unproven
         self._free([node.node, *values])
         is_macro = isinstance(node.node, nodes.Name) and node.node.name in self.macros
         return Kind.TEXT if is_macro else Kind.FREE

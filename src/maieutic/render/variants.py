@@ -11,9 +11,12 @@ never. So a stretch of text is encoded by a copy of the tokenizer that fits the 
 
 from __future__ import annotations
 
-import json
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, get_args
+
+import orjson
+
+Form = Literal["NFC", "NFD", "NFKC", "NFKD"]
 
 
 class Variants:
@@ -35,7 +38,7 @@ class Variants:
 
     @cached_property
     def _shape(self) -> dict[str, Any]:
-        shape: dict[str, Any] = json.loads(self._backend.to_str())
+        shape: dict[str, Any] = orjson.loads(self._backend.to_str())
         shape.update(truncation=None, padding=None, post_processor=None)
         return shape
 
@@ -49,13 +52,13 @@ class Variants:
         here = self._pipelines[start]
         return next(place for place, pipeline in self._pipelines.items() if pipeline == here)
 
-    def bare_json(self, start: str) -> tuple[str, str | None]:
-        """The tokenizer for a place as JSON, without added tokens and without its Unicode normal form, and that form."""
+    def bare_json(self, start: str) -> tuple[str, Form | None]:
+        """The tokenizer for a place as JSON, without added tokens and without its Unicode normal form; and that."""
         shape = {**self._shape, **self._pipelines[start], "added_tokens": []}
         form = (shape["normalizer"] or {}).get("type")
-        if form not in ("NFC", "NFD", "NFKC", "NFKD"):
-            return json.dumps(shape), None
-        return json.dumps({**shape, "normalizer": None}), form
+        if form not in get_args(Form):
+            return orjson.dumps(shape).decode(), None
+        return orjson.dumps({**shape, "normalizer": None}).decode(), form
 
     def full(self, start: str) -> Any:
         """The tokenizer for a place, added tokens included."""
@@ -81,7 +84,7 @@ class Variants:
             from tokenizers import Tokenizer
 
             shape = {**self._shape, **self._pipelines[place], **changes}
-            self._made[name] = Tokenizer.from_str(json.dumps(shape))
+            self._made[name] = Tokenizer.from_str(orjson.dumps(shape).decode())
         return self._made[name]
 
 

@@ -1,0 +1,34 @@
+"""What a recipe's stage can do: each kind with its settings, the files it makes, the models it asks, what it costs.
+
+A stage calls the library function that its command calls. Those that append rows keep their own run folder; the
+others are wrapped into one, with the manifest last. `corpora`, `training`, `talking`, `judging` and `measuring` hold
+them by what they do.
+"""
+
+from __future__ import annotations
+
+from maieutic.stages.action import Action, Options
+from maieutic.stages.corpora import Base, Clean, Import, Split, World
+from maieutic.stages.judging import Judge, Prefer
+from maieutic.stages.measuring import Dialogues, Simulator, Tutor
+from maieutic.stages.talking import Candidates, Simulate
+from maieutic.stages.training import Dpo, Sft
+
+__all__ = ["ACTIONS", "Action", "Options", "Prefer", "Simulator", "Tutor"]
+
+ACTIONS: dict[str, type[Action]] = {
+    "world": World,
+    "base": Base,
+    "import": Import,
+    "clean": Clean,
+    "split": Split,
+    "sft": Sft,
+    "simulate": Simulate,
+    "candidates": Candidates,
+    "judge": Judge,
+    "prefer": Prefer,
+    "dpo": Dpo,
+    "eval-simulator": Simulator,
+    "eval-tutor": Tutor,
+    "eval-dialogue": Dialogues,
+}

@@ -1,0 +1,86 @@
+"""The stages that judge, and that make pairs of what was judged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from maieutic.console import note
+from maieutic.costs import VERDICT_TOKENS, Cost, Flow, Size
+from maieutic.stages.action import Action, Options, wrapped
+
+
+class Judge(Action):
+    """Verdicts: deterministic checks first, then a model where the rubric needs one."""
+
+    outputs = ("rows.jsonl",)
+    data: Path
+    rubric: str = "socratic"
+    judge: str | list[str] = "code"
+    """A MODEL, several, which make a panel, or `code`: deterministic checks alone."""
+    options: Options = Options()
+
+    def run(self, out: Path) -> None:  # noqa: D102
+        from maieutic.judge import judge
+        from maieutic.models import load
+
+        options = self.options.whole()
+        panel = [load(model, options) for model in self.models()]
+        done = judge(self.data, out, rubric=self.rubric, model=panel or None)
+        if done.undecided:
+            note(f"{done.undecided} replies are undecided: no answer is known there, and no model was asked")
+
+    def check(self) -> None:  # noqa: D102
+        from maieutic import rubrics
+        from maieutic.judge.run import check_rubric
+
+        check_rubric(rubrics.load(self.rubric), with_model=bool(self.models()))
+
+    def models(self) -> list[str]:  # noqa: D102
+        named = [self.judge] if isinstance(self.judge, str) else self.judge
+        return [model for model in named if model != "code"]
+
+    def describe(self) -> str:  # noqa: D102
+        return f"judge by {self.rubric}, {' and '.join(self.models()) or 'code'}"
+
+    def expect(self, out: Path, flow: Flow) -> Cost:  # noqa: D102
+        size = flow.size(self.data)
+        flow.put(out, size)
+        memory = flow.memory(self.models())
+        if not self.models() or size is None:
+            return Cost(0 if size else None, None, memory)
+        calls = size.rows * max(1, size.replies) * len(self.models())
+        return Cost(calls, calls * VERDICT_TOKENS, memory)
+
+
+class Prefer(Action):
+    """Best and worst → preference pairs."""
+
+    outputs = ("pairs.jsonl",)
+    data: Path
+    strategy: Literal["best-worst"] = "best-worst"
+    min_chosen: float = 0.8
+
+    def run(self, out: Path) -> None:  # noqa: D102
+        from maieutic.prefer import prefer
+
+        wrapped(
+            out,
+            self,
+            lambda: prefer(
+                self.data,
+                out / "pairs.jsonl",
+                strategy=self.strategy,
+                min_chosen=self.min_chosen,
+                overwrite=True,
+            ).json(),
+        )
+
+    def describe(self) -> str:  # noqa: D102
+        return f"pairs, chosen above {self.min_chosen}"
+
+    def expect(self, out: Path, flow: Flow) -> Cost:  # noqa: D102
+        if size := flow.size(self.data):
+            both = 2 * (size.tokens + size.rows * size.reply_tokens)  # each reply with the prompt before it
+            flow.put(out / "pairs.jsonl", Size(size.rows, both))
+        return Cost()

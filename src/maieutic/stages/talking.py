@@ -1,0 +1,126 @@
+"""The stages in which models speak: to each other, or several times over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from maieutic.costs import CHARS_A_TOKEN, Cost, Flow, Size
+from maieutic.stages.action import Action, Options
+from maieutic.types import Sampling
+
+
+class Simulate(Action):
+    """Two models talk."""
+
+    outputs = ("rows.jsonl",)
+    user: str
+    assistant: str
+    n: int | None = Field(None, ge=1)
+    seeds: Path | None = None
+    seed_turns: int | None = None
+    user_mode: Literal["trained", "prompted"] | None = None
+    user_sampling: Sampling = Sampling(temperature=1.0, top_p=0.8, max_tokens=256)
+    sampling: Sampling = Sampling(temperature=0.7, max_tokens=512)
+    assistant_system: str | None = None
+    rounds: int = 10
+    min_rounds: int = 1
+    guards: str = "default"
+    concurrency: int = 64
+    budget_tokens: int | None = None
+    max_failure_rate: float = 0.05
+    seed: int = 0
+    options: Options = Options()
+
+    def _config(self) -> Any:
+        from maieutic.simulate import SimulateConfig
+
+        renamed = {"user": self.user_sampling, "assistant": self.sampling}
+        others = self.model_dump(exclude={"user", "assistant", "n", "user_sampling", "sampling", "options"})
+        return SimulateConfig(**others, **renamed)
+
+    def check(self) -> None:  # noqa: D102
+        from maieutic.simulate.guards import parse
+
+        parse(self._config().guards)
+
+    def run(self, out: Path) -> None:  # noqa: D102
+        from maieutic.models import load
+        from maieutic.simulate import simulate
+
+        options = self.options.whole(self.concurrency)
+        user = load(self.user, options)
+        assistant = user if self.user == self.assistant else load(self.assistant, options)
+        simulate(user, assistant, out, self.n, self._config())
+
+    def models(self) -> list[str]:  # noqa: D102
+        return [self.user, self.assistant]
+
+    def describe(self) -> str:  # noqa: D102
+        return "the two sides talk"
+
+    def expect(self, out: Path, flow: Flow) -> Cost:  # noqa: D102
+        seeds = flow.size(self.seeds) if self.seeds else None
+        n = self.n or (seeds.rows if seeds else None)
+        if n is None:
+            return Cost(None, None, flow.memory(self.models()))
+        written = n * self.rounds * (self.user_sampling.max_tokens + self.sampling.max_tokens)
+        flow.put(out, Size(n, written))
+        return Cost(2 * n * self.rounds, written, flow.memory(self.models()))
+
+
+class Candidates(Action):
+    """Several replies of a tutor to each dialogue."""
+
+    outputs = ("rows.jsonl",)
+    model: str
+    data: Path
+    k: int = Field(5, ge=1)
+    sampling: Sampling = Sampling(temperature=1.2, max_tokens=400)
+    prompt: str | None = "tutor_socratic"
+    """The tutor's system text; null: none, the dialogue as it is."""
+    show_solution: bool = False
+    limit: int | None = Field(None, ge=1)
+    """Only the first so many dialogues."""
+    options: Options = Options()
+
+    def run(self, out: Path) -> None:  # noqa: D102
+        from maieutic.candidates import candidates
+        from maieutic.models import load
+
+        candidates(
+            load(self.model, self.options.whole()),
+            self.data,
+            out,
+            k=self.k,
+            sampling=self.sampling,
+            prompt=self.prompt,
+            show_solution=self.show_solution,
+            limit=self.limit,
+        )
+
+    def check(self) -> None:  # noqa: D102
+        from maieutic import prompts
+
+        if self.prompt:
+            prompts.load(self.prompt)
+
+    def models(self) -> list[str]:  # noqa: D102
+        return [self.model]
+
+    def describe(self) -> str:  # noqa: D102
+        return f"{self.k} replies a dialogue" if self.k > 1 else "a reply to each dialogue"
+
+    def expect(self, out: Path, flow: Flow) -> Cost:  # noqa: D102
+        from maieutic import prompts
+
+        size, memory = flow.size(self.data), flow.memory(self.models())
+        if size is None:
+            return Cost(None, None, memory)
+        rows = min(size.rows, self.limit or size.rows)
+        told = len(prompts.load(self.prompt).text) // CHARS_A_TOKEN if self.prompt else 0
+        read = round(size.tokens * rows / max(1, size.rows)) + rows * told
+        flow.put(out, Size(rows, read, self.k, self.sampling.max_tokens))
+        return Cost(rows * self.k, rows * self.k * self.sampling.max_tokens, memory)

@@ -1,0 +1,124 @@
+"""The stages that train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from maieutic.console import note
+from maieutic.costs import FULL_BYTES, HELD_BYTES, Cost, Flow
+from maieutic.stages.action import Action
+
+
+class _Training(Action):
+    outputs = ("model",)
+    model: str
+    data: Path
+    validation: Path | None = None
+    epochs: float
+    learning_rate: float
+    batch: int
+    micro_batch: int | None = None
+    warmup_ratio: float
+    max_length: int | None = None
+    lora: int | None = None
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    checkpoint_activations: bool = False
+    save_steps: int = 100
+    seed: int = 0
+    template: str | None = None
+    remote_code: bool = False
+    parameters: float | None = None
+    """Weights of the model, for the estimate of a dry run where its name does not say."""
+
+    def _config(self, out: Path) -> Any:
+        raise NotImplementedError
+
+    def check(self) -> None:
+        self._config(Path())
+
+    def models(self) -> list[str]:
+        return [self.model if self.model.startswith("hf/") else f"hf/{self.model}"]
+
+    def _settings(self, out: Path) -> dict[str, Any]:
+        return {**self.model_dump(exclude={"parameters"}), "out": out}
+
+    def _for_run(self, out: Path) -> Any:
+        """The config of its work; an empty validation part, as a small split makes, is left out."""
+        config = self._config(out)
+        if self.validation and self.validation.is_file() and self.validation.stat().st_size == 0:
+            note(f"{self.validation} is empty: training without validation")
+            return config.model_copy(update={"validation": None})
+        return config
+
+    def weigh(self, out: Path, flow: Flow) -> None:
+        flow.weigh(self.model, self.parameters)
+        flow.weigh(out, flow.weights(self.model))
+
+    def _cost(self, flow: Flow, texts: int = 1) -> Cost:
+        """Of so many texts a row, each of which is cut or refused at the longest length."""
+        size = flow.size(self.data)
+        weights = flow.weights(self.model)
+        if size is not None:
+            longest = self.max_length or 2048
+            size = size._replace(tokens=min(size.tokens, size.rows * texts * longest))
+        return Cost(
+            None,
+            round(size.tokens * self.epochs) if size else None,
+            round(weights * (HELD_BYTES if self.lora else FULL_BYTES)) if weights else None,
+        )
+
+
+class Sft(_Training):
+    """Supervised fine-tuning of one side."""
+
+    role: Literal["user", "assistant", "both"]
+    epochs: float = 3.0
+    learning_rate: float = 2e-5
+    batch: int = 128
+    warmup_ratio: float = 0.03
+
+    def _config(self, out: Path) -> Any:
+        from maieutic.train.config import SftConfig
+
+        return SftConfig(**self._settings(out))
+
+    def run(self, out: Path) -> None:  # noqa: D102
+        from maieutic.train.sft import sft
+
+        sft(self._for_run(out))
+
+    def describe(self) -> str:  # noqa: D102
+        return f"train the {self.role}'s side"
+
+    def expect(self, out: Path, flow: Flow) -> Cost:  # noqa: D102
+        return self._cost(flow)
+
+
+class Dpo(_Training):
+    """Direct preference optimisation."""
+
+    epochs: float = 2.0
+    learning_rate: float = 5e-5
+    batch: int = 4
+    micro_batch: int | None = 1
+    warmup_ratio: float = 0.05
+    clip: float = 0.3
+    beta: float = 0.1
+    drop_too_long: bool = False
+
+    def _config(self, out: Path) -> Any:
+        from maieutic.train.config import DpoConfig
+
+        return DpoConfig(**self._settings(out))
+
+    def run(self, out: Path) -> None:  # noqa: D102
+        from maieutic.train.dpo import dpo
+
+        dpo(self._for_run(out))
+
+    def describe(self) -> str:  # noqa: D102
+        return "train on preferences (DPO)"
+
+    def expect(self, out: Path, flow: Flow) -> Cost:  # noqa: D102
+        return self._cost(flow, texts=2)
