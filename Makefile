@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint format
+.PHONY: demo test test-all lint format bench-corpora
 
 .venv/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -27,3 +27,8 @@ lint: .venv/.done
 format: .venv/.done
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+bench-corpora: .venv/.done
+	mkdir -p benchmarks/results
+	$(BIN)/python benchmarks/corpora.py --out benchmarks/results/corpora.json
+	$(BIN)/python benchmarks/corpora_memory.py --json benchmarks/results/corpora_memory.json

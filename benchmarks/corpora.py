@@ -19,6 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -154,6 +155,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     from maieutic.render.prepare import prepare
     from maieutic.render.renderer import Renderer
 
+    warnings.simplefilter("ignore", FutureWarning)
     datasets.disable_caching()
     datasets.disable_progress_bars()
     held = texts()
@@ -198,7 +200,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "5 turns": lambda: rendered(renderer, lengths[5]),
         "40 turns": lambda: rendered(renderer, lengths[40]),
     }
-    rendered(renderer, corpus[:100])
+    rendered(renderer, corpus[:100])  # what is loaded and built once is no round's
+    trl_prepared(dataset.select(range(2)), tokenizer)
+    prepared(1)
     rounds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(options.rounds):
         for name, work in ways.items():

@@ -1,143 +1,340 @@
-"""Recipes: those that ship resolve and are costed, a run is checked before it begins, and goes on where it stopped."""
+"""Recipes: what resolves and what is refused, what a run will cost, and runs that stop and go on."""
 
 from __future__ import annotations
 
 import json
-from importlib.resources import as_file, files
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 import yaml
+from loopback import Loopback
+from typer.testing import CliRunner
 
 from maieutic import recipe
-from maieutic.errors import MissingInput, ModelError, RecipeError, RunConflict
+from maieutic.cli import recipe as commands
+from maieutic.errors import MissingInput, RecipeError, RunConflict, UnknownModel, Unreachable, WrongKey
+from maieutic.store import stage_rows
 
-SHORT = """
-name: short
-values: {seeds: null, model: null, k: 2}
-stages:
-  import: {do: import, sources: ["${seeds}"]}
-  split: {do: split, corpus: "${import}/corpus.jsonl", parts: [0.5, 0.0, 0.5]}
-  candidates: {do: candidates, model: "${model}", data: "${split}/train.jsonl", k: "${k}"}
-"""
-
-
-@pytest.fixture
-def seeds() -> Path:
-    with as_file(files("maieutic.demo") / "seeds.jsonl") as path:
-        return Path(path)
+GIB = 2**30
+FULL = {
+    "platolm": {"corpus": "chats.jsonl"},
+    "socratic-tutor": {"seeds": "seeds.jsonl"},
+}
+SMALL = {
+    "platolm": {"user_base": "hf/a/b", "assistant_base": "hf/a/b", "respondent": "hf/a/b"},
+    "socratic-tutor": {"base": "hf/a/b"},
+}
 
 
 @pytest.fixture
-def short(tmp_path: Path) -> str:
-    (tmp_path / "short.yaml").write_text(SHORT)
-    (tmp_path / "script.jsonl").write_text('{"text": "What do you see?"}\n')
-    return str(tmp_path / "short.yaml")
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a hundred conversations of 800 characters and a hundred seeds, worked in."""
+    talk = {"messages": [{"role": "user", "content": "x" * 400}, {"role": "assistant", "content": "y" * 400}]}
+    write(tmp_path / "chats.jsonl", [{**talk, "id": str(i), "meta": {"note": "z" * 900}} for i in range(100)])
+    write(tmp_path / "seeds.jsonl", [{**talk, "id": str(i)} for i in range(100)])
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
-def needed(name: str, corpus: Path) -> dict[str, object]:
-    """The values that a recipe leaves open, filled."""
-    return {
-        key: str(corpus) if key in ("corpus", "seeds") else "hf/tiny-1b"
-        for key, value in recipe.load(name).values.items()
-        if value is None
-    }
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-@pytest.mark.parametrize("name", recipe.names())
-def test_each_recipe_that_ships_resolves_and_is_costed(name: str, tmp_path: Path, seeds: Path) -> None:
-    plan = recipe.resolve(name, tmp_path / "run", needed(name, seeds))
-    lines = recipe.expect(plan)
-    assert [line.stage for line in lines] == [step.name for step in plan.steps]
-    assert not any(line.done for line in lines)
-    assert any(line.cost.tokens for line in lines)
-    assert recipe.missing(plan) == []
-    assert not (tmp_path / "run").exists(), "a dry run writes nothing"
+def costs(plan: recipe.Plan) -> dict[str, recipe.Cost]:
+    return {line.stage: line.cost for line in recipe.expect(plan)}
 
 
-@pytest.mark.parametrize("name", ["platolm", "socratic-tutor"])
-def test_a_small_sibling_has_the_same_stages_with_other_values(
-    name: str, tmp_path: Path, seeds: Path
+@pytest.mark.parametrize("name", FULL)
+def test_a_small_sibling_has_the_same_stages(here: Path, name: str) -> None:
+    full = recipe.resolve(name, Path("run"), FULL[name])
+    small = recipe.resolve(f"{name}-small", Path("run"), FULL[name] | SMALL[name])
+    assert [step.name for step in full.steps] == [step.name for step in small.steps]
+    assert [type(step.action) for step in full.steps] == [type(step.action) for step in small.steps]
+    assert full.values.keys() == small.values.keys()
+    assert costs(small).keys() == costs(full).keys()
+    assert not Path("run").exists()
+
+
+def test_platolm_at_full_size(here: Path) -> None:
+    plan = recipe.resolve("platolm", Path("run"), FULL["platolm"])
+    stages = {step.name: step.action.model_dump() for step in plan.steps}
+    for name in ("simulator", "assistant"):
+        sft = stages[name]
+        assert (sft["epochs"], sft["learning_rate"], sft["batch"]) == (3, 2e-5, 128)
+        assert (sft["max_length"], sft["warmup_ratio"], sft["precision"]) == (2048, 0.03, "bfloat16")
+    assert stages["talk"]["n"] == 50728 and stages["talk"]["sampling"]["temperature"] == 0.7
+    assert stages["corpus-split"]["parts"] == (0.95, 0.05, 0.0)
+    cost = costs(plan)
+    assert cost["simulator"].tokens == 100 * 200 * 0.9 * 3  # the text alone, not the meta beside it
+    assert cost["talk"].calls == 2 * 10 * 50728
+    assert cost["talk"].tokens == 50728 * 10 * (512 + 512)
+    assert cost["assistant"].tokens == round(50728 * 0.95) * 2048 * 3  # no row is longer than what fits
+    for name in ("simulator", "assistant"):
+        assert cost[name].gpu_bytes == 16 * 7e9  # 104 GiB, before activations
+    assert cost["talk"].gpu_bytes == cost["realism"].gpu_bytes == 2 * 7e9  # the simulator that the run makes
+
+
+def test_socratic_tutor_at_full_size(here: Path) -> None:
+    plan = recipe.resolve("socratic-tutor", Path("run"), FULL["socratic-tutor"])
+    stages = {step.name: step.action.model_dump() for step in plan.steps}
+    assert stages["candidates"]["k"] == 5
+    assert (stages["candidates"]["sampling"]["temperature"], stages["candidates"]["sampling"]["max_tokens"]) == (1.2, 400)  # fmt: skip
+    dpo = stages["tutor"]
+    assert (dpo["beta"], dpo["learning_rate"], dpo["epochs"]) == (0.1, 5e-5, 2)
+    assert (dpo["batch"], dpo["micro_batch"], dpo["warmup_ratio"], dpo["clip"]) == (4, 1, 0.05, 0.3)
+    assert stages["pairs"]["min_chosen"] == 0.8
+    for name in ("base-answers", "tuned-answers"):
+        sampling = stages[name]["sampling"]
+        assert (sampling["temperature"], sampling["max_tokens"]) == (0, 250)
+    assert stages["judge"]["judge"] != stages["tuned-judged"]["judge"]
+    cost = costs(plan)
+    assert cost["candidates"].calls == cost["judge"].calls == 80 * 5
+    assert cost["candidates"].tokens == 80 * 5 * 400
+    assert (
+        2 * 2 * 80 * (200 + 400) < cost["tutor"].tokens < 2 * 2 * 80 * (200 + 400 + 500)
+    )  # and the tutor's prompt
+    assert cost["tutor"].gpu_bytes == 16 * 3.8e9
+    assert cost["candidates"].gpu_bytes == cost["tuned-answers"].gpu_bytes == 2 * 3.8e9
+    assert [
+        cost[name].calls for name in ("base-answers", "tuned-answers", "base-judged", "tuned-judged")
+    ] == [10] * 4
+
+
+def test_several_judges_are_a_panel_and_cost_each(here: Path) -> None:
+    judges = ["openai/a", "openai/b"]
+    settings = {**FULL["socratic-tutor"], "training_judge": judges}
+    plan = recipe.resolve("socratic-tutor", Path("run"), settings)
+    assert costs(plan)["judge"].calls == 80 * 5 * 2
+    assert [step.action.models() for step in plan.steps if step.name == "judge"] == [judges]
+
+
+# What is refused, and how it is said.
+
+IMPORT = {"do": "import", "sources": ["${corpus}"]}
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "an unknown key": ({"stage": {}}, "stage: Extra inputs"),
+    "no stages": ({"stages": {}}, "no stages"),
+    "an unknown action": ({"stages": {"a": {"do": "fly"}}}, "`do` is none of"),
+    "no action": ({"stages": {"a": {}}}, "`do` is none of"),
+    "an unknown setting": ({"stages": {"a": {**IMPORT, "licens": 1}}}, "no setting 'licens'\n.*'licence'"),
+    "a wrong type": ({"stages": {"a": {**IMPORT, "ended": "perhaps"}}}, "stage a: ended: .*boolean"),
+    "a missing setting": ({"stages": {"a": {"do": "clean"}}}, "stage a: corpus: Field required"),
+    "a reference to nothing": ({"stages": {"a": {"do": "import", "sources": ["${corpsu}"]}}}, "corpsu.*\n.*'corpus'"),
+    "a later stage": ({"stages": {"a": {"do": "clean", "corpus": "${b}/corpus.jsonl"}, "b": IMPORT}}, "no earlier stage"),
+    "what a stage does not make": (
+        {"stages": {"a": IMPORT, "b": {"do": "clean", "corpus": "${a}/rows.jsonl"}}},
+        "stage a does not make 'rows.jsonl'\n.*corpus.jsonl",
+    ),
+    "an unknown prompt": ({"stages": {"a": {"do": "candidates", "model": "x", "data": "d", "prompt": "zen"}}}, "zen"),
+    "a rubric without its judge": ({"stages": {"a": {"do": "judge", "data": "d"}}}, "needs a model"),
+    "a batch that does not divide": (
+        {"stages": {"a": {"do": "sft", "role": "user", "model": "m", "data": "d", "batch": 4, "micro_batch": 3}}},
+        "stage a: .*divide",
+    ),
+    "a bad name": ({"stages": {"A b": IMPORT}}, "not a good name"),
+    "a name taken": ({"stages": {"corpus": IMPORT}}, "not a good name"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("wrong", "said"), REFUSED.values(), ids=REFUSED.keys())
+def test_a_wrong_recipe_says_what_and_how_to_mend(here: Path, wrong: dict[str, Any], said: str) -> None:
+    Path("r.yaml").write_text(yaml.safe_dump({"values": {"corpus": "chats.jsonl"}, **wrong}, sort_keys=False))
+    with pytest.raises(Exception, match=said) as caught:
+        recipe.resolve("r.yaml", Path("run"))
+    assert len(str(caught.value).splitlines()) == 2 and not Path("run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "said"),
+    [
+        ("platolm", {}, "needs a value for corpus\n.*--set corpus="),
+        ("platolm", {"corpus": "c", "learning_rte": 1}, "no value 'learning_rte'\n.*'learning_rate'"),
+        ("platolm", {"corpus": "c", "epochs": "many"}, "stage simulator: epochs: .*number"),
+        ("platolm", {"corpus": "c", "parts": [0.9, 0.1]}, "stage split: parts"),
+        ("plato", {}, "no recipe 'plato'\n.*platolm"),
+        ("socratic-tutor-small", {"seeds": "s"}, "needs a value for base"),
+    ],
+)
+def test_a_wrong_value_says_what_and_how_to_mend(name: str, settings: dict[str, Any], said: str) -> None:
+    with pytest.raises((RecipeError, MissingInput), match=said):
+        recipe.resolve(name, Path("run"), settings)
+
+
+def test_a_sibling_may_only_change_what_is_there(here: Path) -> None:
+    Path("child.yaml").write_text("extends: platolm\nvalues: {dialoges: 3}\n")
+    with pytest.raises(RecipeError, match=r"platolm has no value 'dialoges'\n.*'dialogues'"):
+        recipe.load("child.yaml")
+    Path("loop.yaml").write_text("extends: loop.yaml\n")
+    with pytest.raises(RecipeError, match="extends itself"):
+        recipe.load("loop.yaml")
+
+
+def test_set_gives_values_their_types(here: Path) -> None:
+    app = typer.Typer(pretty_exceptions_enable=False)
+    commands.register(app)
+    words = ["corpus=[chats.jsonl, seeds.jsonl]", "dialogues=7", "learning_rate=1e-4", "whole=true",
+             "parts=[0.5, 0.25, 0.25]", "respondent=http://127.0.0.1:1/v1#a=b"]  # fmt: skip
+    call = [
+        "run",
+        "platolm",
+        "--out",
+        "run",
+        "--dry-run",
+        "--json",
+        *(part for word in words for part in ("--set", word)),
+    ]
+    result = CliRunner().invoke(app, call, catch_exceptions=False)
+    printed = json.loads(result.stdout)
+    assert printed["values"]["dialogues"] == 7 and printed["values"]["whole"] is True
+    assert printed["values"]["respondent"] == "http://127.0.0.1:1/v1#a=b"
+    stages = {stage["name"]: stage for stage in printed["stages"]}
+    assert stages["talk"]["calls"] == 140 and stages["import"]["does"].startswith("import 2 sources")
+    plan = recipe.resolve("platolm", Path("run"), commands._settings(words))
+    assert {step.name: step.action for step in plan.steps}["simulator"].learning_rate == 1e-4
+
+
+# Runs.
+
+RECIPE: dict[str, Any] = {
+    "values": {"corpus": "chats.jsonl", "user": None, "assistant": None, "n": 6, "seed": 0},
+    "stages": {
+        "import": IMPORT,
+        "clean": {"do": "clean", "corpus": "${import}/corpus.jsonl"},
+        "base": {"do": "base", "corpus": "${clean}/corpus.jsonl", "steps": 0, "hidden": 32, "layers": 1,
+                 "vocab_size": 300, "context": 1024, "seed": "${seed}"},
+        "talk": {"do": "simulate", "user": "${user}", "assistant": "${assistant}", "n": "${n}", "rounds": 2,
+                 "concurrency": 2, "guards": "none", "seed": "${seed}"},
+        "split": {"do": "split", "corpus": "${talk}", "parts": [0.5, 0.0, 0.5]},
+        "answers": {"do": "candidates", "model": "hf/${base}/model", "data": "${clean}/corpus.jsonl", "k": 1,
+                    "limit": 2, "prompt": None, "sampling": {"max_tokens": 4}},
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def chain(here: Path) -> Path:
+    """A recipe of six stages with scripted models, and fewer conversations."""
+    talk = {"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}]}
+    write(here / "chats.jsonl", [{**talk, "id": str(i), "intent": f"{i}"} for i in range(8)])
+    write(here / "user.jsonl", [{"trained_role": "user"}, {"text": "One?"}, {"text": "Two?"}])
+    (here / "assistant.txt").write_text("Yes.\nNo.\n")
+    (here / "chain.yaml").write_text(yaml.safe_dump(RECIPE, sort_keys=False))
+    return here
+
+
+def plan(**settings: Any) -> recipe.Plan:
+    models = {"user": "script/user.jsonl", "assistant": "script/assistant.txt"}
+    return recipe.resolve("chain.yaml", Path("run"), {**models, **settings})
+
+
+def stamps(out: Path = Path("run")) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in sorted(out.rglob("*")) if path.is_file()}
+
+
+def test_a_run_leaves_every_stage_whole_and_again_does_nothing(chain: Path) -> None:
+    manifests = recipe.run(plan())
+    assert list(manifests) == list(RECIPE["stages"])
+    assert manifests["clean"]["kept"] == 1  # seven equals of one conversation
+    assert manifests["talk"]["dialogues"] == 6 and len(list(stage_rows("run/talk"))) == 6
+    assert sum(manifests["split"]["counts"].values()) == 6
+    before = stamps()
+    Path("assistant.txt").unlink()  # a done stage needs its model no more
+    assert recipe.run(plan()) == manifests
+    assert stamps() == before
+
+
+def test_a_changed_value_is_refused_by_name_and_nothing_is_touched(chain: Path) -> None:
+    recipe.run(plan())
+    before = stamps()
+    with pytest.raises(
+        RunConflict, match=r"stages\.base\.seed .*stages\.talk\.n \(6 → 7\).*stages\.talk\.seed"
+    ):
+        recipe.run(plan(n=7, seed=1))
+    write(Path("chats.jsonl"), [{"messages": [{"role": "user", "content": "Another"}]}])
+    with pytest.raises(RunConflict, match="files"):
+        recipe.run(plan())
+    assert stamps() == before
+
+
+def test_a_folder_of_somebody_else_is_refused(chain: Path) -> None:
+    Path("run").mkdir()
+    Path("run/thesis.tex").write_text("years of work")
+    with pytest.raises(RunConflict, match="holds no run"):
+        recipe.run(plan())
+    assert [path.name for path in Path("run").iterdir()] == ["thesis.tex"]
+
+
+def test_a_moved_run_goes_on(chain: Path) -> None:
+    recipe.run(plan())
+    shutil.rmtree("run/answers")
+    (Path("run/split") / "manifest.json").unlink()
+    shutil.move("run", "moved")
+    done = recipe.run(plan()._replace(**recipe.resolve("chain.yaml", Path("moved"), {
+        "user": "script/user.jsonl", "assistant": "script/assistant.txt"})._asdict()))  # fmt: skip
+    assert done["answers"]["rows"] == 1 and sum(done["split"]["counts"].values()) == 6
+
+
+@pytest.mark.parametrize(
+    ("spec", "error"),
+    [
+        ("{url}#tiny", WrongKey),
+        ("script/nowhere.txt", MissingInput),
+        ("http://127.0.0.1:9/v1#tiny", Unreachable),
+        ("hf/nowhere/./here", MissingInput),
+    ],
+)
+def test_every_model_is_checked_before_the_first_stage(
+    chain: Path, monkeypatch: pytest.MonkeyPatch, spec: str, error: type[Exception]
 ) -> None:
-    full, small = recipe.load(name), recipe.load(f"{name}-small")
-    assert small.stages == full.stages
-    assert small.values.keys() == full.values.keys() and small.values != full.values
+    monkeypatch.setenv("MAIEUTIC_API_KEY", "wrong")
+    with Loopback(key="right") as server, pytest.raises(error):
+        recipe.run(plan(assistant=spec.format(url=server.url)))
+    assert not Path("run").exists() and not server.chats
 
 
-def test_the_full_recipes_have_the_papers_settings(tmp_path: Path, seeds: Path) -> None:
-    values = recipe.load("platolm").values
-    assert (values["epochs"], values["learning_rate"], values["batch"], values["max_length"]) == (
-        3,
-        2e-5,
-        128,
-        2048,
-    )
-    assert (values["temperature"], values["assistant_tokens"], values["dialogues"]) == (0.7, 512, 50728)
-    values = recipe.load("socratic-tutor").values
-    assert (values["k"], values["temperature"], values["tokens"], values["min_chosen"]) == (5, 1.2, 400, 0.8)
-    assert (values["beta"], values["learning_rate"], values["epochs"], values["answer_tokens"]) == (
-        0.1,
-        5e-5,
-        2,
-        250,
-    )
-    assert values["training_judge"] != values["final_judge"], "who made the pairs does not report the result"
+def test_an_unknown_name_on_a_server_is_found_first_too(chain: Path) -> None:
+    with Loopback(models=["small", "large"]) as server, pytest.raises(UnknownModel, match="medium"):
+        recipe.run(plan(assistant=f"{server.url}#medium"))
+    assert not Path("run").exists()
 
 
-def test_done_stages_are_skipped_and_an_interrupted_run_goes_on(
-    tmp_path: Path, short: str, seeds: Path
-) -> None:
-    given = {"seeds": str(seeds), "model": f"script/{tmp_path}/script.jsonl"}
-    plan = recipe.resolve(short, tmp_path / "run", given)
-    recipe.run(plan)
-    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("rows.jsonl")}
-    assert len(written) == 3
-    (tmp_path / "run" / "candidates" / "manifest.json").unlink()
-    assert [line.done for line in recipe.expect(plan)] == [True, True, False]
-    manifests = recipe.run(plan)
-    assert manifests.keys() == {"import", "split", "candidates"}
-    assert {path: path.stat().st_mtime_ns for path in written} == written
+def test_a_missing_file_is_found_first_too(chain: Path) -> None:
+    with pytest.raises(MissingInput, match="gone.jsonl"):
+        recipe.run(plan(corpus="gone.jsonl"))
+    assert not Path("run").exists()
 
 
-def test_a_changed_recipe_or_input_is_another_run(tmp_path: Path, short: str, seeds: Path) -> None:
-    (tmp_path / "seeds.jsonl").write_bytes(seeds.read_bytes())
-    given = {"seeds": str(tmp_path / "seeds.jsonl"), "model": f"script/{tmp_path}/script.jsonl"}
-    recipe.run(recipe.resolve(short, tmp_path / "run", given))
-    with pytest.raises(RunConflict, match=r"stages\.candidates\.k"):
-        recipe.run(recipe.resolve(short, tmp_path / "run", {**given, "k": 3}))
-    (tmp_path / "seeds.jsonl").write_bytes(seeds.read_bytes()[:-20])
-    with pytest.raises(RunConflict, match=r"files\."):
-        recipe.run(recipe.resolve(short, tmp_path / "run", given))
-
-
-def test_nothing_is_begun_before_files_and_models_are_there(tmp_path: Path, short: str, seeds: Path) -> None:
-    given = {"seeds": str(tmp_path / "nowhere.jsonl"), "model": f"script/{tmp_path}/script.jsonl"}
-    plan = recipe.resolve(short, tmp_path / "run", given)
-    assert recipe.missing(plan) == [tmp_path / "nowhere.jsonl"]
-    with pytest.raises(MissingInput, match=r"nowhere\.jsonl"):
-        recipe.run(plan)
-    given = {"seeds": str(seeds), "model": "http://127.0.0.1:9/v1#tiny"}
-    with pytest.raises(ModelError, match="127"):
-        recipe.run(recipe.resolve(short, tmp_path / "run", given))
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_reference_keeps_its_type_and_knows_what_a_stage_makes(
-    tmp_path: Path, short: str, seeds: Path
-) -> None:
-    plan = recipe.resolve(short, tmp_path / "run", {"seeds": [str(seeds)] * 2, "model": "script/x"})
-    assert plan.steps[0].action.inputs() == [seeds, seeds]
-    assert plan.steps[2].needs == ("split",)
-    (tmp_path / "other.yaml").write_text(SHORT.replace("${split}/train.jsonl", "${split}/nothing.jsonl"))
-    with pytest.raises(RecipeError, match=r"split does not make 'nothing\.jsonl'"):
-        recipe.resolve(str(tmp_path / "other.yaml"), tmp_path / "run", {"seeds": "s", "model": "script/x"})
-
-
-def test_the_run_folder_keeps_the_resolved_recipe(tmp_path: Path, short: str, seeds: Path) -> None:
-    given = {"seeds": str(seeds), "model": f"script/{tmp_path}/script.jsonl"}
-    recipe.run(recipe.resolve(short, tmp_path / "run", given))
-    held = json.loads((tmp_path / "run" / "recipe.json").read_text())
-    assert held["recipe"] == "short" and list(held["stages"]) == list(yaml.safe_load(SHORT)["stages"])
-    assert str(tmp_path / "run") not in json.dumps(held), "a moved run is the same run"
-    (tmp_path / "run").rename(tmp_path / "moved")
-    assert recipe.run(recipe.resolve(short, tmp_path / "moved", given)).keys() == held["stages"].keys()
+def test_a_killed_run_goes_on_and_asks_nothing_twice(chain: Path) -> None:
+    with Loopback(reply="Because.", latency=0.05) as server:
+        settings = {"user": "script/user.jsonl", "assistant": server.spec, "n": 30}
+        words = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+        command = [sys.executable, "-m", "maieutic", "run", "chain.yaml", "--out", "run", *words]
+        killed = subprocess.Popen(command, stderr=subprocess.PIPE)
+        rows = Path("run/talk/rows.jsonl")
+        deadline = time.monotonic() + 60
+        while not (rows.exists() and rows.read_bytes().count(b"\n") >= 5):
+            assert killed.poll() is None and time.monotonic() < deadline, killed.communicate()
+            time.sleep(0.01)
+        os.kill(killed.pid, signal.SIGKILL)
+        killed.communicate()
+        assert not Path("run/talk/manifest.json").exists()
+        held, before = rows.read_bytes(), stamps()
+        asked = len(server.chats)
+        server.latency = 0.0
+        manifests = recipe.run(plan(**settings))
+        whole = rows.read_bytes()
+        assert manifests["talk"]["dialogues"] == 30 and whole.startswith(held[: held.rindex(b"\n") + 1])
+        assert max(Counter(json.loads(line)["key"] for line in whole.splitlines()).values()) == 1
+        assert len(server.chats) <= 30 * 2 + 2  # at most what was in flight is asked again
+        assert asked < len(server.chats)
+        early = [name for name in before if name.startswith(("run/import", "run/clean", "run/base"))]
+        assert early and all(stamps()[name] == before[name] for name in early)

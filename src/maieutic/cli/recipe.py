@@ -142,7 +142,7 @@ def demo_base(
     out: Annotated[Path, typer.Option(help="Folder of the checkpoint.")],
     vocab_size: Annotated[int, typer.Option(help="Tokens of the byte-level BPE.")] = 2048,
     hidden: Annotated[int, typer.Option(help="Width.")] = 128,
-    layers: Annotated[int, typer.Option(help="Depth.")] = 2,
+    layers: Annotated[int, typer.Option(min=1, help="Depth.")] = 2,
     context: Annotated[int, typer.Option(help="Positions.")] = 4096,
     steps: Annotated[int, typer.Option(min=0, help="Training steps; 0 leaves it random.")] = 200,
     seed: Annotated[int, typer.Option()] = 0,

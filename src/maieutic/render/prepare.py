@@ -142,7 +142,8 @@ def prepare(
         manifest = _manifest(shares, work)
         dropped = [row for share in shares for row in share.dropped]
         for number, row in enumerate(dropped):
-            stage.rows.append(f"{row['id']}:{number}", row)
+            if (key := f"{row['id']}:{number}") not in stage.rows:
+                stage.rows.append(key, row)
         if not manifest["rows"]:
             reasons = ", ".join(f"{count} {reason}" for reason, count in manifest["dropped"].items())
             raise EmptyCorpus(
