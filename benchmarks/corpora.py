@@ -4,7 +4,7 @@
 
 2,000 conversations of 20 turns and about 2,000 tokens, cut at random from the text under MAIEUTIC_DATA, and a
 byte-level BPE tokenizer of 32,000 tokens trained on that text, with a ChatML template. One interleaved run: every way
-in turn, three rounds, medians. The slow ways get fewer conversations; what counts is tokens per second.
+in turn, three rounds; medians of tokens per second, and of the ratios within a round. The slow ways get fewer conversations; what counts is tokens per second.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ CHATML = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 Chat = list[dict[str, str]]
+PREFIX, TRL = "per prefix (a)", "TRL (b)"
 
 
 def texts() -> list[str]:
@@ -191,8 +192,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         return tokens
 
     ways: dict[str, Callable[[], int]] = {
-        "per prefix (a)": lambda: sum(len(ids) for ids, _ in per_prefix(slower, tokenizer)),
-        "TRL (b)": lambda: sum(map(len, trl_prepared(dataset, tokenizer)["input_ids"])),
+        PREFIX: lambda: sum(len(ids) for ids, _ in per_prefix(slower, tokenizer)),
+        TRL: lambda: sum(map(len, trl_prepared(dataset, tokenizer)["input_ids"])),
         "ours, 1 process": lambda: rendered(renderer, corpus),
         "ours, 1 process, tokenizers only": lambda: rendered(without, corpus[: len(slow)]),
         "ours, JSONL to Arrow, 1 process": lambda: prepared(1),
@@ -235,25 +236,23 @@ def report(
 ) -> dict[str, Any]:
     median = {name: statistics.median(values) for name, values in rounds.items()}
     by_round = {
-        name: {
-            base: [round(one / other, 2) for one, other in zip(rounds[name], rounds[base], strict=True)]
-            for base in ("per prefix (a)", "TRL (b)")
+        base: {
+            name: [round(one / other, 2) for one, other in zip(values, rounds[base], strict=True)]
+            for name, values in rounds.items()
         }
-        for name in rounds
-        if name.startswith("ours")
+        for base in (PREFIX, TRL)
     }
     cost = [short / long for short, long in zip(rounds["5 turns"], rounds["40 turns"], strict=True)]
+    mine = renderer.render_many(corpus, "assistant")
     return {
         "tokens_per_second": {name: round(value) for name, value in median.items()},
-        "times_a": {name: round(value / median["per prefix (a)"], 1) for name, value in median.items()},
-        "times_b": {name: round(value / median["TRL (b)"], 1) for name, value in median.items()},
+        "times_a": {name: round(statistics.median(values), 1) for name, values in by_round[PREFIX].items()},
+        "times_b": {name: round(statistics.median(values), 1) for name, values in by_round[TRL].items()},
         "ratios_by_round": by_round,
         "cost_per_token_40_over_5": round(statistics.median(cost), 3),
         "same": same,
         "conversations": len(corpus),
-        "tokens_a_conversation": round(
-            sum(len(one.input_ids) for one in renderer.render_many(corpus, "assistant")) / len(corpus)
-        ),
+        "tokens_a_conversation": round(sum(len(one.input_ids) for one in mine) / len(corpus)),
         "encoder": renderer.batches.name,
         "machine": {
             "processor": processor(),
