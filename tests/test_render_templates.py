@@ -1,4 +1,3 @@
-# ruff: noqa: E501 - a template is one line
 """Chat templates: what is proven of them by reading, what is refused, and that texts come out as they are written."""
 
 from __future__ import annotations
