@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +70,15 @@ def test_a_second_call_finds_it_done(run: Demo) -> None:
     assert orjson.loads(again.summary.read_bytes())["tutor"] == orjson.loads(before)["tutor"]
 
 
+def test_the_report_lies_beside_it(run: Demo) -> None:
+    page = (run.run / "report.html").read_text(encoding="utf-8")
+    assert "What came out" in page and "Told against solved" in page
+    assert {path.suffix for path in (run.run / "figures").iterdir()} == {".png", ".svg"}
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(not os.environ.get("MAIEUTIC_TEST_ALL"), reason="minutes; MAIEUTIC_TEST_ALL=1")
-def test_the_same_seed_gives_the_same_numbers(run: Demo, tmp_path: Path) -> None:
-    again = demo(tmp_path / "run", 3, SMALL).json()
+def test_the_same_seed_gives_the_same_numbers_in_another_folder(run: Demo, tmp_path: Path) -> None:
+    again = demo(tmp_path / "elsewhere", 3, SMALL).json()
     assert {part: again[part] for part in ("simulator", "tutor", "dialogue")} == {
         part: run.json()[part] for part in ("simulator", "tutor", "dialogue")
     }

@@ -15,11 +15,15 @@ import pytest
 import torch
 from tiny import tiny_checkpoint, tiny_tokenizer
 
+from maieutic import write_corpus
+from maieutic.candidates import candidates
 from maieutic.errors import ContextFull, MaieuticError, MissingExtra, MissingInput, ModelError, Unreachable
 from maieutic.models import ModelOptions, load
 from maieutic.models.checkpoint import find, load_tokenizer, parameters
 from maieutic.models.local import LocalModel
 from maieutic.render import add_end, prompt_ids, render
+from maieutic.simulate import SimulateConfig, simulate
+from maieutic.store import stage_rows
 from maieutic.types import Conversation, Finish, Reply, Role, Sampling, Turn
 
 torch.set_num_threads(1)
@@ -55,6 +59,38 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def simulator(tmp_path_factory: pytest.TempPathFactory) -> LocalModel:
     return LocalModel(str(simulator_checkpoint(tmp_path_factory.mktemp("model") / "simulator")))
+
+
+REFUSING = """{% for m in messages %}{% if 'forbidden' in m['content'] %}{{ raise_exception('not this') }}{% endif %}
+{{- '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
+
+
+def test_a_conversation_that_the_template_refuses_is_a_row_and_stops_nobody(
+    folder: Path, simulator: LocalModel, tmp_path: Path
+) -> None:
+    template = tmp_path / "refusing.jinja"
+    template.write_text(REFUSING)
+    seeds = [Conversation(messages=tuple(turns(text))) for text in ("a", "forbidden", "b")]
+    options = ModelOptions(template=str(template))
+    short = Sampling(max_tokens=4)
+    done = candidates(
+        load(f"hf/{folder}", options), seeds, tmp_path / "c", k=1, sampling=short, max_failure_rate=0.4
+    )
+    rows = list(stage_rows(tmp_path / "c"))
+    assert done.failed == 1 and [row.get("fault") for row in rows] == [None, "us", None]
+    assert "not this" in rows[1]["error"]
+    write_corpus(tmp_path / "seeds.jsonl", seeds)
+    config = SimulateConfig(
+        seeds=tmp_path / "seeds.jsonl",
+        rounds=1,
+        user=short,
+        assistant=short,
+        guards="none",
+        max_failure_rate=0.4,
+    )
+    summary = simulate(simulator, load(f"hf/{folder}", options), tmp_path / "talk", config=config)
+    assert (summary.dialogues, summary.failed, summary.faults) == (2, 1, {"us": 1})
 
 
 def ask(model: LocalModel, sampling: Sampling = WARM, **more: Any) -> list[Reply]:

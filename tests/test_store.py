@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given
@@ -201,3 +202,17 @@ def test_json_files_are_written_whole_or_not_at_all(tmp_path):
 def test_changed_keys_are_named_with_both_values():
     assert changed_keys({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2}) == ["a.b (1 → 3)"]
     assert changed_keys({}, {"new": [1]}) == ["new (null → [1])"]
+
+
+@given(st.lists(st.integers(0, 30), unique=True), st.data())
+def test_settled_rows_stand_in_the_order_given(numbers, data):
+    keys = [f"k{number}" for number in numbers]
+    wanted = data.draw(st.permutations(keys))
+    with TemporaryDirectory() as folder, Stage(Path(folder) / "s", {}) as stage:
+        for key in keys:
+            stage.rows.append(f"{key}:failed:0", {"of": key})
+            stage.rows.append(key, {"of": key})
+        stage.rows.settle({key: place for place, key in enumerate(wanted)})
+        assert [row["of"] for row in stage.rows.rows()] == [key for key in wanted for _ in range(2)]
+        stage.rows.append("later", {"of": "later"})  # the file goes on being written
+        assert [row["key"] for row in stage.rows.rows()][-1:] == ["later"]

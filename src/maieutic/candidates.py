@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 from maieutic import prompts
 from maieutic.console import note
-from maieutic.errors import EmptyCorpus, InputError, MaieuticError, MissingInput, ModelError
+from maieutic.errors import EmptyCorpus, InputError, MaieuticError, MissingInput
 from maieutic.models import ChatModel, identity
-from maieutic.owed import fault_of, work_through
-from maieutic.store import Stage, settled_rows
+from maieutic.owed import Failed, fault_of, work_through
+from maieutic.store import Stage, stage_rows
 from maieutic.types import Conversation, Fault, Problem, Reply, Role, Sampling, Turn, fingerprint
 
 TUTOR = Sampling(temperature=1.2, max_tokens=400)
@@ -198,7 +198,7 @@ class _Candidates:
         self._tokens += sum(reply.completion_tokens for reply in replies)
         return self._shape(seed, replies)
 
-    def _given_up(self, seed: _Seed, error: ModelError) -> dict[str, Any]:
+    def _given_up(self, seed: _Seed, error: Failed) -> dict[str, Any]:
         fault = fault_of(error, Fault.ASSISTANT_MODEL)
         return {**self._shape(seed, []), "fault": fault, "error": error.what}
 
@@ -275,7 +275,7 @@ def read_stage(source: Path | str, stage: str, tell: bool = True) -> Iterator[di
     path = Path(source)
     if path.is_dir():
         inner = path / stage
-        yield from settled_rows(inner if (inner / "rows.jsonl").is_file() else path)
+        yield from stage_rows(inner if (inner / "rows.jsonl").is_file() else path)
         return
     if not path.is_file():
         raise MissingInput(

@@ -15,7 +15,7 @@ Every error prints as two lines. Each also inherits the standard type that fits,
     │   ├── RunConflict                   the folder holds another run
     │   ├── RunLocked                     another process is writing it
     │   └── DiskFull
-    ├── ModelError(RuntimeError)          a model could not be loaded or did not answer; has a `fault`
+    ├── ModelError(RuntimeError)          a model could not be loaded or did not answer
     │   ├── WrongKey(PermissionError)
     │   ├── UnknownModel(LookupError)
     │   ├── ContextFull

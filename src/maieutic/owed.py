@@ -11,7 +11,15 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
-from maieutic.errors import ModelError, TooManyFailures, UnknownModel, Unreachable, WrongKey
+from maieutic.errors import (
+    ModelError,
+    NoTemplate,
+    RenderError,
+    TooManyFailures,
+    UnknownModel,
+    Unreachable,
+    WrongKey,
+)
 from maieutic.progress import track
 from maieutic.store import Stage
 from maieutic.types import Fault
@@ -32,8 +40,15 @@ class Worked(NamedTuple):
     """Items that failed in this call."""
 
 
-def fault_of(error: ModelError, otherwise: Fault) -> Fault:
-    """Whose fault it was: the network's where nothing was reached, else the model's in its part."""
+Failed = ModelError | RenderError
+"""What may happen to one item and not to the next; what would happen to all of them (`HOPELESS`) stops the run."""
+HOPELESS = (WrongKey, UnknownModel, NoTemplate)
+
+
+def fault_of(error: Failed, otherwise: Fault) -> Fault:
+    """Whose fault it was: ours where a template refuses, the network's where nothing was reached, else the model's."""
+    if isinstance(error, RenderError):
+        return Fault.US
     return Fault.NETWORK if isinstance(error, Unreachable) else otherwise
 
 
@@ -41,19 +56,19 @@ async def work_through(
     stage: Stage,
     owed: Iterable[tuple[str, Item]],
     work: Callable[[Item], Awaitable[Row]],
-    given_up: Callable[[Item, ModelError], Row],
+    given_up: Callable[[Item, Failed], Row],
     *,
     concurrency: int,
     max_failure_rate: float,
     total: int | None = None,
     label: str = "",
 ) -> Worked:
-    """Write a row for each owed item that has none yet.
+    """Write a row for each owed item that has none yet; in the end the rows stand in the items' order.
 
     Args:
         stage: open for writing.
         owed: keys and items; consumed once, a few ahead of the work.
-        work: makes an item's row, or raises a ModelError.
+        work: makes an item's row, or raises a ModelError or RenderError.
         given_up: the row of an item that failed, where failures are accepted.
         concurrency: items under way at once.
         max_failure_rate: failed items, as a share of all items of this call, past which the run fails.
@@ -62,11 +77,11 @@ async def work_through(
 
     Raises:
         TooManyFailures: more failed than accepted. Nothing is lost; the same command goes on.
-        WrongKey, UnknownModel: at once.
+        WrongKey, UnknownModel, NoTemplate: at once.
     """
     failures = stage.journal("failures")
-    failed: dict[str, tuple[Item, ModelError]] = {}
-    seen: set[str] = set()
+    failed: dict[str, tuple[Item, Failed]] = {}
+    seen: dict[str, int] = {}
     new = 0
     source: Iterator[tuple[str, Item]] = iter(owed)
 
@@ -75,14 +90,14 @@ async def work_through(
         for key, item in source:
             if key in seen:
                 continue
-            seen.add(key)
+            seen[key] = len(seen)
             if key not in stage.rows:
                 try:
                     stage.rows.append(key, await work(item))
                     new += 1
-                except (WrongKey, UnknownModel):
+                except HOPELESS:
                     raise
-                except ModelError as error:
+                except (ModelError, RenderError) as error:
                     failed[key] = (item, error)
                     failures.append(f"{key}:{len(failures.keys)}", {"row": key, "error": error.what})
             progress.advance()
@@ -99,6 +114,7 @@ async def work_through(
     check_rate(len(failed), len(seen), max_failure_rate, label, first, _MEND)
     for key, (item, error) in failed.items():
         stage.rows.append(key, given_up(item, error))
+    stage.rows.settle(seen)
     return Worked(len(stage.rows.keys), new, len(failed))
 
 

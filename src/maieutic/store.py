@@ -96,6 +96,31 @@ class Journal:
         self._file.flush()
         return first_per_key(read_rows(self.path))
 
+    def settle(self, order: Mapping[str, int]) -> None:
+        """Put the rows in the order of their keys' numbers, so that it no longer tells who came first.
+
+        What follows a `:` in a key is not looked at, and keys without a number stand last. The file is replaced
+        whole; only keys and places are held in memory.
+        """
+        self.sync()
+        placed = [
+            (order.get(row["key"].partition(":")[0], len(order)), place)
+            for place, row in _placed_rows(self.path)
+        ]
+        if placed == sorted(placed):
+            return
+        part = self.path.with_name(f".{self.path.name}.part")
+        with full_disk(self.path):
+            with self.path.open("rb") as old, part.open("wb") as new:
+                for _, place in sorted(placed):
+                    old.seek(place)
+                    new.write(old.readline())
+                new.flush()
+                os.fsync(new.fileno())
+            part.replace(self.path)
+            self._file.close()
+            self._file = self.path.open("ab+")
+
     def close(self) -> None:
         """Sync and close."""
         with full_disk(self.path):
@@ -218,21 +243,6 @@ def _placed_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def stage_rows(folder: Path | str) -> Iterator[dict[str, Any]]:
     """The rows of a stage, each key once, given its folder, its run's folder (with one stage) or its file."""
     return first_per_key(read_rows(_rows_file(Path(folder))))
-
-
-def settled_rows(folder: Path | str) -> Iterator[dict[str, Any]]:
-    """`stage_rows` in the order of their keys: the same in whatever order they came, and so is what is made of them.
-
-    Only keys and places are held in memory.
-    """
-    path = _rows_file(Path(folder))
-    places: dict[str, int] = {}
-    for place, row in _placed_rows(path):
-        places.setdefault(row["key"], place)
-    with path.open("rb") as file:
-        for key in sorted(places):
-            file.seek(places[key])
-            yield orjson.loads(file.readline())
 
 
 def _rows_file(path: Path) -> Path:

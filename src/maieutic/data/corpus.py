@@ -19,9 +19,9 @@ import orjson
 from pydantic import ValidationError
 
 from maieutic.console import note
-from maieutic.data.reading import BadRows, mended, read_rows
+from maieutic.data.reading import BadRows, mended, read_rows, without_rows
 from maieutic.errors import EmptyCorpus, MissingInput, StoreError
-from maieutic.store import full_disk, settled_rows
+from maieutic.store import full_disk, stage_rows
 from maieutic.types import Conversation, fingerprint
 
 Writer = Callable[[bytes], object]
@@ -57,14 +57,14 @@ def corpus_rows(path: Path | str, bad: BadRows) -> Iterator[tuple[str, Any]]:
 
 
 def _stage(folder: Path) -> Iterator[tuple[str, Any]]:
-    if folder.is_dir() and not any((inner / "rows.jsonl").is_file() for inner in (folder, *folder.iterdir())):
-        raise MissingInput(
-            f"{folder}: a folder without rows.jsonl is no corpus",
-            "Name a corpus file, or bring the folder's files together with `maieutic import`.",
-        )
+    if folder.is_dir():
+        own = folder / "rows.jsonl"
+        stages = [own] if own.is_file() else [inner / "rows.jsonl" for inner in folder.iterdir()]
+        if not any(file.is_file() and file.stat().st_size for file in stages):
+            raise without_rows(folder)
     rows = (
         {name: item for name, item in row.items() if name != "key"}
-        for row in settled_rows(folder)
+        for row in stage_rows(folder)
         if "failure" not in row  # a dialogue that could not be finished stands as a row, and is no corpus
     )
     return ((f"{folder}, row {number}", row) for number, row in enumerate(rows, 1))

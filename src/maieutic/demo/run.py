@@ -1,4 +1,4 @@
-"""`maieutic demo`: the recipe of the same name, what came of it as tables, and `summary.json`."""
+"""`maieutic demo`: the recipe of the same name; what came of it as tables, `summary.json` and `report.html`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from maieutic import recipe
 from maieutic.console import say, table
 from maieutic.data.corpus import read_corpus
+from maieutic.report import report
 from maieutic.store import read_json, write_json
 from maieutic.types import Conversation
 
@@ -63,7 +64,7 @@ class Demo(NamedTuple):
         """Tables, one simulated dialogue, and on the last line the summary's path."""
         found = self.json()
         talk = next(iter(read_corpus(self.run / "tuned-lessons")))
-        say("A simulated pupil and the tuned tutor, on a problem that neither has seen:")
+        say("A simulated pupil and the tuned tutor, on the first of the problems that neither has seen:")
         _show_dialogue(talk)
         table(
             "The simulator on people it has not seen",
@@ -79,12 +80,14 @@ class Demo(NamedTuple):
         if open_ones := _holding_zero(found):
             say(f"No difference is shown in {', '.join(open_ones)}: the interval holds zero.")
         say("Tiny models in a toy world: this proves the machinery, not the science.")
-        say(f"{self.run}: {len(self.stages)} stages, {self.seconds:.0f} s")
+        say(f"{self.run}: {len(self.stages)} stages, {self.seconds:.0f} s; {self.run / 'report.html'}")
         say(str(self.summary))
 
 
 def demo(out: Path, seed: int = 0, settings: Mapping[str, Any] | None = None) -> Demo:
-    """Run the demo recipe into `out`; the same call goes on, or finds it done. Writes `out/summary.json`.
+    """Run the demo recipe into `out`; the same call goes on, or finds it done.
+
+    `summary.json`, `report.html` and its `figures/` lie there too.
 
     Args:
         out: the run's folder.
@@ -97,6 +100,7 @@ def demo(out: Path, seed: int = 0, settings: Mapping[str, Any] | None = None) ->
     took = sum(read_json(out / "timings.json").values())
     result = Demo(out, max(took, time.monotonic() - started), stages)
     write_json(result.summary, result.json())
+    report([out])
     return result
 
 

@@ -35,7 +35,7 @@ def read_table(path: Path | str) -> Table:
     """
     path = Path(path)
     if path.is_dir():
-        rows, notes = Table(list(store.settled_rows(path)), [])
+        rows, notes = Table(list(store.stage_rows(path)), [])
     elif path.is_file():
         rows, notes = _parse(path)
     else:

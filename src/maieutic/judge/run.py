@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from maieutic.candidates import read_stage
-from maieutic.errors import EmptyCorpus, InputError, MaieuticError, ModelError
+from maieutic.errors import EmptyCorpus, InputError, MaieuticError
 from maieutic.judge.checks import CHECKS
 from maieutic.judge.model import JUDGE, Judgement, ask, prompt_hash
 from maieutic.models import ChatModel, identity
-from maieutic.owed import check_rate, fault_of, work_through
+from maieutic.owed import Failed, check_rate, fault_of, work_through
 from maieutic.rubrics import Rubric, load, summary_score
 from maieutic.store import Stage
 from maieutic.types import Fault, Problem, Role, Sampling, Turn, Verdict, fingerprint
@@ -210,7 +210,7 @@ class _Judging:
         self._calls += judgement.calls
         return judgement
 
-    def _given_up(self, item: _Item, error: ModelError) -> dict[str, Any]:
+    def _given_up(self, item: _Item, error: Failed) -> dict[str, Any]:
         names = "+".join(model.id for model in self._panel)
         unscored = [Verdict(judge=names, error=error.what) for _ in item.texts]
         return {**self._shape(item, unscored), "fault": fault_of(error, Fault.JUDGE), "error": error.what}

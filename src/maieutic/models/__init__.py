@@ -14,10 +14,12 @@ waits into batches.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from maieutic.errors import InputError
 from maieutic.types import Reply, Role, Sampling, Turn
+
+Precision = Literal["auto", "float32", "bfloat16", "float64"]
 
 
 class ChatModel(Protocol):
@@ -61,7 +63,7 @@ class ChatModel(Protocol):
 
 
 class ModelOptions(NamedTuple):
-    """How to reach or load a model: nothing here decides what a row contains, but template and system do."""
+    """How to reach or load a model: template, system and precision decide what it says, the rest does not."""
 
     template: str | None = None
     """`chat`, `dyadic`, `plain`, or a Jinja file; null: the checkpoint's own (`chat`)."""
@@ -70,6 +72,9 @@ class ModelOptions(NamedTuple):
     batch: int = 16
     """Local: rows decoded together."""
     device: str | None = None
+    precision: Precision = "auto"
+    """Local: `auto` is float32 on a CPU and as stored on a GPU. Only in `float64` a reply does not depend, by rounding,
+    on what is decoded beside it."""
     remote_code: bool = False
     attempts: int = 8
     """Remote: calls a reply may take."""

@@ -154,8 +154,10 @@ def load_tokenizer(source: Source, remote_code: bool = False) -> Any:
         )
 
 
-def load_weights(source: Source, device: str | None = None, remote_code: bool = False) -> Any:
-    """The model: float32 on a CPU, as stored on a GPU.
+def load_weights(
+    source: Source, device: str | None = None, remote_code: bool = False, precision: str = "auto"
+) -> Any:
+    """The model; with `auto` precision float32 on a CPU, as stored on a GPU.
 
     Raises:
         ModelError: no safetensors weights, damaged ones, or fewer than the model has.
@@ -177,7 +179,7 @@ def load_weights(source: Source, device: str | None = None, remote_code: bool = 
             use_safetensors=True,
             trust_remote_code=remote_code,
             local_files_only=source.offline,
-            dtype=torch.float32 if on_cpu else "auto",
+            dtype="float32" if precision == "auto" and on_cpu else precision,
             device_map=None if on_cpu else device if device == "auto" else {"": device},
             output_loading_info=True,
         )

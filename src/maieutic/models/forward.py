@@ -48,7 +48,7 @@ class Network:
         return None
 
     def logits(self, ids: Any, mask: Any, positions: Any, cache: Any = None, keep: Any = 1) -> Any:
-        """Logits in float32, `[rows, kept, vocabulary]`.
+        """Logits in float32, or in float64 where the weights are, `[rows, kept, vocabulary]`.
 
         Args:
             ids: `[rows, new]`.
@@ -66,7 +66,7 @@ class Network:
         logits = self.model(input_ids=ids, attention_mask=mask, **given).logits
         if not slices:
             logits = logits[:, -keep:] if isinstance(keep, int) else logits[:, keep]
-        return logits.float()
+        return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def sample(

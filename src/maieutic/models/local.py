@@ -46,7 +46,8 @@ class LocalModel:
         """`user` also where it was trained on both sides: it can then speak as a trained simulator."""
         self.template = options.template if options.template is not None else said.template
         self.system = options.system if options.system is not None else said.system
-        self.fingerprint: str | None = files.state(self._source, self.template, self.system)
+        framing = [self.template, self.system, *({options.precision} - {"auto"})]
+        self.fingerprint: str | None = files.state(self._source, *framing)
         self.tokenizer: Any = files.load_tokenizer(self._source, options.remote_code)
         self._stops: frozenset[int] | None = None
         self._worker = Worker(self._load, options.batch)
@@ -193,7 +194,8 @@ class LocalModel:
         return ids, places
 
     def _load(self) -> Any:
-        weights = files.load_weights(self._source, self._options.device, self._options.remote_code)
+        options = self._options
+        weights = files.load_weights(self._source, options.device, options.remote_code, options.precision)
         from maieutic.models.engine import Engine
 
         return Engine(weights, self.tokenizer.pad_token_id or 0)

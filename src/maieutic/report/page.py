@@ -188,7 +188,7 @@ def _text(text: str, side: str) -> str:
     if not text.strip():
         return '<p class="note">(no words)</p>'
     whole = f'<p class="text" dir="auto">{escaped(text)}</p>'
-    if len(text) <= LONG and side != "system":
+    if len(text) <= (_TEASER if side == "system" else LONG):
         return whole
     if side == "system":
         return f"<details><summary>{len(text):,} characters</summary>{whole}</details>"

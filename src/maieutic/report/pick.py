@@ -151,7 +151,7 @@ def _outcome(row: Mapping[str, Any]) -> str:
 def _facts(info: Mapping[str, Any]) -> Iterator[Mark]:
     chance = info.get("end_probability")
     if isinstance(chance, (int, float)):
-        yield Mark(f"chance of END {100 * chance:.2g} %")
+        yield Mark("chance of END " + (f"{100 * chance:.0f} %" if chance >= 0.01 else "under 1 %"))
     if info.get("finish") == "length":
         yield Mark("cut at the token limit", False)
     if info.get("finish") == "end":

@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from maieutic.errors import ContextFull, ModelError, UnknownModel, Unreachable, WrongKey
+from maieutic.errors import ContextFull, ModelError, RenderError
 from maieutic.models import ChatModel
+from maieutic.owed import HOPELESS, fault_of
 from maieutic.simulate import guards
 from maieutic.simulate.users import UserMode, next_user_turn
 from maieutic.types import Conversation, Fault, Finish, Reply, Role, Sampling, Turn, fingerprint
@@ -75,6 +76,7 @@ class Dialogue:
     """The state of one dialogue.
 
     Args:
+        draws: where the random numbers of its turns come from.
         start: what stands before the first turn to be drawn.
         spoken: turns drawn earlier, where an interrupted dialogue goes on.
         keep: called with each finished turn, in order.
@@ -83,7 +85,7 @@ class Dialogue:
 
     def __init__(
         self,
-        key: str,
+        draws: str,
         start: Conversation,
         user: Side,
         assistant: Side,
@@ -92,7 +94,7 @@ class Dialogue:
         keep: Callable[[int, Spoken], None],
         count: Callable[[Reply], None],
     ) -> None:
-        self._key = key
+        self._draws = draws
         self._start = start
         self._user = user
         self._assistant = assistant
@@ -110,7 +112,7 @@ class Dialogue:
         """Talk until an end or a failure.
 
         Raises:
-            WrongKey, UnknownModel: no dialogue can go on with such a model; the run stops.
+            WrongKey, UnknownModel, NoTemplate: no dialogue can go on with such a model; the run stops.
         """
         while (end := self._end()) is None:
             role = self._next_role()
@@ -123,13 +125,11 @@ class Dialogue:
                     return self._failed(Fault.US, f"the start does not fit the context: {error.what}")
                 end = End.CONTEXT
                 break
-            except (WrongKey, UnknownModel):
+            except HOPELESS:
                 raise
-            except Unreachable as error:
-                return self._failed(Fault.NETWORK, error.what)
-            except ModelError as error:
-                fault = Fault.USER_MODEL if role == Role.USER else Fault.ASSISTANT_MODEL
-                return self._failed(fault, error.what)
+            except (ModelError, RenderError) as error:
+                model = Fault.USER_MODEL if role == Role.USER else Fault.ASSISTANT_MODEL
+                return self._failed(fault_of(error, model), error.what)
         return Outcome(self._spoken, end, None)
 
     def _failed(self, fault: Fault, error: str) -> Outcome:
@@ -168,7 +168,7 @@ class Dialogue:
         return True
 
     async def _draw(self, role: Role, side: Side, redraw: int) -> tuple[Reply, Sampling]:
-        seed = int(fingerprint([self._key, len(self._spoken), redraw])[:7], 16) + side.sampling.seed
+        seed = int(fingerprint([self._draws, len(self._spoken), redraw])[:7], 16) + side.sampling.seed
         changes: dict[str, Any] = {"seed": seed}
         if redraw and side.sampling.temperature == 0:
             changes["temperature"] = 0.7  # a greedy redraw would be the same again

@@ -138,6 +138,16 @@ def _corpus_hash(path: Path | None) -> str | None:
     return digest.hexdigest()[:32]
 
 
+class _Start(NamedTuple):
+    """A dialogue to come."""
+
+    key: str
+    """Hashes all that decides it."""
+    draws: str
+    """What its random numbers come from: not the models' names, so that a folder's path changes nothing."""
+    conversation: Conversation
+
+
 class _Run:
     """The dialogues of one call."""
 
@@ -153,6 +163,7 @@ class _Run:
         self._turns = stage.journal("turns")
         self._partial = _partial_dialogues(self._turns, stage.rows)
         self._tallies = _tally(stage.rows)
+        self._order: dict[str, int] = {}
         self._replies = 0
         self._tokens = 0
 
@@ -171,15 +182,17 @@ class _Run:
                 for worker in workers:
                     worker.cancel()
                 await asyncio.gather(*workers, return_exceptions=True)
+        self._stage.rows.settle(self._order)
         return self._summary(time.monotonic() - started)
 
-    async def _work(self, starts: Iterator[tuple[str, Conversation]], progress: Progress) -> None:
-        for key, start in starts:
-            if key not in self._stage.rows:
-                await self._one(key, start)
+    async def _work(self, starts: Iterator[_Start], progress: Progress) -> None:
+        for start in starts:
+            self._order[start.key] = len(self._order)
+            if start.key not in self._stage.rows:
+                await self._one(*start)
             progress.advance(note=f"{self._replies} replies, {self._tokens} tokens")
 
-    async def _one(self, key: str, start: Conversation) -> None:
+    async def _one(self, key: str, draws: str, start: Conversation) -> None:
         def keep(index: int, spoken: Spoken) -> None:
             row = {
                 "dialogue": key,
@@ -191,7 +204,7 @@ class _Run:
             self._check_budget()
 
         dialogue = Dialogue(
-            key, start, *self._sides, self._rules, self._partial.pop(key, []), keep, self._count
+            draws, start, *self._sides, self._rules, self._partial.pop(key, []), keep, self._count
         )
         outcome = await dialogue.run()
         tried = self._tallies.tries[key]
@@ -211,12 +224,14 @@ class _Run:
                 "Run the same command with a larger one: it goes on.",
             )
 
-    def _starts(self, n: int | None) -> Iterator[tuple[str, Conversation]]:
-        """Keys and starts, streaming; the seeds are gone through again where `n` asks for more."""
+    def _starts(self, n: int | None) -> Iterator[_Start]:
+        """Starts, streaming; the seeds are gone through again where `n` asks for more."""
         for number, start in enumerate(self._seeds(once=n is None)):
             if n is not None and number >= n:
                 return
-            yield fingerprint([self._identity, number, start.row()]), start
+            said = [[turn.role, turn.content] for turn in start.messages]
+            draws = fingerprint([self._config.seed, number, said])
+            yield _Start(fingerprint([self._identity, number, start.row()]), draws, start)
 
     def _seeds(self, once: bool) -> Iterator[Conversation]:
         from maieutic.data.corpus import read_corpus

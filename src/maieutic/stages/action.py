@@ -10,6 +10,7 @@ import orjson
 from pydantic import Field
 
 from maieutic.costs import Cost, Flow
+from maieutic.models import Precision
 from maieutic.store import Stage
 from maieutic.types import Record
 
@@ -66,6 +67,7 @@ class Options(Record):
     system: str | None = None
     batch: int = Field(16, ge=1)
     device: str | None = None
+    precision: Precision = "auto"
     remote_code: bool = False
     attempts: int = Field(8, ge=1)
     timeout: float = Field(600.0, gt=0)
