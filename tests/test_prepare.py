@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import pickle
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +18,15 @@ from tokenizers_of_kinds import of_kind
 from tokenizers_of_ours import tokenizer
 
 from maieutic import Conversation, render
-from maieutic.errors import BadMask, EmptyCorpus, InputError, MissingInput, RunConflict, UnstablePrefix
+from maieutic.errors import (
+    BadMask,
+    EmptyCorpus,
+    InputError,
+    MissingInput,
+    RunConflict,
+    RunLocked,
+    UnstablePrefix,
+)
 from maieutic.render import END, end_id
 from maieutic.render.prepare import CHUNK, _Work, prepare, tokenizer_hash
 from maieutic.render.truncate import fit
@@ -164,6 +176,75 @@ def test_a_run_that_was_cut_off_is_made_anew(tmp_path):
     assert len(loaded(out)) == 2
 
 
+KILLED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {here!r})
+from test_prepare import fresh, prepare
+prepare(Path({corpus!r}), fresh(), "user", Path({out!r}), processes=2)
+"""
+
+
+def test_a_run_that_is_killed_with_its_processes_at_work_goes_on_by_the_same_call(tmp_path):
+    path, out = corpus(tmp_path / "c.jsonl", [chat(number, 6) for number in range(6000)]), tmp_path / "out"
+    code = KILLED.format(here=str(Path(__file__).parent), corpus=str(path), out=str(out))
+    running = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    _until((out / "parts" / "1.arrow").exists)
+    running.kill()
+    running.wait()
+    assert not (out / "manifest.json").exists()
+
+    def again() -> bool:  # the processes see within a moment that the first one is gone
+        try:
+            return prepare(path, fresh(), "user", out, processes=2).new
+        except RunLocked:
+            return False
+
+    _until(again)
+    assert len(loaded(out)) == 6000
+
+
+def _until(done: Callable[[], bool]) -> None:
+    started = time.monotonic()
+    while not done():
+        assert time.monotonic() - started < 60
+        time.sleep(0.05)
+
+
+def test_another_tokenizer_or_template_never_gets_what_was_made_with_this_one(tmp_path):
+    path, out = corpus(tmp_path / "c.jsonl", [chat(1), chat(2)]), tmp_path / "out"
+    template = tmp_path / "t.jinja"
+    template.write_text("{% for m in messages %}<s>{{ m.content }}</s>{% endfor %}")
+    prepare(path, fresh(), "user", out, str(template))
+    template.write_text("{% for m in messages %}<s>{{ m.content }}</s>\n{% endfor %}")
+    with pytest.raises(RunConflict, match="template"):
+        prepare(path, fresh(), "user", out, str(template))
+    prepare(path, fresh(), "user", tmp_path / "own")
+    for change in (_rename, _add, _normalize, _no_eos):
+        tok = fresh()
+        change(tok)
+        with pytest.raises(RunConflict, match="tokenizer"):
+            prepare(path, tok, "user", tmp_path / "own")
+
+
+def _rename(tok) -> None:
+    tok.unk_token = "</s>"
+
+
+def _add(tok) -> None:
+    tok.add_tokens(["turn"])
+
+
+def _normalize(tok) -> None:
+    from tokenizers import normalizers
+
+    tok.backend_tokenizer.normalizer = normalizers.Lowercase()
+
+
+def _no_eos(tok) -> None:
+    tok.eos_token = "<s>"
+
+
 def test_what_is_no_corpus(tmp_path):
     with pytest.raises(MissingInput):
         prepare(tmp_path / "none.jsonl", fresh(), "user", tmp_path / "out")
@@ -283,3 +364,8 @@ def test_the_command(tmp_path, forked):
     assert "max_length" in refused.err
     assert "Traceback" not in refused.err
     assert END not in done.out
+    (tmp_path / "open.jinja").write_text("{% for m in messages %}")
+    failed = forked("mask", *call[1:6], "--template", str(tmp_path / "open.jinja"))
+    assert failed.code == 1
+    assert "is not Jinja" in failed.err
+    assert len(failed.err.strip().splitlines()) == 2

@@ -1,4 +1,4 @@
-"""Chat templates: what is proven of them by reading, what is refused, and that texts come out as they are written."""
+"""Chat templates: what is refused of them, what it says to do, and that texts come out as they are written."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from hypothesis import strategies as st
 from tokenizers_of_ours import SHAPES, TEMPLATES, tokenizer
 
 from maieutic import Conversation, render
-from maieutic.errors import RenderError, UnstablePrefix
-from maieutic.render import IGNORED, prompt_ids
+from maieutic.errors import BadMask, MaieuticError, RenderError, UnstablePrefix
+from maieutic.render import IGNORED, add_end, prompt_ids, renderer, serving_template, stop_ids
 from maieutic.render.encode import Encoder
-from maieutic.render.proof import only_places
 from maieutic.render.templates import ChatFrames
 from maieutic.types import Role, Turn
 
@@ -89,22 +88,6 @@ def frames(template: str) -> ChatFrames:
     return ChatFrames(tok, Encoder(tok), template)
 
 
-@pytest.mark.parametrize("body", LOOKS)
-def test_a_template_that_looks_at_a_text_is_never_proven(body):
-    assert not only_places(LOOP + body + "{% endfor %}")
-
-
-@pytest.mark.parametrize("name", PLACES)
-def test_a_template_that_only_places_texts_is_proven(name):
-    assert only_places(PLACES[name])
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_the_shapes_are_proven_and_thinking_is_not(shape):
-    assert only_places((TEMPLATES / f"{shape}.jinja").read_text())
-    assert not only_places((TEMPLATES / "qwen3.jinja").read_text())
-
-
 said = st.lists(
     st.lists(
         st.sampled_from(["x", " ", "\n", "\u2003", "\ue0000\ue001", "</s>", "{{ m }}", "<b>", "How would I", "\r", "\x85"]),
@@ -113,24 +96,37 @@ said = st.lists(
     min_size=1,
     max_size=5,
 )  # fmt: skip
-UNPROVEN = LOOP + "<s>{{ m.content if 'How' in m.content else m.content | trim }}</s>{% endfor %}"
+SHAPED = [(TEMPLATES / f"{shape}.jinja").read_text() for shape in SHAPES]
 
 
-@pytest.mark.parametrize(
-    "template",
-    [*PLACES.values(), *((TEMPLATES / f"{shape}.jinja").read_text() for shape in SHAPES), UNPROVEN],
-)
-@settings(max_examples=15, deadline=None)
-@given(texts=said)
-def test_what_is_pieced_together_is_what_the_template_writes(template, texts):
-    """Also where nothing is rendered: the pieces of a conversation are its rendering (and the end of its last turn)."""
-    held = frames(template)
+def pieced(template: str, texts: list[str]) -> tuple[str, str]:
+    """A conversation's pieces as one string, and what the template writes."""
     messages = chat(*texts).messages
     rows = [turn.model_dump(mode="json") for turn in messages]
     written = tokenizer().apply_chat_template(rows, chat_template=template, tokenize=False)
-    pieces = "".join(piece.text for piece in held.pieces(messages))
+    return "".join(piece.text for piece in frames(template).pieces(messages)), written
+
+
+@pytest.mark.parametrize("template", [*PLACES.values(), *SHAPED])
+@settings(max_examples=10, deadline=None)
+@given(texts=said)
+def test_what_is_pieced_together_is_what_the_template_writes(template, texts):
+    """The pieces of a conversation are its rendering (and the end of its last turn)."""
+    pieces, written = pieced(template, texts)
     assert pieces.startswith(written)
     assert pieces[len(written) :] in ("", "<｜Assistant｜>")
+
+
+@pytest.mark.parametrize("body", LOOKS)
+@settings(max_examples=10, deadline=None)
+@given(texts=said)
+def test_a_template_that_looks_at_a_text_is_refused_or_written_as_it_is(body, texts):
+    try:
+        pieces, written = pieced(LOOP + body + "{% endfor %}", texts)
+    except RenderError as error:
+        assert error.hint
+    else:
+        assert pieces == written
 
 
 def test_texts_that_a_template_trims_are_trimmed_as_it_does():
@@ -218,3 +214,113 @@ def test_blank_texts_keep_their_place():
             user = render(conversation, tok, "user")
             assert user.input_ids == render(conversation, tok, "assistant").input_ids
             assert user.supervised >= 1
+
+
+PHI3 = (
+    LOOP
+    + "{{ '<|' + m['role'] + '|>\n' + m['content'] + '<|end|>\n' }}{% endfor %}"
+    + "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
+)
+"""As Phi-3's own: the end of text stands after everything, unless an answer is asked for."""
+
+
+def test_what_a_template_writes_after_everything_is_frame(tmp_path):
+    tok = tokenizer.__wrapped__("bytes", "phi3")
+    tok.chat_template = PHI3
+    conversation = chat("a", "b", "c", system="Be kind.")
+    rows = [turn.model_dump(mode="json") for turn in conversation.messages]
+    rendered = render(conversation, tok, "user")
+    assert rendered.input_ids == tok.apply_chat_template(rows, return_dict=False)
+    assert rendered.input_ids[-1] == tok.eos_token_id
+    assert tok.decode([label for label in rendered.labels if label != IGNORED]) == "a<|end|>c<|end|>"
+    for index in (1, 3):
+        prompt = prompt_ids(conversation.messages[:index], tok, "user")
+        assert rendered.input_ids[: len(prompt)] == prompt
+    ended = render(conversation.model_copy(update={"ended": True}), tok, "user").input_ids
+    assert tok.eos_token_id not in ended
+    assert ended[-1] == add_end(tok)
+    served = serving_template(tok, "user")
+    asked = tok.apply_chat_template(
+        rows[:3], chat_template=served, add_generation_prompt=True, return_dict=False
+    )
+    assert asked == prompt_ids(conversation.messages[:3], tok, "user")
+    assert tok.apply_chat_template(rows, chat_template=served, return_dict=False) == rendered.input_ids
+    tok.chat_template = served
+    assert render(conversation, tok, "user") == rendered
+
+
+def test_an_end_token_outside_the_loss_is_refused(tmp_path):
+    path = tmp_path / "t.jinja"
+    path.write_text(LOOP + "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|></s>\n{% endfor %}")
+    with pytest.raises(BadMask, match="end token </s> would stand outside the loss") as caught:
+        render(chat("a", "b"), tokenizer(), "assistant", str(path))
+    assert "--template" in caught.value.hint
+
+
+def test_turns_that_end_by_what_follows_are_refused_where_that_is_another(tmp_path):
+    tok = tokenizer("bytes", "deepseek")
+    rows = [{"role": role, "content": "x"} for role in ("user", "user", "assistant")]
+    with pytest.raises(UnstablePrefix, match="ends the user's turn by what follows") as caught:
+        render(Conversation.model_validate({"messages": rows}), tok, "user")
+    assert "maieutic clean" in caught.value.hint
+
+
+def test_a_template_that_takes_no_system_turn_says_so():
+    with pytest.raises(RenderError, match="takes no system turn: a system turn is not supported") as caught:
+        render(chat("a", "b", system="Be kind."), tokenizer("bytes", "gemma"), "user")
+    assert "--system" in caught.value.hint
+
+
+def test_a_system_text_that_moves_with_the_last_turn_is_refused(tmp_path):
+    path = tmp_path / "t.jinja"
+    path.write_text(
+        LOOP + "{% if m.role != 'system' %}<s>{% if loop.last and messages[0].role == 'system' %}"
+        "{{ messages[0].content }}{% endif %}{{ m.content }}</s>{% endif %}{% endfor %}"
+    )
+    assert render(chat("a", "b"), tokenizer(), "user", str(path)).supervised
+    with pytest.raises(UnstablePrefix, match="writes a turn otherwise"):
+        render(chat("a", "b", system="Be kind."), tokenizer(), "user", str(path))
+
+
+def test_template_files_that_cannot_be_read(tmp_path):
+    def refuse(template: str, wrong: str) -> None:
+        with pytest.raises(MaieuticError, match=wrong) as caught:
+            render(chat("a", "b"), tokenizer(), "user", template)
+        assert caught.value.hint
+        assert "\n" not in caught.value.what
+
+    (tmp_path / "latin.jinja").write_bytes("{{ 'é' }}".encode("latin-1"))
+    (tmp_path / "open.jinja").write_text(LOOP + "{{ m.content")
+    (tmp_path / "tag.jinja").write_text("{% nonsense %}")
+    (tmp_path / "unsafe.jinja").write_text("{{ messages.__class__.__mro__ }}")
+    refuse(str(tmp_path / "latin.jinja"), "not UTF-8")
+    refuse(str(tmp_path), "a folder")
+    refuse(str(tmp_path / "none.jinja"), "no such file")
+    refuse("x" * 5000, "cannot be read")
+    refuse(str(tmp_path / "open.jinja"), "^the chat template is not Jinja: line 1: unexpected end")
+    refuse(str(tmp_path / "tag.jinja"), "^the chat template is not Jinja: line 1: .*unknown tag")
+    refuse(str(tmp_path / "unsafe.jinja"), "unsafe")
+
+
+def test_a_file_that_has_changed_is_read_anew(tmp_path):
+    path = tmp_path / "t.jinja"
+    path.write_text(LOOP + "<s>{{ m.content }}</s>{% endfor %}")
+    before = render(chat("a", "b"), tokenizer(), "user", str(path))
+    path.write_text(LOOP + "<|im_start|>{{ m.content }}</s>{% endfor %}")
+    assert render(chat("a", "b"), tokenizer(), "user", str(path)) != before
+
+
+def test_what_a_template_writes_may_change_with_the_day():
+    tok = tokenizer.__wrapped__()
+    tok.chat_template = "{{ unk_token }}" + LOOP + "<s>{{ m.content }}</s>{% endfor %}"
+    one = renderer(tok).render(chat("a", "b"), "user")
+    tok.unk_token = "<|end|>"
+    assert renderer(tok).render(chat("a", "b"), "user").input_ids[0] == tok.unk_token_id
+    assert one.input_ids[1:] == renderer(tok).render(chat("a", "b"), "user").input_ids[1:]
+
+
+def test_stop_ids_are_tokens_that_end_a_turn_and_no_text():
+    llama2 = tokenizer("bytes", "llama2")  # its human turn ends in the text " [/INST]"
+    assert stop_ids(llama2) == {llama2.eos_token_id}
+    chatml = tokenizer()
+    assert stop_ids(chatml) == {chatml.eos_token_id, chatml.convert_tokens_to_ids("<|im_end|>")}

@@ -30,6 +30,8 @@ PIECES = [
     "</think>",
     "<|im_",
     "end|>",
+    "＜|im_end|＞",
+    "＜/s＞",
     "user\n",
     "assistant",
     "{{ x }}",
@@ -87,7 +89,7 @@ def test_nothing_is_forged_and_generation_starts_from_a_prefix(kind, said):
 @given(said=turns)
 def test_what_is_in_the_loss_decodes_to_what_was_said(kind, said):
     tok = of_kind(kind)
-    form = {"qwen": "NFC", "nfkc": "NFKC"}.get(kind)
+    form = {"qwen": "NFC", "nfkc": "NFKC", "folded": "NFKC"}.get(kind)
     for role in (Role.USER, Role.ASSISTANT):
         conversation = chat(*said)
         rendered = render(conversation, tok, role)
@@ -140,7 +142,7 @@ def test_end_spelled_in_a_text_is_text_before_and_after_it_is_added():
 @few
 @given(chats=st.lists(turns, min_size=1, max_size=5), ended=st.booleans())
 def test_many_at_once_are_each_alone(chats, ended):
-    for kind in ("qwen", "metaspace first", "single word"):
+    for kind in ("qwen", "metaspace first"):
         tok = of_kind(kind)
         conversations = [chat(*said, ended=ended) for said in chats]
         for role in ("user", "assistant"):

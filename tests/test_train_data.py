@@ -74,6 +74,18 @@ def test_what_is_left_out_is_counted() -> None:
     assert end not in cut[0] and end == whole[1][-1] and rows.report.ends == 1
 
 
+def test_the_start_or_the_end_is_kept() -> None:
+    tokenizer = tiny_tokenizer()
+    one = talk("a question", "x" * 60, "another question", "y" * 10, "a last one")
+    for keep, end in (("start", False), ("end", True)):
+        rows = conversation_rows([one], tokenizer, "user", PLAIN, 70, keep=keep)
+        ((ids, _),) = columns(rows)
+        text = tokenizer.decode(ids)
+        assert ("a question" in text, "a last one" in text) == (not end, end)
+        assert (rows.report.shortened, rows.report.ends, rows.report.ends_cut) == (1, end, not end)
+        assert (ids[-1] == tokenizer.convert_tokens_to_ids(END)) == end
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.text(max_size=30), min_size=1, max_size=7),

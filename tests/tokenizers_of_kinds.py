@@ -1,4 +1,4 @@
-"""Small tokenizers of every family that fast tokenizers come in, all with ChatML's control tokens."""
+"""Small tokenizers of every family that fast tokenizers come in, all with the control tokens of the asked shape."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers_of_ours import CONTROL as OF_ALL_SHAPES
 from tokenizers_of_ours import TEMPLATES, TEXT
 from transformers import PreTrainedTokenizerFast
 
@@ -17,10 +18,13 @@ SPLIT = (
 """How Llama 3 (three digits together) and Qwen 2 (each alone) split a text."""
 BYTES = (
     "gpt2", "llama3", "qwen", "nfkc", "prefix space", "trimmed offsets", "think", "spaces", "lstrip", "rstrip",
-    "normalized", "frame not special",
+    "normalized", "folded", "frame not special",
 )  # fmt: skip
 """Byte-level ones: any text survives (but for what a normalizer changes)."""
-PIECES = ("metaspace first", "metaspace always", "metaspace never", "prepend", "unigram", "single word")
+PIECES = (
+    "metaspace first", "metaspace always", "metaspace never", "prepend", "fallback nfkc", "unigram", "unigram nfkc",
+    "single word",
+)  # fmt: skip
 KINDS = (*BYTES, *PIECES)
 LOSSY = ("wordpiece",)
 
@@ -28,20 +32,23 @@ LOSSY = ("wordpiece",)
 @cache
 def of_kind(kind: str, shape: str = "chatml") -> Any:
     """A tokenizer of one of KINDS or LOSSY, with a template of tests/templates."""
-    inner = _byte_level(kind) if kind in BYTES else _unigram() if kind == "unigram" else _pieces(kind)
+    inner = _byte_level(kind) if kind in BYTES else _unigram() if "unigram" in kind else _pieces(kind)
+    if kind in ("fallback nfkc", "unigram nfkc"):
+        inner.normalizer = normalizers.NFKC()
     if kind == "wordpiece":
         inner = _wordpiece()
     flags = {
         "lstrip": kind == "lstrip",
         "rstrip": kind == "rstrip",
         "single_word": kind == "single word",
-        "normalized": kind == "normalized",
+        "normalized": kind in ("normalized", "folded"),
     }
     special = kind != "frame not special"
     inner.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in CONTROL[:3]])
-    inner.add_tokens([AddedToken(name, special=special, **flags) for name in CONTROL[3:]])
+    names = CONTROL[3:] if shape == "chatml" else OF_ALL_SHAPES[3:]
+    inner.add_tokens([AddedToken(name, special=special, **flags) for name in names])
     if special:
-        inner.add_special_tokens([AddedToken(name, special=True, **flags) for name in CONTROL[3:]])
+        inner.add_special_tokens([AddedToken(name, special=True, **flags) for name in names])
     if kind == "think":
         inner.add_tokens(
             [AddedToken(name, normalized=False) for name in ("<think>", "</think>", "<tool_call>")]
@@ -73,7 +80,7 @@ def _byte_level(kind: str) -> Tokenizer:
         inner.pre_tokenizer = pre_tokenizers.ByteLevel(
             add_prefix_space=kind == "prefix space", trim_offsets=kind == "trimmed offsets"
         )
-    if kind in ("qwen", "nfkc"):
+    if kind in ("qwen", "nfkc", "folded"):
         inner.normalizer = normalizers.NFC() if kind == "qwen" else normalizers.NFKC()
     inner.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(

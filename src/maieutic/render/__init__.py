@@ -14,6 +14,7 @@ from typing import Any
 from maieutic.render.encode import END
 from maieutic.render.renderer import IGNORED, Rendered, Renderer, add_end, end_id
 from maieutic.render.serving import serving_template
+from maieutic.render.templates import template_text
 from maieutic.types import Conversation, Turn
 
 __all__ = [
@@ -76,17 +77,24 @@ def turn_end_id(tokenizer: Any, template: str | None = None, role: str = "user")
 
 
 def stop_ids(tokenizer: Any, template: str | None = None) -> set[int]:
-    """The ids at which a reply stops: the end of either side's turn, and the tokenizer's end of text."""
+    """The ids at which a reply stops: the tokens that end either side's turn, and the tokenizer's end of text.
+
+    A turn's end that is plain text (Llama 2's `[/INST]`) is none: its first token may stand in any reply.
+    """
     view = renderer(tokenizer, template, None)
-    ends = {view.turn_end("user"), view.turn_end("assistant")}
+    ends = {view.turn_end("user"), view.turn_end("assistant")} & view.control_ids
     return ends | ({int(tokenizer.eos_token_id)} if tokenizer.eos_token_id is not None else set())
 
 
 def renderer(tokenizer: Any, template: str | None = None, system: str | None = None) -> Renderer:
     """The renderer of a tokenizer and a template, made once; a changed tokenizer or template gets a new one."""
-    return _renderer(tokenizer, template, system, len(tokenizer), str(tokenizer.chat_template))
+    text = template if template in ("dyadic", "plain") else template_text(tokenizer, template)
+    marks = (tokenizer.bos_token, tokenizer.eos_token, len(tokenizer))
+    return _renderer(tokenizer, template, system, text, marks)
 
 
 @lru_cache(maxsize=16)
-def _renderer(tokenizer: Any, template: str | None, system: str | None, _size: int, _chat: str) -> Renderer:
+def _renderer(
+    tokenizer: Any, template: str | None, system: str | None, _text: str | None, _marks: tuple[Any, ...]
+) -> Renderer:
     return Renderer(tokenizer, template, system)

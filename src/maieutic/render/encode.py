@@ -79,6 +79,8 @@ class Encoder:
     def _compile(self) -> None:
         self._control = _any_of([*self.control, END])
         self.control_ids = frozenset(self.control.values())
+        self.forbidden = self.control_ids - {self.variants.unknown}
+        """The ids that no text may have."""
 
     def learn_frame(self, texts: Iterable[str]) -> None:
         """Take as control tokens what the frame writes, also where the tokenizer calls it no special token."""
@@ -180,20 +182,25 @@ class Encoder:
         return self._text(text, 0, start)[0]
 
     def _text(self, text: str, base: int, start: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids and offsets; what spells a control token, also only once it is normalized, is kept from being one."""
         if not text:
             return [], []
-        spelled = {match[0] for match in self._control.finditer(text)}
-        if spelled:
-            special = all(name == END or self._added[self.control[name]].special for name in spelled)
-            encoding = self.variants.text_only(start, special).encode(text, add_special_tokens=False)
-        else:
-            encoding = self.variants.full(start).encode(text, add_special_tokens=False)
-        if not spelled or self.control_ids.isdisjoint(encoding.ids):
-            return encoding.ids, [(first + base, last + base) for first, last in encoding.offsets]
+        variants = self.variants
+        ways = [variants.text_only, variants.bare]
+        for way in ways if self._control.search(text) else [variants.full, *ways]:
+            encoding = way(start).encode(text, add_special_tokens=False)
+            if self.forbidden.isdisjoint(encoding.ids):
+                return encoding.ids, [(first + base, last + base) for first, last in encoding.offsets]
         # The plain vocabulary holds the control token as a piece of its own: break its spelling in two.
-        middle = next(match for match in self._control.finditer(text)).start() + 1
-        left, left_offsets = self._text(text[:middle], base, start)
-        right, right_offsets = self._text(text[middle:], base + middle, "inside")
+        place = next(place for place, index in enumerate(encoding.ids) if index in self.forbidden)
+        first, last = encoding.offsets[place]
+        if last - first < 2:
+            raise RenderError(
+                f"the tokenizer reads {text[first:last]!r} as a control token wherever it stands",
+                "Take it out of the texts, or use another tokenizer.",
+            )
+        left, left_offsets = self._text(text[: first + 1], base, start)
+        right, right_offsets = self._text(text[first + 1 :], base + first + 1, "inside")
         return left + right, left_offsets + right_offsets
 
     def encode_whole(self, pieces: Sequence[Piece]) -> Encoded:
@@ -203,9 +210,12 @@ class Encoder:
         """
         text = "".join(piece.text for piece in pieces)
         meant = sum(len(self._control.findall(piece.text)) for piece in pieces if not piece.is_content)
-        if len(self._control.findall(text)) != meant:
-            return self.encode(pieces)
         ids, offsets = self._with_offsets(text, 0, "first")
+        if len(self._control.findall(text)) != meant or sum(index in self.forbidden for index in ids) > meant:
+            raise RenderError(
+                "a text spells a control token, and this tokenizer reads control tokens by what stands around them",
+                "Take it out of the text, or use a tokenizer without `single_word` and `rstrip` tokens.",
+            )
         if astray := [cut for cut in _cuts(pieces) if not _is_boundary(ids, offsets, cut)]:
             ids, offsets = self._with_offsets(text[: astray[0]], 0, "first")
             for start, end in pairwise([*astray, len(text)]):

@@ -78,7 +78,7 @@ class Batches:
             made = self._of_place([texts[index] for index in mine], place)
             for index, ids in zip(mine, made, strict=True):
                 found[index] = ids
-        for index in added:
+        for index in added | self._forged(found):
             found[index] = np.asarray(self._encoder.text_ids(texts[index], starts[index]), np.int32)
         return found
 
@@ -87,6 +87,13 @@ class Batches:
         if not self._encoder.spells_added("\n".join(texts)):
             return set()
         return {index for index, text in enumerate(texts) if self._encoder.spells_added(text)}
+
+    def _forged(self, found: list[Ids]) -> set[int]:
+        """The texts of which a normalizer made a control token."""
+        forbidden = np.fromiter(self._encoder.forbidden, np.int32)
+        if not np.isin(np.concatenate([_NONE, *found]), forbidden).any():
+            return set()
+        return {index for index, ids in enumerate(found) if np.isin(ids, forbidden).any()}
 
     def _of_place(self, texts: list[str], place: str) -> list[Ids]:
         quick = self._quick(place) if texts else None

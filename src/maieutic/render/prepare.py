@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import signal
 import sys
 import warnings
 from collections import Counter
@@ -19,8 +20,9 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,7 +41,7 @@ from maieutic.render.truncate import Keep, fit
 from maieutic.store import Stage, full_disk
 from maieutic.types import Conversation, Role, fingerprint
 
-RENDERING = 1
+RENDERING = 2
 """Raised where the same corpus, tokenizer and template come to give other ids or labels."""
 CHUNK = 256
 """Conversations a process takes at a time."""
@@ -179,7 +181,10 @@ def tokenizer_hash(tokenizer: Any) -> str:
     shape = orjson.loads(tokenizer.backend_tokenizer.to_str())
     added = [token for token in shape["added_tokens"] if token["content"] != END]
     shape.update(added_tokens=added, truncation=None, padding=None)
-    return fingerprint([shape, tokenizer.bos_token, tokenizer.eos_token])
+    named = {
+        name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)
+    }
+    return fingerprint([shape, named])
 
 
 def _file_hash(path: Path) -> str:
@@ -227,7 +232,16 @@ _here: dict[str, Any] = {}
 
 def _begin(work: _Work, renderer: Renderer | None) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes share the cores already
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the first process says that it was interrupted
+    Thread(target=_end_with_parent, daemon=True).start()
     _here.update(work=work, renderer=renderer or work.renderer())
+
+
+def _end_with_parent() -> None:
+    """A process that outlives a killed first one would hold the folder's lock."""
+    if (parent := parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _share_of(number: int) -> _Share:

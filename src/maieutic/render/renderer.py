@@ -9,20 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from maieutic.errors import BadMask, InputError, RenderError
+from maieutic.errors import BadMask, InputError, NoTemplate, RenderError, UnstablePrefix
 from maieutic.render.encode import END, Encoded, Encoder, Piece
 from maieutic.render.fast import Batches, Ids
+from maieutic.render.layout import Layout, dyadic_layout, filled, plain_layout, until_opening
 from maieutic.render.plan import Plan, make_plan, plan_of
-from maieutic.render.templates import (
-    LAYOUTS,
-    ChatFrames,
-    Layout,
-    dyadic_layout,
-    filled,
-    plain_layout,
-    template_text,
-    until_opening,
-)
+from maieutic.render.templates import ChatFrames, template_text
 from maieutic.types import Conversation, Role, Turn
 
 IGNORED = -100
@@ -30,9 +22,11 @@ IGNORED = -100
 
 TOGETHER = 64
 """Conversations encoded in one call."""
+LAYOUTS = 1024
+"""Orders of roles whose layout is kept."""
 
 PROBES = (
-    "How would I make a cake, in 12 steps?",
+    "How would I make a cake? In 12 steps",
     "First: take 3 eggs.\n\nThen  mix them; don't stop!\n    f(x) = {'a': 1}",
     "Merci, très bon – 谢谢 🍰",
 )
@@ -105,7 +99,7 @@ class Renderer:
         self._system = system
         self._encoder = Encoder(tokenizer)
         self.batches = Batches(self._encoder, faster, check_all)
-        self._held: dict[tuple[str, bool], _Held] = {}
+        self._held: dict[tuple[str, bool, bool], _Held] = {}
         self._apart = template == "dyadic"
         self._by_stretches: bool | None = True if self._apart else None
         self._frames: ChatFrames | None = None
@@ -153,10 +147,15 @@ class Renderer:
                     f"conversation {conversation.id} has no turns", "Drop it: `maieutic clean` does."
                 )
             messages = self._framed(conversation.messages)
-            ends.append(end and conversation.ended and side == Role.USER)
-            opening = Role.USER if ends[-1] and messages[-1].role == Role.ASSISTANT else None
+            speaker = messages[-1].role
+            ended = end and conversation.ended and side == Role.USER and speaker != Role.SYSTEM
+            ends.append(ended)
             try:
-                planned.append(self._plan(messages, opening))
+                planned.append(
+                    self._plan(messages, Role.USER if ended and speaker == side.other else None, ended)
+                )
+            except NoTemplate:
+                raise
             except RenderError as error:
                 raise type(error)(f"conversation {conversation.id}: {error.what}", error.hint) from None
         last = add_end(self._tokenizer) if any(ends) else None
@@ -167,6 +166,11 @@ class Renderer:
         planned = self._plan(self._framed(messages), side_of(role))
         ids: list[int] = np.concatenate(self._parts([planned])[0]).tolist()
         return ids
+
+    @property
+    def control_ids(self) -> frozenset[int]:
+        """The control tokens met so far."""
+        return self._encoder.control_ids
 
     def turn_end(self, role: str) -> int:
         """The first token after a turn's text."""
@@ -190,34 +194,54 @@ class Renderer:
         make = dyadic_layout if self._apart else plain_layout
         return make(roles, self._tokenizer)
 
-    def _plan(self, messages: Sequence[Turn], opening: Role | None = None) -> _Planned:
-        """How a conversation becomes ids; with `opening`, up to where the next turn of that side begins."""
+    def _plan(self, messages: Sequence[Turn], opening: Role | None = None, ended: bool = False) -> _Planned:
+        """How a conversation becomes ids.
+
+        Args:
+            messages: its turns.
+            opening: up to where the next turn of that side begins.
+            ended: without what a template writes only after everything; END follows.
+        """
         if opening is not None:
             messages = [*messages, Turn(role=opening, content="x")]
-        key = ("".join([turn.role[0] for turn in messages]), opening is not None)
-        held = self._held.get(key)
-        if held is None:
+        roles = [turn.role for turn in messages]
+        key = ("".join([role[0] for role in roles]), opening is not None, ended)
+        if key not in self._held:
             if len(self._held) >= LAYOUTS:
                 self._held.clear()
-            held = self._held[key] = self._hold([turn.role for turn in messages], opening is not None)
-        if self._frames is not None:
-            texts = self._frames.texts(messages, held.layout)
-        else:
-            texts = [turn.content for turn in messages]
+            self._held[key] = self._hold(roles, opening is not None, ended)
+        try:
+            texts = self._texts(messages, self._held[key].layout)
+        except UnstablePrefix:  # unless what the template writes has changed since, with the date say
+            self._held[key] = self._hold(roles, opening is not None, ended)
+            texts = self._texts(messages, self._held[key].layout)
+        held = self._held[key]
         if held.plan is not None and all(texts):
             return _Planned(held.plan, texts)
         # White space of the frame can lie on both sides of an empty text: no hole for that.
-        encoded = self._encode(_cut(held.layout, texts, opening))
-        return _Planned(plan_of(encoded, [turn.role for turn in messages]), ())
+        pieces = self._cut(filled(held.layout.pieces, texts), opening is not None, ended)
+        return _Planned(plan_of(self._encode(pieces), roles), ())
 
-    def _hold(self, roles: Sequence[Role], opening: bool) -> _Held:
+    def _texts(self, messages: Sequence[Turn], layout: Layout) -> list[str]:
+        if self._frames is not None:
+            return self._frames.texts(messages, layout)
+        return [turn.content for turn in messages]
+
+    def _hold(self, roles: Sequence[Role], opening: bool, ended: bool) -> _Held:
         layout = self._layout(roles)
         if self._by_stretches is None:
             self._by_stretches = self._stretches_agree(layout)
         if not self._by_stretches:
             return _Held(layout, None)
-        pieces = until_opening(layout.pieces) if opening else layout.pieces
+        pieces = self._cut(layout.pieces, opening, ended)
         return _Held(layout, make_plan(pieces, roles, self._encoder, self._leading, self._apart))
+
+    def _cut(self, pieces: Sequence[Piece], opening: bool, ended: bool) -> Sequence[Piece]:
+        if opening:
+            return until_opening(pieces)
+        if ended and self._frames is not None:
+            return [*pieces[:-1], pieces[-1]._replace(text=pieces[-1].text.removesuffix(self._frames.tail))]
+        return pieces
 
     def _stretches_agree(self, layout: Layout) -> bool:
         """Whether encoding stretch by stretch gives the ids of the whole string, as a server makes them."""
@@ -244,11 +268,6 @@ class Renderer:
         for (mine, position, _, _), ids in zip(holes, made, strict=True):
             mine[position] = ids
         return parts
-
-
-def _cut(layout: Layout, texts: Sequence[str], opening: Role | None) -> list[Piece]:
-    pieces = filled(layout.pieces, texts)
-    return pieces if opening is None else until_opening(pieces)
 
 
 def _laid_out(

@@ -13,7 +13,8 @@ from typing import Any
 from maieutic import prompts
 from maieutic.errors import RenderError
 from maieutic.render.encode import Encoder
-from maieutic.render.templates import DYADIC, LABELS, WRAPPED, WRAPPED_END, ChatFrames, template_text
+from maieutic.render.layout import DYADIC, LABELS
+from maieutic.render.templates import WRAPPED, WRAPPED_END, ChatFrames, template_text
 from maieutic.types import Role, Turn
 
 
@@ -34,9 +35,15 @@ def _opening_user(tokenizer: Any, text: str) -> str:
         [Turn(role=Role.USER, content="x"), Turn(role=Role.ASSISTANT, content="x")], Role.USER
     )
     so_far = frames.pieces([Turn(role=Role.USER, content="x"), Turn(role=Role.ASSISTANT, content="x")])
-    written = "".join(piece.text for piece in so_far)
+    written = "".join(piece.text for piece in so_far).removesuffix(frames.tail)
     opening = "".join(piece.text for piece in pieces).removeprefix(written)
     before, after = _system_frame(frames)
+    body = f"{WRAPPED}{text}{WRAPPED_END}{{% if opens_user %}}{{{{ {json.dumps(opening)} }}}}{{% endif %}}"
+    if frames.tail:  # what is written only where nothing more is asked
+        body = (
+            f"{{% set written %}}{WRAPPED}{text}{WRAPPED_END}{{% endset %}}{{% if opens_user %}}"
+            f"{{{{ written[:-{len(frames.tail)}] + {json.dumps(opening)} }}}}{{% else %}}{{{{ written }}}}{{% endif %}}"
+        )
     return (
         "{% set opens_user = add_generation_prompt %}{% set add_generation_prompt = false %}"
         "{% if opens_user and messages | length == 1 and messages[0]['role'] == 'system' %}"
@@ -44,8 +51,7 @@ def _opening_user(tokenizer: Any, text: str) -> str:
         "{% elif opens_user and not messages %}"
         f"{{{{ {json.dumps(_first_opening(frames))} }}}}"
         "{% else %}"
-        f"{WRAPPED}{text}{WRAPPED_END}"
-        f"{{% if opens_user %}}{{{{ {json.dumps(opening)} }}}}{{% endif %}}"
+        f"{body}"
         "{% endif %}"
     )
 

@@ -43,6 +43,14 @@ class Variants:
         return shape
 
     @cached_property
+    def unknown(self) -> int | None:
+        """The id that stands for what the vocabulary lacks, where the tokenizer has one."""
+        model = self._shape["model"]
+        name = model.get("unk_token")
+        index = model.get("unk_id") if name is None else self._backend.token_to_id(name)
+        return None if index is None else int(index)
+
+    @cached_property
     def _pipelines(self) -> dict[str, dict[str, Any]]:
         """For each place the normalizer and the pre-tokenizer that fit it."""
         return {start: _pipeline(self._shape, start) for start in ("first", "after", "inside")}
@@ -65,11 +73,9 @@ class Variants:
         place = self.place(start)
         return self.whole if place == "first" else self._copy(f"full {place}", place)
 
-    def text_only(self, start: str, special: bool) -> Any:
-        """The tokenizer for a place, to which no special token (else no added token) is anything but text."""
+    def text_only(self, start: str) -> Any:
+        """The tokenizer for a place, to which no special token is anything but text."""
         place = self.place(start)
-        if not special:
-            return self.bare(start)
         made = self._copy(f"text {place}", place)
         made.encode_special_tokens = True
         return made

@@ -1,7 +1,7 @@
 """Rows → token ids and labels, with a count of everything that does not go in and why.
 
-Nothing is cut inside a turn: of a conversation that is too long, whole turns are left out at its end (it then
-no longer shows how it ended, so it teaches no END), and one of which no turn fits is dropped and counted.
+Nothing is cut inside a turn: of a conversation that is too long, whole turns are left out (see `render.truncate`), and
+one of which no turn fits is dropped and counted.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from maieutic.console import note
 from maieutic.errors import ContextTooShort, EmptyCorpus, InputError, MissingInput, UnstablePrefix
 from maieutic.render import IGNORED, Rendered, prompt_ids, render
+from maieutic.render.truncate import Keep, fit
 from maieutic.train.load import Framing
 from maieutic.types import Conversation, Preference, Role, Turn
 
@@ -28,7 +29,7 @@ class DataReport(NamedTuple):
     without_turn: int = 0
     """Rows with no turn of the trained role: left out."""
     shortened: int = 0
-    """Rows that lost whole turns at their end to fit."""
+    """Rows that lost whole turns to fit."""
     too_long: int = 0
     """Rows of which nothing fits: left out."""
     broken: int = 0
@@ -77,6 +78,7 @@ def conversation_rows(
     frame: Framing,
     max_length: int,
     end: bool = True,
+    keep: Keep = "start",
 ) -> Rows:
     """Conversations as columns `input_ids` and `labels` (-100 outside the loss).
 
@@ -87,6 +89,7 @@ def conversation_rows(
         frame: template and system text.
         max_length: tokens a row may have.
         end: whether conversations that ended teach END.
+        keep: which part of a conversation that is too long is kept.
 
     Raises:
         EmptyCorpus: no conversation has a turn of that role.
@@ -103,13 +106,15 @@ def conversation_rows(
             continue
         if not end:
             conversation = conversation.model_copy(update={"ended": False})
-        fitting, rendered = _fit(conversation, tokenizer, role, sides, frame, max_length)
+        fitting, rendered = fit(
+            conversation, lambda one: _labelled(one, tokenizer, role, frame), sides, max_length, keep
+        )
         if rendered is None:
             counts["too_long"] += 1
             continue
         counts["shortened"] += len(fitting.messages) < len(conversation.messages)
         if conversation.ended and Role.USER in sides:
-            counts["ends" if fitting.ended else "ends_cut"] += 1
+            counts["ends" if fitting.ended and fitting.turns(Role.USER) else "ends_cut"] += 1
         licences |= {conversation.licence} if conversation.licence else set()
         kept.append(rendered)
     if not kept and counts["too_long"]:
@@ -125,28 +130,6 @@ def conversation_rows(
     report = DataReport(len(kept), tokens=tokens, supervised=sum(row.supervised for row in kept), **counts)
     return Rows(_dataset({name: [getattr(row, name) for row in kept] for name in Rendered._fields}),
                 report, sorted(licences))  # fmt: skip
-
-
-def _fit(
-    conversation: Conversation, tokenizer: Any, role: str, sides: set[Role], frame: Framing, max_length: int
-) -> tuple[Conversation, Rendered | None]:
-    """The longest run of whole turns from the start that fits, and its rendering; none where no turn does."""
-    rendered = _labelled(conversation, tokenizer, role, frame)
-    if len(rendered.input_ids) <= max_length:
-        return conversation, rendered
-    stops = [count for count, turn in enumerate(conversation.messages, 1) if turn.role in sides]
-    best: tuple[Conversation, Rendered | None] = (conversation, None)
-    low, high = 0, len(stops) - 1
-    while low <= high:
-        middle = (low + high) // 2
-        start = conversation.messages[: stops[middle]]
-        shorter = conversation.model_copy(update={"messages": start, "ended": False})
-        rendered = _labelled(shorter, tokenizer, role, frame)
-        if len(rendered.input_ids) <= max_length:
-            best, low = (shorter, rendered), middle + 1
-        else:
-            high = middle - 1
-    return best
 
 
 def _labelled(conversation: Conversation, tokenizer: Any, role: str, frame: Framing) -> Rendered:
