@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint format bench-corpora
+.PHONY: demo test test-all lint format bench-corpora bench-evals bench-simulate
 
 .venv/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -32,3 +32,11 @@ bench-corpora: .venv/.done
 	mkdir -p benchmarks/results
 	$(BIN)/python benchmarks/corpora.py --out benchmarks/results/corpora.json
 	$(BIN)/python benchmarks/corpora_memory.py --json benchmarks/results/corpora_memory.json
+
+bench-evals: .venv/.done
+	mkdir -p benchmarks/results
+	$(BIN)/python benchmarks/evals.py --out benchmarks/results/evals.json
+
+bench-simulate: .venv/.done
+	mkdir -p benchmarks/results
+	$(BIN)/python benchmarks/simulate.py --out benchmarks/results/simulate.json

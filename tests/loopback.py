@@ -227,12 +227,22 @@ class Loopback:
                 return _error(404, "no such page")
             return web.json_response({"object": "list", "data": [{"id": name} for name in self.models]})
 
+        async def pull(request: web.Request) -> web.StreamResponse:
+            """Ollama's: fetch a model, unless its name says that there is none."""
+            body = orjson.loads(await request.read())
+            self._saw(request, body)
+            if body["model"].startswith("no-"):
+                return web.json_response({"error": "pull model manifest: file does not exist"}, status=500)
+            self.models = (*(self.models or ()), body["model"])
+            return web.json_response({"status": "success"})
+
         async def elsewhere(request: web.Request) -> web.StreamResponse:
             self._saw(request, {})
             return _error(404, "nothing here")
 
         app.router.add_post("/v1/chat/completions", chat)
         app.router.add_get("/v1/models", listed)
+        app.router.add_post("/api/pull", pull)
         app.router.add_route("*", "/{rest:.*}", elsewhere)
         return app
 

@@ -26,10 +26,10 @@ SRC = ROOT / "src" / "maieutic"
 FILES = sorted(SRC.rglob("*.py"))
 
 ORDER = [
-    *("errors", "types", "console", "progress", "prompts", "rubrics", "store", "owed"),
+    *("errors", "types", "console", "progress", "prompts", "rubrics", "store", "spending", "owed"),
     *("data", "render", "models", "train", "simulate", "candidates", "judge", "prefer", "evals"),
-    *("demo", "costs", "stages", "recipe", "demo.run"),
-    *("scale", "report", "export", "studio", "chat", "cli", "__main__"),
+    *("demo", "costs", "stages", "recipe"),
+    *("scale", "report", "demo.run", "export", "studio", "chat", "cli", "__main__"),
 ]
 """Rooms, the earlier ones first; a part of a room that comes later stands by its own name."""
 HEAVY = (

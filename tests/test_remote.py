@@ -55,6 +55,67 @@ def streamed(model: RemoteModel, **more: object) -> tuple[list[str], Reply]:
 # requests and replies
 
 
+def test_a_request_is_the_official_client_s_field_by_field() -> None:
+    from openai import OpenAI
+
+    messages = [
+        {"role": "system", "content": "Be short. \u00e9\u2028"},
+        {"role": "user", "content": 'Say "7\\2".\n'},
+    ]
+    settings = {"temperature": 0.2, "top_p": 0.9, "max_tokens": 33, "seed": 7}
+    with Loopback("It is 3.5.", key=CANARY) as server, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MAIEUTIC_API_KEY", CANARY)
+        with OpenAI(base_url=server.url, api_key=CANARY) as client:
+            theirs = client.chat.completions.create(model="tiny", messages=messages, **settings)
+        turns = [Turn.model_validate(message) for message in messages]
+        ours = ask(load(server.spec), turns, Sampling(**settings))
+    official, own = server.chats
+    assert own.path == official.path and own.body == official.body
+    for header in ("Authorization", "Content-Type"):
+        assert own.headers[header] == official.headers[header]
+    assert ours.text == theirs.choices[0].message.content
+    assert (ours.prompt_tokens, ours.completion_tokens) == (
+        theirs.usage.prompt_tokens,
+        theirs.usage.completion_tokens,
+    )
+
+
+def test_ollama_fetches_a_model_on_request_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Loopback("Hi.", models=("other",)) as server:
+        monkeypatch.setenv("OLLAMA_HOST", server.url.removesuffix("/v1"))
+        with pytest.raises(errors.UnknownModel, match="has no model 'tiny'"):
+            asyncio.run(load("ollama/tiny").check())
+        asyncio.run(load("ollama/tiny", ModelOptions(pull=True)).check())
+        assert [seen.body for seen in server.requests if seen.path == "/api/pull"] == [
+            {"model": "tiny", "stream": False}
+        ]
+        assert ask(load("ollama/tiny", ModelOptions(pull=True))).text == "Hi."
+        with pytest.raises(errors.ModelError, match="manifest"):
+            asyncio.run(load("ollama/no-such", ModelOptions(pull=True)).check())
+
+
+def test_first_tokens_come_where_the_server_gives_them() -> None:
+    def whole(body: dict) -> dict:
+        answer = loopback.completion("m", body)
+        tops = [{"token": "m", "logprob": -0.1}, {"token": "M", "logprob": -2.4}]
+        answer["choices"][0]["logprobs"] = {
+            "content": [{"token": "m", "logprob": -0.1, "top_logprobs": tops}]
+        }
+        return answer
+
+    with Loopback(whole) as server:
+        reply, first = asyncio.run(load(server.spec).reply_with_first(HELLO, Sampling()))
+        assert (reply.text, first) == ("m", {"m": -0.1, "M": -2.4})
+        assert server.chats[0].body["logprobs"] is True
+    refusal = loopback.status(400, "logprobs is not supported")
+    with Loopback("m", faults=[refusal]) as server:
+        model = load(server.spec)
+        for _ in range(2):
+            reply, first = asyncio.run(model.reply_with_first(HELLO, Sampling()))
+            assert (reply.text, dict(first)) == ("m", {})
+        assert [seen.body.get("logprobs") for seen in server.chats] == [True, None, None]
+
+
 def test_a_request_says_everything_and_a_reply_is_whole() -> None:
     with Loopback("It is 3.5.") as server:
         reply = ask(

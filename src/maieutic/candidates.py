@@ -19,6 +19,7 @@ from maieutic.console import note
 from maieutic.errors import EmptyCorpus, InputError, MaieuticError, MissingInput
 from maieutic.models import ChatModel, identity
 from maieutic.owed import Failed, fault_of, work_through
+from maieutic.spending import Budget, Purse
 from maieutic.store import Stage, stage_rows
 from maieutic.types import Conversation, Fault, Problem, Reply, Role, Sampling, Turn, fingerprint
 
@@ -63,6 +64,7 @@ def candidates(
     limit: int | None = None,
     concurrency: int = 32,
     max_failure_rate: float = 0.05,
+    budget: Budget | None = None,
 ) -> Candidates:
     """Ask the model for `k` replies to each seed, into the stage folder `out`.
 
@@ -77,11 +79,13 @@ def candidates(
         limit: only the first so many conversations.
         concurrency: dialogues under way at once.
         max_failure_rate: the share of failed dialogues past which the run ends as failed.
+        budget: what this call may spend.
 
     Raises:
-        TooManyFailures, ModelError, RunConflict, RunLocked, DiskFull, MissingInput, EmptyCorpus.
+        BudgetSpent, TooManyFailures, ModelError, RunConflict, RunLocked, DiskFull, MissingInput, EmptyCorpus.
     """
-    work = _Candidates(model, k, sampling, prompt, show_solution, limit)
+    budget = (budget or Budget()).checked([model.id])
+    work = _Candidates(model, k, sampling, prompt, show_solution, limit, Purse(budget))
     return asyncio.run(work.run(seeds, Path(out), concurrency, max_failure_rate))
 
 
@@ -94,11 +98,13 @@ class _Candidates:
         prompt: str | None,
         show_solution: bool,
         limit: int | None,
+        purse: Purse,
     ) -> None:
+        self._purse = purse
         self._model, self._k, self._sampling, self._limit = model, k, sampling, limit
         self._prompt = prompts.load(prompt) if prompt else None
         self._show_solution = show_solution
-        self._skipped = self._cut = self._replies = self._tokens = self._done = 0
+        self._skipped = self._cut = self._tokens = 0
 
     async def run(
         self, seeds: Path | str | Iterable[Conversation], out: Path, concurrency: int, max_failure_rate: float
@@ -127,6 +133,7 @@ class _Candidates:
                     max_failure_rate=max_failure_rate,
                     total=min(count, self._limit or count),
                     label="candidates",
+                    purse=self._purse,
                 )
                 if not worked.rows:
                     raise EmptyCorpus(
@@ -138,7 +145,12 @@ class _Candidates:
             await self._model.close()
         seconds = round(time.monotonic() - started, 3)
         return Candidates(
-            worked.rows, **counts, replies=self._replies, tokens=self._tokens, seconds=seconds, run=str(out)
+            worked.rows,
+            **counts,
+            replies=self._purse.replies,
+            tokens=self._tokens,
+            seconds=seconds,
+            run=str(out),
         )
 
     def _owed(self, seeds: Iterable[Conversation]) -> Iterator[tuple[str, _Seed]]:
@@ -193,8 +205,8 @@ class _Candidates:
             got = task.result()
             if isinstance(got, MaieuticError):
                 raise got
+            self._purse.pay(got)
             replies.append(got)
-        self._replies += len(replies)
         self._tokens += sum(reply.completion_tokens for reply in replies)
         return self._shape(seed, replies)
 

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 from maieutic.errors import (
+    BudgetSpent,
     ModelError,
     NoTemplate,
     RenderError,
@@ -21,6 +22,7 @@ from maieutic.errors import (
     WrongKey,
 )
 from maieutic.progress import track
+from maieutic.spending import Purse
 from maieutic.store import Stage
 from maieutic.types import Fault
 
@@ -62,6 +64,7 @@ async def work_through(
     max_failure_rate: float,
     total: int | None = None,
     label: str = "",
+    purse: Purse | None = None,
 ) -> Worked:
     """Write a row for each owed item that has none yet; in the end the rows stand in the items' order.
 
@@ -74,8 +77,10 @@ async def work_through(
         max_failure_rate: failed items, as a share of all items of this call, past which the run fails.
         total: items expected, for the progress bar.
         label: what the bar says.
+        purse: what the work is paid from; once it is empty, items under way are finished and no other is begun.
 
     Raises:
+        BudgetSpent: the purse is empty. The same command with a larger budget goes on.
         TooManyFailures: more failed than accepted. Nothing is lost; the same command goes on.
         WrongKey, UnknownModel, NoTemplate: at once.
     """
@@ -83,6 +88,7 @@ async def work_through(
     failed: dict[str, tuple[Item, Failed]] = {}
     seen: dict[str, int] = {}
     new = 0
+    over: BudgetSpent | None = None
     source: Iterator[tuple[str, Item]] = iter(owed)
 
     async def worker() -> None:
@@ -92,6 +98,8 @@ async def work_through(
                 continue
             seen[key] = len(seen)
             if key not in stage.rows:
+                if spent():
+                    return
                 try:
                     stage.rows.append(key, await work(item))
                     new += 1
@@ -100,7 +108,16 @@ async def work_through(
                 except (ModelError, RenderError) as error:
                     failed[key] = (item, error)
                     failures.append(f"{key}:{len(failures.keys)}", {"row": key, "error": error.what})
-            progress.advance()
+            progress.advance(note=str(purse or ""))
+
+    def spent() -> bool:
+        nonlocal over
+        try:
+            if purse is not None:
+                purse.check()
+        except BudgetSpent as error:
+            over = error
+        return over is not None
 
     with track(total, label) as progress:
         workers = [asyncio.create_task(worker()) for _ in range(concurrency)]
@@ -110,6 +127,8 @@ async def work_through(
             for task in workers:
                 task.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
+    if over:
+        raise over
     first = next((error.what for _, error in failed.values()), "")
     check_rate(len(failed), len(seen), max_failure_rate, label, first, _MEND)
     for key, (item, error) in failed.items():

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from maieutic.cli.spending import BudgetTokens, BudgetUsd, Prices, budget
 from maieutic.console import Json, note, print_json, say, table
 
 FailureRate = Annotated[float, typer.Option(min=0, max=1, help="Share of failures past which the run fails.")]
@@ -49,6 +50,9 @@ def candidates(
     concurrency: Concurrency = 32,
     attempts: Attempts = 8,
     timeout: Timeout = 600.0,
+    budget_tokens: BudgetTokens = None,
+    budget_usd: BudgetUsd = None,
+    price: Prices = None,
     max_failure_rate: FailureRate = 0.05,
     json: Json = False,
 ) -> None:
@@ -79,6 +83,7 @@ def candidates(
         limit=limit,
         concurrency=concurrency,
         max_failure_rate=max_failure_rate,
+        budget=budget(budget_tokens, budget_usd, price),
     )
     if json:
         print_json(result._asdict())
@@ -113,6 +118,9 @@ def judge(
     concurrency: Concurrency = 32,
     attempts: Attempts = 8,
     timeout: Timeout = 600.0,
+    budget_tokens: BudgetTokens = None,
+    budget_usd: BudgetUsd = None,
+    price: Prices = None,
     max_failure_rate: FailureRate = 0.05,
     json: Json = False,
 ) -> None:
@@ -135,6 +143,7 @@ def judge(
         sampling=Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed),
         concurrency=concurrency,
         max_failure_rate=max_failure_rate,
+        budget=budget(budget_tokens, budget_usd, price),
     )
     if json:
         print_json(result._asdict())

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from maieutic.cli.spending import BudgetTokens, BudgetUsd, Prices, budget
 from maieutic.console import Json, print_json, say
+
+if TYPE_CHECKING:
+    from maieutic.simulate import SimulateConfig
 
 
 def register(app: typer.Typer) -> None:
@@ -20,17 +24,28 @@ def simulate(
     assistant: Annotated[str, typer.Option(help="MODEL that answers.")],
     out: Annotated[Path, typer.Option(help="Run folder; the same command goes on in it.")],
     n: Annotated[int | None, typer.Option("-n", min=1, help="Dialogues; default one for each seed.")] = None,
+    repeat: Annotated[int, typer.Option(min=1, help="Dialogues a seed, each drawn anew.")] = 1,
     seeds: Annotated[
         Path | None, typer.Option(help="Corpus of starts; without it the user begins freely.")
     ] = None,
     seed_turns: Annotated[
-        int | None, typer.Option(min=0, help="Keep only the first turns of each seed.")
+        int | None,
+        typer.Option(
+            min=0, help="Keep only the first turns of each seed; 0: only its intent, profile and problem."
+        ),
     ] = None,
     user_mode: Annotated[
         str | None, typer.Option(help="trained or prompted; default: what the checkpoint says.")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds at most.")] = 10,
     min_rounds: Annotated[int, typer.Option(min=0, help="The user may not end before so many.")] = 1,
+    ending: Annotated[
+        str, typer.Option(help="allow the user to end, suppress that, or force it after the last round.")
+    ] = "allow",
+    controller: Annotated[
+        str | None,
+        typer.Option(help="MODEL that is asked after each reply whether such a person would stop here."),
+    ] = None,
     guards: Annotated[str, typer.Option(help="default, none, or a list such as empty,repeat.")] = "default",
     user_temperature: Annotated[float, typer.Option(min=0)] = 1.0,
     user_top_p: Annotated[float, typer.Option(min=0.01, max=1)] = 0.8,
@@ -46,11 +61,13 @@ def simulate(
     timeout: Annotated[
         float, typer.Option(min=0.1, help="Seconds for one reply, attempts together.")
     ] = 600.0,
-    budget_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Stop cleanly after so many tokens.")
-    ] = None,
+    budget_tokens: BudgetTokens = None,
+    budget_usd: BudgetUsd = None,
+    price: Prices = None,
+    pull: Annotated[bool, typer.Option("--pull", help="ollama/ models: fetch what is not there.")] = False,
     max_failure_rate: Annotated[float, typer.Option(min=0, max=1)] = 0.05,
     seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it will cost at most.")] = False,
     json: Json = False,
 ) -> None:
     """Let a user model and an assistant model talk, and keep the dialogues as a corpus.
@@ -65,30 +82,52 @@ def simulate(
 
     if user_mode not in (None, "trained", "prompted"):
         raise InputError(f"--user-mode {user_mode!r} is not known", "Give trained or prompted.")
+    if ending not in ("allow", "suppress", "force"):
+        raise InputError(f"--ending {ending!r} is not known", "Give allow, suppress or force.")
     config = SimulateConfig(
         seeds=seeds,
         seed_turns=seed_turns,
+        repeat=repeat,
         user_mode=user_mode,
         user=Sampling(temperature=user_temperature, top_p=user_top_p, max_tokens=user_max_tokens, seed=seed),
         assistant=Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed),
         assistant_system=assistant_system,
         rounds=rounds,
         min_rounds=min_rounds,
+        ending=ending,
         guards=guards,
         seed=seed,
         concurrency=concurrency,
         max_failure_rate=max_failure_rate,
-        budget_tokens=budget_tokens,
+        budget=budget(budget_tokens, budget_usd, price),
     )
-    options = ModelOptions(template=template, attempts=attempts, timeout=timeout, concurrency=concurrency)
-    speaker = load(user, options)
-    answerer = speaker if assistant == user else load(assistant, options)
-    summary = room(speaker, answerer, out, n, config)
+    if dry_run:
+        _show_plan(config, user, assistant, n, json)
+        return
+    options = ModelOptions(
+        template=template, attempts=attempts, timeout=timeout, concurrency=concurrency, pull=pull
+    )
+    cast = {spec: load(spec, options) for spec in (user, assistant, controller) if spec}
+    summary = room(cast[user], cast[assistant], out, n, config, cast[controller] if controller else None)
     if json:
         print_json(summary._asdict())
         return
     ends = ", ".join(f"{count} {end}" for end, count in sorted(summary.ends.items())) or "none"
     say(f"{summary.dialogues} dialogues ({ends}), {summary.failed} failed, in {summary.run}")
-    say(f"this call: {summary.replies} replies, {summary.tokens} tokens, {summary.seconds} s")
+    spent = "" if summary.usd is None else f", ${summary.usd:.2f}"
+    say(f"this call: {summary.replies} replies, {summary.tokens} tokens{spent}, {summary.seconds} s")
     if summary.guards:
         say("redrawn: " + ", ".join(f"{count} {guard}" for guard, count in sorted(summary.guards.items())))
+
+
+def _show_plan(config: SimulateConfig, user: str, assistant: str, n: int | None, json: bool) -> None:
+    from maieutic.simulate import cost
+
+    found = cost(config, user, assistant, n)
+    if json:
+        print_json(found._asdict())
+        return
+    dollars = "no price is known" if found.usd is None else f"${found.usd:,.2f}"
+    tokens = f"{found.read:,} tokens read, {found.written:,} written"
+    say(f"{found.dialogues:,} dialogues: {found.calls:,} calls, {tokens}, {dollars}")
+    say("at most; draws thrown away, calls made again and a controller come on top")

@@ -13,8 +13,9 @@ from typing import NamedTuple
 from maieutic import prompts
 from maieutic.judge.parse import parse_verdict, shape, verdict_schema
 from maieutic.models import ChatModel
+from maieutic.prompts import mark_for
 from maieutic.rubrics import Criterion, Kind, Rubric
-from maieutic.types import Finish, Problem, Role, Sampling, Turn, Verdict, fingerprint
+from maieutic.types import Finish, Problem, Reply, Role, Sampling, Turn, Verdict, fingerprint
 
 JUDGE = Sampling(temperature=0.2, max_tokens=400)
 """As published (socratic-llm): temperature 0.2, seed 0."""
@@ -22,10 +23,15 @@ _SPEAKERS = {Role.USER: "student", Role.ASSISTANT: "tutor"}
 
 
 class Judgement(NamedTuple):
-    """A verdict, and the calls it took."""
+    """A verdict, and the answers it took."""
 
     verdict: Verdict
-    calls: int
+    replies: list[Reply]
+
+    @property
+    def calls(self) -> int:
+        """How often the model was asked."""
+        return len(self.replies)
 
 
 def prompt_hash() -> str:
@@ -58,16 +64,17 @@ async def ask(
         ModelError: the model did not answer.
     """
     turns = [Turn(role=Role.USER, content=judge_prompt(rubric, text, context, problem))]
-    schema, calls = verdict_schema(rubric), 0
+    schema = verdict_schema(rubric)
+    replies: list[Reply] = []
     while True:
         reply = await model.reply(turns, sampling, schema=schema)
-        calls += 1
+        replies.append(reply)
         parsed = parse_verdict(reply.text, rubric)
         if parsed.error is None:
-            return Judgement(Verdict(judge=model.id, values=parsed.values, raw=reply.text), calls)
+            return Judgement(Verdict(judge=model.id, values=parsed.values, raw=reply.text), replies)
         error = parsed.error + (", cut off at the token limit" if reply.finish == Finish.LENGTH else "")
-        if calls > retries:
-            return Judgement(Verdict(judge=model.id, raw=reply.text, error=f"no verdict: {error}"), calls)
+        if len(replies) > retries:
+            return Judgement(Verdict(judge=model.id, raw=reply.text, error=f"no verdict: {error}"), replies)
         again = prompts.load("judge_again").fill(error=error, shape=shape(rubric))
         said = Turn(role=Role.ASSISTANT, content=reply.text if reply.text.strip() else "(nothing)")
         turns = [turns[0], said, Turn(role=Role.USER, content=again)]
@@ -93,14 +100,6 @@ def judge_prompt(
         criteria="\n".join(_described(criterion) for criterion in rubric.criteria),
         shape=shape(rubric),
     )
-
-
-def mark_for(texts: Sequence[str]) -> str:
-    """A mark made from the texts that stands in none of them; the same texts give the same mark."""
-    mark = fingerprint(list(texts))[:12]
-    while any(mark in text for text in texts):
-        mark = fingerprint(mark)[:12]
-    return mark
 
 
 def _problem_parts(problem: Problem | None, show_answer: bool) -> list[tuple[str, str]]:

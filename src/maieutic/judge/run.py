@@ -23,6 +23,7 @@ from maieutic.judge.model import JUDGE, Judgement, ask, prompt_hash
 from maieutic.models import ChatModel, identity
 from maieutic.owed import Failed, check_rate, fault_of, work_through
 from maieutic.rubrics import Rubric, load, summary_score
+from maieutic.spending import Budget, Purse
 from maieutic.store import Stage
 from maieutic.types import Fault, Problem, Role, Sampling, Turn, Verdict, fingerprint
 
@@ -68,6 +69,7 @@ def judge(
     retries: int = 2,
     concurrency: int = 32,
     max_failure_rate: float = 0.05,
+    budget: Budget | None = None,
 ) -> Judged:
     """Judge candidates into the stage folder `out`.
 
@@ -82,14 +84,16 @@ def judge(
         retries: re-asks of a verdict that cannot be read.
         concurrency: calls under way at once.
         max_failure_rate: unscored candidates, as a share, past which the run ends as failed.
+        budget: what this call may spend.
 
     Raises:
-        TooManyFailures, ModelError, InputError, RunConflict, RunLocked, DiskFull.
+        BudgetSpent, TooManyFailures, ModelError, InputError, RunConflict, RunLocked, DiskFull.
     """
     rubric = load(rubric) if isinstance(rubric, str) else rubric
     panel = [] if model is None else list(model) if isinstance(model, Sequence) else [model]
     check_rubric(rubric, with_model=bool(panel))
-    judging = _Judging(rubric, panel, samples, sampling, retries, concurrency)
+    purse = Purse((budget or Budget()).checked([judge.id for judge in panel]))
+    judging = _Judging(rubric, panel, samples, sampling, retries, concurrency, purse)
     return asyncio.run(judging.run(source, Path(out), max_failure_rate))
 
 
@@ -114,13 +118,14 @@ class _Judging:
         sampling: Sampling,
         retries: int,
         concurrency: int,
+        purse: Purse,
     ) -> None:
+        self._purse = purse
         self._rubric, self._panel, self._concurrency = rubric, panel, concurrency
         self._retries = retries
         self._draws = [
             sampling.model_copy(update={"seed": sampling.seed + place}) for place in range(samples)
         ]
-        self._calls = 0
         self._slots = asyncio.Semaphore(concurrency)
         self._identity = {
             "rubric": rubric.name,
@@ -150,6 +155,7 @@ class _Judging:
                     max_failure_rate=max_failure_rate,
                     total=count,
                     label="judge",
+                    purse=self._purse,
                 )
                 if not worked.rows:
                     raise EmptyCorpus(
@@ -207,7 +213,8 @@ class _Judging:
             judgement = await ask(
                 model, self._rubric, text, item.turns, item.problem, sampling=draw, retries=self._retries
             )
-        self._calls += judgement.calls
+        for reply in judgement.replies:
+            self._purse.pay(reply)
         return judgement
 
     def _given_up(self, item: _Item, error: Failed) -> dict[str, Any]:
@@ -240,7 +247,14 @@ class _Judging:
         mean = round(sum(scores) / len(scores), 6) if scores else None
         rows = len(stage.rows.keys)
         return Judged(
-            len(scores), unscored, undecided, rows, mean, self._calls, round(seconds, 3), str(stage.folder)
+            len(scores),
+            unscored,
+            undecided,
+            rows,
+            mean,
+            self._purse.replies,
+            round(seconds, 3),
+            str(stage.folder),
         )
 
 

@@ -82,6 +82,8 @@ class ModelOptions(NamedTuple):
     """Remote: seconds for one reply, all attempts together."""
     concurrency: int = 64
     """Remote: connections kept open at most."""
+    pull: bool = False
+    """`ollama/`: let the server fetch a model that it does not have."""
 
 
 def load(spec: str, options: ModelOptions | None = None) -> ChatModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from maieutic.errors import MalformedReply, ModelError
@@ -18,6 +19,8 @@ class Said(NamedTuple):
     finish: Finish
     prompt_tokens: int
     completion_tokens: int
+    first: Mapping[str, float] | None = None
+    """Natural-log probabilities of the likeliest first tokens, where they were asked for and given."""
 
 
 NOTHING = Said("", Finish.STOP, 0, 0)
@@ -46,7 +49,26 @@ def read(value: dict[str, Any]) -> Said:
         raise MalformedReply("answered without a text", ODD_SERVER)
     if choice.get("stop_reason") == END and END not in content:
         content += END
-    return Said(utf8(content), _finish(reason), *_usage(value))
+    return Said(utf8(content), _finish(reason), *_usage(value), _first_tokens(choice))
+
+
+def _first_tokens(choice: dict[str, Any]) -> Mapping[str, float] | None:
+    """`logprobs.content[0].top_logprobs` as a mapping; null where the server gave none, or in another form."""
+    logprobs = choice.get("logprobs")
+    places = logprobs.get("content") if isinstance(logprobs, dict) else None
+    tops = (
+        places[0].get("top_logprobs")
+        if isinstance(places, list) and places and isinstance(places[0], dict)
+        else None
+    )
+    if not isinstance(tops, list):
+        return None
+    found = {
+        str(top["token"]): float(top["logprob"])
+        for top in tops
+        if isinstance(top, dict) and "token" in top and isinstance(top.get("logprob"), (int, float))
+    }
+    return found or None
 
 
 def _first_choice(value: dict[str, Any]) -> dict[str, Any]:

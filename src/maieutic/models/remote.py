@@ -12,21 +12,25 @@ import difflib
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from maieutic import prompts
+from maieutic.console import note
 from maieutic.errors import MalformedReply, UnknownModel
 from maieutic.models import ModelOptions
 from maieutic.models.address import address, key, missing_key
 from maieutic.models.completions import NOTHING, Said, read, read_piece, settled, until_end
-from maieutic.models.faults import BadRequest
-from maieutic.models.transport import Transport
+from maieutic.models.faults import BadRequest, line
+from maieutic.models.transport import SHARE, Transport
 from maieutic.types import Finish, Reply, Role, Sampling, Turn, utf8
 
 CHECK_ATTEMPTS = 3
 CHECK_SECONDS = 30.0
+PULL_SECONDS = 6 * 3600.0
 _CHAT = "/chat/completions"
+_TOP = 5
+"""First tokens whose log-probabilities are asked for: as many as every server gives."""
 _SHOWN = 8
 """Model names an error lists."""
 
@@ -66,6 +70,7 @@ class RemoteModel:
         self._system = options.system
         self._key = key(self.place)
         self._http = Transport(self.place, self._key, options.attempts, options.timeout, options.concurrency)
+        self._pulls = options.pull and spec.startswith("ollama/")
 
     async def reply(
         self,
@@ -80,7 +85,23 @@ class RemoteModel:
 
         `seconds` counts all attempts and the waits between them.
         """
-        body = self._body(messages, sampling, schema, await self._known_name())
+        return (await self._ask(self._body(messages, sampling, schema, await self._known_name()), role))[0]
+
+    async def reply_with_first(
+        self, messages: Sequence[Turn], sampling: Sampling
+    ) -> tuple[Reply, Mapping[str, float]]:
+        """The assistant's next turn, and natural-log probabilities of its likeliest first tokens.
+
+        They are empty where the server does not give them.
+        """
+        body = self._body(messages, sampling, None, await self._known_name())
+        if "logprobs" not in self.refused:
+            body |= {"logprobs": True, "top_logprobs": _TOP}
+        reply, said = await self._ask(body, Role.ASSISTANT)
+        return reply, said.first or {}
+
+    async def _ask(self, body: dict[str, Any], role: Role) -> tuple[Reply, Said]:
+        """Ask until the server takes the body, which loses what it objects to."""
         failed, seconds = 0, 0.0
         words: dict[str, str] = {}
         while True:
@@ -92,7 +113,8 @@ class RemoteModel:
                 failed, seconds = failed + 1, seconds + time.monotonic() - asked
                 continue
             self._remember(words)
-            return self._reply(answer.value, role, seconds + answer.seconds, failed + answer.attempts)
+            said, tries = answer.value, failed + answer.attempts
+            return self._reply(said, role, seconds + answer.seconds, tries), said
 
     async def stream(
         self,
@@ -147,11 +169,28 @@ class RemoteModel:
         if not self._name:
             self._name = self._only(names)
         if self._name not in names and f"{self._name}:latest" not in names:
+            if self._pulls:
+                await self._pull()
+                return
             near = difflib.get_close_matches(self._name, names, _SHOWN, 0.3)
             raise UnknownModel(
                 f"{self.place.url} has no model {self._name!r}",
                 f"It has {_listed(near or names)}." if names else "It has no models at all.",
             )
+
+    async def _pull(self) -> None:
+        """Let an Ollama server fetch the model.
+
+        Raises:
+            UnknownModel: it cannot, in its words.
+        """
+        note(f"{self.place.url} fetches {self._name}; this can take minutes")
+        root = self.place._replace(url=self.place.url.removesuffix("/v1"))
+        server = Transport(root, self._key, 1, SHARE * PULL_SECONDS, 1)
+        try:
+            await server.ask("/api/pull", {"model": self._name, "stream": False}, _pulled)
+        finally:
+            await server.close()
 
     async def close(self) -> None:
         """Close the running loop's connections; the model can be used again."""
@@ -240,6 +279,9 @@ def _give_way(error: BadRequest, body: dict[str, Any]) -> str:
         r"response_format|json_schema|structured output|guided", words
     ):
         return _drop("response_format", body)
+    if "logprobs" in body and "logprobs" in words:
+        body.pop("top_logprobs", None)
+        return _drop("logprobs", body)
     if _OBJECTION.search(words):
         for field in ("seed", "top_p", "temperature"):
             if field in body and re.search(rf"\b{field}\b", words):
@@ -259,6 +301,11 @@ def _model_names(value: dict[str, Any]) -> list[str]:
     if data is not None and not isinstance(data, list):
         raise MalformedReply("answered with no list of models", "Check that the address ends in /v1.")
     return [str(model["id"]) for model in data or () if isinstance(model, dict) and "id" in model]
+
+
+def _pulled(value: dict[str, Any]) -> None:
+    if value.get("status") != "success":
+        raise UnknownModel(f"the server fetched no model: {line(str(value.get('error')))}", "Check the name.")
 
 
 def _listed(names: Sequence[str]) -> str:

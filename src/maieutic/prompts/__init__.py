@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
 from maieutic.errors import InputError, MissingInput
+from maieutic.types import fingerprint
 
 _PLACEHOLDER = re.compile(r"\{\{([a-z_]+)\}\}")
 
@@ -54,3 +56,11 @@ def load(name: str) -> Prompt:
     except UnicodeDecodeError:
         raise InputError(f"prompt {name}: not UTF-8", "Save the file as UTF-8 text.") from None
     return Prompt(name, text, hashlib.sha256(text.encode()).hexdigest()[:16])
+
+
+def mark_for(texts: Sequence[str]) -> str:
+    """A mark made from the texts that stands in none of them: a fence no text can close. Same texts, same mark."""
+    mark = fingerprint(list(texts))[:12]
+    while any(mark in text for text in texts):
+        mark = fingerprint(mark)[:12]
+    return mark

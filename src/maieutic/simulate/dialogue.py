@@ -8,13 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from maieutic.errors import ContextFull, ModelError, RenderError
 from maieutic.models import ChatModel
 from maieutic.owed import HOPELESS, fault_of
 from maieutic.simulate import guards
-from maieutic.simulate.users import UserMode, next_user_turn
+from maieutic.simulate.users import CONTROLLER, UserMode, next_user_turn
 from maieutic.types import Conversation, Fault, Finish, Reply, Role, Sampling, Turn, fingerprint
 
 
@@ -27,6 +27,15 @@ class End(StrEnum):
     """It has the rounds it was allowed."""
     CONTEXT = "context"
     """The next turn no longer fits a model's context; nothing was cut."""
+    CONTROLLER = "controller"
+    """The controller said that such a person stops here."""
+    FORCED = "forced"
+    """It has the rounds it was allowed, and the user was made to take leave."""
+
+
+ENDED = (End.END, End.CONTROLLER, End.FORCED)
+"""Endings that are the person's, and may be taught as such."""
+Ending = Literal["allow", "suppress", "force"]
 
 
 class Failure(NamedTuple):
@@ -51,6 +60,8 @@ class Rules(NamedTuple):
     min_rounds: int
     guards: tuple[str, ...]
     redraws: int
+    ending: Ending = "allow"
+    controller: ChatModel | None = None
 
 
 class Spoken(NamedTuple):
@@ -80,7 +91,7 @@ class Dialogue:
         start: what stands before the first turn to be drawn.
         spoken: turns drawn earlier, where an interrupted dialogue goes on.
         keep: called with each finished turn, in order.
-        count: called with each reply that a model gave.
+        pay: called with each reply that a model gave; says what it cost.
     """
 
     def __init__(
@@ -92,7 +103,7 @@ class Dialogue:
         rules: Rules,
         spoken: Sequence[Spoken],
         keep: Callable[[int, Spoken], None],
-        count: Callable[[Reply], None],
+        pay: Callable[[Reply], float | None],
     ) -> None:
         self._draws = draws
         self._start = start
@@ -101,7 +112,8 @@ class Dialogue:
         self._rules = rules
         self._spoken = list(spoken)
         self._keep = keep
-        self._count = count
+        self._pay = pay
+        self._asked: str | None = None
 
     @property
     def messages(self) -> list[Turn]:
@@ -117,6 +129,9 @@ class Dialogue:
         while (end := self._end()) is None:
             role = self._next_role()
             try:
+                if role == Role.USER and await self._is_over():
+                    end = End.CONTROLLER
+                    break
                 if not await self._speak(role):
                     end = End.END
                     break
@@ -142,15 +157,44 @@ class Dialogue:
     def _end(self) -> End | None:
         if self._spoken and self._spoken[-1].info["finish"] == Finish.END:
             return End.END
-        replies = sum(turn.role == Role.ASSISTANT for turn in self.messages)
-        return End.ROUNDS if replies >= self._rules.rounds and self._next_role() == Role.USER else None
+        if self._spoken and self._spoken[-1].info.get("forced"):
+            return End.FORCED
+        return End.ROUNDS if self._rounds_used_up() and self._rules.ending != "force" else None
+
+    def _rounds(self) -> int:
+        return sum(turn.role == Role.ASSISTANT for turn in self.messages)
+
+    def _rounds_used_up(self) -> bool:
+        return self._rounds() >= self._rules.rounds and self._next_role() == Role.USER
+
+    def _may_end(self) -> bool:
+        allowed = self._rules.ending != "suppress" and bool(self.messages)
+        return allowed and self._rounds() >= self._rules.min_rounds
+
+    async def _is_over(self) -> bool:
+        """Whether the controller, where there is one, says that the person stops here."""
+        self._asked = None
+        controller = self._rules.controller
+        if controller is None or not self._may_end() or not self._rounds():
+            return False
+        reply = await CONTROLLER.ask(controller, self._start, self.messages)
+        cost = self._pay(reply)
+        self._asked = CONTROLLER.read(reply.text)
+        if self._asked == "yes":
+            self._end_info = {"model": reply.model, "controller": "yes"} | (
+                {} if cost is None else {"cost": cost}
+            )
+        return self._asked == "yes"
 
     async def _speak(self, role: Role) -> bool:
         """Draw the next turn and keep it; false where the user ended without a word."""
         side = self._user if role == Role.USER else self._assistant
         redrawn: list[dict[str, str]] = []
+        forced = role == Role.USER and self._rounds_used_up()
+        costs: list[float] = []
         while True:
-            reply, sampling = await self._draw(role, side, len(redrawn))
+            reply, sampling = await self._draw(role, side, len(redrawn), forced)
+            costs += [cost] if (cost := self._pay(reply)) is not None else []
             why = guards.broken(
                 self._rules.guards, reply, guards.Context(self.messages, role, self._start.intent)
             )
@@ -159,15 +203,19 @@ class Dialogue:
             redrawn.append({"guard": why, "text": reply.text})
         if why == "empty":
             raise GuardFailed(f"{side.model.id} gave {len(redrawn) + 1} empty turns in a row")
+        info = _info(reply, sampling, redrawn, why)
+        info |= {"cost": sum(costs)} if costs else {}
+        info |= {"forced": True} if forced else {}
+        info |= {"controller": self._asked} if self._asked and role == Role.USER else {}
         if reply.finish == Finish.END and not reply.text.strip():
-            self._end_info = _info(reply, sampling, redrawn, None)
+            self._end_info = info
             return False
-        spoken = Spoken(Turn(role=role, content=reply.text), _info(reply, sampling, redrawn, why))
+        spoken = Spoken(Turn(role=role, content=reply.text), info)
         self._keep(len(self._spoken), spoken)
         self._spoken.append(spoken)
         return True
 
-    async def _draw(self, role: Role, side: Side, redraw: int) -> tuple[Reply, Sampling]:
+    async def _draw(self, role: Role, side: Side, redraw: int, forced: bool) -> tuple[Reply, Sampling]:
         seed = int(fingerprint([self._draws, len(self._spoken), redraw])[:7], 16) + side.sampling.seed
         changes: dict[str, Any] = {"seed": seed}
         if redraw and side.sampling.temperature == 0:
@@ -175,16 +223,12 @@ class Dialogue:
         sampling = side.sampling.model_copy(update=changes)
         started = time.monotonic()
         if role == Role.USER:
-            rounds = sum(turn.role == Role.ASSISTANT for turn in self.messages)
-            may_end = bool(self.messages) and rounds >= self._rules.min_rounds
             reply = await next_user_turn(
-                side.model, self._rules.mode, self._start, self.messages, sampling, may_end
+                side.model, self._rules.mode, self._start, self.messages, sampling, self._may_end(), forced
             )
         else:
             reply = await side.model.reply(self.messages, sampling)
-        reply = reply.model_copy(update={"seconds": round(time.monotonic() - started, 4)})
-        self._count(reply)
-        return reply, sampling
+        return reply.model_copy(update={"seconds": round(time.monotonic() - started, 4)}), sampling
 
     _end_info: dict[str, Any] | None = None
 

@@ -7,6 +7,7 @@ word of its prompt.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -28,7 +29,7 @@ def prompt_hash(mode: UserMode) -> str | None:
     """What the prompted user was told, for the rows' keys."""
     if mode == "trained":
         return None
-    return "-".join(prompts.load(name).hash for name in ("user_prompted", "user_start"))
+    return "-".join(prompts.load(name).hash for name in ("user_prompted", "user_start", "user_last"))
 
 
 async def next_user_turn(
@@ -38,23 +39,66 @@ async def next_user_turn(
     messages: Sequence[Turn],
     sampling: Sampling,
     may_end: bool,
+    last: bool = False,
 ) -> Reply:
-    """The human's next turn; `finish` is END where the person stops, with whatever was said before stopping."""
+    """The human's next turn; `finish` is END where the person stops, with whatever was said before stopping.
+
+    Args:
+        model: of the user's side.
+        mode: how it is asked.
+        start: what the person wants and is.
+        messages: everything said so far.
+        sampling: how the turn is drawn.
+        may_end: whether the person may stop here; a prompted one that does so all the same is taken to go on.
+        last: whether the person takes leave with this turn.
+    """
     if mode == "trained":
         return await model.reply(messages, sampling, role=Role.USER, suppress_end=not may_end)
-    reply = await model.reply(swapped(start, messages), sampling)
-    return _read_end(reply)
+    reply = _read_end(await model.reply(swapped(start, messages, last), sampling))
+    early = reply.finish == Finish.END and not may_end
+    return reply.model_copy(update={"finish": Finish.STOP}) if early else reply
 
 
-def swapped(start: Conversation, messages: Sequence[Turn]) -> list[Turn]:
+def swapped(start: Conversation, messages: Sequence[Turn], last: bool = False) -> list[Turn]:
     """The conversation as a prompted user model sees it: its own turns are the assistant's."""
     system = prompts.load("user_prompted").fill(end=END_WORD, who=_who(start), want=_want(start))
+    if last:
+        system += "\n\n" + prompts.load("user_last").fill(end=END_WORD)
     turns = [
         Turn(role=turn.role.other, content=turn.content) for turn in messages if turn.role != Role.SYSTEM
     ]
     if not turns or turns[0].role == Role.ASSISTANT:
         turns.insert(0, Turn(role=Role.USER, content=prompts.load("user_start").text))
     return [Turn(role=Role.SYSTEM, content=system), *turns]
+
+
+class _Controller:
+    """Asks a model, in words, whether the person would stop here."""
+
+    sampling = Sampling(temperature=0, max_tokens=16)
+
+    def hash(self) -> str:
+        """Of its prompt."""
+        return prompts.load("user_controller").hash
+
+    async def ask(self, model: ChatModel, start: Conversation, messages: Sequence[Turn]) -> Reply:
+        """What the model says of a conversation; its texts stand in a fence that none of them can close."""
+        said = [turn for turn in messages if turn.role != Role.SYSTEM]
+        talk = "\n\n".join(f"{_NAMES[turn.role]}: {turn.content}" for turn in said)
+        who, want = _who(start), _want(start)
+        mark = prompts.mark_for([talk, who, want])
+        text = prompts.load("user_controller").fill(mark=mark, who=who, want=want, talk=talk)
+        return await model.reply([Turn(role=Role.USER, content=text)], self.sampling)
+
+    def read(self, text: str) -> str:
+        """`yes`, `no`, or `unread`, which counts as no."""
+        words = _ANSWER.findall(text.lower())
+        return words[0] if len(set(words)) == 1 else "unread"
+
+
+CONTROLLER = _Controller()
+_NAMES = {Role.USER: "person", Role.ASSISTANT: "assistant"}
+_ANSWER = re.compile(r"\b(yes|no)\b")
 
 
 def _who(start: Conversation) -> str:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from maieutic.console import note
 from maieutic.costs import VERDICT_TOKENS, Cost, Flow, Size
+from maieutic.spending import Budget
 from maieutic.stages.action import Action, Options, wrapped
 
 
@@ -18,6 +19,7 @@ class Judge(Action):
     rubric: str = "socratic"
     judge: str | list[str] = "code"
     """A MODEL, several, which make a panel, or `code`: deterministic checks alone."""
+    budget: Budget = Budget()
     options: Options = Options()
 
     def run(self, out: Path) -> None:  # noqa: D102
@@ -26,7 +28,7 @@ class Judge(Action):
 
         options = self.options.whole()
         panel = [load(model, options) for model in self.models()]
-        done = judge(self.data, out, rubric=self.rubric, model=panel or None)
+        done = judge(self.data, out, rubric=self.rubric, model=panel or None, budget=self.budget)
         if done.undecided:
             note(f"{done.undecided} replies are undecided: no answer is known there, and no model was asked")
 

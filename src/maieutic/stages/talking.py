@@ -8,8 +8,11 @@ from typing import Any, Literal
 from pydantic import Field
 
 from maieutic.costs import CHARS_A_TOKEN, Cost, Flow, Size
+from maieutic.spending import Budget
 from maieutic.stages.action import Action, Options
 from maieutic.types import Sampling
+
+_NOT_CONFIG = {"user", "assistant", "controller", "n", "user_sampling", "sampling", "options"}
 
 
 class Simulate(Action):
@@ -27,9 +30,12 @@ class Simulate(Action):
     assistant_system: str | None = None
     rounds: int = 10
     min_rounds: int = 1
+    ending: Literal["allow", "suppress", "force"] = "allow"
+    controller: str | None = None
+    repeat: int = Field(1, ge=1)
     guards: str = "default"
     concurrency: int = 64
-    budget_tokens: int | None = None
+    budget: Budget = Budget()
     max_failure_rate: float = 0.05
     seed: int = 0
     options: Options = Options()
@@ -38,7 +44,7 @@ class Simulate(Action):
         from maieutic.simulate import SimulateConfig
 
         renamed = {"user": self.user_sampling, "assistant": self.sampling}
-        others = self.model_dump(exclude={"user", "assistant", "n", "user_sampling", "sampling", "options"})
+        others = self.model_dump(exclude=_NOT_CONFIG)
         return SimulateConfig(**others, **renamed)
 
     def check(self) -> None:  # noqa: D102
@@ -51,19 +57,19 @@ class Simulate(Action):
         from maieutic.simulate import simulate
 
         options = self.options.whole(self.concurrency)
-        user = load(self.user, options)
-        assistant = user if self.user == self.assistant else load(self.assistant, options)
-        simulate(user, assistant, out, self.n, self._config())
+        cast = {spec: load(spec, options) for spec in self.models()}
+        controller = cast[self.controller] if self.controller else None
+        simulate(cast[self.user], cast[self.assistant], out, self.n, self._config(), controller)
 
     def models(self) -> list[str]:  # noqa: D102
-        return [self.user, self.assistant]
+        return [self.user, self.assistant, *([self.controller] if self.controller else [])]
 
     def describe(self) -> str:  # noqa: D102
         return "the two sides talk"
 
     def expect(self, out: Path, flow: Flow) -> Cost:  # noqa: D102
         seeds = flow.size(self.seeds) if self.seeds else None
-        n = self.n or (seeds.rows if seeds else None)
+        n = self.n or (seeds.rows * self.repeat if seeds else None)
         if n is None:
             return Cost(None, None, flow.memory(self.models()))
         written = n * self.rounds * (self.user_sampling.max_tokens + self.sampling.max_tokens)
@@ -84,6 +90,7 @@ class Candidates(Action):
     show_solution: bool = False
     limit: int | None = Field(None, ge=1)
     """Only the first so many dialogues."""
+    budget: Budget = Budget()
     options: Options = Options()
 
     def run(self, out: Path) -> None:  # noqa: D102
@@ -99,6 +106,7 @@ class Candidates(Action):
             prompt=self.prompt,
             show_solution=self.show_solution,
             limit=self.limit,
+            budget=self.budget,
         )
 
     def check(self) -> None:  # noqa: D102

@@ -1,0 +1,93 @@
+"""What dialogues start from: nothing, or the conversations of a corpus, each once or several times, streaming.
+
+A start may hold a first round, an intent, a profile, a problem with a student's wrong attempt, or any of them. Its
+messages stand in the dialogue; the rest is told to a prompted user.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import NamedTuple
+
+from maieutic.errors import EmptyCorpus
+from maieutic.types import Conversation, Role, Turn, fingerprint
+
+
+class Start(NamedTuple):
+    """A dialogue to come."""
+
+    key: str
+    """Hashes all that decides it."""
+    draws: str
+    """What its random numbers come from: not the models' names, so that a folder's path changes nothing."""
+    conversation: Conversation
+
+
+class Starts:
+    """The starts of a run.
+
+    Args:
+        path: a corpus; without one every start is free.
+        seed_turns: keep only so many turns of each conversation.
+        system: put before those that have no system turn.
+        repeat: dialogues a start.
+    """
+
+    def __init__(self, path: Path | None, seed_turns: int | None, system: str | None, repeat: int) -> None:
+        self._path, self._seed_turns, self._system, self._repeat = path, seed_turns, system, repeat
+        self.count = 1
+        self.hash = None if path is None else self._hashed()
+
+    def _hashed(self) -> str:
+        from maieutic.data.corpus import read_corpus
+
+        assert self._path
+        digest, self.count = hashlib.sha256(), 0
+        for conversation in read_corpus(self._path):
+            digest.update(fingerprint(conversation.row()).encode())
+            self.count += 1
+        if not self.count:
+            raise EmptyCorpus(f"{self._path} holds no seeds", "Give a corpus with conversations.")
+        return digest.hexdigest()[:32]
+
+    def total(self, n: int | None) -> int:
+        """Dialogues of a run of `n`; null: each start once, or `repeat` times."""
+        return n if n is not None else self.count * self._repeat
+
+    def take(self, n: int | None, identity: str, seed: int) -> Iterator[Start]:
+        """`total(n)` starts; the corpus is gone through again where `n` asks for more.
+
+        Args:
+            n: how many.
+            identity: of the run, for the keys.
+            seed: of every draw.
+        """
+        for number, start in zip(range(self.total(n)), self._conversations(), strict=False):
+            said = [[turn.role, turn.content] for turn in start.messages]
+            draws = fingerprint([seed, number, said])
+            yield Start(fingerprint([identity, number, start.row()]), draws, start)
+
+    def _conversations(self) -> Iterator[Conversation]:
+        from maieutic.data.corpus import read_corpus
+        from maieutic.data.reading import BadRows
+
+        free = [Conversation(id="free", messages=())]
+        for _ in count():
+            # Broken rows were named when the corpus was hashed.
+            for start in free if self._path is None else read_corpus(self._path, on_bad=BadRows()):
+                framed = self._framed(start)
+                for _ in range(self._repeat):
+                    yield framed
+
+    def _framed(self, start: Conversation) -> Conversation:
+        """A start cut to its first turns and given the assistant's system text."""
+        system = [turn for turn in start.messages[:1] if turn.role == Role.SYSTEM]
+        turns = list(start.messages[len(system) :])
+        if self._seed_turns is not None:
+            turns = turns[: self._seed_turns]
+        if not system and self._system:
+            system = [Turn(role=Role.SYSTEM, content=self._system)]
+        return start.model_copy(update={"messages": (*system, *turns), "ended": False})
