@@ -138,9 +138,14 @@ def main() -> None:
                 f"{name:16} {line['seconds']:8.1f} s {line['cpu_seconds']:8.1f} s CPU {line['peak_mb']:6} MB",
                 flush=True,
             )
-        if given.json:
-            shape = {"conversations": given.conversations, "bytes": size, "limit_mb": LIMIT_MB, "runs": found}
-            given.json.write_bytes(orjson.dumps(shape, option=orjson.OPT_INDENT_2))
+            if given.json:  # after each, so that a run that is cut short still says something
+                shape = {
+                    "conversations": given.conversations,
+                    "bytes": size,
+                    "limit_mb": LIMIT_MB,
+                    "runs": found,
+                }
+                given.json.write_bytes(orjson.dumps(shape, option=orjson.OPT_INDENT_2))
         if over := [name for name, line in found.items() if line["peak_mb"] > LIMIT_MB]:
             raise SystemExit(f"more than {LIMIT_MB} MB: {', '.join(over)}")
     finally:

@@ -102,13 +102,15 @@ def test_questions_of_every_form(tmp_path: Path) -> None:
     assert report.bad.count == 2
     assert [question.text for question in questions(alpaca)] == ["three", "four", "five"]
     assert [question.text for question in questions(chats)] == ["six"]
+    answers = {"question_id": 81, "choices": [{"index": 0, "turns": ["nine", "ten"]}]}
+    assert [q.text for q in questions(write_lines(tmp_path / "gpt.jsonl", answers))] == ["nine", "ten"]
     assert [(q.name.removeprefix(str(lines)), q.text) for q in questions(lines)] == [
         (":1", "seven"),
         (":3", "eight"),
     ]
     with pytest.raises(MissingInput):
         questions(tmp_path / "none.jsonl")
-    with pytest.raises(EmptyCorpus):
+    with pytest.raises(EmptyCorpus, match="1 broken row"):
         questions(write_lines(tmp_path / "empty.jsonl", {"x": 1}))
 
 

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maieutic.data.corpus import read_corpus, to_conversation, write_corpus
-from maieutic.data.reading import BadRows, read_rows
+from maieutic.data.formats import import_files
+from maieutic.data.reading import BadRows, read_rows, without_rows
 from maieutic.errors import EmptyCorpus, InputError, MissingInput, StoreError
 from maieutic.store import Stage
 from maieutic.types import Conversation
@@ -142,6 +143,24 @@ def test_a_torn_gzip_keeps_what_could_be_read(tmp_path: Path) -> None:
     assert "gzip" in bad.rows[-1]["reason"]
 
 
+@pytest.mark.parametrize("name", ["c.JSONL.GZ", "c.Json.gz", "c.NDJSON.gz"])
+def test_names_may_be_in_capitals(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(gzip.compress(orjson.dumps(GOOD) + b"\n"))
+    assert len(list(import_files([tmp_path])[0])) == 1
+
+
+def test_a_folder_without_rows_says_what_it_holds(tmp_path: Path) -> None:
+    folder = tmp_path / "clean"
+    with Stage(folder, {}) as stage:
+        stage.finish({})
+    write_lines(folder / "corpus.jsonl", GOOD)
+    for read in (lambda: read_corpus(folder), lambda: import_files([folder])):
+        with pytest.raises(MissingInput, match=r"rows\.jsonl") as caught:
+            read()
+        assert caught.value.hint == "Name one of its files: corpus.jsonl."
+    assert "maieutic import" in without_rows(tmp_path).hint
+
+
 def test_a_stage_is_a_corpus_without_its_keys(tmp_path: Path) -> None:
     corpus = [talk("a", "b", id="1"), talk("c", "d", id="2")]
     with Stage(tmp_path / "run" / "simulate", {"n": 2}) as stage:
@@ -206,6 +225,8 @@ def test_commands_say_two_lines_for_a_mistake(tmp_path: Path) -> None:
         ("split", good, "--out", tmp_path / "d", "--by", "zz"),
         ("split", good, "--out", tmp_path / "d", "--parts", "1,2"),
         ("split", good, "--out", tmp_path / "d", "--parts", "0.5,0.6,0.1"),
+        ("split", good, "--out", tmp_path / "d", "--parts", "nan,0,0"),
+        ("split", good, "--out", tmp_path / "d", "--parts", "inf,-inf,1"),
         ("convert", good, "--to", "zz", "--out", tmp_path / "x"),
         ("stats", tmp_path),
     ):

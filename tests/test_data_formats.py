@@ -353,10 +353,18 @@ def test_no_string_breaks_the_seed_parser(text: str) -> None:
 
 def test_unknown_shapes_say_their_keys(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "q.jsonl", {"question_id": 1, "turns": ["What?"]}, 3, {"messages": "x"})
-    rows, report = import_files([path])
+    write_lines(
+        tmp_path / "r.jsonl",
+        {"prompt": "Hi", "chosen": "a", "rejected": "b"},
+        {"instruction": "Say", "input": "", "output": None},
+    )
+    rows, report = import_files([path, tmp_path / "r.jsonl"])
     with pytest.raises(EmptyCorpus, match="not one conversation"):
         list(rows)
-    assert [row["reason"] for row in report.bad.rows] == [
+    *reasons, preference, single = [row["reason"] for row in report.bad.rows]
+    assert "seed shapes" in preference and "(keys: chosen, prompt, rejected)" in preference
+    assert single == "no instruction with an output or a response (keys: input, instruction, output)"
+    assert reasons == [
         "unknown shape (keys: question_id, turns)",
         "unknown shape (no object)",
         "unknown shape (keys: messages)",

@@ -106,8 +106,11 @@ def test_broken_csv_rows_are_named_and_the_rest_is_kept(tmp_path: Path) -> None:
 def test_csv_without_a_header(tmp_path: Path, header: str) -> None:
     path = tmp_path / "c.csv"
     path.write_text(header)
-    with pytest.raises(InputError, match="no header"):
+    with pytest.raises(EmptyCorpus, match="no header"):
         list(import_files([path])[0])
+    (tmp_path / "d.csv").write_text("instruction,output\na,b\n")
+    rows, report = import_files([tmp_path])
+    assert len(list(rows)) == report.bad.count == 1
 
 
 def test_unknown_columns_are_named(tmp_path: Path) -> None:
@@ -126,6 +129,42 @@ def parquet(path: Path, columns: dict[str, list[Any]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     writer.write_table(arrow.table(columns), path)
     return path
+
+
+def test_a_damaged_parquet_file_keeps_what_could_be_read(tmp_path: Path) -> None:
+    columns = {"instruction": [f"q{number}" for number in range(4000)], "output": ["a"] * 4000}
+    path = parquet(tmp_path / "c.parquet", columns)
+    whole = path.read_bytes()
+
+    def read(text: bytes) -> tuple[int, list[str]]:
+        path.write_bytes(text)
+        rows, report = import_files([tmp_path])
+        return sum(1 for _ in rows), [row["reason"] for row in report.bad.rows]
+
+    parquet(tmp_path / "d.parquet", {"instruction": ["q"], "output": ["a"]})
+    for broken in (b"", b"PAR1" + bytes(50) + b"PAR1", whole[: len(whole) // 2]):
+        count, (reason,) = read(broken)
+        assert count == 1 and "not a Parquet file" in reason
+    middle = len(whole) // 2
+    count, reasons = read(whole[:middle] + b"\xff" * 400 + whole[middle + 400 :])
+    assert 1 <= count <= 4001 and len(reasons) == 1
+    (tmp_path / "d.parquet").unlink()
+    with pytest.raises(EmptyCorpus, match="not a Parquet file"):
+        read(b"x")
+    with pytest.raises(InputError, match="not a Parquet file"):
+        list(import_files([path], strict=True)[0])
+
+
+def test_a_cell_that_is_not_utf8_loses_its_row_alone(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet as writer
+
+    path = tmp_path / "c.parquet"
+    cells = arrow.array([b"a", b"caf\xe9", b"c"]).cast(arrow.binary()).view(arrow.string())
+    writer.write_table(arrow.table({"instruction": cells, "output": ["x", "y", "z"]}), path)
+    rows, report = import_files([path])
+    assert [c.messages[0].content for c in rows] == ["a", "c"]
+    assert report.bad.rows[0]["where"].endswith("row 2") and "UTF-8" in report.bad.rows[0]["reason"]
 
 
 UTC = datetime.UTC

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from maieutic.evals import simulator
+from maieutic.errors import InputError, MissingInput, RenderError
+from maieutic.evals import ending, judged, named, perplexity, simulator, stats
 from maieutic.types import Conversation, Role
 
 
@@ -62,11 +63,11 @@ def test_end_without_ends_or_without_predictions() -> None:
 
 
 def test_perplexity_by_hand() -> None:
-    found = simulator.perplexity([[math.log(0.5), math.log(0.125)], [math.log(0.25)], []])
+    found = perplexity.perplexity([[math.log(0.5), math.log(0.125)], [math.log(0.25)], []])
     assert found.value == pytest.approx(4)
     assert found.n == 2
     assert found.ci == pytest.approx((4, 4)) or found.ci is None
-    assert simulator.perplexity([]).value is None
+    assert perplexity.perplexity([]).value is None
 
 
 class Uniform:
@@ -86,7 +87,7 @@ class Uniform:
 
 def test_evaluate_with_a_model() -> None:
     people = [chat("a b", "c", "d", "e", ended=True), chat("f", "g"), chat("long " * 20, "h")]
-    found = simulator.evaluate(people, model=Uniform(), baseline_model=Uniform())
+    found = simulator.evaluate(people, model=Uniform(), baselines={"base": simulator.Baseline(Uniform())})
     assert found["perplexity_on_human_turns"]["value"] == pytest.approx(4)
     assert found["perplexity_on_human_turns"]["baseline"] == pytest.approx(4)
     assert found["perplexity_on_human_turns"]["human"] is None
@@ -94,6 +95,108 @@ def test_evaluate_with_a_model() -> None:
     assert found["first_turn_diversity"]["value"] is None
     assert found["first_turn_diversity"]["human"] is not None
     assert "1 of 3 conversations" in found["notes"][0]
+
+
+def test_differences_are_paired() -> None:
+    # losses 1·ln 2 and 2·ln 4 against 1·ln 4 and 2·ln 8: exp(5/3·ln 2) - exp(8/3·ln 2)
+    own = [[math.log(1 / 2)], [math.log(1 / 4)] * 2, None]
+    base = [[math.log(1 / 4)], [math.log(1 / 8)] * 2, [-1.0]]
+    found = perplexity.difference(own, base)
+    assert found.value == pytest.approx(2 ** (5 / 3) - 2 ** (8 / 3))
+    assert found.n == 2
+    assert found.ci == pytest.approx((4 - 8, 2 - 4)), "both conversations the first, or both the second"
+    assert perplexity.difference(own, own).value == 0
+    other = perplexity.difference(own, [[-1.0], [-1.0], None])
+    assert other.value is None
+    assert other.reason == perplexity.OTHER_TOKENS
+    assert perplexity.difference([None], [None]).value is None
+
+
+def test_end_f1_difference_by_hand() -> None:
+    knows = [simulator.Decisions([0.1, 0.9], [False, True])] * 3
+    guesses = [simulator.Decisions([0.9, 0.9], [False, True])] * 3
+    found = ending.f1_difference(knows, guesses)
+    assert found.value == pytest.approx(1 - 2 / 3)
+    assert found.n == 3
+    assert ending.f1_difference(knows, [simulator.Decisions([], [])] * 3).value is None
+    assert ending.f1_difference([], []).value is None
+
+
+def test_an_intent_stands_in_the_system_turn() -> None:
+    wanting = chat("a", "b").model_copy(update={"intent": "Learn {it}."})
+    told = perplexity.with_intent(wanting)
+    assert next((turn.role, turn.content) for turn in told.messages) == (Role.SYSTEM, "Learn {it}.")
+    assert told.messages[1:] == wanting.messages
+    assert perplexity.with_intent(wanting, "Be human.").messages[0].content == "Be human.\n\nLearn {it}."
+    again = perplexity.with_intent(told, "ignored, for it has its own")
+    assert again.messages[0].content == "Learn {it}.\n\nLearn {it}."
+    assert len(again.messages) == 3
+
+
+class Told(Uniform):
+    """Foresees twice as well what somebody says whose intent it knows."""
+
+    def logprobs(
+        self, conversations: Sequence[Conversation], role: Role, *, end: bool = True
+    ) -> list[list[float] | None]:
+        rows = super().logprobs(conversations, role, end=end)
+        knows = [conversation.messages[0].role == Role.SYSTEM for conversation in conversations]
+        return [
+            row and [one + math.log(2) * known for one in row] for row, known in zip(rows, knows, strict=True)
+        ]
+
+
+def test_perplexity_with_and_without_intent() -> None:
+    wanting = [chat("a b", "c").model_copy(update={"intent": text}) for text in ("One.", "Two.")]
+    found = simulator.evaluate(
+        [*wanting, chat("d", "e")], model=Told(), baselines={"base": simulator.Baseline(Uniform())}
+    )
+    assert found["perplexity_on_human_turns"]["n"] == 3
+    assert found["perplexity_with_intent"]["value"] == pytest.approx(2)
+    assert found["perplexity_without_intent"]["value"] == pytest.approx(4)
+    assert found["perplexity_with_intent"]["n"] == found["perplexity_without_intent"]["n"] == 2
+    assert found["perplexity_with_intent"]["difference"]["difference"] == pytest.approx(-2)
+    assert found["perplexity_on_human_turns"]["difference"] == {
+        "difference": 0,
+        "ci": None,
+        "n": 3,
+        "reason": stats.NO_SPREAD,
+    }
+    without = simulator.evaluate([chat("d", "e")], model=Told())
+    assert without["perplexity_with_intent"]["value"] is None
+    assert without["perplexity_with_intent"]["reason"] == judged.NO_INTENT
+    assert "difference" not in without["perplexity_on_human_turns"]
+
+
+def test_a_template_without_a_system_turn_cannot_be_told_an_intent() -> None:
+    class Deaf(Uniform):
+        def logprobs(
+            self, conversations: Sequence[Conversation], role: Role, *, end: bool = True
+        ) -> list[list[float] | None]:
+            if any(turn.role == Role.SYSTEM for one in conversations for turn in one.messages):
+                raise RenderError("no system turn here", "Use another template.")
+            return super().logprobs(conversations, role, end=end)
+
+    wanting = [chat("a b", "c").model_copy(update={"intent": "Learn."})] * 2
+    found = simulator.evaluate(wanting, model=Deaf())
+    assert found["perplexity_on_human_turns"]["value"] == pytest.approx(4)
+    assert found["perplexity_with_intent"]["value"] is None
+    assert "no system turn here" in found["perplexity_with_intent"]["reason"]
+
+
+def test_baselines_have_names(tmp_path: Path) -> None:
+    for name in ("talk", "a=b"):
+        (tmp_path / name).write_text(json.dumps(chat("x", "y").row()))
+    talk, odd = str(tmp_path / "talk"), str(tmp_path / "a=b")
+    assert named.parse_baselines(["hf/base", talk]) == {"baseline": ("hf/base", talk)}
+    found = named.parse_baselines([f"prompted={talk}", "base=hf/base", "prompted=http://host/v1#m=n"])
+    assert found == {"prompted": ("http://host/v1#m=n", talk), "base": ("hf/base", None)}
+    assert named.parse_baselines([odd]) == {"baseline": (None, odd)}, "a path with = in it"
+    assert named.parse_baselines(["http://host/v1#m=n"]) == {"baseline": ("http://host/v1#m=n", None)}
+    with pytest.raises(InputError, match="two corpora"):
+        named.parse_baselines([talk, odd])
+    with pytest.raises(MissingInput, match="nowhere"):
+        named.parse_baselines(["base=nowhere"])
 
 
 def test_from_the_command_line_with_a_tiny_model(tmp_path: Path) -> None:

@@ -186,6 +186,8 @@ def test_language(turns: tuple[str, ...], code: str | None) -> None:
         ("How do you say 'good morning' in German?", True),
         ("What is 'Fernweh' in English?", True),
         ("Put this into French please", True),
+        ("Как будет по-английски «яблоко»?", True),
+        ("Wie sagt man „hello“ auf Deutsch?", True),
         ("Bonjour, pouvez-vous m'aider ?", False),
         ("I live in Germany", False),
     ],

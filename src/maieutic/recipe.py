@@ -119,13 +119,13 @@ def load(name: str, above: tuple[str, ...] = ()) -> Recipe:
     return Recipe(name=recipe.name or name, about=recipe.about, values=values, stages=stages)
 
 
-def resolve(name: str, out: Path, settings: Mapping[str, Any] | None = None) -> Plan:
-    """The plan that a recipe means in a run folder, with `settings` in place of its values.
+def resolve(name: str | Recipe, out: Path, settings: Mapping[str, Any] | None = None) -> Plan:
+    """The plan that a recipe, by name, path or itself, means in a run folder, with `settings` in place of its values.
 
     Raises:
         RecipeError: a value is missing or unknown, a reference leads nowhere, a stage has a setting it does not know.
     """
-    recipe = load(name)
+    recipe = load(name) if isinstance(name, str) else name
     values = dict(recipe.values)
     for key, value in (settings or {}).items():
         if key not in values:

@@ -12,7 +12,7 @@ from maieutic.console import Json, note, print_json, say, table
 from maieutic.errors import InputError
 
 if TYPE_CHECKING:
-    from maieutic.data.clean import CleanOptions, CleanReport
+    from maieutic.data.clean import CleanReport
     from maieutic.data.contamination import ContaminationReport
     from maieutic.data.overlap import Overlap
 
@@ -88,12 +88,13 @@ def clean(
     (an option of a filter asks for it too); the order is fixed. Rejected rows go to rejected.jsonl beside the output.
     """
     from maieutic.data.clean import clean_file
+    from maieutic.data.options import choose
 
-    options = _clean_options(
+    options = choose(
         preset,
-        filters,
+        _listed(filters),
         {
-            "languages": tuple(code.strip() for code in languages.split(",")) if languages else None,
+            "languages": _listed(languages) or None,
             "max_tokens": max_tokens,
             "tokenizer": tokenizer,
             "min_turns": min_turns,
@@ -110,23 +111,8 @@ def clean(
     say(f"{report.kept} conversations in {out}")
 
 
-def _clean_options(preset: str | None, filters: str | None, given: dict[str, Any]) -> CleanOptions:
-    from maieutic.data.clean import PRESETS, CleanOptions, Filter
-
-    if preset is not None and preset not in PRESETS:
-        raise InputError(f"no preset {preset!r}", f"Known: {', '.join(PRESETS)}.")
-    base = PRESETS[preset] if preset else CleanOptions()
-    names = [name.strip() for name in filters.split(",") if name.strip()] if filters else []
-    if names == ["all"]:
-        names = list(Filter)
-    if unknown := [name for name in names if name not in list(Filter)]:
-        raise InputError(f"no filter {unknown[0]!r}", f"Known: {', '.join(Filter)}; or all.")
-    implied = {"languages": Filter.LANGUAGE, "max_tokens": Filter.LENGTH, "tokenizer": Filter.LENGTH}
-    asked = [*base.filters, *map(Filter, names), *(implied[key] for key in implied if given[key] is not None)]
-    changes = {key: value for key, value in given.items() if value is not None}
-    return CleanOptions.model_validate(
-        {**base.model_dump(), "filters": tuple(dict.fromkeys(asked)), **changes}
-    )
+def _listed(text: str | None) -> list[str]:
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
 
 
 def _print_clean(report: CleanReport) -> None:

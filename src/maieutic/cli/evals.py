@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from maieutic.cli import benchmarks, utility
 from maieutic.console import Json, note, print_json, say, table
 
 _SETTINGS: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None, "add_completion": False}
@@ -14,14 +15,6 @@ _SETTINGS: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None, 
 evals = typer.Typer(name="eval", help="Measure simulators, tutors, assistants and judges.", **_SETTINGS)
 tutor_app = typer.Typer(help="Single tutor replies, judged by people or models.", **_SETTINGS)
 judge_app = typer.Typer(help="A judge against people.", **_SETTINGS)
-mt_app = typer.Typer(help="MT-Bench, from FastChat's judgment files.", **_SETTINGS)
-vicuna_app = typer.Typer(help="Vicuna-Bench: MT-Bench with one turn.", **_SETTINGS)
-alpaca_app = typer.Typer(help="AlpacaEval, from its annotations.", **_SETTINGS)
-
-Judgments = Annotated[
-    list[Path], typer.Option("--judgments", help="FastChat's judgment JSONL; may be repeated.")
-]
-Questions = Annotated[Path | None, typer.Option(help="FastChat's question file, for scores by category.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -29,11 +22,10 @@ def register(app: typer.Typer) -> None:
     for name, inner in (
         ("tutor", tutor_app),
         ("judge", judge_app),
-        ("mt-bench", mt_app),
-        ("vicuna-bench", vicuna_app),
-        ("alpaca-eval", alpaca_app),
     ):
         evals.add_typer(inner, name=name)
+    benchmarks.add_to(evals)
+    utility.add_to(evals)
     app.add_typer(evals, name="eval")
 
 
@@ -97,84 +89,6 @@ def judge_score(
         raise typer.Exit(1)
 
 
-@mt_app.command("score")
-def mt_bench_score(judgments: Judgments, questions: Questions = None, as_json: Json = False) -> None:
-    """Turn scores and their pooled average, as FastChat counts them.
-
-    Example: maieutic eval mt-bench score --judgments gpt-4_single.jsonl --questions question.jsonl
-    """
-    _bench_score(judgments, questions, 2, as_json)
-
-
-@vicuna_app.command("score")
-def vicuna_bench_score(judgments: Judgments, questions: Questions = None, as_json: Json = False) -> None:
-    """First-turn scores, as FastChat counts them.
-
-    Example: maieutic eval vicuna-bench score --judgments gpt-4_single.jsonl
-    """
-    _bench_score(judgments, questions, 1, as_json)
-
-
-def _bench_score(judgments: list[Path], questions: Path | None, turns: int, as_json: bool) -> None:
-    from maieutic.evals import mt_bench
-
-    result = mt_bench.score(judgments, questions, turns)
-    if _printed(result, as_json):
-        return
-    keys = ("first_turn", "second_turn", "average", "rows", "unscored", "duplicates")
-    columns = ("model", "first turn", "second turn", "average", "95 %", "rows", "unscored", "duplicates")
-    rows = [
-        (name, *(m[key] for key in keys[:3]), _span(m["ci"]), *(m[key] for key in keys[3:]))
-        for name, m in result["models"].items()
-    ]
-    table("scores, 1 to 10", columns, rows)
-
-
-@mt_app.command("pairwise")
-def mt_bench_pairwise(
-    judgments: Judgments,
-    baseline: Annotated[str | None, typer.Option(help="Only the matches against this model.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Wins, losses and ties over two games with the answers swapped.
-
-    Example: maieutic eval mt-bench pairwise --judgments gpt-4_pair.jsonl --baseline gpt-3.5-turbo
-    """
-    from maieutic.evals import mt_bench
-
-    result = mt_bench.pairwise(judgments, baseline)
-    if _printed(result, as_json):
-        return
-    keys = ("win", "loss", "tie", "win_rate", "adjusted_win_rate")
-    columns = ("model", "win", "loss", "tie", "win rate", "adjusted", "95 %", "n")
-    rows = [
-        (name, *(m[key] for key in keys), _span(m["adjusted_win_rate_ci"]), m["n"])
-        for name, m in result["models"].items()
-    ]
-    counts = f"{result['dropped']} rows dropped, {result['strict_ties']} ties in both games"
-    say(f"{counts}, {result['inconsistent']} rows where the games differ")
-    table("", columns, rows)
-
-
-@alpaca_app.command("score")
-def alpaca_eval_score(
-    annotations: Annotated[Path, typer.Option(help="AlpacaEval's annotations.json.")], as_json: Json = False
-) -> None:
-    """Win rate and its standard error, as AlpacaEval computes them.
-
-    Example: maieutic eval alpaca-eval score --annotations annotations.json
-    """
-    from maieutic.evals import alpaca_eval
-
-    result = alpaca_eval.score(annotations)
-    if _printed(result, as_json):
-        return
-    counts = [(name, result[name]) for name in ("wins", "losses", "draws", "n", "dropped", "avg_length")]
-    numbers = [(name, result[name]) for name in ("win_rate", "standard_error", "discrete_win_rate")]
-    say(f"{annotations}: win rate {_span(result['win_rate_ci'])} with 95 % confidence")
-    table("", ("", "value"), [*numbers, *counts])
-
-
 @evals.command()
 def paired(
     first: Annotated[
@@ -233,7 +147,14 @@ def simulator(
     ] = None,
     simulated: Annotated[Path | None, typer.Option(help="Conversations it wrote: a run or a corpus.")] = None,
     baseline: Annotated[
-        list[str] | None, typer.Option(help="hf/MODEL, run or corpus beside it; twice at most.")
+        list[str] | None,
+        typer.Option(help="[NAME=]MODEL, run or corpus beside it; may be repeated."),
+    ] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="MODEL that judges adherence and the quality of questions.")
+    ] = None,
+    embedder: Annotated[
+        str | None, typer.Option(help="sentence-transformers model for topics; else n-grams.")
     ] = None,
     template: Annotated[str | None, typer.Option(help="chat, dyadic, plain, or a Jinja file.")] = None,
     system: Annotated[str | None, typer.Option(help="System text for conversations without one.")] = None,
@@ -243,22 +164,36 @@ def simulator(
 
     Example: maieutic eval simulator --model hf/out/user --people test.jsonl --simulated RUN/simulate
     """
-    from maieutic.evals import simulator as room
+    from maieutic.evals.named import evaluate_named
     from maieutic.models import ModelOptions
 
     options = ModelOptions(template=template, system=system)
-    result = room.evaluate_named(people, model, simulated, baseline or [], options)
+    result = evaluate_named(people, model, simulated, baseline or [], options, embedder=embedder, judge=judge)
     if _printed(result, as_json):
         return
+    metrics = {name: m for name, m in result.items() if isinstance(m, dict)}
+    based = list(dict.fromkeys(name for m in metrics.values() for name in m.get("baselines", ())))
     rows = [
-        (name, m["value"], _span(m["ci"]), m["n"], m["human"], m["baseline"])
-        for name, m in result.items()
-        if isinstance(m, dict)
+        (name.replace("_", " "), m["value"], _span(m["ci"]), m["n"], m["human"],
+         *(m.get("baselines", {}).get(base, {}).get("value") for base in based))
+        for name, m in metrics.items()
+    ]  # fmt: skip
+    table("the simulator beside people", ("", "value", "95 %", "n", "people", *based), rows)
+    gaps = [
+        (
+            name.replace("_", " "),
+            m["difference"]["difference"],
+            _span(m["difference"]["ci"]),
+            m["difference"]["n"],
+        )
+        for name, m in metrics.items()
+        if m.get("difference")
     ]
-    table("the simulator beside people", ("", "value", "95 %", "n", "people", "baseline"), rows)
+    if gaps:
+        table("the simulator minus its baseline, on the same people", ("", "difference", "95 %", "n"), gaps)
     reasons: dict[str, list[str]] = {}
-    for name, m in result.items():
-        if isinstance(m, dict) and m.get("reason"):
+    for name, m in metrics.items():
+        if m.get("reason"):
             reasons.setdefault(m["reason"], []).append(name)
     for reason, names in reasons.items():
         note(f"without a value or an interval: {', '.join(names)} ({reason})")

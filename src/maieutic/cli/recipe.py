@@ -38,7 +38,7 @@ def run(
 
     plan = room.resolve(recipe, out, _settings(set or []))
     if dry_run:
-        _show_plan(plan, json)
+        show_plan(plan, json)
         return
     manifests = room.run(plan)
     if json:
@@ -64,7 +64,8 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
     return settings
 
 
-def _show_plan(plan: Any, json: bool) -> None:
+def show_plan(plan: Any, json: bool) -> None:
+    """Print what a plan would do and cost."""
     from maieutic import recipe as room
 
     lines = room.expect(plan)

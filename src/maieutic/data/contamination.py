@@ -89,7 +89,8 @@ def questions(path: Path | str, bad: BadRows | None = None) -> list[Question]:
 
     Args:
         path: JSON or JSON lines whose rows are strings or objects with `turns` (FastChat), `instruction` (AlpacaEval),
-            `prompt`, `question`, `text` or `messages` (the user's turns); or a plain text file, one question a line.
+            `prompt`, `question`, `text` or `messages` (the user's turns), or FastChat's reference answers (`choices`);
+            or a plain text file, one question a line.
         bad: collects the rows that are no question.
 
     Raises:
@@ -107,7 +108,7 @@ def questions(path: Path | str, bad: BadRows | None = None) -> list[Question]:
     ]
     if not found:
         raise EmptyCorpus(
-            f"{path}: no question in it",
+            f"{path}: no question in it" + (f" ({bad.summary(1)})" if bad.count else ""),
             "Rows need `turns`, `instruction`, `prompt`, `question`, `text` or `messages`, or be strings.",
         )
     return found
@@ -137,6 +138,8 @@ def _texts(value: Any) -> list[str]:
         return [value]
     if not isinstance(value, dict):
         return []
+    if isinstance(value.get("choices"), list):
+        return [text for choice in value["choices"] for text in _texts(choice)]
     if isinstance(value.get("turns"), list):
         return [turn for turn in value["turns"] if isinstance(turn, str)]
     if isinstance(value.get("messages"), list):
@@ -198,12 +201,12 @@ class Benchmark:
         shared: Counter[int] = Counter()
         first: dict[int, int] = {}
         values = runs(text.hashes, GRAM).tolist()
+        if self._grams.keys().isdisjoint(values):
+            return
         for value in dict.fromkeys(values):
             for place in self._grams.get(value, ()):
                 shared[place] += 1
                 first.setdefault(place, value)
-        if not shared:
-            return
         ran = dict(self._runs_of(text))
         for place, count in shared.items():
             share = count / self._sizes[place]

@@ -40,7 +40,9 @@ _TRANSLATION = re.compile(
     r"\btranslat(?:e|es|ed|ing|ion|ions|or)\b|\bhow (?:do|would|can|should) (?:you|i|we|one) say\b"
     rf"|\bwhat(?:['’]s| is| does)\b.{{1,80}}\bin {_TONGUE}\b|\b(?:into|{_TONGUE} to) {_TONGUE}\b"
     r"|übersetz|traduc|traduis|traduire|traduz|vertaal|przetłumacz|tłumacz|перевед|перевод|переклад|翻译|翻譯|翻訳|訳して"
-    r"|번역|ترجم|अनुवाद|çevir",
+    r"|번역|ترجم|अनुवाद|çevir"
+    r"|wie sagt man|comment (?:dit-on|dire)|c[oó]mo se (?:dice|diz)|come si dice|怎么说|怎麼說"
+    r"|как сказать|по-(?:английски|немецки|французски|испански|русски)",
     re.IGNORECASE,
 )
 

@@ -116,7 +116,9 @@ def jaccard(one: NDArray[Any], other: NDArray[Any]) -> float:
 @cache
 def _kinds() -> NDArray[np.uint8]:
     """By code point: 0 no part of a word, 1 part of one, 2 a word of its own."""
-    kinds = np.fromiter((chr(code).isalnum() for code in range(0x110000)), np.uint8, 0x110000)
+    kinds = np.zeros(0x110000, np.uint8)
+    letters = 0x40000  # beyond lie no letters: planes without characters, tags, private use
+    kinds[:letters] = np.fromiter((chr(code).isalnum() for code in range(letters)), np.uint8, letters)
     kinds[ord("_")] = 1
     for low, high in (*_ALONE, *_ALONE_FAR):
         kinds[low : high + 1] *= 2

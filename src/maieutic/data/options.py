@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
+from maieutic.errors import InputError
 from maieutic.types import Record
 
 
@@ -79,3 +82,30 @@ PRESETS = {
 }
 """`platolm`: the published cleaning (arXiv 2308.11534), in its order. A single turn there is one question and one
 answer, so three turns are the least."""
+
+
+def choose(preset: str | None, filters: Iterable[str], given: Mapping[str, Any]) -> CleanOptions:
+    """The options that a preset, further filters by name, and single settings mean together.
+
+    Args:
+        preset: one of `PRESETS`, or none.
+        filters: names of `Filter`, to run beside the preset's; or `all` alone.
+        given: fields of `CleanOptions`; null ones are not set. One that belongs to a filter asks for it too.
+
+    Raises:
+        InputError: there is no such preset or filter.
+    """
+    if preset is not None and preset not in PRESETS:
+        raise InputError(f"no preset {preset!r}", f"Known: {', '.join(PRESETS)}.")
+    base = PRESETS[preset] if preset else CleanOptions()
+    names = list(filters)
+    if names == ["all"]:
+        names = list(Filter)
+    if unknown := [name for name in names if name not in list(Filter)]:
+        raise InputError(f"no filter {unknown[0]!r}", f"Known: {', '.join(Filter)}; or all.")
+    changes = {key: value for key, value in given.items() if value is not None}
+    implied = {"languages": Filter.LANGUAGE, "max_tokens": Filter.LENGTH, "tokenizer": Filter.LENGTH}
+    asked = [*base.filters, *map(Filter, names), *(implied[key] for key in implied if key in changes)]
+    return CleanOptions.model_validate(
+        {**base.model_dump(), "filters": tuple(dict.fromkeys(asked)), **changes}
+    )

@@ -57,7 +57,7 @@ _KEY = re.compile(
     r"|hf_[A-Za-z]{30,}|AIza[\w-]{35}|xox[abeoprs]-[A-Za-z0-9-]{10,}"
     r"|(?:sk|rk|pk)_(?:live|test)_[A-Za-z0-9]{16,}"
     r"|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}"
-    r"|npm_[A-Za-z0-9]{36}|pypi-[\w-]{50,}"
+    r"|npm_[A-Za-z0-9]{36}|pypi-[\w-]{50,}|gsk_[A-Za-z0-9]{40,}|SG\.[\w-]{20,}\.[\w-]{40,}"
     r")(?![\w-])"
     r"|-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----"
     r"(?:(?:(?!-----).){1,10000}-----END (?:[A-Z]+ )*PRIVATE KEY-----|(?:(?:\s|\\n)*[A-Za-z0-9+/=]{40,})+)",
@@ -67,7 +67,8 @@ _KEY_HINTS = (
     "sk-",
     "AKIA",
     "ASIA",
-    "gh",
+    *(f"gh{kind}_" for kind in "pousr"),
+    "github_pat_",
     "glpat-",
     "hf_",
     "AIza",
@@ -77,6 +78,12 @@ _KEY_HINTS = (
     "npm_",
     "pypi-",
     "PRIVATE KEY-",
+    "gsk_",
+    "SG.",
+)
+_NAMED_KEY = re.compile(
+    r"(?:api|access|secret)[_ -]?(?:key|token)[\"']?\s{0,3}[:=]\s{0,3}[\"']?(?P<number>[\w/+-]{20,}={0,2})(?![\w(.])",
+    re.ASCII | re.IGNORECASE,
 )
 
 _IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?![A-Za-z0-9])")
@@ -90,21 +97,21 @@ _BRAND = re.compile(
 )
 _ARITHMETIC = re.compile(r"[-+*/^=×÷<>\\{(\[,]\s*\Z")
 
-_BEFORE = r"(?<![\w.,:/+*^=#$€£%-])"
-_AFTER = r"(?![\w^*/=%]|[.,:-]\d|\s*[-+*/^=×÷<>]\s*\d)"
+_BEFORE = r"(?<![\w.,:/+*^=#$€£%-])(?<![+*/^×÷] )"
+_AFTER = r"(?![\w^*/=%]|[.,:-]\d|\s*[-+*/^=×÷<>]\s*-?\d)"
 _PHONE = re.compile(
     rf"{_BEFORE}(?:"
-    # +44 20 7946 0958, +1 (415) 555-0134: a plus, a country code, 8 to 15 digits
-    r"\+[1-9]\d{0,2}(?:[ .-]?\(\d{1,4}\))?(?:[ .-]?\d{2,4}){2,5}"
-    # (415) 555-0134 and 415-555-0134, with 1- before them or without
-    r"|(?:1[ -])?\(\d{3}\) ?\d{3}[ .-]\d{4}|(?:1-)?\d{3}-\d{3}-\d{4}"
-    # 06 12 34 56 78
-    rf"|0[1-9](?:([ .])\d{{2}})(?:\1\d{{2}}){{3}}"
+    # +44 20 7946 0958, +33 6 12 34 56 78, +1 (415) 555-0134: a plus, a country code, 8 to 15 digits
+    r"\+[1-9]\d{0,2}(?:[ .-]?\(\d{1,4}\)|[ .-]\d)?(?:[ .-]?\d{2,4}){2,5}"
+    # (415) 555-0134, 415-555-0134 and 415.555.0134, with 1- before them or without
+    r"|(?:1[ -])?\(\d{3}\) ?\d{3}[ .-]\d{4}|(?:1-)?\d{3}-\d{3}-\d{4}|\d{3}\.\d{3}\.\d{4}"
+    # 06 12 34 56 78, 07700 900123: the mobile phones of France and Britain
+    rf"|0[67](?:([ .-])\d{{2}})(?:\1\d{{2}}){{3}}|07\d{{3}} ?\d{{6}}"
     rf"){_AFTER}"
 )
 _CALLED = re.compile(
     r"\b(?:(?:phone|tel|telephone|telefon|téléphone|teléfono|handy|mobile"
-    r"|cellphone|cell (?:phone|number)|whatsapp|fax|sms)"
+    r"|cellphone|cell (?:phone|number)|cell(?=:)|whatsapp|fax|sms|my number(?=(?:\D*\d){9}))"
     r"|(?:call|text|ring) (?:me|us|him|her|them|at|on)\b)"
     r"(?: (?:number|no\.?|nr\.?|nummer))?(?: (?:is|at|on|under|ist))?"
     rf"[ \t]?[.:]?[ \t]{{0,2}}(?P<number>\+?\(?\d[\d ()./-]{{5,18}}\d){_AFTER}",
@@ -112,6 +119,8 @@ _CALLED = re.compile(
 )
 _NO_NUMBER = re.compile(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}|\d+\.\d+")
 """A date or a decimal behind "phone" is still one."""
+_SIGNED = re.compile(r"\+\d+\.\d+")
+_AMERICAN = re.compile(r"1[2-9]\d{9}")
 _DIGITS = re.compile(r"\d(?:[^\n\d]{0,3}\d){6}")
 """Nothing shorter than seven digits close to each other is a number of anybody."""
 
@@ -129,6 +138,8 @@ def mask(text: str) -> Masked:
 def _once(text: str, found: Counter[Kind]) -> str:
     if any(hint in text for hint in _KEY_HINTS):
         text = _replaced(_KEY, Kind.KEY, _is_key, text, found)
+    if any(name in text.lower() for name in ("key", "token")):
+        text = _replaced(_NAMED_KEY, Kind.KEY, _is_random, text, found)
     if "@" in text or _DIGITS.search(text):
         text = "\n".join(_line(line, found) for line in text.split("\n"))
     return text
@@ -165,9 +176,17 @@ def _replaced(
 
 
 def _is_key(match: re.Match[str]) -> bool:
-    # A name in code can begin with sk- too; a key is random, so it mixes digits and letters.
-    text = match[0]
-    return not text.startswith("sk-") or (any(map(str.isdigit, text)) and any(map(str.isalpha, text[3:])))
+    # A name in code can begin with sk- too.
+    return not match[0].startswith("sk-") or _mixed(match[0][3:])
+
+
+def _is_random(match: re.Match[str]) -> bool:
+    return _mixed(match["number"])
+
+
+def _mixed(text: str) -> bool:
+    """Whether a text mixes digits and letters, as what is drawn at random does."""
+    return any(map(str.isdigit, text)) and any(map(str.isalpha, text))
 
 
 def _is_address(match: re.Match[str]) -> bool:
@@ -196,6 +215,8 @@ def _is_phone(match: re.Match[str]) -> bool:
         return False
     if match[0][0] != "+":
         return True
+    if _SIGNED.fullmatch(match[0]) or (digits[0] == "1" and not _AMERICAN.fullmatch(digits)):
+        return False
     bare = len(digits) == len(match[0]) - 1
     return len(digits) >= (10 if bare else 8) and not _in_arithmetic(match)
 
@@ -227,7 +248,7 @@ class MaskedConversation(NamedTuple):
 
 
 def mask_conversation(conversation: Conversation) -> MaskedConversation:
-    """Mask turns, problem, intent, profile and every text in `meta`; a user id that holds some becomes a hash."""
+    """Mask turns, problem, intent, profile and every text in `meta`; an id that holds some becomes a hash."""
     found: Counter[Kind] = Counter()
 
     def masked(value: Any) -> Any:
@@ -251,6 +272,8 @@ def mask_conversation(conversation: Conversation) -> MaskedConversation:
         "profile": masked(conversation.profile),
         "meta": masked(conversation.meta),
     }
-    if conversation.user_id and masked(conversation.user_id) != conversation.user_id:
-        changes["user_id"] = fingerprint(conversation.user_id)[:16]
+    for name in ("id", "user_id"):
+        own = getattr(conversation, name)
+        if own and masked(own) != own:
+            changes[name] = fingerprint(own)[:16]
     return MaskedConversation(conversation.model_copy(update=changes) if found else conversation, found)

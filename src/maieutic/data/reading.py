@@ -16,17 +16,17 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+import orjson
+
 from maieutic.data.rows import DEEP, BadRows, Row, mended, parse_json, shallow
 from maieutic.data.tables import csv_rows, parquet_rows
 from maieutic.errors import InputError, MissingInput
 
-__all__ = ["SUFFIXES", "BadRows", "Row", "files_in", "mended", "parse_json", "read_rows"]
+__all__ = ["SUFFIXES", "BadRows", "Row", "files_in", "mended", "parse_json", "read_rows", "without_rows"]
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".txt", ".csv", ".tsv", ".parquet")
 """What a folder is searched for; all but Parquet also with `.gz` behind."""
 _CHUNK = 1 << 20
-_ODD = re.compile(r"\\u[dD]|NaN|Infinity|\d{19}|[eE]\+?\d{3}")
-"""Where a value may need mending: looking for it is much cheaper than walking every value."""
 _NUMBER = re.compile(r"[-+.\deE]*")
 """What may follow a number that the end of the buffer cut."""
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -43,6 +43,8 @@ def files_in(source: Path) -> list[Path]:
     if not source.is_dir():
         raise MissingInput(f"{source}: no such file or folder", "Check the path.")
     if (source / "rows.jsonl").is_file():
+        if not (source / "rows.jsonl").stat().st_size:
+            raise without_rows(source)
         return [source / "rows.jsonl"]
     inside = (path for path in sorted(source.rglob("*")) if path.is_file())
     found = [path for path in inside if _kind(path) and not _hidden(path.relative_to(source))]
@@ -54,12 +56,24 @@ def files_in(source: Path) -> list[Path]:
     return found
 
 
+def without_rows(folder: Path) -> MissingInput:
+    """What to say of a folder that is named as a corpus and has no rows: a stage that makes files, or no stage."""
+    inside = (path for path in sorted(folder.iterdir()) if path.is_file() and path.name != "rows.jsonl")
+    named = [path.name for path in inside if _kind(path) not in ("", ".json", ".txt")][:5]
+    return MissingInput(
+        f"{folder}: a folder without rows.jsonl, or with an empty one, is no corpus",
+        f"Name one of its files: {', '.join(named)}."
+        if named
+        else "Name a corpus file, or bring the folder's files together with `maieutic import`.",
+    )
+
+
 def _hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
 def _kind(path: Path) -> str:
-    suffixes = path.suffixes[:-1] if path.suffix == ".gz" else path.suffixes
+    suffixes = path.suffixes[:-1] if path.suffix.lower() == ".gz" else path.suffixes
     return suffixes[-1].lower() if suffixes and suffixes[-1].lower() in SUFFIXES else ""
 
 
@@ -90,7 +104,7 @@ def read_rows(path: Path, bad: BadRows) -> Iterator[Row]:
 
 
 def _open(path: Path) -> BinaryIO:
-    return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
+    return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix.lower() == ".gz" else path.open("rb")
 
 
 def _text_rows(path: Path, file: BinaryIO, bad: BadRows) -> Iterator[Row]:
@@ -179,7 +193,10 @@ def _items(first: bytes, file: BinaryIO) -> Iterator[Any]:
             continue
         value, end, next_at = found
         size = _CHUNK
-        yield mended(value) if _ODD.search(buffer, at, end) else value
+        try:  # as a line would be read, which is much cheaper than to walk every value
+            yield orjson.loads(buffer[at:end])
+        except orjson.JSONDecodeError:
+            yield mended(value)
         at = next_at
 
 

@@ -67,8 +67,8 @@ class BadRows:
 def parse_json(text: bytes) -> Any:
     """One JSON value, in a form that can be written back.
 
-    orjson reads it where it can. What only Python's reader takes is mended: lone surrogates become U+FFFD, numbers
-    that JSON cannot hold become null, integers beyond 64 bits become strings.
+    orjson reads it where it can; integers beyond 64 bits become floats. What only Python's reader takes is mended:
+    lone surrogates become U+FFFD, numbers that JSON cannot hold become null, integers beyond 64 bits strings.
 
     Raises:
         ValueError: it is not JSON; the message is short and names no text.

@@ -92,7 +92,7 @@ def split(
     Raises:
         InputError: `by` or `parts` is not what it should be.
     """
-    kind, bounds = _by(by), _bounds(parts)
+    kind, bounds = _by(by), check_parts(parts)
     return _placed(conversations, kind, bounds, seed, report or SplitReport(kind))
 
 
@@ -124,8 +124,13 @@ def _by(by: str) -> By:
         raise InputError(f"no split by {by!r}", f"Known: {', '.join(By)}.") from None
 
 
-def _bounds(parts: tuple[float, float, float]) -> tuple[float, float]:
-    if len(parts) != 3 or min(parts) < 0 or abs(sum(parts) - 1) > 1e-6:
+def check_parts(parts: tuple[float, float, float]) -> tuple[float, float]:
+    """Where validation and test begin between 0 and 1.
+
+    Raises:
+        InputError: they are not three shares that sum to 1.
+    """
+    if len(parts) != 3 or min(parts) < 0 or not abs(sum(parts) - 1) <= 1e-6:
         raise InputError("the parts are not three shares that sum to 1", "Give for example 0.8,0.1,0.1.")
     train, validation, test = parts
     # Without a test part everything above train is validation, whatever rounding does to the sum.

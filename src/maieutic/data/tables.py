@@ -28,16 +28,15 @@ _BATCH = 64
 
 
 def csv_rows(path: Path, file: BinaryIO, bad: BadRows) -> Iterator[Row]:
-    """The rows of a CSV file as objects by column name; the header tells the separator (comma, semicolon, tab, bar).
-
-    Raises:
-        InputError: the first line is no header, or names a column twice.
-    """
+    """The rows of a CSV file as objects by column name; the header tells the separator (comma, semicolon, tab, bar)."""
     csv.field_size_limit(max(csv.field_size_limit(), _FIELD))
     with io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
         first = next(iter(text), "")
         separator = max(_SEPARATORS, key=first.count)
-        names = _header(path, first, separator)
+        names = _header(first, separator)
+        if not names:
+            bad.add(f"{path}:1", "the first line is no header: it should name the columns, each once")
+            return
         reader = csv.reader(text, delimiter=separator, strict=True)
         while True:
             at = f"{path}:{reader.line_num + 2}"  # behind the header and what was read
@@ -55,19 +54,15 @@ def csv_rows(path: Path, file: BinaryIO, bad: BadRows) -> Iterator[Row]:
                 bad.add(at, str(error))
 
 
-def _header(path: Path, first: str, separator: str) -> list[str]:
+def _header(first: str, separator: str) -> list[str]:
+    """The names of the columns; none where the line is no header."""
     try:
         names = [
             utf8(name.strip()) for name in next(csv.reader([first], delimiter=separator, strict=True), [])
         ]
     except csv.Error:
         names = []
-    if not any(names) or len(set(names)) < len(names):
-        raise InputError(
-            f"{path}: the first line is no header",
-            "A CSV file begins with the names of its columns, each once.",
-        )
-    return names
+    return names if any(names) and len(set(names)) == len(names) else []
 
 
 def _said(error: csv.Error) -> str:
@@ -124,7 +119,7 @@ def parquet_rows(path: Path, bad: BadRows) -> Iterator[Row]:
 
     Raises:
         MissingExtra: pyarrow is not installed.
-        InputError: it is no Parquet file.
+        InputError: it may not be read.
     """
     try:
         import pyarrow as arrow
@@ -133,21 +128,44 @@ def parquet_rows(path: Path, bad: BadRows) -> Iterator[Row]:
         raise MissingExtra(
             f"{path}: reading Parquet needs pyarrow", "Install it: pip install 'maieutic[train]'."
         ) from None
+    number = 0
     try:
-        number = 0
         # A buffer, so that a column of a large row group is read piece by piece and not at once.
         with parquet.ParquetFile(path, buffer_size=1 << 20) as file:
             for batch in file.iter_batches(batch_size=_BATCH, use_threads=False):
-                for value in batch.to_pylist():
+                for value in _values(batch):
                     number += 1
                     yield from table_row(f"{path}, row {number}", value, bad)
-    except arrow.ArrowException as error:
-        raise InputError(f"{path}: not a Parquet file ({str(error)[:80]})", "Check the file.") from None
+    except PermissionError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})", "Check the file.") from None
+    except (arrow.ArrowException, OSError) as error:  # broken pages come as OSError
+        said = " ".join(str(error).split())[:80]
+        if number:
+            bad.add(
+                f"{path}, row {number + 1}",
+                f"the Parquet file is damaged ({said}); what stood before was read",
+            )
+        else:
+            bad.add(str(path), f"not a Parquet file, or a damaged one ({said})")
 
 
-def table_row(where: str, value: dict[str, Any], bad: BadRows) -> Iterator[Row]:
-    """One row of a typed table, or none where a cell of it is broken."""
+def _values(batch: Any) -> Iterator[Any]:
+    """The rows of a batch as Python values, or in place of one what is wrong with it."""
     try:
+        yield from batch.to_pylist()
+    except UnicodeDecodeError:
+        for place in range(batch.num_rows):
+            try:
+                yield from batch.slice(place, 1).to_pylist()
+            except UnicodeDecodeError as error:
+                yield ValueError(f"not UTF-8 ({error.reason})")
+
+
+def table_row(where: str, value: dict[str, Any] | ValueError, bad: BadRows) -> Iterator[Row]:
+    """One row of a typed table, or none where a cell of it, or all of it, is broken."""
+    try:
+        if isinstance(value, ValueError):
+            raise value
         yield Row(where, nested(plain(value)))
     except ValueError as error:
         if isinstance(error, InputError):

@@ -8,18 +8,14 @@ pooled; a second judgment of the same turn stays in the mean, as FastChat keeps 
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from maieutic.errors import EmptyCorpus, InputError
-from maieutic.evals import stats
+from maieutic.evals import stats, verdicts
 from maieutic.evals.files import Row, number, read_table
-
-_RATING = re.compile(r"\[\[(\d+\.?\d*)\]\]")
-_RATING_LOOSE = re.compile(r"\[(\d+\.?\d*)\]")
 
 
 class Grade(NamedTuple):
@@ -33,10 +29,7 @@ class Grade(NamedTuple):
 
 def verdict(judgment: Any) -> float | None:
     """The rating a judge wrote: the first `[[x]]`, else the first `[x]`, else null."""
-    if not isinstance(judgment, str):
-        return None
-    match = _RATING.search(judgment) or _RATING_LOOSE.search(judgment)
-    return float(match[1]) if match else None
+    return verdicts.rating(judgment) if isinstance(judgment, str) else None
 
 
 def grades(rows: Sequence[Row], path: object = "the file") -> list[Grade]:
@@ -205,12 +198,16 @@ def _match(row: Row) -> Match:
 def _winner(recorded: Any, judgment: Any, names: tuple[str, str], *, swapped: bool) -> str | None:
     """A game's winner as recorded; where nothing is recorded, by the judgment's `[[A]]`, `[[B]]` or `[[C]]`."""
     if recorded is None and isinstance(judgment, str):
-        order = ("model_2", "model_1") if swapped else ("model_1", "model_2")
-        verdicts = {"[[A]]": order[0], "[[B]]": order[1], "[[C]]": "tie"}
-        return next((winner for mark, winner in verdicts.items() if mark in judgment), None)
+        return side(verdicts.winner(judgment), swapped=swapped)
     if recorded in ("model_1", "model_2", "tie"):
         return str(recorded)
     return f"model_{names.index(recorded) + 1}" if recorded in names else None
+
+
+def side(letter: str | None, *, swapped: bool) -> str | None:
+    """Which of a row's models a verdict is for: `model_1`, `model_2` or `tie`; null where there is none."""
+    models = {"A": "model_2", "B": "model_1"} if swapped else {"A": "model_1", "B": "model_2"}
+    return {**models, "C": "tie"}.get(letter or "")
 
 
 def pairwise(judgments: Sequence[Path], baseline: str | None = None) -> dict[str, Any]:

@@ -146,16 +146,16 @@ def empty(turn: str) -> bool:
     return not any(unicodedata.category(char)[0] in "LMNPS" for char in turn)
 
 
-def repeats(turns: Sequence[str]) -> int:
-    """How many turns say again what an earlier one said: the same words, or nine in ten of five words and more."""
+def repeated(turns: Sequence[str]) -> list[bool]:
+    """Whether each turn says again what an earlier one said: the same words, or nine in ten of at least five."""
     seen: list[list[str]] = []
-    count = 0
+    again: list[bool] = []
     for turn in turns:
         own = words(turn)
-        count += any(_same(own, other) for other in seen)
+        again.append(any(_same(own, other) for other in seen))
         if own:
             seen.append(own)
-    return count
+    return again
 
 
 def _same(first: Sequence[str], second: Sequence[str]) -> bool:

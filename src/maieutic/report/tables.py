@@ -76,6 +76,8 @@ def versions(runs: Sequence[Run]) -> Table:
 
 _SIMULATOR = {
     "perplexity_on_human_turns": "perplexity on people's turns",
+    "perplexity_with_intent": "the same, told their intent",
+    "perplexity_without_intent": "the same people, not told",
     "end_f1": "F1 of the ending",
     "end_precision": "precision of the ending",
     "end_recall": "recall of the ending",
@@ -88,6 +90,12 @@ _SIMULATOR = {
     "repeats_rate": "repeats, per 100 turns",
     "role_flips_rate": "role flips, per 100 turns",
     "empty_turns_rate": "empty turns, per 100 turns",
+    "human_likeness_auc": "told from people (AUC; .5: not at all)",
+    "topic_diversity": "topic diversity",
+    "question_cosine": "cosine between questions",
+    "topic_maintenance": "topic kept (share of moves)",
+    "topic_drift": "topic drifts",
+    "topic_shift": "topic shifts",
     "intent_overlap": "overlap with the intent (of 100)",
     "turns_per_conversation": "human turns a conversation",
     "turn_count_wasserstein": "turn counts, Wasserstein distance",
@@ -102,17 +110,26 @@ def simulator(stage: StageRun) -> Table | None:
     metrics = {k: v for k, v in ((stage.manifest or {}).get("metrics") or {}).items() if isinstance(v, dict)}
     order = [name for name in _SIMULATOR if name in metrics]
     order += [name for name in metrics if name not in _SIMULATOR]
+    unmeasured = {name for name, m in metrics.items() if m.get("value") is None and m.get("reason")}
     rows = []
     for name in order:
         m = metrics[name]
+        if name in unmeasured:
+            continue
         beside = [over(m.get(side), m.get(f"{side}_ci")) for side in ("human", "baseline")]
         own = over(m.get("value"), m.get("ci"))
         rows.append((_SIMULATOR.get(name, name.replace("_", " ")), own, *beside, num(m.get("n"))))
-    reasons = dict.fromkeys(str(m["reason"]) for m in metrics.values() if m.get("reason"))
+    reasons = dict.fromkeys(
+        f"{_SIMULATOR.get(name, name.replace('_', ' '))}, {m['reason']}"
+        if name in unmeasured
+        else str(m["reason"])
+        for name, m in metrics.items()
+        if m.get("reason")
+    )
     note = "Under each number its 95 % interval. People: held-out people, measured the same way "
     note += "(for a distance: between two halves of them). n counts conversations."
     if reasons:
-        note += f" Where a number or an interval is missing: {'; '.join(reasons)}."
+        note += f" Not measured, or without an interval: {'; '.join(reasons)}."
     columns = ("metric", "simulator", "people", "baseline", "n")
     return Table(f"The simulator beside people ({stage.label})", columns, rows, note) if rows else None
 
@@ -255,9 +272,9 @@ def _of_simulator(metrics: Mapping[str, Any], label: str) -> Iterator[str]:
         m = metrics.get(name) or {}
         if m.get("value") is not None:
             base = m.get("baseline")
-            beside = (
-                f"; the baseline: {num(base)} ({sure({'ci': m.get('baseline_ci')})})"
-                if base is not None
-                else ""
-            )
+            gap = m.get("difference") or {}
+            if base is not None and gap.get("difference") is not None:
+                yield _compared(f"{label}: {_SIMULATOR[name]}", {"a": m["value"], "b": base, **gap})
+                continue
+            beside = "" if base is None else f"; the baseline: {num(base)}"
             yield f"{label}: {_SIMULATOR[name]} {num(m['value'])} ({sure(m)}, n = {m.get('n')}){beside}."

@@ -49,12 +49,14 @@ async def next_user_turn(
         start: what the person wants and is.
         messages: everything said so far.
         sampling: how the turn is drawn.
-        may_end: whether the person may stop here; a prompted one that does so all the same is taken to go on.
+        may_end: whether the person may stop here; who does so all the same (a server cannot be kept from it) is taken
+            to go on, without a word if none was said.
         last: whether the person takes leave with this turn.
     """
     if mode == "trained":
-        return await model.reply(messages, sampling, role=Role.USER, suppress_end=not may_end)
-    reply = _read_end(await model.reply(swapped(start, messages, last), sampling))
+        reply = await model.reply(messages, sampling, role=Role.USER, suppress_end=not may_end)
+    else:
+        reply = _read_end(await model.reply(swapped(start, messages, last), sampling))
     early = reply.finish == Finish.END and not may_end
     return reply.model_copy(update={"finish": Finish.STOP}) if early else reply
 

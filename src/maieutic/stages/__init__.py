@@ -1,18 +1,27 @@
 """What a recipe's stage can do: each kind with its settings, the files it makes, the models it asks, what it costs.
 
 A stage calls the library function that its command calls. Those that append rows keep their own run folder; the
-others are wrapped into one, with the manifest last. `corpora`, `training`, `talking`, `judging` and `measuring` hold
-them by what they do.
+others are wrapped into one, with the manifest last. `corpora`, `training`, `talking`, `judging`, `measuring`,
+`benchmarks` and `utility` hold them by what they do.
 """
 
 from __future__ import annotations
 
 from maieutic.stages.action import Action, Options
-from maieutic.stages.corpora import Base, Clean, Import, Split, World
+from maieutic.stages.benchmarks import (
+    AlpacaAnswer,
+    AlpacaJudge,
+    AlpacaScore,
+    MtBenchAnswer,
+    MtBenchJudge,
+    MtBenchScore,
+)
+from maieutic.stages.corpora import Base, Clean, Contamination, Convert, Import, Split, Stats, World
 from maieutic.stages.judging import Judge, Prefer
 from maieutic.stages.measuring import Dialogues, Simulator, Tutor
 from maieutic.stages.talking import Candidates, Simulate
 from maieutic.stages.training import Dpo, Sft
+from maieutic.stages.utility import Take, Utility
 
 __all__ = ["ACTIONS", "Action", "Options", "Prefer", "Simulator", "Tutor"]
 
@@ -22,6 +31,9 @@ ACTIONS: dict[str, type[Action]] = {
     "import": Import,
     "clean": Clean,
     "split": Split,
+    "contamination": Contamination,
+    "stats": Stats,
+    "convert": Convert,
     "sft": Sft,
     "simulate": Simulate,
     "candidates": Candidates,
@@ -31,4 +43,12 @@ ACTIONS: dict[str, type[Action]] = {
     "eval-simulator": Simulator,
     "eval-tutor": Tutor,
     "eval-dialogue": Dialogues,
+    "mt-bench-answer": MtBenchAnswer,
+    "mt-bench-judge": MtBenchJudge,
+    "mt-bench-score": MtBenchScore,
+    "alpaca-answer": AlpacaAnswer,
+    "alpaca-judge": AlpacaJudge,
+    "alpaca-score": AlpacaScore,
+    "take": Take,
+    "utility": Utility,
 }

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from maieutic.costs import Cost, Flow, Size
 from maieutic.errors import RecipeError
 from maieutic.stages.action import Action, wrapped
+
+if TYPE_CHECKING:
+    from maieutic.data.options import CleanOptions
 
 
 class World(Action):
@@ -62,22 +65,26 @@ class Base(Action):
 
 
 class Import(Action):
-    """Files of any known shape → one corpus."""
+    """Files of any known shape, folders of them and datasets → one corpus."""
 
     outputs = ("corpus.jsonl",)
-    sources: list[Path]
+    sources: list[str]
+    """Paths, or `hub:NAME[:SPLIT]`."""
     format: str = "auto"
     ended: bool = False
+    source: str | None = None
     licence: str | None = None
+    sample: int | None = Field(None, ge=1)
+    """Keep this many."""
+    by: str | None = None
+    """Stratify the sample by this field, or key of `meta`."""
 
     def run(self, out: Path) -> None:  # noqa: D102
         from maieutic.data.corpus import write_corpus
         from maieutic.data.formats import import_files
 
         def work() -> dict[str, Any]:
-            conversations, report = import_files(
-                self.sources, self.format, ended=self.ended, licence=self.licence
-            )
+            conversations, report = import_files(**dict(self))
             count = write_corpus(out / "corpus.jsonl", conversations, overwrite=True)
             return {"conversations": count, **report.json()}
 
@@ -88,35 +95,130 @@ class Import(Action):
 
         if self.format not in ("auto", *FORMATS):
             raise RecipeError(f"no format {self.format!r}", f"Known: auto, {', '.join(FORMATS)}.")
+        if self.by is not None and self.sample is None:
+            raise RecipeError("`by` says how `sample` is drawn", "Give both.")
+
+    def inputs(self) -> list[Path]:  # noqa: D102
+        from maieutic.data.hub import is_hub
+
+        return [Path(source) for source in self.sources if not is_hub(source)]
 
     def describe(self) -> str:  # noqa: D102
         return f"import {len(self.sources)} sources as {self.format}"
 
     def expect(self, out: Path, flow: Flow) -> Cost:  # noqa: D102
         sizes = [flow.size(source) for source in self.sources]
-        if all(sizes):
-            flow.put(out / "corpus.jsonl", Size(*map(sum, zip(*filter(None, sizes), strict=True))))
+        if sizes and all(sizes):
+            rows, tokens, *_ = map(sum, zip(*filter(None, sizes), strict=True))
+            kept = min(rows, self.sample or rows)
+            flow.put(out / "corpus.jsonl", Size(kept, round(tokens * kept / max(1, rows))))
         return Cost()
 
 
 class Clean(Action):
-    """Repairs and rejects, each with a named reason."""
+    """Repairs and rejects, each with a named reason; a setting that is left out is as in the preset."""
 
     outputs = ("corpus.jsonl", "rejected.jsonl")
     corpus: Path
+    preset: str | None = None
+    filters: tuple[str, ...] = ()
+    """Beside the preset's, or `all` alone."""
     keep_opening: bool = False
+    keep_duplicates: bool = False
+    min_turns: int | None = Field(None, ge=1)
+    languages: list[str] | None = None
+    max_tokens: int | None = Field(None, ge=1)
+    tokenizer: str | None = None
 
     def run(self, out: Path) -> None:  # noqa: D102
-        from maieutic.data.clean import CleanOptions, clean_file
+        from maieutic.data.clean import clean_file
 
-        options = CleanOptions(keep_opening=self.keep_opening)
+        options = self._options()
         wrapped(
             out, self, lambda: clean_file(self.corpus, out / "corpus.jsonl", options, overwrite=True).json()
         )
 
+    def check(self) -> None:  # noqa: D102
+        from maieutic.data.language import check_codes
+
+        if "language" in self._options().filters:
+            check_codes(self._options().languages)
+
+    def _options(self) -> CleanOptions:
+        from maieutic.data.options import choose
+
+        given = {key: value for key, value in self if key not in ("corpus", "preset", "filters")}
+        return choose(self.preset, self.filters, given)
+
+    def describe(self) -> str:  # noqa: D102
+        return "clean: " + ", ".join(self._options().chosen())
+
     def expect(self, out: Path, flow: Flow) -> Cost:  # noqa: D102
         flow.put(out / "corpus.jsonl", flow.size(self.corpus))
         return Cost()
+
+
+class Contamination(Action):
+    """A corpus without the conversations that hold a benchmark's questions."""
+
+    outputs = ("corpus.jsonl",)
+    corpus: Path
+    against: list[Path]
+
+    def run(self, out: Path) -> None:  # noqa: D102
+        from maieutic.data.contamination import contamination_file
+
+        target = out / "corpus.jsonl"
+        wrapped(
+            out,
+            self,
+            lambda: contamination_file(self.corpus, self.against, target, overwrite=True).json(),
+        )
+
+    def describe(self) -> str:  # noqa: D102
+        return f"leave out the questions of {', '.join(path.name for path in self.against)}"
+
+    def expect(self, out: Path, flow: Flow) -> Cost:  # noqa: D102
+        flow.put(out / "corpus.jsonl", flow.size(self.corpus))
+        return Cost()
+
+
+class Stats(Action):
+    """What is in a corpus; the numbers are the stage's manifest."""
+
+    corpus: Path
+    tokenizer: str | None = None
+
+    def run(self, out: Path) -> None:  # noqa: D102
+        from maieutic.data.corpus import read_corpus
+        from maieutic.data.stats import stats
+
+        wrapped(out, self, lambda: stats(read_corpus(self.corpus), tokenizer=self.tokenizer))
+
+    def describe(self) -> str:  # noqa: D102
+        return f"count {self.corpus.name}"
+
+
+class Convert(Action):
+    """A corpus in a form that other tools read."""
+
+    outputs = ("corpus.json", "corpus.parquet", "corpus.jsonl")
+    corpus: Path
+    to: Literal["sharegpt", "parquet", "messages"]
+
+    def run(self, out: Path) -> None:  # noqa: D102
+        from maieutic.data.export import convert
+
+        suffix = {"sharegpt": ".json", "parquet": ".parquet", "messages": ".jsonl"}[self.to]
+
+        def work() -> dict[str, Any]:
+            done = convert(self.corpus, self.to, out / f"corpus{suffix}", overwrite=True)
+            return {"conversations": done.conversations, "bad": done.bad.json()}
+
+        wrapped(out, self, work)
+
+    def describe(self) -> str:  # noqa: D102
+        return f"write {self.corpus.name} as {self.to}"
 
 
 class Split(Action):
@@ -126,6 +228,7 @@ class Split(Action):
     corpus: Path
     by: Literal["conversation", "problem", "user"] = "conversation"
     parts: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    seed: int = 0
 
     def run(self, out: Path) -> None:  # noqa: D102
         from maieutic.data.split import split_file
@@ -133,8 +236,15 @@ class Split(Action):
         wrapped(
             out,
             self,
-            lambda: split_file(self.corpus, out, by=self.by, parts=self.parts, overwrite=True).json(),
+            lambda: split_file(
+                self.corpus, out, by=self.by, parts=self.parts, seed=self.seed, overwrite=True
+            ).json(),
         )
+
+    def check(self) -> None:  # noqa: D102
+        from maieutic.data.split import check_parts
+
+        check_parts(self.parts)
 
     def describe(self) -> str:  # noqa: D102
         return f"split by {self.by}"

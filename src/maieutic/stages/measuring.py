@@ -19,15 +19,26 @@ class Simulator(Action):
     model: str | None = None
     simulated: Path | None = None
     baselines: list[str] = Field(default_factory=list)
+    """Each `[NAME=]THING`: a MODEL, a run or a corpus; those without a name are one baseline."""
+    embedder: str | None = None
+    """A sentence-transformers model for the metrics of topics; null: character n-grams."""
+    judge: str | None = None
+    """A MODEL, for adherence and the four judged criteria."""
     options: Options = Options()
 
     def run(self, out: Path) -> None:  # noqa: D102
-        from maieutic.evals.simulator import evaluate_named
+        from maieutic.evals.named import evaluate_named
         from maieutic.store import write_json
 
         def work() -> dict[str, Any]:
             metrics = evaluate_named(
-                self.people, self.model, self.simulated, self.baselines, self.options.whole()
+                self.people,
+                self.model,
+                self.simulated,
+                self.baselines,
+                self.options.whole(),
+                embedder=self.embedder,
+                judge=self.judge,
             )
             write_json(out / "metrics.json", metrics)
             return {"metrics": metrics}
@@ -35,8 +46,10 @@ class Simulator(Action):
         wrapped(out, self, work)
 
     def models(self) -> list[str]:  # noqa: D102
-        named = [self.model, *self.baselines]
-        return [name for name in named if name and name.startswith("hf/")]
+        from maieutic.evals.named import is_model, split_name
+
+        things = [split_name(one)[1] for one in self.baselines]
+        return [name for name in (self.model, self.judge, *things) if name and is_model(name)]
 
     def describe(self) -> str:  # noqa: D102
         return "set beside people"

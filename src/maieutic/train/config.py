@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
+from maieutic.data.reading import without_rows
 from maieutic.errors import InputError, MissingInput
 from maieutic.types import Record
 
@@ -161,6 +162,8 @@ def file_sha256(path: Path) -> str:
         MissingInput: there is no such file.
     """
     file = path / "rows.jsonl" if path.is_dir() else path
+    if path.is_dir() and not file.is_file():
+        raise without_rows(path)
     if not file.is_file():
         raise MissingInput(f"{path}: no such file", "Check the path.")
     with file.open("rb") as stream:

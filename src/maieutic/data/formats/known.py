@@ -42,9 +42,8 @@ def guess(value: Any) -> str | None:
     name = turn_list(value)
     if name is not None and value[name]:
         return _guess_list(value, name)
-    if isinstance(value.get("instruction"), str):
-        answers = {"dolly": value.get("response"), "alpaca": value.get("output")}
-        return next((format for format, answer in answers.items() if isinstance(answer, str)), None)
+    if "instruction" in value and ("response" in value or "output" in value):
+        return "dolly" if "response" in value else "alpaca"
     return _guess_rest(value, name)
 
 

@@ -140,4 +140,7 @@ def from_seeds(value: Any) -> Iterator[Conversation]:
     prompt = row.pop("prompt", None)
     if not isinstance(prompt, str):
         raise ValueError(f"no prompt string (keys: {key_list(dict(value))})")
-    yield seed_conversation(prompt, row)
+    try:
+        yield seed_conversation(prompt, row)
+    except ValueError as error:
+        raise ValueError(f"prompt: {error} (keys: {key_list(dict(value))})") from None
