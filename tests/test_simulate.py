@@ -18,7 +18,7 @@ from loopback import EVERY, HTML, TRUNCATED, Loopback, status
 
 from maieutic.data.corpus import read_corpus
 from maieutic.errors import BudgetSpent, EmptyCorpus, InputError, RunConflict, TooManyFailures, WrongKey
-from maieutic.models import ModelOptions, load
+from maieutic.models import ModelOptions, load, transport
 from maieutic.simulate import SimulateConfig, cost, simulate
 from maieutic.simulate.guards import DEFAULT, GUARDS, Context, broken, parse
 from maieutic.simulate.users import END_WORD, swapped
@@ -446,7 +446,8 @@ def test_guards_take_any_text(text, said, role):
     assert broken(tuple(GUARDS), draw(text), Context(messages, role, None)) in (None, *GUARDS)
 
 
-def test_garbage_with_status_200_is_asked_again(tmp_path):
+def test_garbage_with_status_200_is_asked_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(transport, "FIRST_WAIT", 0.01)
     with Loopback(reply="Yes?", faults=[HTML, TRUNCATED, HTML, TRUNCATED, HTML, TRUNCATED, HTML]) as server:
         config = SimulateConfig(rounds=1, guards="none", concurrency=1)
         summary = simulate(load(server.spec), load(server.spec), tmp_path / "run", 1, config)

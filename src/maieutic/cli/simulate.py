@@ -107,8 +107,10 @@ def simulate(
     options = ModelOptions(
         template=template, attempts=attempts, timeout=timeout, concurrency=concurrency, pull=pull
     )
-    cast = {spec: load(spec, options) for spec in (user, assistant, controller) if spec}
-    summary = room(cast[user], cast[assistant], out, n, config, cast[controller] if controller else None)
+    cast = {spec: load(spec, options) for spec in (user, assistant, controller) if spec is not None}
+    summary = room(
+        cast[user], cast[assistant], out, n, config, cast[controller] if controller is not None else None
+    )
     if json:
         print_json(summary._asdict())
         return
