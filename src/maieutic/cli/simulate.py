@@ -11,7 +11,7 @@ from maieutic.cli.spending import BudgetTokens, BudgetUsd, Prices, budget
 from maieutic.console import Json, print_json, say
 
 if TYPE_CHECKING:
-    from maieutic.simulate import SimulateConfig
+    from maieutic.simulate import SimulateConfig, Summary
 
 
 def register(app: typer.Typer) -> None:
@@ -108,12 +108,15 @@ def simulate(
         template=template, attempts=attempts, timeout=timeout, concurrency=concurrency, pull=pull
     )
     cast = {spec: load(spec, options) for spec in (user, assistant, controller) if spec is not None}
-    summary = room(
-        cast[user], cast[assistant], out, n, config, cast[controller] if controller is not None else None
-    )
+    judge = None if controller is None else cast[controller]
+    summary = room(cast[user], cast[assistant], out, n, config, judge)
     if json:
         print_json(summary._asdict())
-        return
+    else:
+        _show(summary)
+
+
+def _show(summary: Summary) -> None:
     ends = ", ".join(f"{count} {end}" for end, count in sorted(summary.ends.items())) or "none"
     say(f"{summary.dialogues} dialogues ({ends}), {summary.failed} failed, in {summary.run}")
     spent = "" if summary.usd is None else f", ${summary.usd:.2f}"
