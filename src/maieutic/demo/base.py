@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -104,14 +105,8 @@ def build(
             pad_token_id=tokenizer.pad_token_id,
         )
         model = LlamaForCausalLM(config)
-        threads = torch.get_num_threads()
-        # So small a model gains little from a second core, loses much where it must share it, and with one thread
-        # its weights do not depend on how many there are.
-        torch.set_num_threads(1)
-        try:
+        with one_thread():
             loss = _pretrain(model, tokenizer, conversations, steps, seed) if steps else None
-        finally:
-            torch.set_num_threads(threads)
         model.generation_config = GenerationConfig(
             eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
         )
@@ -172,6 +167,23 @@ def _digest(conversations: Sequence[Conversation]) -> str:
     from maieutic.types import fingerprint
 
     return fingerprint([[turn.role.value, turn.content] for talk in conversations for turn in talk.messages])
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread.
+
+    So small a model gains little from a second core, loses much where it must share it, and with one thread its
+    weights do not depend on how many there are.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _pretrain(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from maieutic import recipe
 from maieutic.console import say, table
 from maieutic.data.corpus import read_corpus
+from maieutic.demo.base import one_thread
 from maieutic.report import report
 from maieutic.store import read_json, write_json
 from maieutic.types import Conversation
@@ -71,6 +72,7 @@ class Demo(NamedTuple):
             ("metric", "simulator", "95 % interval", "people", "base", "n"),
             [(label, *_beside(found["simulator"][name])) for name, label in _SIMULATOR],
         )
+        say(f"Simulator less base, on the same people: {', '.join(self._gains())}.")
         header = ("base", "tuned", "difference", "95 % interval", "n")
         for title, part, rows in (
             ("The tutor's replies on problems it has not seen, judged by code", "tutor", _TUTOR),
@@ -82,6 +84,14 @@ class Demo(NamedTuple):
         say("Tiny models in a toy world: this proves the machinery, not the science.")
         say(f"{self.run}: {len(self.stages)} stages, {self.seconds:.0f} s; {self.run / 'report.html'}")
         say(str(self.summary))
+
+    def _gains(self) -> Iterator[str]:
+        """What the simulator has over the base, paired by conversation."""
+        realism = self.stages["realism"]["metrics"]
+        for name, label in _SIMULATOR[:2]:
+            gap = realism[name]["difference"]
+            sure = "no interval" if gap["ci"] is None else f"{gap['ci'][0]:+.3f} to {gap['ci'][1]:+.3f}"
+            yield f"{label} {gap['difference']:+.3f} ({sure})"
 
 
 def demo(out: Path, seed: int = 0, settings: Mapping[str, Any] | None = None) -> Demo:
@@ -96,7 +106,8 @@ def demo(out: Path, seed: int = 0, settings: Mapping[str, Any] | None = None) ->
     """
     started = time.monotonic()
     plan = recipe.resolve("demo", out, {**(settings or {}), "seed": seed})
-    stages = recipe.run(plan)
+    with one_thread():
+        stages = recipe.run(plan)
     took = sum(read_json(out / "timings.json").values())
     result = Demo(out, max(took, time.monotonic() - started), stages)
     write_json(result.summary, result.json())

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from maieutic.evals import likeness, stats, text, topics
 from maieutic.evals.embed import Embed, lexical
+from maieutic.progress import track
 from maieutic.types import Conversation, Estimate, Role, fingerprint
 
 Corpus = Sequence[Conversation]
@@ -195,23 +196,26 @@ def compare(
     scalars = _scalars(limits)
 
     def alone(corpus: Corpus) -> Measured:
+        bar.advance()
         return {name: of(corpus) for name, of in scalars.items()} | _topics(corpus, embed, at)
 
     def apart(corpus: Corpus) -> Measured:
+        bar.advance()
         return _distances(corpus, people)
 
-    split = alone(one), alone(other)
     result: dict[str, Beside] = {}
-    for measure, human in ((alone, alone(people)), (apart, _distances(one, other))):
-        own = measure(simulated) if simulated else dict.fromkeys(human, stats.undefined(NOT_GIVEN))
-        beside = {name: measure(corpus) for name, corpus in based.items()}
-        result |= {
-            name: Beside(
-                own[name],
-                human[name],
-                {base: of[name] for base, of in beside.items()},
-                (split[0][name], split[1][name]) if name in split[0] else None,
-            )
-            for name in human
-        }
+    with track(3 + 2 * (bool(simulated) + len(based)), "beside people") as bar:
+        split = alone(one), alone(other)
+        for measure, human in ((alone, alone(people)), (apart, _distances(one, other))):
+            own = measure(simulated) if simulated else dict.fromkeys(human, stats.undefined(NOT_GIVEN))
+            beside = {name: measure(corpus) for name, corpus in based.items()}
+            result |= {
+                name: Beside(
+                    own[name],
+                    human[name],
+                    {base: of[name] for base, of in beside.items()},
+                    (split[0][name], split[1][name]) if name in split[0] else None,
+                )
+                for name in human
+            }
     return result

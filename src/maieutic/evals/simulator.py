@@ -16,6 +16,7 @@ from maieutic.evals.embed import Embed
 from maieutic.evals.ending import Decisions, decisions, end_bins, end_scores
 from maieutic.evals.realism import Beside
 from maieutic.models import ChatModel
+from maieutic.progress import track
 from maieutic.types import Conversation, Estimate, Role
 
 PERPLEXITIES = ("perplexity_on_human_turns", "perplexity_with_intent", "perplexity_without_intent")
@@ -66,26 +67,34 @@ def of_model(model: Scorer, people: Sequence[Conversation], name: str = "the mod
     """
     wanting = [conversation for conversation in people if conversation.intent]
     told = [loss.with_intent(one, getattr(model, "system", None)) for one in wanting]
-    whole = model.logprobs(people, Role.USER, end=False)
+    with track(3, f"score {name}") as bar:
+        whole = model.logprobs(people, Role.USER, end=False)
+        bar.advance()
+        knowing, untold = _told(model, told)
+        bar.advance()
+        openings = model.end_probabilities(people)
     alone = [row for row, one in zip(whole, people, strict=True) if one.intent]
     rows: dict[str, loss.Rows] = {PERPLEXITIES[0]: whole}
     scores = dict.fromkeys(PERPLEXITIES[1:], stats.undefined(judged.NO_INTENT))
-    if told:
-        try:
-            knowing = model.logprobs(told, Role.USER, end=False)
-        except RenderError as error:
-            scores = dict.fromkeys(
-                PERPLEXITIES[1:], stats.undefined(f"no way to tell the intent: {error.what}")
-            )
-        else:
-            both = [bool(a and b) for a, b in zip(knowing, alone, strict=True)]
-            rows[PERPLEXITIES[1]] = [row if ok else None for row, ok in zip(knowing, both, strict=True)]
-            rows[PERPLEXITIES[2]] = [row if ok else None for row, ok in zip(alone, both, strict=True)]
-    made = [decisions(*pair) for pair in zip(people, model.end_probabilities(people), strict=True)]
+    if told and untold:
+        scores = dict.fromkeys(PERPLEXITIES[1:], stats.undefined(untold))
+    elif told:
+        both = [bool(a and b) for a, b in zip(knowing, alone, strict=True)]
+        rows[PERPLEXITIES[1]] = [row if ok else None for row, ok in zip(knowing, both, strict=True)]
+        rows[PERPLEXITIES[2]] = [row if ok else None for row, ok in zip(alone, both, strict=True)]
+    made = [decisions(*pair) for pair in zip(people, openings, strict=True)]
     lost = sum(row is None for row in whole)
     notes = [f"{lost} of {len(people)} conversations do not fit the context of {name}"] if lost else []
     scores |= {metric: loss.perplexity(of) for metric, of in rows.items()}
     return _OfModel(scores | end_scores(made), rows, made, notes)
+
+
+def _told(model: Scorer, told: Sequence[Conversation]) -> tuple[loss.Rows, str | None]:
+    """The log-probabilities where the intent is told; or why it cannot be."""
+    try:
+        return (model.logprobs(told, Role.USER, end=False) if told else []), None
+    except RenderError as error:
+        return [], f"no way to tell the intent: {error.what}"
 
 
 def _difference(name: str, own: _OfModel, base: _OfModel) -> Estimate | None:

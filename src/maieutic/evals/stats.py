@@ -148,13 +148,13 @@ def proportion(
 
 def binomial(successes: int, n: int, level: float = LEVEL) -> Estimate:
     """A share with its exact interval (Clopper & Pearson 1934): β quantiles."""
-    from scipy.stats import beta
+    from scipy.special import betaincinv
 
     if n == 0:
         return undefined(NO_UNITS)
     tail = (1 - level) / 2
-    low = 0.0 if successes == 0 else float(beta.ppf(tail, successes, n - successes + 1))
-    high = 1.0 if successes == n else float(beta.ppf(1 - tail, successes + 1, n - successes))
+    low = 0.0 if successes == 0 else float(betaincinv(successes, n - successes + 1, tail))
+    high = 1.0 if successes == n else float(betaincinv(successes + 1, n - successes, 1 - tail))
     return Estimate(successes / n, (low, high), n)
 
 
@@ -219,7 +219,7 @@ def plan(difference: float, sd: float = 0.5, power: float = 0.8, alpha: float = 
     Raises:
         InputError: a difference or sd that is not above zero, or a probability that is none.
     """
-    from scipy.stats import norm
+    from scipy.special import ndtri
 
     if not (difference > 0 and sd > 0 and 0 < power < 1 and 0 < alpha < 1):
         raise InputError(
@@ -227,5 +227,5 @@ def plan(difference: float, sd: float = 0.5, power: float = 0.8, alpha: float = 
             "Give a difference and an sd above 0, and a power and an alpha between 0 and 1.",
         )
 
-    z = float(norm.ppf(1 - alpha / 2) + norm.ppf(power))
+    z = float(ndtri(1 - alpha / 2) + ndtri(power))
     return Plan(math.ceil((z * sd / difference) ** 2), difference, sd, power, alpha)
