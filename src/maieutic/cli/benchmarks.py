@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from maieutic.console import Json, note, print_json, say, table
+from maieutic.cli.printing import printed, span
+from maieutic.console import Json, print_json, say, table
 
 _SETTINGS: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None, "add_completion": False}
 
@@ -189,12 +190,12 @@ def bench_pairwise(
     from maieutic.evals import mt_bench
 
     result = mt_bench.pairwise(judgments, baseline)
-    if _printed(result, as_json):
+    if printed(result, as_json):
         return
     keys = ("win", "loss", "tie", "win_rate", "adjusted_win_rate")
     columns = ("model", "win", "loss", "tie", "win rate", "adjusted", "95 %", "n")
     rows = [
-        (name, *(m[key] for key in keys), _span(m["adjusted_win_rate_ci"]), m["n"])
+        (name, *(m[key] for key in keys), span(m["adjusted_win_rate_ci"]), m["n"])
         for name, m in result["models"].items()
     ]
     counts = f"{result['dropped']} rows dropped, {result['strict_ties']} ties in both games"
@@ -229,12 +230,12 @@ def _bench_score(judgments: list[Path], questions: Path | None, turns: int, as_j
     from maieutic.evals import mt_bench
 
     result = mt_bench.score(judgments, questions, turns)
-    if _printed(result, as_json):
+    if printed(result, as_json):
         return
     keys = ("first_turn", "second_turn", "average", "rows", "unscored", "duplicates")
     columns = ("model", "first turn", "second turn", "average", "95 %", "rows", "unscored", "duplicates")
     rows = [
-        (name, *(m[key] for key in keys[:3]), _span(m["ci"]), *(m[key] for key in keys[3:]))
+        (name, *(m[key] for key in keys[:3]), span(m["ci"]), *(m[key] for key in keys[3:]))
         for name, m in result["models"].items()
     ]
     table("scores, 1 to 10", columns, rows)
@@ -363,7 +364,7 @@ def alpaca_eval_score(
         from maieutic.evals.alpaca_length import length_controlled as controlled
 
         result |= controlled(annotations, length_controlled)
-    if _printed(result, as_json):
+    if printed(result, as_json):
         return
     counts = [(name, result[name]) for name in ("wins", "losses", "draws", "n", "dropped", "avg_length")]
     rates = (
@@ -374,7 +375,7 @@ def alpaca_eval_score(
         "lc_standard_error",
     )
     numbers = [(name, result[name]) for name in rates if name in result]
-    say(f"{annotations}: win rate {_span(result['win_rate_ci'])} with 95 % confidence")
+    say(f"{annotations}: win rate {span(result['win_rate_ci'])} with 95 % confidence")
     table("", ("", "value"), [*numbers, *counts])
 
 
@@ -392,16 +393,3 @@ def _said(first: str, result: Any, as_json: bool) -> None:
         else f"{counts['calls']} calls"
     )
     say(f"this call: {calls}, {counts['seconds']} s")
-
-
-def _printed(result: dict[str, Any], as_json: bool) -> bool:
-    """Say the notes on standard error, and print the JSON where it is wanted."""
-    for line in result.get("notes", []):
-        note(line)
-    if as_json:
-        print_json(result)
-    return as_json
-
-
-def _span(ci: Any) -> str:
-    return f"{ci[0]:.3f} to {ci[1]:.3f}" if ci else "–"

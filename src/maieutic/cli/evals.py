@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from maieutic.cli import benchmarks, utility
+from maieutic.cli.printing import printed, span
 from maieutic.console import Json, note, print_json, say, table
 
 _SETTINGS: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None, "add_completion": False}
@@ -44,10 +45,10 @@ def tutor_score(
     from maieutic.evals import tutor
 
     result = tutor.score(file, rater)
-    if _printed(result, as_json):
+    if printed(result, as_json):
         return
-    rows = [(name, result[name], _span(result[f"{name}_ci"])) for name in ("summary_score", *tutor.CRITERIA)]
-    rows += [(name, of["value"], _span(of["ci"])) for name, of in result.get("criteria", {}).items()]
+    rows = [(name, result[name], span(result[f"{name}_ci"])) for name in ("summary_score", *tutor.CRITERIA)]
+    rows += [(name, of["value"], span(of["ci"])) for name, of in result.get("criteria", {}).items()]
     say(f"{file}: {result['n']} scored replies, {result['unscored']} unscored")
     table("", ("", "mean", "95 %"), rows)
 
@@ -67,13 +68,13 @@ def judge_score(
     from maieutic.evals import judge
 
     result = judge.score(pairs)
-    if not _printed(result, as_json):
+    if not printed(result, as_json):
         names = [name for name, of in result.items() if isinstance(of, dict) and "ci" in of]
         rows = [
             (
                 name,
                 result[name]["value"],
-                _span(result[name]["ci"]),
+                span(result[name]["ci"]),
                 *(result["baselines"][base].get(name, {}).get("value") for base in judge.BASELINES),
             )
             for name in names
@@ -106,10 +107,10 @@ def paired(
     from maieutic.evals import paired as pairs
 
     result = pairs.compare(first, second, model_a, model_b)
-    if _printed(result, as_json):
+    if printed(result, as_json):
         return
     rows = [
-        (name, m["a"], m["b"], m["difference"], _span(m["ci"]), m["n"], m["p_holm"])
+        (name, m["a"], m["b"], m["difference"], span(m["ci"]), m["n"], m["p_holm"])
         for name, m in result["metrics"].items()
     ]
     say(f"{first} - {second}")
@@ -169,12 +170,12 @@ def simulator(
 
     options = ModelOptions(template=template, system=system)
     result = evaluate_named(people, model, simulated, baseline or [], options, embedder=embedder, judge=judge)
-    if _printed(result, as_json):
+    if printed(result, as_json):
         return
     metrics = {name: m for name, m in result.items() if isinstance(m, dict)}
     based = list(dict.fromkeys(name for m in metrics.values() for name in m.get("baselines", ())))
     rows = [
-        (name.replace("_", " "), m["value"], _span(m["ci"]), m["n"], m["human"],
+        (name.replace("_", " "), m["value"], span(m["ci"]), m["n"], m["human"],
          *(m.get("baselines", {}).get(base, {}).get("value") for base in based))
         for name, m in metrics.items()
     ]  # fmt: skip
@@ -183,7 +184,7 @@ def simulator(
         (
             name.replace("_", " "),
             m["difference"]["difference"],
-            _span(m["difference"]["ci"]),
+            span(m["difference"]["ci"]),
             m["difference"]["n"],
         )
         for name, m in metrics.items()
@@ -197,16 +198,3 @@ def simulator(
             reasons.setdefault(m["reason"], []).append(name)
     for reason, names in reasons.items():
         note(f"without a value or an interval: {', '.join(names)} ({reason})")
-
-
-def _printed(result: dict[str, Any], as_json: bool) -> bool:
-    """Say the notes on standard error, and print the JSON where it is wanted."""
-    for line in result.get("notes", []):
-        note(line)
-    if as_json:
-        print_json(result)
-    return as_json
-
-
-def _span(ci: Any) -> str:
-    return f"{ci[0]:.3f} to {ci[1]:.3f}" if ci else "–"

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from maieutic.cli.printing import span
 from maieutic.cli.recipe import show_plan
 from maieutic.console import Json, note, print_json, table
 
@@ -157,7 +158,7 @@ def _show(result: dict[str, Any], as_json: bool) -> None:
         f"mean {result['metric'].replace('_', ' ')}",
         (*keys, "mean", "95 %", "n", "unscored"),
         [
-            (*(c[key] for key in keys), c["value"], _span(c["ci"]), c["n"], c["unscored"])
+            (*(c[key] for key in keys), c["value"], span(c["ci"]), c["n"], c["unscored"])
             for c in result["cells"]
         ],
     )
@@ -175,7 +176,7 @@ def _show(result: dict[str, Any], as_json: bool) -> None:
                         *(r[key] for key in shown),
                         r["against"],
                         r["difference"],
-                        _span(r["ci"]),
+                        span(r["ci"]),
                         r["n"],
                         r["p_holm"],
                     )
@@ -192,7 +193,7 @@ def _show(result: dict[str, Any], as_json: bool) -> None:
                     c["corpus"],
                     c["size"],
                     c[name]["value"],
-                    _span(c[name]["ci"]),
+                    span(c[name]["ci"]),
                     c[name]["n"],
                 )
                 for name in related
@@ -202,11 +203,7 @@ def _show(result: dict[str, Any], as_json: bool) -> None:
         table(
             "rank correlation with the scores",
             ("", "Spearman", "95 %", "arms"),
-            [(name.replace("_", " "), r["value"], _span(r["ci"]), r["n"]) for name, r in related.items()],
+            [(name.replace("_", " "), r["value"], span(r["ci"]), r["n"]) for name, r in related.items()],
         )
         for reason in dict.fromkeys(r["reason"] for r in related.values() if "reason" in r):
             note(f"rank correlation: {reason}")
-
-
-def _span(ci: Any) -> str:
-    return f"{ci[0]:.3f} to {ci[1]:.3f}" if ci else "–"
