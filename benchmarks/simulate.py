@@ -111,6 +111,36 @@ def official(url: str, dialogues: int, concurrency: int) -> int:
     return asyncio.run(run())
 
 
+def bare(url: str, dialogues: int, concurrency: int) -> int:
+    """aiohttp and orjson in a bare loop, with no retries, no checks and no store: what any such client must spend."""
+    import aiohttp
+    import orjson
+
+    async def run() -> int:
+        replies = 0
+        owed = iter(range(dialogues))
+        connector = aiohttp.TCPConnector(limit=0)
+        headers = {"Content-Type": "application/json"}
+        async with aiohttp.ClientSession(connector=connector, headers=headers) as session:
+
+            async def work() -> None:
+                nonlocal replies
+                for _ in owed:
+                    turns = [{"role": "user", "content": START}]
+                    for turn in range(2 * ROUNDS):
+                        body = orjson.dumps({"model": "m", "messages": turns, "max_tokens": 256})
+                        async with session.post(f"{url}/chat/completions", data=body) as response:
+                            got = orjson.loads(await response.read())
+                        text = got["choices"][0]["message"]["content"]
+                        turns.append({"role": "user" if turn % 2 else "assistant", "content": text})
+                        replies += 1
+
+            await asyncio.gather(*(work() for _ in range(concurrency)))
+        return replies
+
+    return asyncio.run(run())
+
+
 def single(url: str, dialogues: int, concurrency: int) -> int:
     """One dialogue at a time in one process, by a synchronous client."""
     from openai import OpenAI
@@ -127,7 +157,12 @@ def single(url: str, dialogues: int, concurrency: int) -> int:
     return replies
 
 
-WAYS: dict[str, Callable[[str, int, int], int]] = {"ours": ours, "official": official, "single": single}
+WAYS: dict[str, Callable[[str, int, int], int]] = {
+    "ours": ours,
+    "bare": bare,
+    "official": official,
+    "single": single,
+}
 
 
 def client(way: str, url: str, dialogues: int, concurrency: int) -> None:
@@ -223,8 +258,10 @@ def installed(name: str) -> str | None:
 def measure(rounds: int, quick: bool) -> dict[str, Any]:
     scale = 8 if quick else 1
     # `single` is one process of the thirty that such a way would need: its share is told times thirty.
-    narrow = speed(64, 96, {"ours": 480 // scale, "official": 480 // scale, "single": 2}, rounds)
-    wide = speed(256, 384, {"ours": 1920 // scale, "official": 1920 // scale}, rounds)
+    narrow = speed(
+        64, 96, {"ours": 480 // scale, "bare": 480 // scale, "official": 480 // scale, "single": 2}, rounds
+    )
+    wide = speed(256, 384, {"ours": 1920 // scale, "bare": 1920 // scale, "official": 480 // scale}, rounds)
     sizes = (1000, 50_000 // scale)
     return {
         "served": [narrow, wide],

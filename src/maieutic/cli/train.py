@@ -55,6 +55,10 @@ def sft(
     batch: Batch = None,
     micro_batch: MicroBatch = None,
     max_length: MaxLength = None,
+    keep: Annotated[
+        Literal["start", "end"] | None,
+        typer.Option(help="Which whole turns of a conversation that is too long are kept."),
+    ] = None,
     lora: Lora = None,
     precision: Precision = None,
     checkpoint_activations: Activations = None,

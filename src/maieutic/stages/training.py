@@ -73,6 +73,7 @@ class Sft(_Training):
     """Supervised fine-tuning of one side."""
 
     role: Literal["user", "assistant", "both"]
+    keep: Literal["start", "end"] = "start"
     epochs: float = 3.0
     learning_rate: float = 2e-5
     batch: int = 128

@@ -90,6 +90,8 @@ class SftConfig(TrainConfig):
 
     role: Literal["user", "assistant", "both"]
     """Whose turns are in the loss: `user` makes a simulator."""
+    keep: Literal["start", "end"] = "start"
+    """Which whole turns of a conversation that is too long are kept; without its end it teaches no END."""
 
 
 class DpoConfig(TrainConfig):
@@ -136,7 +138,9 @@ def read_config(kind: type[Config], file: Path | None, given: Mapping[str, Any])
             raise InputError(
                 f"{name} is missing", f"Give --{name.replace('_', '-')}, or name it in --config."
             ) from None
-        raise InputError(f"{name}: {first['msg']}", "Mend that value.") from None
+        raise InputError(
+            f"{name}: {first['msg'].removeprefix('Value error, ')}", "Mend that value."
+        ) from None
 
 
 def _read_yaml(file: Path | None) -> dict[str, Any]:

@@ -33,7 +33,12 @@ def sft(config: SftConfig) -> TrainResult:
             return TrainResult(stage.folder / "model", stage.manifest)
         start = base(config)
         rows = conversation_rows(
-            read_corpus(config.data), start.tokenizer, config.role, start.frame, start.longest
+            read_corpus(config.data),
+            start.tokenizer,
+            config.role,
+            start.frame,
+            start.longest,
+            keep=config.keep,
         )
         announce(rows.report, "train")
         if not rows.report.ends:
@@ -49,6 +54,7 @@ def sft(config: SftConfig) -> TrainResult:
                 start.frame,
                 start.longest,
                 end=bool(rows.report.ends),
+                keep=config.keep,
             )
             announce(held_out.report, "validation")
         model = trainable(config, start.source)
