@@ -88,14 +88,14 @@ def choose(preset: str | None, filters: Iterable[str], given: Mapping[str, Any])
     """The options that a preset, further filters by name, and single settings mean together.
 
     Args:
-        preset: one of `PRESETS`, or none.
+        preset: one of `PRESETS`; null or empty for none.
         filters: names of `Filter`, to run beside the preset's; or `all` alone.
         given: fields of `CleanOptions`; null ones are not set. One that belongs to a filter asks for it too.
 
     Raises:
         InputError: there is no such preset or filter.
     """
-    if preset is not None and preset not in PRESETS:
+    if preset and preset not in PRESETS:
         raise InputError(f"no preset {preset!r}", f"Known: {', '.join(PRESETS)}.")
     base = PRESETS[preset] if preset else CleanOptions()
     names = list(filters)

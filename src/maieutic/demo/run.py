@@ -90,8 +90,10 @@ class Demo(NamedTuple):
         realism = self.stages["realism"]["metrics"]
         for name, label in _SIMULATOR[:2]:
             gap = realism[name]["difference"]
-            sure = "no interval" if gap["ci"] is None else f"{gap['ci'][0]:+.3f} to {gap['ci'][1]:+.3f}"
-            yield f"{label} {gap['difference']:+.3f} ({sure})"
+            if gap["ci"] is None:
+                yield f"{label}: no difference can be told"
+            else:
+                yield f"{label} {gap['difference']:+.3f} ({gap['ci'][0]:+.3f} to {gap['ci'][1]:+.3f})"
 
 
 def demo(out: Path, seed: int = 0, settings: Mapping[str, Any] | None = None) -> Demo:
