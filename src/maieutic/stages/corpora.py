@@ -139,10 +139,11 @@ class Clean(Action):
         )
 
     def check(self) -> None:  # noqa: D102
-        from maieutic.data.language import check_codes
+        self._options()
+        if self.languages:  # a preset's are known; to look others up takes the library that tells languages
+            from maieutic.data.language import check_codes
 
-        if "language" in self._options().filters:
-            check_codes(self._options().languages)
+            check_codes(self.languages)
 
     def _options(self) -> CleanOptions:
         from maieutic.data.options import choose
