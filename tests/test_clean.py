@@ -244,6 +244,27 @@ def test_filters_are_chosen_by_name_or_by_their_options(tmp_path: Path) -> None:
     assert not (tmp_path / "f.jsonl").exists()
 
 
+def test_another_corpus_rejected_rows_are_never_replaced(tmp_path: Path) -> None:
+    def cleaned(name: str, text: str) -> list[str]:
+        source = tmp_path / f"in-{text}.jsonl"
+        write_corpus(source, [talk("hi", "hello"), talk(text)])
+        clean_file(source, tmp_path / name, overwrite=True)
+        return sorted(
+            f"{path.name}: {orjson.loads(path.read_bytes())['messages'][0]['content']}"
+            for path in tmp_path.glob("*rejected.jsonl")
+        )
+
+    assert cleaned("v1.0.jsonl", "one") == ["rejected.jsonl: one"]
+    expected = ["rejected.jsonl: one", "v1.1.rejected.jsonl: two"]
+    assert cleaned("v1.1.jsonl", "two") == expected
+    assert cleaned("v1.2.jsonl", "three") == [*expected, "v1.2.rejected.jsonl: three"]
+    (tmp_path / "v1.1.jsonl").unlink()
+    cleaned("v1.1.jsonl", "four")
+    assert cleaned("v1.0.jsonl", "five") == [
+        "rejected.jsonl: five", "v1.1.rejected.jsonl: four", "v1.2.rejected.jsonl: three"
+    ]  # fmt: skip
+
+
 def test_masked_conversations_lie_masked_among_the_rejected(tmp_path: Path) -> None:
     source = tmp_path / "c.jsonl"
     write_corpus(

@@ -21,7 +21,7 @@ from maieutic.errors import ContextFull, MaieuticError, MissingExtra, MissingInp
 from maieutic.models import ModelOptions, load
 from maieutic.models.checkpoint import find, load_tokenizer, parameters
 from maieutic.models.local import LocalModel
-from maieutic.render import add_end, prompt_ids, render
+from maieutic.render import add_end, prompt_ids, render, turn_lead
 from maieutic.simulate import SimulateConfig, simulate
 from maieutic.store import stage_rows
 from maieutic.types import Conversation, Finish, Reply, Role, Sampling, Turn
@@ -59,6 +59,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def simulator(tmp_path_factory: pytest.TempPathFactory) -> LocalModel:
     return LocalModel(str(simulator_checkpoint(tmp_path_factory.mktemp("model") / "simulator")))
+
+
+def test_a_frame_s_space_is_no_part_of_a_reply(folder: Path) -> None:
+    """What was said goes back into the frame as it stood there: the ids drawn are those that would be trained on."""
+    for template, role in (("plain", Role.USER), ("plain", Role.ASSISTANT)):
+        model = LocalModel(str(folder), ModelOptions(template=template))
+        said = turns("Hi.") if role == Role.ASSISTANT else turns("Hi.", "Hello.")
+        assert turn_lead(model.tokenizer, template, role) == " "
+        whole = render(Conversation(messages=(*said, Turn(role=role, content="why not")), ended=False),
+                       model.tokenizer, role, template, end=False)  # fmt: skip
+        start = len(prompt_ids(said, model.tokenizer, role, template))
+        end = len(whole.input_ids) - 1
+        while whole.labels[end] == -100 or whole.input_ids[end] == model.tokenizer.eos_token_id:
+            end -= 1
+        assert model._decode(list(whole.input_ids[start : end + 1]), role) == "why not"
+    assert turn_lead(LocalModel(str(folder)).tokenizer, None, Role.USER) == ""
 
 
 REFUSING = """{% for m in messages %}{% if 'forbidden' in m['content'] %}{{ raise_exception('not this') }}{% endif %}

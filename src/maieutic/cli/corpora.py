@@ -268,7 +268,7 @@ def contamination(
 def _print_contamination(report: ContaminationReport) -> None:
     if report.hits:
         rows = [
-            (hit.conversation, hit.question, hit.how.value, f"{hit.share:.2f}", _short(hit.words))
+            (hit.conversation, _tail(hit.question), hit.how.value, f"{hit.share:.2f}", _short(hit.words))
             for hit in report.hits[:SHOWN]
         ]
         table("contamination", ("conversation", "question", "how", "of its 5-grams", "shared words"), rows)
@@ -280,6 +280,11 @@ def _print_contamination(report: ContaminationReport) -> None:
         if report.flagged
         else f"none of {report.questions} questions found in {report.read} conversations"
     )
+
+
+def _tail(question: str) -> str:
+    """`FILE:ID:TURN` without the file's folders."""
+    return question.rpartition("/")[2]
 
 
 def _short(text: str) -> str:

@@ -41,7 +41,7 @@ def mask(
     remote_code: RemoteCode = False,
     json: Json = False,
 ) -> None:
-    """Show the exact supervised tokens of each conversation: in the loss green, the rest grey.
+    """Show the exact supervised tokens of each conversation: in the loss green (⟦so⟧ in a file), the rest grey.
 
     Example: maieutic mask corpus.jsonl --model hf/runs/base --role user -n 2
     """
@@ -62,7 +62,9 @@ def mask(
             continue
         line = Text()
         for text, label in _pieces(tokenizer, rendered):
-            line.append(shown(text), style="bold green" if label else "bright_black")
+            said = shown(text)
+            marked = f"⟦{said}⟧" if label and not out.is_terminal else said  # where there is no colour
+            line.append(marked, style="bold green" if label else "bright_black")
         out.print(
             Text(
                 f"{shown(conversation.id)}: {rendered.supervised} of {len(rendered.labels)} tokens",

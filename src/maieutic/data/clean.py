@@ -6,11 +6,14 @@ same options changes nothing.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import orjson
 
 from maieutic.data.corpus import identity, line, read_corpus, refuse_source, replacing_all
 from maieutic.data.filters import Rejected, Step, is_later_part, steps
@@ -187,9 +190,9 @@ def clean_file(
 ) -> CleanReport:
     """Clean a corpus file into another; rejected rows go to `rejected.jsonl` beside it.
 
-    Each of those carries its `reason` and, where there is one, a `detail`. Both files are written together, the second
-    also where nothing was rejected. Where `rejected.jsonl` belongs to another corpus of the folder, it is
-    `NAME.rejected.jsonl`.
+    Each of those carries the corpus it is `of`, its `reason` and, where there is one, a `detail`. Both files are
+    written together, the second also where nothing was rejected. Where `rejected.jsonl` belongs to another corpus of
+    the folder, it is `NAME.rejected.jsonl`.
 
     Raises:
         InputError, MissingExtra: as `clean`.
@@ -210,7 +213,8 @@ def clean_file(
 
         def on_rejected(found: Rejected) -> None:
             detail = {"detail": found.detail} if found.detail else {}
-            write_rejected(line({"reason": found.reason.value, **detail, **found.conversation.row()}))
+            row = {"of": out.name, "reason": found.reason.value, **detail, **found.conversation.row()}
+            write_rejected(line(row))
 
         corpus = _Corpus(source, report)
         for conversation in _some(clean(corpus, options, report, on_rejected), source, report):
@@ -231,9 +235,22 @@ class _Corpus:
 
 
 def _rejected_path(out: Path) -> Path:
-    own, shared = out.with_name(f"{out.name.split('.')[0]}.rejected.jsonl"), out.with_name("rejected.jsonl")
-    taken = out.name == shared.name or (shared.exists() and not out.exists())
-    return own if taken or own.exists() else shared
+    """`rejected.jsonl`, or `NAME.rejected.jsonl` where that holds what another corpus of the folder lost."""
+    name = re.sub(r"\.jsonl?(\.gz)?$", "", out.name)
+    own, shared = out.with_name(f"{name}.rejected.jsonl"), out.with_name("rejected.jsonl")
+    return own if out.name == shared.name or own.exists() or not _is_of(shared, out) else shared
+
+
+def _is_of(rejected: Path, out: Path) -> bool:
+    """Whether a file of rejected rows is that of a corpus, or nobody's."""
+    if not rejected.is_file():
+        return not rejected.exists()
+    with rejected.open("rb") as file:
+        first = file.readline()
+    try:
+        return not first or orjson.loads(first).get("of") == out.name
+    except (orjson.JSONDecodeError, AttributeError):
+        return False
 
 
 def _some(kept: Iterator[Conversation], source: Path, report: CleanReport) -> Iterator[Conversation]:

@@ -35,8 +35,10 @@ class Masked(NamedTuple):
     found: Counter[Kind]
 
 
+_LETTER = "A-Za-z0-9À-ÖØ-öø-ſ"
 _EMAIL = re.compile(
-    r"(?<![\w.+%@-])(?!git@)[A-Za-z0-9][\w.+%-]{0,63}@(?:[A-Za-z0-9-]{1,63}\.)+([A-Za-z]{2,24})(?![\w(@\[]|\.\w|:\w)",
+    rf"(?<![{_LETTER}_.+%@-])(?!git@)[{_LETTER}][{_LETTER}_.+%-]{{0,63}}@"
+    r"(?:[A-Za-z0-9-]{1,63}\.)+([A-Za-z]{2,24})(?![\w(@\[]|\.\w|:\w)",
     re.ASCII,
 )
 _EXAMPLE = re.compile(
@@ -82,7 +84,8 @@ _KEY_HINTS = (
     "SG.",
 )
 _NAMED_KEY = re.compile(
-    r"(?:api|access|secret)[_ -]?(?:key|token)[\"']?\s{0,3}[:=]\s{0,3}[\"']?(?P<number>[\w/+-]{20,}={0,2})(?![\w(.])",
+    r"(?:(?:api|access|secret)[_ -]?(?:key|token)|client[_ -]?secret|authorization)[\"']?\s{0,3}[:=]\s{0,3}"
+    r"[\"']?(?:Bearer )?(?P<number>[\w/+-]{20,}={0,2})(?![\w(.])",
     re.ASCII | re.IGNORECASE,
 )
 
@@ -138,7 +141,7 @@ def mask(text: str) -> Masked:
 def _once(text: str, found: Counter[Kind]) -> str:
     if any(hint in text for hint in _KEY_HINTS):
         text = _replaced(_KEY, Kind.KEY, _is_key, text, found)
-    if any(name in text.lower() for name in ("key", "token")):
+    if any(name in text.lower() for name in ("key", "token", "secret", "authorization")):
         text = _replaced(_NAMED_KEY, Kind.KEY, _is_random, text, found)
     if "@" in text or _DIGITS.search(text):
         text = "\n".join(_line(line, found) for line in text.split("\n"))

@@ -85,6 +85,12 @@ def of_model(model: Scorer, people: Sequence[Conversation], name: str = "the mod
     made = [decisions(*pair) for pair in zip(people, openings, strict=True)]
     lost = sum(row is None for row in whole)
     notes = [f"{lost} of {len(people)} conversations do not fit the context of {name}"] if lost else []
+    ended = [one for one in people if one.ended]
+    if unasked := sum(one.messages[-1].role == Role.USER for one in ended):
+        notes.append(
+            f"{unasked} of {len(ended)} endings come with the person's own last words, where {name} is not asked for "
+            "END: they are in no metric of the ending"
+        )
     scores |= {metric: loss.perplexity(of) for metric, of in rows.items()}
     return _OfModel(scores | end_scores(made), rows, made, notes)
 

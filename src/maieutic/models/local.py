@@ -12,7 +12,7 @@ from maieutic.errors import UnstablePrefix
 from maieutic.models import ModelOptions
 from maieutic.models import checkpoint as files
 from maieutic.models.worker import Worker
-from maieutic.render import IGNORED, end_id, prompt_ids, render, stop_ids
+from maieutic.render import IGNORED, end_id, prompt_ids, render, stop_ids, turn_lead
 from maieutic.types import Conversation, Reply, Role, Sampling, Turn
 
 BROKEN = "\ufffd"
@@ -50,6 +50,7 @@ class LocalModel:
         self.fingerprint: str | None = files.state(self._source, *framing)
         self.tokenizer: Any = files.load_tokenizer(self._source, options.remote_code)
         self._stops: frozenset[int] | None = None
+        self._lead: dict[Role, str] = {}
         self._worker = Worker(self._load, options.batch)
 
     async def reply(
@@ -70,7 +71,7 @@ class LocalModel:
         started = time.monotonic()
         request = self._request(messages, sampling, role, suppress_end)
         generated = await asyncio.wrap_future(self._worker.submit(request))
-        return self._reply(generated, len(request.ids), started)
+        return self._reply(generated, role, len(request.ids), started)
 
     async def stream(
         self,
@@ -89,11 +90,11 @@ class LocalModel:
         shown = ""
         try:
             while (ids := await news.get()) is not None:
-                text = self._decode(ids).rstrip(BROKEN)  # a character may still lack its last bytes
+                text = self._decode(ids, role).rstrip(BROKEN)  # a character may still lack its last bytes
                 if text.startswith(shown) and len(text) > len(shown):
                     yield text[len(shown) :]
                     shown = text
-            reply = self._reply(await asyncio.wrap_future(future), len(request.ids), started)
+            reply = self._reply(await asyncio.wrap_future(future), role, len(request.ids), started)
         finally:
             future.cancel()
         if len(reply.text) > len(shown):
@@ -222,13 +223,19 @@ class LocalModel:
             self._stops = frozenset(stop_ids(self.tokenizer, self.template)) | makers
         return self._stops
 
-    def _decode(self, ids: list[int]) -> str:
+    def _decode(self, ids: list[int], role: Role) -> str:
         text: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return text
+        return text.removeprefix(self._leads(role))
 
-    def _reply(self, generated: Any, prompt_tokens: int, started: float) -> Reply:
+    def _leads(self, role: Role) -> str:
+        """See `render.turn_lead`."""
+        if role not in self._lead:
+            self._lead[role] = turn_lead(self.tokenizer, self.template, role)
+        return self._lead[role]
+
+    def _reply(self, generated: Any, role: Role, prompt_tokens: int, started: float) -> Reply:
         return Reply(
-            text=self._decode(generated.ids),
+            text=self._decode(generated.ids, role),
             finish=generated.finish,
             model=self.id,
             prompt_tokens=prompt_tokens,

@@ -76,6 +76,11 @@ def turn_end_id(tokenizer: Any, template: str | None = None, role: str = "user")
     return renderer(tokenizer, template, None).turn_end(role)
 
 
+def turn_lead(tokenizer: Any, template: str | None = None, role: str = "user") -> str:
+    """The spaces that the frame puts before a turn's text: drawn with its first word, and no part of what is said."""
+    return renderer(tokenizer, template, None).lead(role)
+
+
 def stop_ids(tokenizer: Any, template: str | None = None) -> set[int]:
     """The ids at which a reply stops: the tokens that end either side's turn, and the tokenizer's end of text.
 

@@ -181,6 +181,13 @@ class Renderer:
         ids = self._encoder.encode([closing]).ids
         return next((token for token in ids if token in self._encoder.control_ids), ids[0])
 
+    def lead(self, role: str) -> str:
+        """The spaces that the frame puts before a turn's text. A model draws them, and they are no part of the text."""
+        roles = [Role.USER, Role.ASSISTANT]
+        index = roles.index(side_of(role))
+        pieces = self._layout(roles).pieces
+        return next((piece.text for piece in pieces if piece.opens and piece.owner == index), "")
+
     def _framed(self, messages: Sequence[Turn]) -> Sequence[Turn]:
         if self._system is None or (messages and messages[0].role == Role.SYSTEM):
             return messages
