@@ -131,7 +131,7 @@ def sentences(name: str) -> Embed:
     except ImportError as error:
         raise MissingExtra(
             f"--embedder {name} needs sentence-transformers: {error}",
-            "Run: pip install sentence-transformers",
+            "Run: python -m pip install 'maieutic[embed]'",
         ) from None
     try:
         model = SentenceTransformer(name)
