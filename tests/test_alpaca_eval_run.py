@@ -19,7 +19,7 @@ from loopback import Loopback, completion, status
 from typer.testing import CliRunner
 
 from maieutic.cli import evals
-from maieutic.errors import EmptyCorpus, InputError, MissingExtra, MissingInput, TooManyFailures
+from maieutic.errors import EmptyCorpus, InputError, MissingExtra, MissingInput, RunConflict, TooManyFailures
 from maieutic.evals import alpaca_eval, paired
 from maieutic.evals.alpaca_answer import answer
 from maieutic.evals.alpaca_judge import Weighs, judge, read_letter, shown_first, weigh
@@ -365,3 +365,11 @@ def test_the_win_rate_is_the_packages_own() -> None:
         assert {name: ours[name] for name in names} == close(
             {name: float(theirs[own]) for name, own in names.items()}
         )
+
+
+def test_a_smaller_limit_does_not_shrink_the_file(reference: Path, tmp_path: Path) -> None:
+    out = tmp_path / "o.json"
+    answer(Speaker(lambda *_: "said"), reference, out)
+    with pytest.raises(RunConflict, match="holds 12 rows"):
+        answer(Speaker(lambda *_: "said"), reference, out, limit=2)
+    assert len(json.loads(out.read_text())) == 12

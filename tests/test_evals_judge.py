@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -186,3 +187,99 @@ def test_pearson_difference_is_paired() -> None:
     x, y = ratings(100)
     same = agreement.pearson_difference(x, y, y)
     assert (same.value, same.reason) == (pytest.approx(0, abs=1e-12), stats.NO_SPREAD)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        [{"human": 0, "judge": 0, "text": "aa"}, {"human": 1, "judge": 1, "text": "b"}],
+        [{"human": 0, "judge": 0, "text": "aa"}, {"human": 1, "judge": 1, "text": "b"}] * 2,
+        [{"human": 1, "judge": 1, "text": "a"}],
+    ],
+)
+def test_no_interval_is_no_proof(tmp_path: Path, table: list[dict[str, Any]]) -> None:
+    assert not score(tmp_path, table)["gate"]["passed"]
+
+
+def test_a_perfect_judge_passes_though_its_correlation_has_no_spread(tmp_path: Path) -> None:
+    result = score(tmp_path, [{"human": n, "judge": n, "text": "a" * (10 - n)} for n in range(10)])
+    assert result["pearson"]["reason"] == stats.NO_SPREAD
+    assert result["gate"]["passed"]
+
+
+def test_rows_without_a_text_switch_no_baseline_off(tmp_path: Path) -> None:
+    table = rows(lambda human, asks, g: float(asks))
+    del table[0]["text"]
+    result = score(tmp_path, table)
+    assert not result["gate"]["passed"]
+    mark = result["baselines"]["question_mark"]["pearson"]
+    assert (mark["n"], result["n"]) == (119, 120)
+    assert result["gate"]["baselines"]["question_mark"]["difference"]["value"] == pytest.approx(0, abs=1e-9)
+    assert "119 of 120" in result["notes"][0]
+
+
+def test_with_no_text_at_all_the_gate_fails_and_says_why(tmp_path: Path) -> None:
+    result = score(tmp_path, [{"human": n % 5, "judge": n % 5} for n in range(50)])
+    assert not result["gate"]["passed"]
+    assert "cannot be computed" in result["gate"]["reason"]
+    assert "add `text`" in result["notes"][0]
+
+
+def test_several_people_are_met_one_by_one_where_equality_counts(tmp_path: Path) -> None:
+    table = [{"human": [4, 5], "judge": 4 + n % 2} for n in range(20)]
+    result = score(tmp_path, table)
+    assert result["accuracy"]["value"] == pytest.approx(0.5)
+    people, judged = ratings(60, 1)
+    other, _ = ratings(60, 2)
+    found = agreement.against_each(list(zip(people, [None, *other[1:]], strict=True)), judged)
+    each = [
+        kappa_by_table(people, judged, lambda a, b: float(a != b)),
+        kappa_by_table(other[1:], judged[1:], lambda a, b: float(a != b)),
+    ]
+    assert found["kappa"].value == pytest.approx(np.mean(each))
+    assert found["kappa"].ci is not None
+    assert agreement.against_each([], [])["accuracy"].value is None
+
+
+def test_any_criteria_both_sides_have_are_scored(tmp_path: Path) -> None:
+    table = [
+        {"human": {"helpful": n % 5, "depth": n % 3, "tone": 1}, "judge": {"helpful": n % 5, "depth": n % 4}}
+        for n in range(24)
+    ]
+    result = score(tmp_path, table)
+    assert list(result["criteria"]) == ["helpful", "depth"]
+    assert result["criteria"]["helpful"]["pearson"]["value"] == pytest.approx(1)
+    expected = reference.pearsonr([n % 3 for n in range(24)], [n % 4 for n in range(24)]).statistic
+    assert result["criteria"]["depth"]["pearson"]["value"] == pytest.approx(expected, abs=1e-9)
+    assert (result["n"], result["unscored"], result["gate"]["passed"]) == (0, 24, False)
+    assert "tone" in " ".join(result["notes"])
+
+
+def test_criteria_beside_the_socratic_four(tmp_path: Path) -> None:
+    four = {"questions": "yes", "on_topic": 5, "helpful": 4, "reveal_answer": "no"}
+    table = [{"human": {**four, "depth": n}, "judge": {**four, "depth": n + 1}} for n in range(5)]
+    criteria = score(tmp_path, table)["criteria"]
+    assert list(criteria) == ["asks_question", "on_topic", "helpful", "reveals_answer", "depth"]
+    assert (criteria["depth"]["bias"]["value"], criteria["asks_question"]["accuracy"]["value"]) == (1, 1)
+
+
+@pytest.mark.parametrize(("scale", "offset"), [(1.0, 1e9), (1e-7, 0.0), (1e-3, 1e6), (1e12, 0.0)])
+def test_agreement_is_free_of_scale_and_offset(scale: float, offset: float) -> None:
+    x, y = ratings(80)
+    plain = agreement.agreement(x, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        moved = agreement.agreement([offset + scale * v for v in x], [offset + scale * v for v in y])
+        gap = agreement.pearson_difference([offset + scale * v for v in x], y, x[::-1])
+    for name in (*agreement.CORRELATIONS, "weighted_kappa", "alpha"):
+        assert moved[name].value == pytest.approx(plain[name].value, abs=1e-5), name
+        assert moved[name].ci == pytest.approx(plain[name].ci, abs=1e-3), name
+    assert gap.value == pytest.approx(agreement.pearson_difference(x, y, x[::-1]).value, abs=1e-6)
+
+
+def test_absurd_ratings_are_unscored(tmp_path: Path) -> None:
+    table = [{"human": 10**400, "judge": 1}, {"human": 1e308, "judge": -1e308}, {"human": 1, "judge": 1}]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in table))
+    result = judge.score(path)
+    assert (result["n"], result["unscored"]) == (1, 2)

@@ -258,3 +258,86 @@ def test_files_of_any_form(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_yes_no(value: object, expected: float | None) -> None:
     assert files.yes_no(value) == expected
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"all_evaluations": ["x"]},
+        {"all_evaluations": {"a": 1}},
+        {"all_evaluations": 5},
+        {"verdicts": 5},
+        {"verdicts": ["x"]},
+        {"verdicts": [{"values": [1]}]},
+        {"verdicts": [{"values": {"a": 1}}], "scores": 3},
+        {"verdicts": [], "candidates": 2},
+    ],
+)
+def test_tutor_refuses_rows_of_another_shape(row: dict[str, object]) -> None:
+    with pytest.raises(InputError, match="row 2"):
+        tutor.replies([{"prompt": "p", "evaluation": None}, row])
+
+
+FOUR = {"questions": "Yes", "on_topic": 5, "helpful": 4, "reveal_answer": "No"}
+
+
+def test_the_shape_is_told_by_any_row() -> None:
+    judged = tutor.replies([{"prompt": "a"}, {"prompt": "b", "evaluation": FOUR}])
+    assert [reply.values is None for reply in judged] == [True, False]
+    with pytest.raises(InputError, match="raters .alice, bob"):
+        tutor.replies([{"prompt": "a"}, {"prompt": "b", "alice": FOUR, "bob": FOUR}])
+
+
+def test_rows_that_name_no_prompt_are_units_of_their_own() -> None:
+    low = {**FOUR, "helpful": 1}
+    judged = tutor.replies(
+        [{"evaluation": FOUR}, {"evaluation": low}, {"all_evaluations": [{"evaluation": low}] * 2}]
+    )
+    assert [reply.group for reply in judged] == ["row 1", "row 2", "row 3", "row 3"]
+    result = tutor.score_replies(judged)
+    assert result["summary_score_ci"] is not None
+    assert "3 rows name no `prompt`" in result["notes"][0]
+
+
+def write(path: Path, *rows: dict[str, object]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_paired_refuses_rows_without_their_key(tmp_path: Path) -> None:
+    for row, key in (({"evaluation": FOUR}, "prompt"), ({"preference": 1}, "instruction")):
+        path = write(tmp_path / "rows.jsonl", row, row)
+        with pytest.raises(InputError, match=f"2 rows have no `{key}`"):
+            paired.compare(path, path)
+
+
+def test_paired_takes_the_criteria_both_sides_have(tmp_path: Path) -> None:
+    def row(id: str, values: dict[str, float]) -> dict[str, object]:
+        return {"id": id, "verdicts": [{"values": values}], "scores": [0.5]}
+
+    a = write(tmp_path / "a", row("1", {"x": 1, "y": 2}), row("1", {"x": 3}), row("2", {"x": 4, "y": 2}))
+    b = write(tmp_path / "b", row("1", {"x": 1, "z": 1}), row("2", {"x": 1, "y": 1}))
+    result = paired.compare(a, b)
+    assert {name: m["n"] for name, m in result["metrics"].items()} == {"summary_score": 2, "x": 2, "y": 1}
+    assert result["metrics"]["x"]["difference"] == close((1 + 3) / 2)
+    said = " ".join(result["notes"])
+    assert "'y' is left out of 1 items" in said
+    assert "'y' is compared on 1 of 2" in said
+    assert "'z' is compared on 0 of 2" in said
+
+
+def test_hostile_json(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    for deep in ("[" * 200_000 + "]" * 200_000, '{"a":' * 200_000 + "1" + "}" * 200_000):
+        path.write_text(deep)
+        with pytest.raises(InputError):
+            files.read_table(path)
+    path.write_text('{"model \\ud800": ["\\udfff", {"a": NaN}]}')
+    (row,) = files.read_table(path).rows
+    assert list(row) == ["model \ufffd"]
+    assert row["model \ufffd"][0] == "\ufffd"
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400), 1e308, "1e400", 1e16, float("nan"), True, None, [1]])
+def test_no_number(value: object) -> None:
+    assert files.number(value) is None

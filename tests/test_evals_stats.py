@@ -99,8 +99,22 @@ def test_plan_reaches_its_power() -> None:
     assert reference.norm.cdf(shift - 1.959964) == pytest.approx(0.8, abs=0.002)
 
 
-@pytest.mark.parametrize("wrong", [(0, 0.5, 0.8), (0.1, 0, 0.8), (0.1, 0.5, 1), (float("nan"), 0.5, 0.8)])
-def test_plan_refuses_what_makes_no_sense(wrong: tuple[float, float, float]) -> None:
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        (0, 0.5, 0.8),
+        (0.1, 0, 0.8),
+        (0.1, 0.5, 1),
+        (float("nan"), 0.5, 0.8),
+        (float("inf"), 0.5, 0.8),
+        (0.1, float("inf"), 0.8),
+        (1e-300, 0.5, 0.8),
+        (0.1, 0.5, 0.8, 1e-320),
+        (0.1, 0.5, 0.01),
+        (0.1, 0.5, 0.025),
+    ],
+)
+def test_plan_refuses_what_makes_no_sense(wrong: tuple[float, ...]) -> None:
     with pytest.raises(InputError):
         stats.plan(*wrong)
 
@@ -110,3 +124,13 @@ def test_ten_thousand_resamples_of_a_thousand_clusters_in_two_seconds() -> None:
     started = time.process_time()
     stats.mean(values, [index % 1000 for index in range(3000)])
     assert time.process_time() - started < 2
+
+
+@pytest.mark.parametrize("scale", [1e-14, 1.0, 1e12])
+def test_means_of_any_size_have_an_interval(scale: float) -> None:
+    values = np.random.default_rng(0).normal(size=50)
+    plain, scaled = stats.mean(values), stats.mean(values * scale)
+    assert plain.ci is not None
+    assert scaled.ci is not None
+    assert np.array(scaled.ci) / scale == pytest.approx(np.array(plain.ci))
+    assert stats.mean(np.full(9, 0.1 * scale)).reason == stats.NO_SPREAD

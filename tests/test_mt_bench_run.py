@@ -490,3 +490,23 @@ def test_a_recipe_answers_judges_and_scores_both_benchmarks(questions: Path, tmp
     before = (tmp_path / "run/rated/judgments.jsonl").read_bytes()
     recipe.run(recipe.resolve(str(file), tmp_path / "run", {}))
     assert (tmp_path / "run/rated/judgments.jsonl").read_bytes() == before
+
+
+def test_a_smaller_limit_does_not_shrink_the_file(questions: Path, tmp_path: Path) -> None:
+    out = tmp_path / "A.jsonl"
+    answer(Speaker(lambda *_: "said"), questions, out)
+    before = out.read_bytes()
+    with pytest.raises(RunConflict, match="holds 3 rows, and this call would leave 1"):
+        answer(Speaker(lambda *_: "said"), questions, out, limit=1)
+    assert out.read_bytes() == before
+    assert answer(Speaker(lambda *_: "said"), questions, out).replies == 0
+
+
+def test_answers_to_unknown_questions_are_counted(
+    questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = answers(tmp_path / "A.jsonl", "mine", {**PLAIN, 98: ["a"], 99: ["b"]})
+    assert judge([path], Speaker(lambda *_: "[[3]]"), questions=questions).judged == 5
+    assert (
+        "2 answers to questions that are not in the question file are not judged" in capsys.readouterr().err
+    )

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from maieutic.cli.printing import printed, span
+from maieutic.cli.printing import printed, say_reasons, span
 from maieutic.console import Json, print_json, say, table
 
 _SETTINGS: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None, "add_completion": False}
@@ -179,6 +179,7 @@ def _turns(context: typer.Context) -> int:
 
 
 def bench_pairwise(
+    context: typer.Context,
     judgments: Judgments,
     baseline: Annotated[str | None, typer.Option(help="Only the matches against this model.")] = None,
     as_json: Json = False,
@@ -189,18 +190,20 @@ def bench_pairwise(
     """
     from maieutic.evals import mt_bench
 
-    result = mt_bench.pairwise(judgments, baseline)
+    result = mt_bench.pairwise(judgments, baseline, _turns(context))
     if printed(result, as_json):
         return
-    keys = ("win", "loss", "tie", "win_rate", "adjusted_win_rate")
-    columns = ("model", "win", "loss", "tie", "win rate", "adjusted", "95 %", "n")
-    rows = [
-        (name, *(m[key] for key in keys), span(m["adjusted_win_rate_ci"]), m["n"])
-        for name, m in result["models"].items()
-    ]
+    rows: list[tuple[object, ...]] = []
+    for name, m in result["models"].items():
+        wins, adjusted = (
+            (word, m[key], span(m[f"{key}_ci"]))
+            for word, key in (("win rate", "win_rate"), ("adjusted", "adjusted_win_rate"))
+        )
+        rows += [(name, m["win"], m["loss"], m["tie"], m["n"], *wins), ("", "", "", "", "", *adjusted)]
     counts = f"{result['dropped']} rows dropped, {result['strict_ties']} ties in both games"
     say(f"{counts}, {result['inconsistent']} rows where the games differ")
-    table("", columns, rows)
+    table("", ("model", "win", "loss", "tie", "n", "", "value", "95 %"), rows)
+    say_reasons(result["models"])
 
 
 for _name, _app in (("mt-bench", mt_app), ("vicuna-bench", vicuna_app)):
@@ -232,13 +235,27 @@ def _bench_score(judgments: list[Path], questions: Path | None, turns: int, as_j
     result = mt_bench.score(judgments, questions, turns)
     if printed(result, as_json):
         return
-    keys = ("first_turn", "second_turn", "average", "rows", "unscored", "duplicates")
-    columns = ("model", "first turn", "second turn", "average", "95 %", "rows", "unscored", "duplicates")
+    parts = ("first_turn", "second_turn", "average") if turns > 1 else ("first_turn",)
     rows = [
-        (name, *(m[key] for key in keys[:3]), span(m["ci"]), *(m[key] for key in keys[3:]))
+        ("" if place else name, *_mean(part, m))
         for name, m in result["models"].items()
+        for place, part in enumerate(parts)
     ]
-    table("scores, 1 to 10", columns, rows)
+    table("scores, 1 to 10", ("model", "", "mean", "95 %", "questions"), rows)
+    by_category = [
+        ("" if place else name, category, *_mean("average", of)[1:])
+        for name, m in result["models"].items()
+        for place, (category, of) in enumerate(m["by_category"].items())
+    ]
+    if by_category:
+        table("average by category", ("model", "category", "mean", "95 %", "questions"), by_category)
+    keys = ("rows", "unscored", "duplicates")
+    table("judgments", ("model", *keys), [(name, *map(m.get, keys)) for name, m in result["models"].items()])
+    say_reasons(result["models"], (*parts, "se"))
+
+
+def _mean(name: str, shape: dict[str, Any]) -> tuple[object, ...]:
+    return name.replace("_", " "), shape[name], span(shape[f"{name}_ci"]), shape[f"{name}_questions"]
 
 
 @alpaca_app.command("answer")
@@ -366,17 +383,25 @@ def alpaca_eval_score(
         result |= controlled(annotations, length_controlled)
     if printed(result, as_json):
         return
-    counts = [(name, result[name]) for name in ("wins", "losses", "draws", "n", "dropped", "avg_length")]
-    rates = (
-        "win_rate",
-        "standard_error",
-        "discrete_win_rate",
-        "length_controlled_winrate",
-        "lc_standard_error",
+    say(
+        f"{annotations}: {result['n']} comparisons ({result['wins']} won, {result['losses']} lost, "
+        f"{result['draws']} drawn), {result['dropped']} dropped"
     )
-    numbers = [(name, result[name]) for name in rates if name in result]
-    say(f"{annotations}: win rate {span(result['win_rate_ci'])} with 95 % confidence")
-    table("", ("", "value"), [*numbers, *counts])
+    rates = (("win_rate", "standard_error"), ("discrete_win_rate", None), ("avg_length", None),
+             ("length_controlled_winrate", "lc_standard_error"))  # fmt: skip
+    rows = [
+        (
+            name,
+            result[name],
+            result.get(error or ""),
+            span(result.get(f"{name}_ci")),
+            result.get(f"{name}_n", result["n"]),
+        )
+        for name, error in rates
+        if name in result
+    ]
+    table("", ("", "value", "standard error", "95 %", "n"), rows)
+    say_reasons({"": result})
 
 
 def _said(first: str, result: Any, as_json: bool) -> None:

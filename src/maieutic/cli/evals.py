@@ -175,11 +175,15 @@ def simulator(
     metrics = {name: m for name, m in result.items() if isinstance(m, dict)}
     based = list(dict.fromkeys(name for m in metrics.values() for name in m.get("baselines", ())))
     rows = [
-        (name.replace("_", " "), m["value"], span(m["ci"]), m["n"], m["human"],
-         *(m.get("baselines", {}).get(base, {}).get("value") for base in based))
-        for name, m in metrics.items()
-    ]  # fmt: skip
-    table("the simulator beside people", ("", "value", "95 %", "n", "people", *based), rows)
+        (name.replace("_", " "), m["value"], span(m["ci"]), m["n"], m["human"]) for name, m in metrics.items()
+    ]
+    table("the simulator beside people", ("", "value", "95 %", "n", "people"), rows)
+    if based:
+        others = [
+            (name.replace("_", " "), *(m.get("baselines", {}).get(base, {}).get("value") for base in based))
+            for name, m in metrics.items()
+        ]
+        table("what it is compared with", ("", *based), others)
     gaps = [
         (
             name.replace("_", " "),

@@ -21,11 +21,15 @@ from maieutic.types import Estimate
 Array = NDArray[np.float64]
 CORRELATIONS = ("pearson", "spearman", "kendall")
 SAME_SCALE = ("kappa", "weighted_kappa", "accuracy", "bias")
+EACH = ("kappa", "accuracy")
+"""What counts equal ratings, and so needs each person's own and not their mean."""
 _DRAWS = 2_000_000
 """Cells × resamples: 10,000 resamples up to 200 distinct pairs of ratings, then fewer, at least 1,000."""
 _PAIR_WORK = 2e10
 """Multiplications spent on Kendall's pairs."""
 
+_NOISE = 1e-24
+"""A variance under this share of the squares is rounding: a spread of 1e-12 of the ratings' size."""
 CONSTANT = "one side is constant: no correlation"
 
 
@@ -55,16 +59,61 @@ def agreement(x: Sequence[float], y: Sequence[float], *, seed: int = 0) -> dict[
     with np.errstate(all="ignore"):
         values = _statistics(table.counts[None, :], table)
         spread = _statistics(draws, table)
-    result = {name: _estimate(values[name], spread[name], len(x)) for name in names}
+    result = {name: _estimate(values[name], spread[name], len(x)) for name in names if name != "bias"}
+    size = float(max(np.abs(table.x).max(), np.abs(table.y).max()))
+    result["bias"] = _estimate(values["bias"], spread["bias"], len(x), size)
     result["alpha"] = krippendorff([list(pair) for pair in zip(x, y, strict=True)], seed=seed)
     return result
 
 
-def _estimate(value: Array, draws: Array, n: int) -> Estimate:
+def _estimate(value: Array, draws: Array, n: int, scale: float = 1.0) -> Estimate:
     if not np.isfinite(value[0]):
         return stats.undefined(CONSTANT, n)
-    ci, reason = stats.interval(draws)
+    ci, reason = stats.interval(draws, scale=scale)
     return Estimate(float(value[0]), ci, n, reason)
+
+
+def against_each(
+    people: Sequence[Sequence[float | None]], judge: Sequence[float], *, seed: int = 0
+) -> dict[str, Estimate]:
+    """Kappa and accuracy of a judge against each of several people, averaged over the people.
+
+    Args:
+        people: for each rated row the people's ratings, one person always at the same place, null where he gave none.
+        judge: the judge's rating of each row.
+        seed: decides the bootstrap draws; a drawn row counts for every person.
+    """
+    width = max((len(row) for row in people), default=0)
+    padded = [
+        [*(np.nan if one is None else one for one in row), *[np.nan] * (width - len(row)), said]
+        for row, said in zip(people, judge, strict=True)
+    ]
+    if len(padded) < 2:
+        return {name: stats.undefined("fewer than two rated rows", len(padded)) for name in EACH}
+    table, counts = np.unique(np.array(padded).round(12), axis=0, return_counts=True)
+    resamples = int(min(stats.RESAMPLES, max(1000, _DRAWS // len(counts))))
+    draws = np.random.default_rng(seed).multinomial(len(padded), counts / len(padded), size=resamples)
+    with np.errstate(all="ignore"):
+        value, spread = (
+            _each(weights, table) for weights in (counts[None, :].astype(float), draws.astype(float))
+        )
+    return {name: _estimate(value[name], spread[name], len(padded)) for name in EACH}
+
+
+def _each(weights: Array, table: Array) -> dict[str, Array]:
+    """The means over people, those left out for whom a resample gives none."""
+    sums = {name: np.zeros((2, len(weights))) for name in EACH}
+    for ratings in table[:, :-1].T:
+        known = ~np.isnan(ratings)
+        x, y, w = ratings[known], table[known, -1], weights[:, known]
+        same, n = w @ (x == y), w.sum(axis=1)
+        for name, found in (
+            ("kappa", _kappa(same, n, _levels(w, x), _levels(w, y))),
+            ("accuracy", same / n),
+        ):
+            given = np.isfinite(found)
+            sums[name] += np.stack([np.where(given, found, 0.0), given])
+    return {name: total / several for name, (total, several) in sums.items()}
 
 
 def _statistics(weights: Array, table: Cells) -> dict[str, Array]:
@@ -74,19 +123,19 @@ def _statistics(weights: Array, table: Cells) -> dict[str, Array]:
     n = weights.sum(axis=1)
     same, gap = weights @ (x == y), weights @ (x - y) ** 2
     mean_x, mean_y = weights @ x / n, weights @ y / n
-    variance = (weights @ (x - x.mean()) ** 2 + weights @ (y - y.mean()) ** 2) / n
-    variance -= (mean_x - x.mean()) ** 2 + (mean_y - y.mean()) ** 2
-    _, in_x, in_y = np.intersect1d(levels_x.values, levels_y.values, return_indices=True)
-    by_chance = (levels_x.counts[:, in_x] * levels_y.counts[:, in_y]).sum(axis=1) / n**2
+    from_x, from_y = x - x.mean(), y - y.mean()
+    variance = (weights @ from_x**2 + weights @ from_y**2) / n
+    variance -= (weights @ from_x / n) ** 2 + (weights @ from_y / n) ** 2
     apart = variance + (mean_x - mean_y) ** 2
+    farthest = max(x.max(), y.max()) - min(x.min(), y.min())
     return {
         "pearson": _correlation(
             weights, np.broadcast_to(x, weights.shape), np.broadcast_to(y, weights.shape)
         ),
         "spearman": _correlation(weights, levels_x.midranks, levels_y.midranks),
         "kendall": _kendall(weights, table, levels_x, levels_y),
-        "kappa": np.where(by_chance < 1 - 1e-12, (same / n - by_chance) / (1 - by_chance), np.nan),
-        "weighted_kappa": np.where(apart > 1e-12, 1 - gap / n / apart, np.nan),
+        "kappa": _kappa(same, n, levels_x, levels_y),
+        "weighted_kappa": np.where(apart > 1e-12 * farthest**2, 1 - gap / n / apart, np.nan),
         "accuracy": same / n,
         "bias": mean_y - mean_x,
     }
@@ -109,6 +158,12 @@ def _levels(weights: Array, ratings: Array) -> _Levels:
     return _Levels(values, counts, (up_to - (counts - 1) / 2)[:, place])
 
 
+def _kappa(same: Array, n: Array, levels_x: _Levels, levels_y: _Levels) -> Array:
+    _, in_x, in_y = np.intersect1d(levels_x.values, levels_y.values, return_indices=True)
+    by_chance = (levels_x.counts[:, in_x] * levels_y.counts[:, in_y]).sum(axis=1) / n**2
+    return np.where(by_chance < 1 - 1e-12, (same / n - by_chance) / (1 - by_chance), np.nan)
+
+
 def _correlation(weights: Array, x: Array, y: Array) -> Array:
     """Weighted Pearson of each row; NaN where a side does not vary."""
     n = weights.sum(axis=1, keepdims=True)
@@ -116,7 +171,7 @@ def _correlation(weights: Array, x: Array, y: Array) -> Array:
     dy = y - (weights * y).sum(axis=1, keepdims=True) / n
     xx, yy = (weights * dx * dx).sum(axis=1), (weights * dy * dy).sum(axis=1)
     scale_x, scale_y = (weights * x * x).sum(axis=1), (weights * y * y).sum(axis=1)
-    varies = (xx > 1e-13 * scale_x) & (yy > 1e-13 * scale_y)
+    varies = (xx > _NOISE * scale_x) & (yy > _NOISE * scale_y)
     result = np.where(varies, (weights * dx * dy).sum(axis=1) / np.sqrt(xx * yy), np.nan)
     return np.clip(result, -1.0, 1.0)
 
@@ -138,6 +193,9 @@ def _kendall(weights: Array, table: Cells, levels_x: _Levels, levels_y: _Levels)
     return np.where((free[0] > 0) & (free[1] > 0), balance / np.sqrt(free[0] * free[1]), np.nan)
 
 
+_ALL_EQUAL = "all ratings are equal: alpha is undefined"
+
+
 def krippendorff(ratings: Sequence[Sequence[float | None]], *, seed: int = 0) -> Estimate:
     """Krippendorff's alpha with the interval metric, for any number of raters and missing ratings.
 
@@ -151,21 +209,22 @@ def krippendorff(ratings: Sequence[Sequence[float | None]], *, seed: int = 0) ->
     known = [row for row in known if len(row) >= 2]
     if not known:
         return stats.undefined("no row has two ratings")
-    centre = float(np.mean([value for row in known for value in row]))
+    every = np.array([value for row in known for value in row], dtype=float)
+    if np.ptp(every) <= 1e-12 * np.abs(every).max():
+        return stats.undefined(_ALL_EQUAL, len(known))
+    centre = float(np.mean(every))
     columns = []
     for row in known:
         values = np.asarray(row) - centre
         m, total, squares = len(row), values.sum(), (values**2).sum()
         columns.append((m, total, squares, 2 * m / (m - 1) * (squares - total**2 / m)))
-    return stats.bootstrap(
-        columns, _alpha, seed=seed, undefined_because="all ratings are equal: alpha is undefined"
-    )
+    return stats.bootstrap(columns, _alpha, seed=seed, undefined_because=_ALL_EQUAL)
 
 
 def _alpha(sums: Array) -> Array:
     n, total, squares, within = (sums[..., column] for column in range(4))
-    expected = 2 * (n * squares - total**2) / (n * (n - 1))
-    return np.where(expected > 1e-12, 1 - within / n / expected, np.nan)
+    spread = n * squares - total**2
+    return np.where(spread > 1e-12 * n * squares, 1 - within * (n - 1) / (2 * spread), np.nan)
 
 
 def pearson_difference(human: Sequence[float], first: Sequence[float], second: Sequence[float]) -> Estimate:
@@ -179,7 +238,7 @@ def pearson_difference(human: Sequence[float], first: Sequence[float], second: S
     def difference(sums: Array) -> Array:
         n, sh, sa, sb, hh, aa, bb, ha, hb = (sums[..., column] for column in range(9))
         vh, va, vb = n * hh - sh**2, n * aa - sa**2, n * bb - sb**2
-        known = (vh > 1e-9) & (va > 1e-9) & (vb > 1e-9)
+        known = (vh > 1e-12 * n * hh) & (va > 1e-12 * n * aa) & (vb > 1e-12 * n * bb)
         gap = (n * ha - sh * sa) / np.sqrt(vh * va) - (n * hb - sh * sb) / np.sqrt(vh * vb)
         return np.where(known, gap, np.nan)
 
@@ -188,6 +247,5 @@ def pearson_difference(human: Sequence[float], first: Sequence[float], second: S
 
 def _standard(values: Array) -> Array | None:
     spread = values.std()
-    return (
-        (values - values.mean()) / spread if spread > 1e-12 * max(1.0, float(np.abs(values).max())) else None
-    )
+    size = float(np.abs(values).max(initial=0.0))
+    return (values - values.mean()) / spread if spread > 1e-12 * size else None

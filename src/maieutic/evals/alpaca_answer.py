@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from maieutic.console import note
 from maieutic.errors import InputError, ModelError, RenderError
 from maieutic.evals.files import read_table
-from maieutic.evals.result_file import run_folder
+from maieutic.evals.result_file import never_fewer, run_folder
 from maieutic.models import ChatModel, identity
 from maieutic.owed import fault_of, work_through
 from maieutic.store import Stage, write_json
@@ -99,7 +99,7 @@ def answer(
         temperature: of each draw.
         max_tokens: new tokens of an output.
         seed: instruction i is drawn with seed + i.
-        limit: only the first so many instructions.
+        limit: only the first so many instructions; refused where `out` already holds more.
         concurrency: instructions under way at once.
         max_failure_rate: the share of failed instructions past which the run ends as failed.
 
@@ -144,6 +144,7 @@ class _Answering:
         }
         items = [self._item(place, row) for place, row in enumerate(rows[:limit])]
         try:
+            never_fewer(out, len(items))
             with Stage(folder, config) as stage:
                 await self._model.check()
                 await work_through(

@@ -8,14 +8,14 @@ win rate is 100 · mean(x) and its standard error 100 · sd(n - 1)/√n. Weighte
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from maieutic.errors import InputError
 from maieutic.evals import stats
-from maieutic.evals.files import Row, number, read_table
+from maieutic.evals.files import Row, read_table
+from maieutic.evals.mt_bench import decimal, named
 
 
 class Annotation(NamedTuple):
@@ -29,8 +29,10 @@ class Annotation(NamedTuple):
     generator: str | None
 
 
-def read_annotations(rows: Sequence[Row], path: object = "the file") -> list[Annotation]:
-    """AlpacaEval's annotations.
+def read_annotations(
+    rows: Sequence[Row], path: object = "the file", notes: list[str] | None = None
+) -> list[Annotation]:
+    """AlpacaEval's annotations; a row without an instruction is a unit of its own, and counted in a note.
 
     Raises:
         InputError: no row has a preference.
@@ -40,16 +42,19 @@ def read_annotations(rows: Sequence[Row], path: object = "the file") -> list[Ann
             f"{path}: no row has a `preference` (rows hold {', '.join(sorted(rows[0])[:8])})",
             "Give AlpacaEval's annotations.json.",
         )
-    return [_annotation(row) for row in rows]
+    bare = sum(row.get("instruction") in (None, "") for row in rows)
+    if bare and notes is not None:
+        notes.append(f"{path}: {bare} rows without an instruction; each is taken as a unit of its own")
+    return [_annotation(row, f"{path}, row {place}") for place, row in enumerate(rows, 1)]
 
 
-def _annotation(row: Row) -> Annotation:
-    preference = number(row.get("preference"))
+def _annotation(row: Row, place: str) -> Annotation:
+    preference = decimal(row.get("preference"))
     preference = 1.5 if preference == 0 else preference
     known = preference is not None and 1 <= preference <= 2
     output, generator = row.get("output_2"), row.get("generator_2")
     return Annotation(
-        str(row.get("instruction")),
+        place if row.get("instruction") in (None, "") else str(row["instruction"]),
         preference - 1 if known and preference is not None else None,
         output if isinstance(output, str) else None,
         generator if isinstance(generator, str) else None,
@@ -67,10 +72,11 @@ def score(path: Path | str) -> dict[str, Any]:
     Returns:
         `win_rate`, `standard_error` and `discrete_win_rate` in per cent, `wins`, `losses`, `draws`, `n`, `dropped`,
         `avg_length` (mean characters of the model's outputs, cut to a whole number as AlpacaEval prints it;
-        `avg_length_exact` beside it), the intervals with `_ci`, and `notes`.
+        `avg_length_exact` beside it, from `avg_length_n` outputs), the intervals with `_ci`, `reasons` of what is
+        null, by its name, and `notes`.
     """
     rows, notes = read_table(path)
-    items = read_annotations(rows, path)
+    items = read_annotations(rows, path, notes)
     models = sorted({item.generator for item in items if item.generator})
     if len(models) > 1:
         notes = [*notes, f"{len(models)} models in one file are pooled: {', '.join(models[:5])}"]
@@ -85,20 +91,30 @@ def score_annotations(items: Sequence[Annotation]) -> dict[str, Any]:
     whole = stats.mean([100 * win for win in wins], instructions)
     rounded = stats.mean([100 * discrete(win) for win in wins], instructions)
     error = stats.standard_error(wins)
-    lengths = [len(item.output) for item in items if item.output is not None]
-    length = math.fsum(lengths) / len(lengths) if lengths else None
+    outputs = [item for item in items if item.output is not None]
+    length = stats.mean([len(item.output or "") for item in outputs], [item.instruction for item in outputs])
+    if not wins:
+        whole = rounded = stats.undefined("no preference in [1, 2]")
+    reasons: dict[str, str] = {}
+    if whole.reason:
+        reasons["win_rate"] = whole.reason
+    if error is None:
+        reasons["standard_error"] = "fewer than two preferences"
+    if length.value is None:
+        length = stats.undefined("no row has an `output_2`")
+        reasons["avg_length_exact"] = "no row has an `output_2`"
     return {
-        "win_rate": whole.value,
-        "win_rate_ci": whole.ci,
+        **named("win_rate", whole, reasons),
         "standard_error": None if error is None else 100 * error,
-        "discrete_win_rate": rounded.value,
-        "discrete_win_rate_ci": rounded.ci,
+        **named("discrete_win_rate", rounded, reasons),
         "wins": sum(win > 0.5 for win in wins),
         "losses": sum(win < 0.5 for win in wins),
         "draws": sum(win == 0.5 for win in wins),
         "n": len(wins),
         "dropped": len(items) - len(wins),
-        "avg_length": None if length is None else int(length),
-        "avg_length_exact": length,
-        **({"reasons": {"win_rate": whole.reason}} if whole.reason else {}),
+        **named("avg_length", length, reasons),
+        "avg_length": None if length.value is None else int(length.value),
+        "avg_length_exact": length.value,
+        "avg_length_n": len(outputs),
+        "reasons": reasons,
     }

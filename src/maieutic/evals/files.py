@@ -14,6 +14,7 @@ import orjson
 
 from maieutic import store
 from maieutic.errors import EmptyCorpus, InputError, MissingInput
+from maieutic.types import utf8
 
 Row = dict[str, Any]
 
@@ -86,26 +87,46 @@ def _parse_lines(path: Path, data: bytes) -> Table:
 
 
 def loads(data: bytes) -> Any:
-    """JSON, and the NaN and Infinity that Python's own writer leaves in other people's files.
+    """JSON, and the NaN, Infinity and lone surrogates that Python's own writer leaves in other people's files.
+
+    Lone surrogates become U+FFFD.
 
     Raises:
-        ValueError: it is not JSON.
+        ValueError: it is not JSON, or nested too deeply.
     """
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
-        return json.loads(data)
+        pass
+    try:
+        return _clean(json.loads(data))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return utf8(value)
+    if isinstance(value, list):
+        return [_clean(item) for item in value]
+    if isinstance(value, dict):
+        return {utf8(key): _clean(item) for key, item in value.items()}
+    return value
+
+
+_LARGEST = 1e15
+"""No rating is larger; sums and squares of what is below stay finite."""
 
 
 def number(value: Any) -> float | None:
-    """A finite number from a JSON value (numeric strings too), else null; true and false are no numbers."""
+    """A number up to ±1e15 from a JSON value (numeric strings too), else null; true and false are no numbers."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     try:
         result = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
-    return result if abs(result) < float("inf") else None
+    return result if abs(result) <= _LARGEST else None
 
 
 _YES = {"yes", "true", "y", "1", "1.0"}

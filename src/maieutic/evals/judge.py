@@ -8,7 +8,8 @@ frequent rating). On the published human scores of socratic-llm the first alone 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,26 +22,34 @@ from maieutic.types import Estimate
 
 BASELINES = ("question_mark", "length", "constant")
 _NO_TEXT = "the rows have no `text`"
+_CHANCE = 0.025
 
 
 class Pair(NamedTuple):
     """One text rated by one or more people and by the judge."""
 
-    people: tuple[float, ...]
+    people: tuple[float | None, ...]
+    """One person always at the same place; null where he gave no clear rating."""
     judge: float
     text: str | None
 
     @property
+    def known(self) -> list[float]:
+        """The ratings there are, at least one."""
+        return [value for value in self.people if value is not None]
+
+    @property
     def human(self) -> float:
         """The mean of the people's ratings."""
-        return self.people[0] if len(self.people) == 1 else float(np.mean(self.people))
+        return self.known[0] if len(self.known) == 1 else float(np.mean(self.known))
 
 
 def score(path: Path | str) -> dict[str, Any]:
     """Read pairs and measure the agreement.
 
-    Rows are `{"human", "judge", "text"?}`: a rating is a number, yes/no, or socratic-llm's evaluation object (then
-    the summary score is compared, and each criterion under `criteria`); `human` may be a list of several people's.
+    Rows are `{"human", "judge", "text"?}`: a rating is a number, yes/no, or an object of such by criterion (each
+    under `criteria`; of socratic-llm's evaluation the summary score is compared as well); `human` may be a list of
+    several people's, always in the same order.
 
     Returns:
         `pearson`, `spearman`, `kendall`, `kappa`, `weighted_kappa`, `alpha`, `accuracy`, `bias`, each an estimate;
@@ -55,95 +64,182 @@ def score(path: Path | str) -> dict[str, Any]:
         raise InputError(
             f"{path}: rows hold {', '.join(sorted(rows[0])[:8])}", 'Expected are {"human", "judge", "text"?}.'
         )
-    pairs = [pair for row in rows if (pair := _pair(row, judge_key, None))]
+    pairs = [pair for row in rows if (pair := _pair(row, judge_key, _rating))]
     result = score_pairs(pairs)
     result["unscored"] = len(rows) - len(pairs)
-    if any(isinstance(row.get("human"), Mapping) for row in rows):
-        result["criteria"] = {
-            name: score_pairs([pair for row in rows if (pair := _pair(row, judge_key, name))])
-            for name in tutor.CRITERIA
-        }
+    notes = [*notes, *_text_notes(pairs)]
+    if any(isinstance(value, Mapping) for row in rows for value in _people(row)):
+        result["criteria"], told = _criteria(rows, judge_key)
+        notes += told
     return {**result, "notes": notes}
 
 
-def _pair(row: Row, judge_key: str, criterion: str | None) -> Pair | None:
-    """The row's ratings, or null where the judge's or every person's is missing or unclear."""
+def _text_notes(pairs: Sequence[Pair]) -> list[str]:
+    """Which rows the question mark and the length can be compared on."""
+    with_text = sum(pair.text is not None for pair in pairs)
+    if not pairs or with_text == len(pairs):
+        return []
+    if not with_text:
+        return [
+            "no rated row has a `text`: the baselines question_mark and length cannot be computed, and the gate "
+            "cannot pass; add `text` to the rows"
+        ]
+    return [
+        f"{with_text} of {len(pairs)} rated rows have a `text`: question_mark and length, and the judge's difference "
+        "from them, are of those rows alone"
+    ]
+
+
+def _criteria(rows: Sequence[Row], judge_key: str) -> tuple[dict[str, Any], list[str]]:
+    """The agreement on each criterion that people and the judge both rated, and notes."""
+    people = [value for row in rows for value in _people(row) if isinstance(value, Mapping)]
+    judged = [value for row in rows if isinstance(value := row.get(judge_key), Mapping)]
+    socratic = any(tutor.criteria(value) is not None for value in (*people, *judged))
+    sides = [
+        dict.fromkeys(name for value in side for name in _values(value, socratic))
+        for side in (people, judged)
+    ]
+    names = list(
+        dict.fromkeys([*(tutor.CRITERIA if socratic else ()), *(n for n in sides[0] if n in sides[1])])
+    )
+    notes = [] if socratic else ["the ratings have no summary score: each criterion stands under `criteria`"]
+    if alone := sorted((sides[0].keys() ^ sides[1].keys()) - set(names)):
+        notes.append(f"rated by people or by the judge alone, and left out: {', '.join(alone[:8])}")
+    return {
+        name: score_pairs(
+            [
+                pair
+                for row in rows
+                if (pair := _pair(row, judge_key, partial(_of, name=name, socratic=socratic)))
+            ]
+        )
+        for name in names
+    }, notes
+
+
+def _of(value: Any, name: str, socratic: bool) -> float | None:
+    return _values(value, socratic).get(name) if isinstance(value, Mapping) else None
+
+
+def _values(evaluation: Mapping[str, Any], socratic: bool) -> dict[str, float]:
+    """The ratings of an evaluation by criterion: the socratic four all or none, any other as it is."""
+    own = (tutor.criteria(evaluation) or {}) if socratic else {}
+    taken = tutor.ALIASES if socratic else frozenset()
+    others = {name: _plain(value) for name, value in evaluation.items() if name not in taken}
+    return {**own, **{name: value for name, value in others.items() if value is not None}}
+
+
+def _people(row: Row) -> list[Any]:
     human = row.get("human")
-    people = [_rating(value, criterion) for value in (human if isinstance(human, list) else [human])]
-    known = tuple(value for value in people if value is not None)
-    judge = _rating(row.get(judge_key), criterion)
+    return human if isinstance(human, list) else [human]
+
+
+def _pair(row: Row, judge_key: str, rating: Callable[[Any], float | None]) -> Pair | None:
+    """The row's ratings, or null where the judge's or every person's is missing or unclear."""
+    people = tuple(rating(value) for value in _people(row))
+    judge = rating(row.get(judge_key))
     text = next((row[key] for key in ("text", "output") if isinstance(row.get(key), str)), None)
-    return Pair(known, judge, text) if known and judge is not None else None
+    known = any(value is not None for value in people)
+    return Pair(people, judge, text) if known and judge is not None else None
 
 
-def _rating(value: Any, criterion: str | None) -> float | None:
+def _rating(value: Any) -> float | None:
+    """A number, a yes or no, or the summary score of socratic-llm's evaluation."""
     if isinstance(value, Mapping):
         values = tutor.criteria(value)
-        if values is None:
-            return None
-        return tutor.summary_score(values) if criterion is None else values[criterion]
+        return None if values is None else tutor.summary_score(values)
+    return _plain(value)
+
+
+def _plain(value: Any) -> float | None:
     plain = number(value)
     return yes_no(value) if plain is None else plain
 
 
 def score_pairs(pairs: Sequence[Pair]) -> dict[str, Any]:
     """`score` on pairs already read."""
-    human = [pair.human for pair in pairs]
-    judge = [pair.judge for pair in pairs]
-    own = agreement.agreement(human, judge)
-    if any(len(pair.people) > 1 for pair in pairs):
+    own = _agreement(pairs, [pair.judge for pair in pairs])
+    if any(len(pair.known) > 1 for pair in pairs):
         own["alpha"] = agreement.krippendorff([[*pair.people, pair.judge] for pair in pairs])
         own["alpha_people"] = agreement.krippendorff([pair.people for pair in pairs])
-    baselines = {name: _baseline(name, pairs, human) for name in BASELINES}
+    baselines = {name: _baseline(name, pairs) for name in BASELINES}
     return {
         **{name: estimate.json() for name, estimate in own.items()},
         "baselines": {name: {key: e.json() for key, e in of.items()} for name, of in baselines.items()},
-        "gate": _gate(pairs, human, own["pearson"]),
+        "gate": _gate(pairs, own["pearson"]),
         "n": len(pairs),
     }
 
 
-def _predictions(name: str, pairs: Sequence[Pair], human: Sequence[float]) -> list[float] | None:
-    """What a trivial rule says of each row; null where it needs a text and a row has none."""
-    if name == "constant":
-        mode = min(Counter(human).items(), key=lambda item: (-item[1], item[0]))[0] if human else 0.0
-        return [mode] * len(human)
-    texts = [pair.text for pair in pairs if pair.text is not None]
-    if len(texts) < len(pairs):
-        return None
-    return [float("?" in text) if name == "question_mark" else float(len(text)) for text in texts]
-
-
-def _baseline(name: str, pairs: Sequence[Pair], human: Sequence[float]) -> dict[str, Estimate]:
-    predictions = _predictions(name, pairs, human)
-    if predictions is None:
-        names = (*agreement.CORRELATIONS, *agreement.SAME_SCALE, "alpha")
-        return {key: stats.undefined(_NO_TEXT, len(pairs)) for key in names}
-    result = agreement.agreement(human, predictions)
-    on_scale = name == "constant" or (name == "question_mark" and set(human) <= {0.0, 1.0})
-    if not on_scale:
-        for key in (*agreement.SAME_SCALE, "alpha"):
-            result[key] = stats.undefined("not on the people's scale", len(pairs))
+def _agreement(pairs: Sequence[Pair], ratings: Sequence[float]) -> dict[str, Estimate]:
+    """Ratings beside the people's mean; kappa and accuracy beside each person, for a mean is nobody's rating."""
+    result = agreement.agreement([pair.human for pair in pairs], ratings)
+    if any(len(pair.known) > 1 for pair in pairs):
+        result |= agreement.against_each([pair.people for pair in pairs], ratings)
     return result
 
 
-def _gate(pairs: Sequence[Pair], human: Sequence[float], own: Estimate) -> dict[str, Any]:
-    """Whether the judge beats every baseline there is: the interval of the difference in Pearson lies above zero.
+def _predictions(name: str, pairs: Sequence[Pair]) -> list[float]:
+    """What a trivial rule says of each row."""
+    if name == "constant":
+        given = Counter(value for pair in pairs for value in pair.known)
+        mode = min(given.items(), key=lambda item: (-item[1], item[0]))[0] if given else 0.0
+        return [mode] * len(pairs)
+    texts = [pair.text or "" for pair in pairs]
+    return [float("?" in text) if name == "question_mark" else float(len(text)) for text in texts]
 
-    A constant has no correlation; against it the judge's own interval must lie above zero.
+
+def _baseline(name: str, pairs: Sequence[Pair]) -> dict[str, Estimate]:
+    """The rule's agreement on the rows it can speak of."""
+    rows = pairs if name == "constant" else [pair for pair in pairs if pair.text is not None]
+    if pairs and not rows:
+        names = (*agreement.CORRELATIONS, *agreement.SAME_SCALE, "alpha")
+        return {key: stats.undefined(_NO_TEXT, len(pairs)) for key in names}
+    result = _agreement(rows, _predictions(name, rows))
+    binary = all(value in (0.0, 1.0) for pair in rows for value in pair.known)
+    if name != "constant" and not (name == "question_mark" and binary):
+        for key in (*agreement.SAME_SCALE, "alpha"):
+            result[key] = stats.undefined("not on the people's scale", len(rows))
+    return result
+
+
+def _gate(pairs: Sequence[Pair], own: Estimate) -> dict[str, Any]:
+    """Whether the judge beats every baseline: the interval of the difference in Pearson lies above zero.
+
+    A constant has no correlation; against it the judge's own interval must lie above zero. A baseline that needs a
+    text is met on the rows that have one; where none has, it is not beaten, and `reason` says why.
     """
-    judge = [pair.judge for pair in pairs]
-    beats: dict[str, Any] = {}
-    for name in BASELINES:
-        if name == "constant":
-            difference = own
-        elif (predictions := _predictions(name, pairs, human)) is None or not pairs:
-            beats[name] = {"beaten": None, "difference": stats.undefined(_NO_TEXT, len(pairs)).json()}
+    rows = [pair for pair in pairs if pair.text is not None]
+    beats: dict[str, Any] = {"constant": _beaten(own, pairs)}
+    for name in ("question_mark", "length"):
+        if not rows:
+            beats[name] = {"beaten": False, "difference": stats.undefined(_NO_TEXT, len(pairs)).json()}
             continue
-        else:
-            difference = agreement.pearson_difference(human, judge, predictions)
-            if difference.reason == agreement.CONSTANT and own.value is not None:
-                difference = own
-        above = (difference.value or 0) > 0 and (difference.ci is None or difference.ci[0] > 0)
-        beats[name] = {"beaten": above, "difference": difference.json()}
-    return {"passed": all(entry["beaten"] is not False for entry in beats.values()), "baselines": beats}
+        human, judge = [pair.human for pair in rows], [pair.judge for pair in rows]
+        difference = agreement.pearson_difference(human, judge, _predictions(name, rows))
+        if difference.reason == agreement.CONSTANT:
+            difference = own if len(rows) == len(pairs) else agreement.agreement(human, judge)["pearson"]
+        beats[name] = _beaten(difference, rows)
+    passed = all(entry["beaten"] for entry in beats.values())
+    reason = (
+        {} if rows or not pairs else {"reason": f"{_NO_TEXT}: question_mark and length cannot be computed"}
+    )
+    return {"passed": passed, **reason, "baselines": {name: beats[name] for name in BASELINES}}
+
+
+def _beaten(difference: Estimate, pairs: Sequence[Pair]) -> dict[str, Any]:
+    above = (difference.value or 0) > 0 and (
+        difference.ci[0] > 0
+        if difference.ci is not None
+        else difference.reason == stats.NO_SPREAD and _told_apart(pairs)
+    )
+    return {"beaten": above, "difference": difference.json()}
+
+
+def _told_apart(pairs: Sequence[Pair]) -> bool:
+    """Whether at most 1 in 40 resamples holds one human rating only, and so shows nothing.
+
+    A perfect judge has the same correlation in every resample that has one: on two rows as on two hundred.
+    """
+    counts = Counter(pair.human for pair in pairs).values()
+    return sum((count / len(pairs)) ** len(pairs) for count in counts) <= _CHANCE

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from maieutic.errors import ModelError, RenderError
 from maieutic.evals.mt_files import Question, read_questions
-from maieutic.evals.result_file import run_folder, write_lines
+from maieutic.evals.result_file import never_fewer, run_folder, write_lines
 from maieutic.models import ChatModel, identity
 from maieutic.owed import fault_of, work_through
 from maieutic.store import Journal, Stage
@@ -64,7 +64,7 @@ def answer(
         references: reference answers, kept beside the questions in the file for the judge; see `read_questions`.
         max_tokens: new tokens of a reply; FastChat has 1024.
         seed: question i is drawn with seed + i.
-        limit: only the first so many questions.
+        limit: only the first so many questions; refused where `out` already holds more.
         concurrency: questions under way at once.
         max_failure_rate: the share of failed questions past which the run ends as failed.
 
@@ -112,6 +112,7 @@ class _Answering:
         }
         items = [self._item(place, question) for place, question in enumerate(questions[:limit])]
         try:
+            never_fewer(out, len(items))
             with Stage(folder, config) as stage:
                 self._turns = stage.journal("turns")
                 self._said = {row["key"]: row for row in self._turns.rows()}

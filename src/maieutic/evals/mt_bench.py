@@ -16,6 +16,11 @@ from typing import Any, NamedTuple
 from maieutic.errors import EmptyCorpus, InputError
 from maieutic.evals import stats, verdicts
 from maieutic.evals.files import Row, number, read_table
+from maieutic.evals.mt_files import question_name
+from maieutic.types import Estimate
+
+_LATER = "{} judgments of a later turn left out"
+_NO_FIRST = "no judgments of a first turn"
 
 
 class Grade(NamedTuple):
@@ -32,8 +37,13 @@ def verdict(judgment: Any) -> float | None:
     return verdicts.rating(judgment) if isinstance(judgment, str) else None
 
 
-def grades(rows: Sequence[Row], path: object = "the file") -> list[Grade]:
-    """FastChat's single-answer judgments.
+def decimal(value: Any) -> float | None:
+    """A number as `number` reads it; "1_0", which is ten to Python alone, is none."""
+    return None if isinstance(value, str) and "_" in value else number(value)
+
+
+def grades(rows: Sequence[Row], path: object = "the file", notes: list[str] | None = None) -> list[Grade]:
+    """FastChat's single-answer judgments; rows without a question, a model or a turn are left out, with a note.
 
     Raises:
         InputError: the rows are no such judgments.
@@ -44,16 +54,40 @@ def grades(rows: Sequence[Row], path: object = "the file") -> list[Grade]:
             f"{path}: no single-answer judgments (rows hold {', '.join(sorted(rows[0])[:8])})",
             "Expected are question_id, model, turn, and score or judgment; pairs go to `eval mt-bench pairwise`.",
         )
-    return [_grade(row) for row in rows]
+    return [_grade(row) for row in _whole(rows, ("model",), path, notes)]
+
+
+def _whole(rows: Sequence[Row], models: Sequence[str], path: object, notes: list[str] | None) -> list[Row]:
+    """The rows that say which question, models and turn they are of; a file without any `turn` has first turns only."""
+    known = rows if any("turn" in row for row in rows) else [{**row, "turn": 1} for row in rows]
+    lacks = [_lacks(row, models) for row in known]
+    counts = Counter(name for name in lacks if name)
+    if counts and notes is not None:
+        which = ", ".join(f"{count} without a usable {name}" for name, count in sorted(counts.items()))
+        notes.append(f"{path}: {counts.total()} judgments left out: {which}")
+    return [row for row, name in zip(known, lacks, strict=True) if name is None]
+
+
+def _lacks(row: Row, models: Sequence[str]) -> str | None:
+    """The first key without which a row cannot be counted anywhere."""
+    if question_name(row.get("question_id")) is None:
+        return "question_id"
+    if nameless := [name for name in models if row.get(name) in (None, "")]:
+        return nameless[0]
+    return "turn" if _turn(row) is None else None
+
+
+def _turn(row: Row) -> int | None:
+    turn = decimal(row.get("turn"))
+    return int(turn) if turn is not None and turn >= 1 and turn.is_integer() else None
 
 
 def _grade(row: Row) -> Grade:
-    score = verdict(row.get("judgment")) if row.get("score") is None else number(row["score"])
-    turn = number(row.get("turn"))
+    score = verdict(row.get("judgment")) if row.get("score") is None else decimal(row["score"])
     return Grade(
-        str(row.get("model")),
-        str(row.get("question_id")),
-        1 if turn is None else int(turn),
+        str(row["model"]),
+        question_name(row["question_id"]) or "",
+        _turn(row) or 1,
         None if score is None or score == -1 else score,
     )
 
@@ -68,31 +102,40 @@ def score(judgments: Sequence[Path], questions: Path | None = None, turns: int =
 
     Returns:
         `{"models": {NAME: {first_turn, second_turn, average, rows, unscored, duplicates, se, ci, by_category, ...}}}`
-        and `notes`. `se` is sd (n - 1) of the question means / √questions; `ci` resamples questions.
+        and `notes`. `se` is sd (n - 1) of the question means / √questions; `ci` resamples questions. What is null
+        has its reason in `reasons`, under its own name.
     """
     tables = [read_table(path) for path in judgments]
     notes = [text for table in tables for text in table.notes]
     rows = [
-        grade for table, path in zip(tables, judgments, strict=True) for grade in grades(table.rows, path)
+        grade
+        for table, path in zip(tables, judgments, strict=True)
+        for grade in grades(table.rows, path, notes)
     ]
+    _some(rows, notes)
     kept = [grade for grade in rows if turns > 1 or grade.turn == 1]
     if len(kept) < len(rows):
-        notes.append(f"{len(rows) - len(kept)} judgments of a later turn left out")
+        notes.append(_LATER.format(len(rows) - len(kept)))
     if not kept:
-        raise EmptyCorpus(
-            "no judgments of a first turn", "Check the file's `turn`, or use `eval mt-bench score`."
-        )
+        raise EmptyCorpus(_NO_FIRST, "Check the file's `turn`, or use `eval mt-bench score`.")
     categories = _categories(questions, notes) if questions else {}
     return {**score_grades(kept, categories, notes), "notes": notes}
+
+
+def _some(rows: Sequence[object], notes: Sequence[str]) -> None:
+    if not rows:
+        raise EmptyCorpus(
+            notes[-1], "Expected are question_id, turn (1 or 2), and model, or model_1 and model_2."
+        )
 
 
 def _categories(path: Path, notes: list[str]) -> dict[str, str]:
     rows, own = read_table(path)
     notes.extend(own)
     found = {
-        str(row["question_id"]): str(row["category"])
+        name: str(row["category"])
         for row in rows
-        if {"question_id", "category"} <= row.keys()
+        if "category" in row and (name := question_name(row.get("question_id")))
     }
     if not found:
         raise InputError(f"{path}: no row has question_id and category", "Give FastChat's question.jsonl.")
@@ -121,30 +164,49 @@ def _model(rows: Sequence[Grade], categories: Mapping[str, str]) -> dict[str, An
         if grade.question in categories:
             by_category[categories[grade.question]].append(grade)
     whole = _turns(scored)
+    error = stats.standard_error(_question_means(scored))
+    reasons = whole.pop("reasons")
+    if error is None:
+        reasons["se"] = "fewer than two scored questions"
+    if whole["average_ci"] is None:
+        reasons["ci"] = reasons["average_ci"]
     return {
         **whole,
         "rows": len(scored),
         "unscored": len(rows) - len(scored),
         "duplicates": len(scored) - len(places),
         "questions": len({grade.question for grade in scored}),
-        "se": stats.standard_error(_question_means(scored)),
+        "se": error,
         "ci": whole["average_ci"],
         "by_category": {name: {**_turns(own), "n": len(own)} for name, own in sorted(by_category.items())},
+        "reasons": reasons,
     }
 
 
 def _turns(scored: Sequence[Grade]) -> dict[str, Any]:
-    """The two turns and their pooled average, each with an interval over questions; null where nothing was scored."""
+    """The two turns and their pooled average, each with an interval over questions; null, and why, without scores."""
     parts = {
         "first_turn": [grade for grade in scored if grade.turn == 1],
         "second_turn": [grade for grade in scored if grade.turn == 2],
         "average": scored,
     }
     shape: dict[str, Any] = {}
+    reasons: dict[str, str] = {}
     for name, own in parts.items():
         values = [grade.score for grade in own if grade.score is not None]
         estimate = stats.mean(values, [grade.question for grade in own])
-        shape |= {name: estimate.value, f"{name}_ci": estimate.ci}
+        if estimate.value is None:
+            of = "" if name == "average" else f" of a {name.replace('_', ' ')}"
+            estimate = estimate._replace(reason=f"no score{of}")
+        shape |= named(name, estimate, reasons)
+        shape[f"{name}_questions"] = estimate.n
+    return {**shape, "reasons": reasons}
+
+
+def named(name: str, estimate: Estimate, reasons: dict[str, str]) -> dict[str, Any]:
+    """A number and its interval under `name` and `name_ci`; why one is null goes into `reasons` under the same name."""
+    shape = {name: estimate.value, f"{name}_ci": estimate.ci}
+    reasons |= {key: estimate.reason or "undefined" for key, value in shape.items() if value is None}
     return shape
 
 
@@ -167,6 +229,7 @@ class Match(NamedTuple):
     model_2: str
     first: str | None
     second: str | None
+    turn: int = 1
 
     @property
     def winner(self) -> str:
@@ -174,25 +237,25 @@ class Match(NamedTuple):
         return self.first if self.first == self.second and self.first else "tie"
 
 
-def matches(rows: Sequence[Row], path: object = "the file") -> list[Match]:
-    """FastChat's pairwise judgments.
+def matches(rows: Sequence[Row], path: object = "the file", notes: list[str] | None = None) -> list[Match]:
+    """FastChat's pairwise judgments; rows without a question, a model or a turn are left out, with a note.
 
     Raises:
         InputError: the rows are no such judgments.
     """
-    if not any({"model_1", "model_2"} <= row.keys() for row in rows):
+    if not any({"question_id", "model_1", "model_2"} <= row.keys() for row in rows):
         raise InputError(
             f"{path}: no pairwise judgments (rows hold {', '.join(sorted(rows[0])[:8])})",
             "Expected are question_id, model_1, model_2, g1_winner, g2_winner.",
         )
-    return [_match(row) for row in rows]
+    return [_match(row) for row in _whole(rows, ("model_1", "model_2"), path, notes)]
 
 
 def _match(row: Row) -> Match:
     names = str(row.get("model_1")), str(row.get("model_2"))
     first = _winner(row.get("g1_winner"), row.get("g1_judgment"), names, swapped=False)
     second = _winner(row.get("g2_winner"), row.get("g2_judgment"), names, swapped=True)
-    return Match(str(row.get("question_id")), *names, first, second)
+    return Match(question_name(row["question_id"]) or "", *names, first, second, _turn(row) or 1)
 
 
 def _winner(recorded: Any, judgment: Any, names: tuple[str, str], *, swapped: bool) -> str | None:
@@ -210,23 +273,33 @@ def side(letter: str | None, *, swapped: bool) -> str | None:
     return {**models, "C": "tie"}.get(letter or "")
 
 
-def pairwise(judgments: Sequence[Path], baseline: str | None = None) -> dict[str, Any]:
+def pairwise(judgments: Sequence[Path], baseline: str | None = None, turns: int = 2) -> dict[str, Any]:
     """Wins, losses and ties of every model in one or more pairwise judgment files.
 
     Args:
         judgments: FastChat's JSONL, any number of files.
         baseline: only the matches against this model, which is then left out of the result.
+        turns: 2 for MT-Bench; 1 for Vicuna-Bench, where later turns are left out.
 
     Returns:
         `{"models": {NAME: {win, loss, tie, win_rate, adjusted_win_rate, ...}}, "dropped", "strict_ties",
         "inconsistent"}` and `notes`. `dropped`: an error in either game; `strict_ties`: both games tie;
-        `inconsistent`: the games differ (a tie too).
+        `inconsistent`: the games differ (a tie too). A model whose every row was dropped has zeros and nulls; what is
+        null has its reason in the model's `reasons`.
     """
     tables = [read_table(path) for path in judgments]
     notes = [text for table in tables for text in table.notes]
-    rows = [
-        match for table, path in zip(tables, judgments, strict=True) for match in matches(table.rows, path)
+    read = [
+        match
+        for table, path in zip(tables, judgments, strict=True)
+        for match in matches(table.rows, path, notes)
     ]
+    _some(read, notes)
+    rows = [match for match in read if turns > 1 or match.turn == 1]
+    if len(rows) < len(read):
+        notes.append(_LATER.format(len(read) - len(rows)))
+    if not rows:
+        raise EmptyCorpus(_NO_FIRST, "Check the file's `turn`, or use `eval mt-bench pairwise`.")
     if baseline is not None:
         rows = [match for match in rows if baseline in (match.model_1, match.model_2)]
         if not rows:
@@ -239,7 +312,9 @@ def pairwise(judgments: Sequence[Path], baseline: str | None = None) -> dict[str
 def score_matches(rows: Sequence[Match]) -> dict[str, Any]:
     """`pairwise` on matches already read."""
     played = [match for match in rows if match.first and match.second]
-    outcomes: dict[str, list[tuple[str, float]]] = defaultdict(list)
+    outcomes: dict[str, list[tuple[str, float]]] = {
+        name: [] for match in rows for name in (match.model_1, match.model_2)
+    }
     for match in played:
         points = {"model_1": 1.0, "model_2": 0.0, "tie": 0.5}[match.winner]
         outcomes[match.model_1].append((match.question, points))
@@ -258,13 +333,16 @@ def _record(outcomes: Sequence[tuple[str, float]]) -> dict[str, Any]:
     points = [value for _, value in outcomes]
     wins = stats.mean([float(value == 1) for value in points], questions)
     adjusted = stats.mean(points, questions)
+    if not points:
+        wins = adjusted = stats.undefined("no row without an error")
+    reasons: dict[str, str] = {}
     return {
         "win": points.count(1.0),
         "loss": points.count(0.0),
         "tie": points.count(0.5),
-        "win_rate": wins.value,
-        "win_rate_ci": wins.ci,
-        "adjusted_win_rate": adjusted.value,
-        "adjusted_win_rate_ci": adjusted.ci,
+        **named("win_rate", wins, reasons),
+        **named("adjusted_win_rate", adjusted, reasons),
         "n": len(points),
+        "questions": len(set(questions)),
+        "reasons": reasons,
     }

@@ -6,6 +6,7 @@ with nothing else at hand.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
@@ -53,6 +54,14 @@ class Answer(NamedTuple):
     """Where the file carries it."""
 
 
+def question_name(id: Any) -> str | None:
+    """A question's id as text, a whole number without a point (81, "81" and 81.0 are one); null where it is no id."""
+    if isinstance(id, float):
+        return (str(int(id)) if id.is_integer() else str(id)) if math.isfinite(id) else None
+    known = isinstance(id, (int, str)) and not isinstance(id, bool)
+    return str(id) if known and str(id).strip() else None
+
+
 def read_questions(path: Path, references: Path | None = None) -> list[Question]:
     """The questions of a file, each id once.
 
@@ -88,17 +97,23 @@ def _references(path: Path | None) -> dict[str, tuple[str, ...]]:
 
 def _question(row: Row, where: str, references: Mapping[str, tuple[str, ...]]) -> Question:
     id, turns = row.get("question_id"), row.get("turns")
-    if not isinstance(id, (int, str)) or not _texts(turns):
+    name = question_name(id)
+    if name is None or not _texts(turns):
         raise InputError(
             f"{where}: no question_id with turns (it holds {', '.join(sorted(row)[:8])})",
             "Give FastChat's question.jsonl.",
         )
     category = str(row.get("category") or "")
     own = row.get("reference")
-    reference = references.get(str(id)) or (tuple(own) if _texts(own) else ())
+    reference = references.get(name) or (tuple(own) if _texts(own) else ())
     wanted = number(row.get("required_temperature"))
+    if row.get("required_temperature") is not None and (wanted is None or wanted < 0):
+        raise InputError(
+            f"{where}: question {name} has required_temperature {row['required_temperature']!r}",
+            "Give a number of 0 or more, or leave it out for the category's own.",
+        )
     return Question(
-        id,
+        id if isinstance(id, int) else int(name) if isinstance(id, float) and id.is_integer() else name,
         category,
         tuple(turns),
         reference if category in NEED_REFERENCE else (),
@@ -125,10 +140,10 @@ def read_answers(path: Path) -> list[Answer]:
 
 
 def _answer(row: Row, where: str, model: str) -> Answer:
-    choices, id = row.get("choices"), row.get("question_id")
+    choices, name = row.get("choices"), question_name(row.get("question_id"))
     first = choices[0] if isinstance(choices, list) and choices else None
     turns = first.get("turns") if isinstance(first, dict) else None
-    if not isinstance(id, (int, str)) or not _texts(turns):
+    if name is None or not _texts(turns):
         raise InputError(
             f"{where}: no question_id with choices and their turns (it holds {', '.join(sorted(row)[:8])})",
             "Give answers in FastChat's form: `maieutic eval mt-bench answer` writes them.",
@@ -136,7 +151,7 @@ def _answer(row: Row, where: str, model: str) -> Answer:
     asked = row.get("question")
     question = _question(asked, where, {}) if isinstance(asked, dict) else None
     said = turns[: turns.index(_ERROR)] if _ERROR in turns else turns
-    return Answer(str(id), str(row.get("model_id") or model), tuple(said), question)
+    return Answer(name, str(row.get("model_id") or model), tuple(said), question)
 
 
 def _texts(value: Any) -> TypeGuard[list[str]]:

@@ -185,6 +185,9 @@ class _Judging:
                         yield from self._asked(question, turn, shown)
                     else:
                         missing += 1
+        asked = {str(question.id) for question in questions}
+        if strangers := sum(len(own) for id, own in answers.items() if id not in asked):
+            note(f"{strangers} answers to questions that are not in the question file are not judged")
         if unanswered := sum(str(question.id) not in answers for question in questions):
             note(f"{unanswered} of {len(questions)} questions have no answer and are not judged")
         if missing:

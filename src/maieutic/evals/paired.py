@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,12 +21,13 @@ Items = dict[tuple[str, ...], dict[str, float]]
 
 
 class Scored(NamedTuple):
-    """A file's items, which of its metrics is the main one, and how many rows had no score."""
+    """A file's items, which of its metrics is the main one, how many rows had no score, and what was left out."""
 
     kind: str
     main: str
     items: Items
     unscored: int
+    notes: tuple[str, ...] = ()
 
 
 def read_scored(path: Path | str, model: str | None = None) -> tuple[Scored, list[str]]:
@@ -38,10 +39,12 @@ def read_scored(path: Path | str, model: str | None = None) -> tuple[Scored, lis
     """
     rows, notes = read_table(path)
     if any("preference" in row for row in rows):
-        return _alpaca(rows, path), notes
-    if any("question_id" in row for row in rows):
-        return _fastchat(rows, path, model), notes
-    return _tutor(rows, path), notes
+        scored = _alpaca(rows, path)
+    elif any("question_id" in row for row in rows):
+        scored = _fastchat(rows, path, model)
+    else:
+        scored = _tutor(rows, path)
+    return scored, [*notes, *(f"{path}: {note}" for note in scored.notes)]
 
 
 def _collect(kind: str, main: str, rows: Sequence[tuple[tuple[str, ...], dict[str, float] | None]]) -> Scored:
@@ -49,14 +52,30 @@ def _collect(kind: str, main: str, rows: Sequence[tuple[tuple[str, ...], dict[st
     for item, values in rows:
         if values is not None:
             found[item].append(values)
-    items = {
-        item: {name: math.fsum(v[name] for v in several) / len(several) for name in several[0]}
-        for item, several in found.items()
-    }
-    return Scored(kind, main, items, sum(values is None for _, values in rows))
+    items: Items = {}
+    partly: dict[str, int] = defaultdict(int)
+    for item, several in found.items():
+        names = [name for name in several[0] if all(name in values for values in several)]
+        items[item] = {name: math.fsum(v[name] for v in several) / len(several) for name in names}
+        for name in dict.fromkeys(name for values in several for name in values if name not in names):
+            partly[name] += 1
+    notes = tuple(
+        f"{name!r} is left out of {count} items: not all their replies have it"
+        for name, count in partly.items()
+    )
+    return Scored(kind, main, items, sum(values is None for _, values in rows), notes)
+
+
+def _refuse_nameless(count: int, path: object, key: str) -> None:
+    if count:
+        raise InputError(
+            f"{path}: {count} rows have no {key}",
+            "Two files are compared item by item: give each row its own.",
+        )
 
 
 def _alpaca(rows: Sequence[Row], path: object) -> Scored:
+    _refuse_nameless(sum(row.get("instruction") in (None, "") for row in rows), path, "`instruction`")
     read = alpaca_eval.read_annotations(rows, path)
     items = [((x.instruction,), None if x.win is None else {"win_rate": 100 * x.win}) for x in read]
     return _collect("AlpacaEval annotations", "win_rate", items)
@@ -79,11 +98,15 @@ def _fastchat(rows: Sequence[Row], path: object, model: str | None) -> Scored:
 
 def _tutor(rows: Sequence[Row], path: object) -> Scored:
     items: list[tuple[tuple[str, ...], dict[str, float] | None]] = []
-    for reply in tutor.replies(rows, path):
+    replies = tutor.replies(rows, path)
+    nameless = len({reply.group for reply in replies if not reply.named})
+    _refuse_nameless(nameless, path, "`prompt`, `id` or `key`")
+    socratic = any(tutor.is_socratic(reply) for reply in replies)
+    for reply in replies:
         values = None
-        if reply.values is not None and set(tutor.CRITERIA) <= reply.values.keys():
+        if reply.values is not None and tutor.is_socratic(reply):
             values = {"summary_score": tutor.summary_score(reply.values), **reply.values}
-        elif reply.values is not None and reply.recorded is not None:
+        elif reply.values is not None and reply.recorded is not None and not socratic:
             values = {"summary_score": reply.recorded, **reply.values}
         items.append(((reply.group,), values))
     return _collect("tutor evaluations", "summary_score", items)
@@ -108,10 +131,12 @@ def compare(
     shared = [item for item in a.items if item in b.items]
     if not shared:
         raise InputError(f"{first} and {second} have no item in common", "Both must answer the same prompts.")
-    names = [
-        name for name in a.items[shared[0]] if all(name in s.items[item] for s in (a, b) for item in shared)
-    ]
-    metrics = {name: _metric(name, a.items, b.items, shared) for name in names}
+    common = {item: [name for name in a.items[item] if name in b.items[item]] for item in shared}
+    names = list(dict.fromkeys(name for of in common.values() for name in of))
+    metrics = {
+        name: _metric(name, a.items, b.items, [item for item in shared if name in common[item]])
+        for name in names
+    }
     adjusted = stats.holm([metric["p"] for metric in metrics.values()])
     for metric, p in zip(metrics.values(), adjusted, strict=True):
         metric["p_holm"] = p
@@ -123,8 +148,21 @@ def compare(
         "only_b": len(b.items) - len(shared),
         "unscored_a": a.unscored,
         "unscored_b": b.unscored,
-        "notes": [*notes_a, *notes_b],
+        "notes": [*notes_a, *notes_b, *_left_out(a.items, b.items, shared, metrics)],
     }
+
+
+def _left_out(
+    a: Items, b: Items, shared: Sequence[tuple[str, ...]], metrics: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """What is not compared on every shared item."""
+    names = dict.fromkeys(name for item in shared for side in (a, b) for name in side[item])
+    counts = {name: metrics[name]["n"] if name in metrics else 0 for name in names}
+    return [
+        f"{name!r} is compared on {count} of {len(shared)} shared items: the others lack it on a side"
+        for name, count in counts.items()
+        if count < len(shared)
+    ]
 
 
 def _metric(name: str, a: Items, b: Items, shared: Sequence[tuple[str, ...]]) -> dict[str, Any]:

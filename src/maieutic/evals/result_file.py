@@ -13,7 +13,8 @@ from typing import Any
 
 import orjson
 
-from maieutic.errors import InputError, RunConflict
+from maieutic.errors import EmptyCorpus, InputError, MissingInput, RunConflict
+from maieutic.evals.files import read_table
 from maieutic.store import full_disk
 
 
@@ -33,6 +34,27 @@ def run_folder(out: Path) -> Path:
             "Choose another --out; nothing was touched.",
         )
     return folder
+
+
+def never_fewer(out: Path, rows: int) -> None:
+    """Refuse to put fewer rows in the place of more, such as the first three of a file of eighty.
+
+    Raises:
+        RunConflict: `out` holds more rows than `rows`.
+    """
+    try:
+        held = len(read_table(out).rows)
+    except (
+        MissingInput,
+        EmptyCorpus,
+        InputError,
+    ):  # nothing there, or nothing that can be read: it is made again
+        return
+    if held > rows:
+        raise RunConflict(
+            f"{out} holds {held} rows, and this call would leave {rows} of them",
+            "Choose another --out, or a larger --limit; nothing was touched.",
+        )
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -60,12 +60,18 @@ def weights(units: int, resamples: int = RESAMPLES, seed: int = 0) -> Iterator[A
         yield np.bincount(drawn.ravel(), minlength=size * units).reshape(size, units).astype(float)
 
 
-def interval(draws: Array, level: float = LEVEL) -> tuple[tuple[float, float] | None, str | None]:
-    """The percentile interval of bootstrap draws, undefined ones (NaN) left out; null and why where there is none."""
+def interval(
+    draws: Array, level: float = LEVEL, scale: float = 1.0
+) -> tuple[tuple[float, float] | None, str | None]:
+    """The percentile interval of bootstrap draws, undefined ones (NaN) left out; null and why where there is none.
+
+    `scale` is the size of the numbers the draws were computed from (1 for shares and correlations): draws that
+    differ by less than 1e-12 of it differ by rounding.
+    """
     known = draws[np.isfinite(draws)]
     if len(known) < max(2, len(draws) / 2):
         return None, "undefined in most resamples: no interval"
-    if np.ptp(known) <= 1e-12 * max(1.0, abs(float(known[0]))):
+    if np.ptp(known) <= 1e-12 * max(scale, abs(float(known[0]))):
         return None, NO_SPREAD
     low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
     return (float(low), float(high)), None
@@ -79,6 +85,7 @@ def bootstrap(
     resamples: int = RESAMPLES,
     seed: int = 0,
     undefined_because: str = "undefined for these values",
+    scale: float = 1.0,
 ) -> Estimate:
     """A function of column sums, with a clustered percentile bootstrap interval.
 
@@ -89,6 +96,7 @@ def bootstrap(
         resamples: bootstrap draws.
         seed: decides the draws.
         undefined_because: the reason given where the value itself is undefined.
+        scale: see `interval`.
 
     Returns:
         `value` on all rows, its interval, and `n`, the number of units.
@@ -103,7 +111,7 @@ def bootstrap(
         if len(units) == 1:
             return Estimate(value, None, 1, ONE_UNIT)
         draws = [np.asarray(function(chunk @ units)) for chunk in weights(len(units), resamples, seed)]
-    ci, reason = interval(np.concatenate(draws))
+    ci, reason = interval(np.concatenate(draws), scale=scale)
     return Estimate(value, ci, len(units), reason)
 
 
@@ -114,7 +122,9 @@ def _first_over_second(sums: Array) -> Array:
 def mean(values: ArrayLike, groups: Sequence[Hashable] | None = None, *, seed: int = 0) -> Estimate:
     """The mean of all values; the interval resamples groups (a ratio of sums, so unequal groups weigh by size)."""
     numbers = np.asarray(values, dtype=float)
-    estimate = ratio(numbers, np.ones(len(numbers)), groups, seed=seed)
+    columns = np.column_stack([numbers, np.ones(len(numbers))])
+    scale = float(np.abs(numbers).max(initial=0.0))
+    estimate = bootstrap(columns, _first_over_second, groups, seed=seed, scale=scale)
     if estimate.value is None:
         return estimate
     return estimate._replace(value=math.fsum(numbers.tolist()) / len(numbers))
@@ -200,6 +210,9 @@ def standard_error(values: Sequence[float]) -> float | None:
     return math.sqrt(math.fsum((value - centre) ** 2 for value in values) / (len(values) - 1) / len(values))
 
 
+_MOST_ITEMS = 1e15
+
+
 class Plan(NamedTuple):
     """How many items a paired comparison needs, and what was assumed."""
 
@@ -217,15 +230,21 @@ def plan(difference: float, sd: float = 0.5, power: float = 0.8, alpha: float = 
     approximation is a little low under some 30 items.
 
     Raises:
-        InputError: a difference or sd that is not above zero, or a probability that is none.
+        InputError: a difference or sd that is not above zero or not finite, a probability that is none, a power that
+            chance alone gives, or more items than 1e15.
     """
     from scipy.special import ndtri
 
-    if not (difference > 0 and sd > 0 and 0 < power < 1 and 0 < alpha < 1):
+    asked = f"cannot plan for difference {difference:g}, sd {sd:g}, power {power:g}, alpha {alpha:g}"
+    if not (0 < difference < math.inf and 0 < sd < math.inf and 0 < power < 1 and 0 < alpha < 1):
         raise InputError(
-            f"cannot plan for difference {difference:g}, sd {sd:g}, power {power:g}, alpha {alpha:g}",
-            "Give a difference and an sd above 0, and a power and an alpha between 0 and 1.",
+            asked, "Give a difference and an sd above 0, and a power and an alpha between 0 and 1."
         )
-
-    z = float(ndtri(1 - alpha / 2) + ndtri(power))
-    return Plan(math.ceil((z * sd / difference) ** 2), difference, sd, power, alpha)
+    if power <= alpha / 2:
+        raise InputError(asked, "Give a power above alpha / 2, which chance alone reaches.")
+    root = float(ndtri(1 - alpha / 2) + ndtri(power)) * sd / difference
+    if not root < _MOST_ITEMS**0.5:
+        raise InputError(
+            asked, f"It takes more than {_MOST_ITEMS:g} items: give a larger difference or alpha."
+        )
+    return Plan(math.ceil(root**2), difference, sd, power, alpha)

@@ -23,6 +23,9 @@ _NAMES = {
     "helpful": ("helpful",),
     "reveals_answer": ("reveal_answer", "reveals_answer", "reveal"),
 }
+ALIASES = frozenset(alias for names in _NAMES.values() for alias in names)
+"""Every key that is one of the four criteria."""
+_SHAPES = ("verdicts", "all_evaluations", "evaluation")
 _TOLERANCE = 1e-6
 
 
@@ -31,6 +34,8 @@ class Reply(NamedTuple):
 
     group: str
     """The prompt it answers: replies to one prompt are one unit."""
+    named: bool
+    """False where the row names no prompt: `group` is then the row's place in the file."""
     values: dict[str, float] | None
     """By criterion: yes/no as 1 and 0, the two scales divided by 5 (or the rubric's own criteria, as they are)."""
     recorded: float | None
@@ -74,57 +79,105 @@ def replies(rows: Sequence[Row], path: object = "the file", rater: str | None = 
     """The judged replies of a file, whichever of the known shapes it has.
 
     Raises:
-        InputError: the shape is unknown, or it holds several raters and none was chosen.
+        InputError: the shape is unknown or broken, or it holds several raters and none was chosen.
     """
-    first = rows[0]
     if rater is not None:
         if all(not isinstance(row.get(rater), Mapping) for row in rows):
             raise InputError(
-                f"{path}: no row holds an evaluation under {rater!r}", f"Known: {_raters(first)}."
+                f"{path}: no row holds an evaluation under {rater!r}", f"Known: {_raters(rows)}."
             )
-        return [Reply(str(row.get("prompt")), criteria(row.get(rater)), None) for row in rows]
-    if "verdicts" in first:
-        return [reply for row in rows for reply in _judged(row)]
-    if "all_evaluations" in first:
-        return [_recorded(row, item) for row in rows for item in row.get("all_evaluations") or []]
-    if "evaluation" in first:
-        return [_recorded(row, row) for row in rows]
-    if raters := _raters(first):
+        return [Reply(*_unit(row, at), criteria(row.get(rater)), None) for at, row in enumerate(rows)]
+    if not any(shape in row for row in rows for shape in _SHAPES):
+        if raters := _raters(rows):
+            raise InputError(
+                f"{path}: holds several raters ({raters}) and no `evaluation`",
+                "Choose one with --rater NAME; `eval judge score --pairs` compares two.",
+            )
         raise InputError(
-            f"{path}: holds several raters ({raters}) and no `evaluation`",
-            "Choose one with --rater NAME; `eval judge score --pairs` compares two.",
+            f"{path}: rows hold {', '.join(sorted(rows[0])[:8]) or 'nothing'}",
+            "Expected are `evaluation`, `all_evaluations`, or a judge stage's `verdicts`.",
         )
-    raise InputError(
-        f"{path}: rows hold {', '.join(sorted(first)) or 'nothing'}",
-        "Expected are `evaluation`, `all_evaluations`, or a judge stage's `verdicts`.",
+    try:
+        return [reply for at, row in enumerate(rows) for reply in _replies(row, at)]
+    except _WrongShape as error:
+        raise InputError(
+            f"{path}: {error}", "See what `eval tutor score` reads in docs/metrics.md."
+        ) from None
+
+
+class _WrongShape(Exception):
+    """A row holds something else where a list or an object stands; the message says which."""
+
+
+def _replies(row: Row, at: int) -> Iterator[Reply]:
+    """A row's replies, whichever shape the row has; one without any verdict is an unscored reply."""
+    if "verdicts" in row:
+        yield from _judged(row, at)
+    elif "all_evaluations" in row:
+        for item in _list(row, at, "all_evaluations"):
+            if not isinstance(item, Mapping):
+                raise _WrongShape(f"row {at + 1}: `all_evaluations` holds {_shown(item)}, no object")
+            yield _recorded(_unit(row, at), item)
+    else:
+        yield _recorded(_unit(row, at), row)
+
+
+def _list(row: Row, at: int, key: str) -> list[Any]:
+    value = row.get(key)
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise _WrongShape(f"row {at + 1}: `{key}` is {_shown(value)}, no list")
+    return value
+
+
+def _shown(value: Any) -> str:
+    return (
+        "an object"
+        if isinstance(value, Mapping)
+        else "a list"
+        if isinstance(value, list)
+        else repr(value)[:40]
     )
 
 
-def _raters(row: Row) -> str:
-    return ", ".join(sorted(key for key, value in row.items() if criteria(value) is not None))
+def _unit(row: Row, at: int, keys: Sequence[str] = ("prompt", "id", "key")) -> tuple[str, bool]:
+    """What the row's replies answer, and whether the row names it; a row that does not is a unit of its own."""
+    name = next((row[key] for key in keys if row.get(key) not in (None, "")), None)
+    return (f"row {at + 1}", False) if name is None else (str(name), True)
 
 
-def _recorded(row: Row, item: Row) -> Reply:
+def _raters(rows: Sequence[Row]) -> str:
+    return ", ".join(
+        sorted({key for row in rows for key, value in row.items() if criteria(value) is not None})
+    )
+
+
+def _recorded(unit: tuple[str, bool], item: Mapping[str, Any]) -> Reply:
     values = None if item.get("evaluation_error") is not None else criteria(item.get("evaluation"))
-    return Reply(str(row.get("prompt")), values, number(item.get("score")))
+    return Reply(*unit, values, number(item.get("score")))
 
 
-def _judged(row: Row) -> Iterator[Reply]:
+def _judged(row: Row, at: int) -> Iterator[Reply]:
     """A judged row's replies: the socratic criteria where the verdict has them, else the rubric's own."""
-    verdicts, scores = row.get("verdicts") or [], row.get("scores") or []
-    texts = row.get("candidates") or verdicts
+    verdicts, scores = _list(row, at, "verdicts"), _list(row, at, "scores")
+    texts = _list(row, at, "candidates") or verdicts
     for index in range(max(len(texts), len(verdicts))):
         verdict = verdicts[index] if index < len(verdicts) else None
         score = number(scores[index]) if index < len(scores) else None
         values = None
-        if isinstance(verdict, Mapping) and not verdict.get("error"):
+        if verdict is not None and not isinstance(verdict, Mapping):
+            raise _WrongShape(f"row {at + 1}: `verdicts` holds {_shown(verdict)}, no object")
+        if verdict is not None and not verdict.get("error"):
             raw = verdict.get("values") or {}
+            if not isinstance(raw, Mapping):
+                raise _WrongShape(f"row {at + 1}: a verdict's `values` is {_shown(raw)}, no object")
             values = (
                 criteria(raw, averaged=True)
                 or {name: v for name, x in raw.items() if (v := number(x)) is not None}
                 or None
             )
-        yield Reply(str(row.get("id") or row.get("key")), values, score)
+        yield Reply(*_unit(row, at, ("id", "key", "prompt")), values, score)
 
 
 def score(path: Path | str, rater: str | None = None) -> dict[str, Any]:
@@ -141,8 +194,10 @@ def score(path: Path | str, rater: str | None = None) -> dict[str, Any]:
 def score_replies(judged: Sequence[Reply], notes: Sequence[str] = ()) -> dict[str, Any]:
     """The averages of judged replies; see `score`."""
     notes = list(notes)
+    if nameless := len({reply.group for reply in judged if not reply.named}):
+        notes.append(f"{nameless} rows name no `prompt`, `id` or `key`: each counts as a unit of its own")
     scored = [reply for reply in judged if reply.values is not None]
-    socratic = [reply for reply in scored if _is_socratic(reply)]
+    socratic = [reply for reply in scored if is_socratic(reply)]
     estimates = _socratic(socratic, notes) if socratic or not scored else _other(scored)
     counted = len(socratic) if socratic or not scored else len(scored)
     result: dict[str, Any] = {}
@@ -158,7 +213,8 @@ def score_replies(judged: Sequence[Reply], notes: Sequence[str] = ()) -> dict[st
     return {**result, **({"reasons": reasons} if reasons else {}), "notes": notes}
 
 
-def _is_socratic(reply: Reply) -> bool:
+def is_socratic(reply: Reply) -> bool:
+    """Whether the reply is scored by all four criteria."""
     return reply.values is not None and set(CRITERIA) <= reply.values.keys()
 
 

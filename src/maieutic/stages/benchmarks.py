@@ -127,7 +127,10 @@ class MtBenchScore(Action):
             out,
             self,
             lambda: _written(
-                out, pairwise([self.data]) if self.pairs else score([self.data], self.questions, self.turns)
+                out,
+                pairwise([self.data], turns=self.turns)
+                if self.pairs
+                else score([self.data], self.questions, self.turns),
             ),
         )
 
