@@ -248,7 +248,8 @@ def _is_of(rejected: Path, out: Path) -> bool:
     with rejected.open("rb") as file:
         first = file.readline()
     try:
-        return not first or orjson.loads(first).get("of") == out.name
+        # An empty one tells nothing: it is the corpus' own where that stands, for another's would lie beside it.
+        return bool(orjson.loads(first).get("of") == out.name) if first else out.exists()
     except (orjson.JSONDecodeError, AttributeError):
         return False
 
