@@ -84,9 +84,8 @@ def judge_score(
         table("", columns, rows)
         say(f"beats every baseline: {'yes' if result['gate']['passed'] else 'no'}")
     if gate and not result["gate"]["passed"]:
-        note(
-            "the judge does not beat the baselines: the interval of the difference in Pearson is not above zero"
-        )
+        unproven = "the interval of the difference in Pearson is not above zero"
+        note(f"the judge does not beat the baselines: {result['gate'].get('reason') or unproven}")
         raise typer.Exit(1)
 
 

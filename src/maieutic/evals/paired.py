@@ -82,7 +82,8 @@ def _alpaca(rows: Sequence[Row], path: object) -> Scored:
 
 
 def _fastchat(rows: Sequence[Row], path: object, model: str | None) -> Scored:
-    grades = mt_bench.grades(rows, path)
+    said: list[str] = []
+    grades = mt_bench.grades(rows, path, said)
     models = sorted({grade.model for grade in grades})
     if model is None and len(models) > 1:
         raise InputError(
@@ -93,7 +94,9 @@ def _fastchat(rows: Sequence[Row], path: object, model: str | None) -> Scored:
     if not chosen:
         raise InputError(f"{path}: holds no model {model!r}", f"It holds {', '.join(models[:5])}.")
     items = [((g.question, str(g.turn)), None if g.score is None else {"score": g.score}) for g in chosen]
-    return _collect("FastChat judgments", "score", items)
+    return _collect("FastChat judgments", "score", items)._replace(
+        notes=tuple(note.removeprefix(f"{path}: ") for note in said)
+    )
 
 
 def _tutor(rows: Sequence[Row], path: object) -> Scored:
