@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 from judges import Speaker, verdict
+from loopback import Loopback, status
 
 from maieutic.candidates import candidates
 from maieutic.errors import EmptyCorpus, InputError, RunConflict, TooManyFailures, Unreachable, WrongKey
 from maieutic.judge import judge
 from maieutic.judge.run import merge
+from maieutic.models import ModelOptions
+from maieutic.models import load as open_model
 from maieutic.rubrics import load
 from maieutic.store import stage_rows
 from maieutic.types import Conversation, Sampling, Turn, Verdict
@@ -265,3 +268,21 @@ def test_a_dialogue_is_judged_by_its_last_reply(tmp_path: Path) -> None:
         judge([{"id": "d", "messages": turns[:1]}], tmp_path / "k", model=model)
     with pytest.raises(InputError, match="not a row of candidates"):
         judge([{"id": "d", "messages": 3}], tmp_path / "l", model=model)
+
+
+def test_what_a_failed_row_cost_is_paid_for_all_the_same(tmp_path: Path) -> None:
+    """One of four draws fails: the other three count; so does a judge's answer whose re-ask fails."""
+
+    seed = Conversation.model_validate({"messages": [{"role": "user", "content": "Why?"}]})
+    options = ModelOptions(attempts=1)
+    draws = lambda _, body: status(400, "no") if body["seed"] == 1 else None  # noqa: E731
+    with Loopback("Because?", faults=draws) as server:
+        done = candidates(open_model(server.spec, options), [seed], tmp_path / "c", k=4, max_failure_rate=1)
+    assert (done.failed, done.replies) == (1, 3)
+    row = {"messages": [{"role": "user", "content": "Why?"}], "candidates": [{"text": "Because?"}]}
+    again = lambda number, _: status(400, "no") if number else None  # noqa: E731
+    with Loopback("no verdict", faults=again) as server:
+        judged = judge(
+            [{"key": "k", **row}], tmp_path / "j", model=open_model(server.spec, options), max_failure_rate=1
+        )
+    assert (judged.unscored, judged.calls) == (1, 1)

@@ -200,13 +200,12 @@ class _Candidates:
         ]
         async with asyncio.TaskGroup() as group:
             asked = [group.create_task(_caught(self._model.reply(seed.messages, draw))) for draw in draws]
-        replies = []
-        for task in asked:
-            got = task.result()
-            if isinstance(got, MaieuticError):
-                raise got
-            self._purse.pay(got)
-            replies.append(got)
+        outcomes = [task.result() for task in asked]
+        replies = [got for got in outcomes if isinstance(got, Reply)]
+        for reply in replies:  # paid for also where a sibling failed
+            self._purse.pay(reply)
+        if failed := next((got for got in outcomes if isinstance(got, MaieuticError)), None):
+            raise failed
         self._tokens += sum(reply.completion_tokens for reply in replies)
         return self._shape(seed, replies)
 

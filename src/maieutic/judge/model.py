@@ -7,7 +7,7 @@ another. A verdict that cannot be read is asked for again, with what was wrong; 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from maieutic import prompts
@@ -23,15 +23,10 @@ _SPEAKERS = {Role.USER: "student", Role.ASSISTANT: "tutor"}
 
 
 class Judgement(NamedTuple):
-    """A verdict, and the answers it took."""
+    """A verdict, and the calls it took."""
 
     verdict: Verdict
-    replies: list[Reply]
-
-    @property
-    def calls(self) -> int:
-        """How often the model was asked."""
-        return len(self.replies)
+    calls: int
 
 
 def prompt_hash() -> str:
@@ -48,6 +43,7 @@ async def ask(
     *,
     sampling: Sampling = JUDGE,
     retries: int = 2,
+    pay: Callable[[Reply], object] | None = None,
 ) -> Judgement:
     """The model's verdict on a text.
 
@@ -59,22 +55,24 @@ async def ask(
         problem: what the dialogue is about.
         sampling: how the verdict is drawn.
         retries: re-asks at most.
+        pay: told of each answer as it comes.
 
     Raises:
         ModelError: the model did not answer.
     """
     turns = [Turn(role=Role.USER, content=judge_prompt(rubric, text, context, problem))]
-    schema = verdict_schema(rubric)
-    replies: list[Reply] = []
+    schema, calls = verdict_schema(rubric), 0
     while True:
         reply = await model.reply(turns, sampling, schema=schema)
-        replies.append(reply)
+        calls += 1
+        if pay:
+            pay(reply)
         parsed = parse_verdict(reply.text, rubric)
         if parsed.error is None:
-            return Judgement(Verdict(judge=model.id, values=parsed.values, raw=reply.text), replies)
+            return Judgement(Verdict(judge=model.id, values=parsed.values, raw=reply.text), calls)
         error = parsed.error + (", cut off at the token limit" if reply.finish == Finish.LENGTH else "")
-        if len(replies) > retries:
-            return Judgement(Verdict(judge=model.id, raw=reply.text, error=f"no verdict: {error}"), replies)
+        if calls > retries:
+            return Judgement(Verdict(judge=model.id, raw=reply.text, error=f"no verdict: {error}"), calls)
         again = prompts.load("judge_again").fill(error=error, shape=shape(rubric))
         said = Turn(role=Role.ASSISTANT, content=reply.text if reply.text.strip() else "(nothing)")
         turns = [turns[0], said, Turn(role=Role.USER, content=again)]

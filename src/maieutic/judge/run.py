@@ -210,12 +210,16 @@ class _Judging:
 
     async def _ask(self, model: ChatModel, draw: Sampling, text: str, item: _Item) -> Judgement:
         async with self._slots:
-            judgement = await ask(
-                model, self._rubric, text, item.turns, item.problem, sampling=draw, retries=self._retries
+            return await ask(
+                model,
+                self._rubric,
+                text,
+                item.turns,
+                item.problem,
+                sampling=draw,
+                retries=self._retries,
+                pay=self._purse.pay,
             )
-        for reply in judgement.replies:
-            self._purse.pay(reply)
-        return judgement
 
     def _given_up(self, item: _Item, error: Failed) -> dict[str, Any]:
         names = "+".join(model.id for model in self._panel)
