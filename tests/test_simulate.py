@@ -307,6 +307,22 @@ def test_a_prompted_user_is_told_to_take_leave_and_may_not_go_before(tmp_path):
     assert said == ["Why?", "Why?", "Why?", "Goodbye then."] and row["ended"]
 
 
+def test_a_controller_that_fails_is_blamed_itself_and_what_it_cost_stands_in_the_turn(tmp_path):
+    with Loopback(reply="Yes and no.") as server, Loopback(faults=lambda *_: status(400, "no")) as broken:
+        config = SimulateConfig(
+            rounds=2, guards="none", user_mode="prompted", max_failure_rate=1,
+            budget=Budget(prices={server.spec: Price(0, 1e6)}),
+        )  # fmt: skip
+        user, assistant, controller = (load(server.spec) for _ in range(3))
+        failed = simulate(user, assistant, tmp_path / "one", 1, config, load(broken.spec))
+        assert failed.faults == {"judge": 1}
+        simulate(user, assistant, tmp_path / "two", 1, config, controller)
+    [row] = rows(tmp_path / "two")
+    turns = row["meta"]["turns"]
+    assert [turns[place]["cost"] for place in ("0", "1", "2", "3")] == [3, 3, 6, 3]
+    assert turns["2"]["controller"] == "unread"
+
+
 def test_a_controller_ends_the_dialogue_and_no_turn_speaks_for_it(tmp_path):
     def reply(body: dict) -> str:
         text = body["messages"][-1]["content"]

@@ -59,11 +59,8 @@ class Purse:
         """Count an answer; its cost in dollars, null where its model has no price."""
         self.replies += 1
         self.tokens += reply.prompt_tokens + reply.completion_tokens
-        price = self._budget.prices.get(reply.model)
-        if price is None:
-            return None
-        cost = (reply.prompt_tokens * price.read + reply.completion_tokens * price.written) / 1e6
-        self.usd += cost
+        cost = spend(self._budget.prices, reply.model, reply.prompt_tokens, reply.completion_tokens)
+        self.usd += cost or 0.0
         return cost
 
     def check(self) -> None:

@@ -114,6 +114,7 @@ class Dialogue:
         self._keep = keep
         self._pay = pay
         self._asked: str | None = None
+        self._asked_cost: float | None = None
 
     @property
     def messages(self) -> list[Turn]:
@@ -128,10 +129,12 @@ class Dialogue:
         """
         while (end := self._end()) is None:
             role = self._next_role()
+            blamed = Fault.JUDGE
             try:
                 if role == Role.USER and await self._is_over():
                     end = End.CONTROLLER
                     break
+                blamed = Fault.USER_MODEL if role == Role.USER else Fault.ASSISTANT_MODEL
                 if not await self._speak(role):
                     end = End.END
                     break
@@ -143,8 +146,7 @@ class Dialogue:
             except HOPELESS:
                 raise
             except (ModelError, RenderError) as error:
-                model = Fault.USER_MODEL if role == Role.USER else Fault.ASSISTANT_MODEL
-                return self._failed(fault_of(error, model), error.what)
+                return self._failed(fault_of(error, blamed), error.what)
         return Outcome(self._spoken, end, None)
 
     def _failed(self, fault: Fault, error: str) -> Outcome:
@@ -173,12 +175,12 @@ class Dialogue:
 
     async def _is_over(self) -> bool:
         """Whether the controller, where there is one, says that the person stops here."""
-        self._asked = None
+        self._asked = self._asked_cost = None
         controller = self._rules.controller
         if controller is None or not self._may_end() or not self._rounds():
             return False
         reply = await CONTROLLER.ask(controller, self._start, self.messages)
-        cost = self._pay(reply)
+        cost = self._asked_cost = self._pay(reply)
         self._asked = CONTROLLER.read(reply.text)
         if self._asked == "yes":
             self._end_info = {"model": reply.model, "controller": "yes"} | (
@@ -191,7 +193,7 @@ class Dialogue:
         side = self._user if role == Role.USER else self._assistant
         redrawn: list[dict[str, str]] = []
         forced = role == Role.USER and self._rounds_used_up()
-        costs: list[float] = []
+        costs = [self._asked_cost] if self._asked_cost is not None and role == Role.USER else []
         while True:
             reply, sampling = await self._draw(role, side, len(redrawn), forced)
             costs += [cost] if (cost := self._pay(reply)) is not None else []
