@@ -11,6 +11,10 @@ import torch
 from maieutic.errors import ContextFull, ModelError
 
 
+_CACHE_NAMES = ("cache", "past_key_values")
+"""What transformers' models call the cache they are given, since 5.24 and before."""
+
+
 class Network:
     """A model in evaluation mode, with what decoding and scoring need to know of it."""
 
@@ -25,7 +29,8 @@ class Network:
         """Forward passes so far."""
         self._vocabulary: int = model.get_input_embeddings().weight.shape[0]
         self._accepts = set(inspect.signature(model.forward).parameters)
-        if "past_key_values" not in self._accepts:
+        self._takes_cache = next((name for name in _CACHE_NAMES if name in self._accepts), None)
+        if self._takes_cache is None:
             raise ModelError(
                 f"{type(model).__name__} keeps no key-value cache",
                 "Take a decoder model that generates with one.",
@@ -57,7 +62,7 @@ class Network:
             cache: a transformers cache, extended in place; null for a pass of its own.
             keep: how many of the last positions, or a tensor of positions.
         """
-        given = {"position_ids": positions, "past_key_values": cache, "use_cache": cache is not None}
+        given = {"position_ids": positions, self._takes_cache: cache, "use_cache": cache is not None}
         slices = "logits_to_keep" in self._accepts
         if slices:
             given["logits_to_keep"] = keep
