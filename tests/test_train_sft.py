@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from tiny import tiny_checkpoint
+from transformers import DataCollatorForSeq2Seq
 
 from maieutic.data.corpus import write_corpus
 from maieutic.errors import ContextTooShort, DiskFull, ModelError, RunConflict
@@ -89,20 +90,54 @@ def test_labels_reach_the_loss_unchanged(start: Path, corpus: Path, tmp_path: Pa
         fresh = teach_end(model, tokenizer, opened_base.frame)
         trainer = make_trainer(settings, tmp_path, model, tokenizer, rows, rows, fresh)
         (batch,) = list(trainer.get_train_dataloader())
-        seen = sorted(
-            (ids[mask.bool()].tolist(), labels[mask.bool()].tolist())
-            for ids, labels, mask in zip(
-                batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True
-            )
-        )
+        seen = sorted((row["input_ids"].tolist(), row["labels"].tolist()) for row in batch["rows"])
         assert seen == sorted((row["input_ids"], row["labels"]) for row in rows.dataset)
-        assert bool((batch["labels"][batch["attention_mask"] == 0] == -100).all())
-        log_probs = torch.log_softmax(model(input_ids=batch["input_ids"]).logits[:, :-1].double(), -1)
-        targets = batch["labels"][:, 1:]
+        padded = DataCollatorForSeq2Seq(tokenizer)([dict(row) for row in rows.dataset])
+        log_probs = torch.log_softmax(model(input_ids=padded["input_ids"]).logits[:, :-1].double(), -1)
+        targets = padded["labels"][:, 1:]
         by_hand = -log_probs.gather(-1, targets.clamp(min=0)[..., None])[..., 0][targets != -100].mean()
-        loss = trainer.compute_loss(trainer.model, dict(batch))
-        assert float(loss) == pytest.approx(float(by_hand), abs=1e-4)
+        assert float(trainer.training_step(trainer.model, batch)) == pytest.approx(float(by_hand), abs=1e-4)
         assert trainer.evaluate()["eval_loss"] == pytest.approx(float(by_hand), abs=1e-4)
+
+
+@pytest.mark.parametrize("lora", [None, 4])
+@pytest.mark.parametrize("kind", ["joined", "padded", "recomputed"])
+def test_a_step_has_the_loss_and_the_gradients_of_one_padded_batch(
+    start: Path, corpus: Path, tmp_path: Path, lora: int | None, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(start, corpus, tmp_path, lora=lora, tokens_at_once=100, checkpoint_activations=kind == "recomputed")
+    if kind == "padded":
+        monkeypatch.setattr("maieutic.train.logps._FULL", set())
+    with quiet():
+        opened_base = base(settings)
+        tokenizer = opened_base.tokenizer
+        rows = conversation_rows(TALKS, tokenizer, "user", opened_base.frame, opened_base.longest)
+        model = trainable(settings, opened_base.source)
+        fresh = teach_end(model, tokenizer, opened_base.frame)
+        trainer = make_trainer(settings, tmp_path, model, tokenizer, rows, None, fresh)
+        tuned = trainer.model
+        with torch.no_grad():
+            for name, weight in tuned.named_parameters():
+                if "lora_B" in name:  # zeros at first, through which nothing would be learned
+                    weight.normal_(generator=torch.Generator().manual_seed(0)).mul_(0.1)
+        (batch,) = list(trainer.get_train_dataloader())
+        assert len(trainer._parts(batch["rows"])) > 1
+        loss = trainer.training_step(tuned, batch)
+        found = gradients(tuned)
+        tuned.zero_grad()
+        padded = DataCollatorForSeq2Seq(tokenizer)([dict(row) for row in rows.dataset])
+        expected = tuned(**padded).loss
+        expected.backward()
+    assert float(loss) == pytest.approx(float(expected), abs=1e-5)
+    wanted = gradients(tuned)
+    assert found.keys() == wanted.keys() and len(wanted) > (10 if lora else 15)
+    for name, gradient in wanted.items():
+        assert torch.allclose(found[name], gradient, atol=1e-5), name
+        assert float(gradient.abs().max()) > 1e-4, name
+
+
+def gradients(model: Any) -> dict[str, torch.Tensor]:
+    return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
 
 
 def test_end_starts_as_the_end_of_a_turn(start: Path, corpus: Path, tmp_path: Path) -> None:

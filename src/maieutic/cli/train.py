@@ -21,7 +21,7 @@ Epochs = Annotated[float | None, typer.Option(help="Passes over the data.")]
 Steps = Annotated[int | None, typer.Option(help="Optimizer steps, in place of epochs.")]
 LearningRate = Annotated[float | None, typer.Option(help="Highest learning rate; falls along a cosine.")]
 Batch = Annotated[int | None, typer.Option(help="Rows an optimizer step sees.")]
-MicroBatch = Annotated[int | None, typer.Option(help="Rows in memory at once; divides --batch.")]
+MicroBatch = Annotated[int | None, typer.Option(help="Pairs in memory at once; divides --batch.")]
 MaxLength = Annotated[int | None, typer.Option(help="Tokens a row may have.")]
 Lora = Annotated[int | None, typer.Option(help="Train LoRA adapters of this rank in place of all weights.")]
 Precision = Annotated[Literal["auto", "float32", "bfloat16"] | None, typer.Option(help="What to compute in.")]
@@ -53,7 +53,9 @@ def sft(
     steps: Steps = None,
     learning_rate: LearningRate = None,
     batch: Batch = None,
-    micro_batch: MicroBatch = None,
+    tokens_at_once: Annotated[
+        int | None, typer.Option(help="Tokens in memory at once: lower it where memory is short.")
+    ] = None,
     max_length: MaxLength = None,
     keep: Annotated[
         Literal["start", "end"] | None,

@@ -18,7 +18,7 @@ class _Training(Action):
     epochs: float
     learning_rate: float
     batch: int
-    micro_batch: int | None = None
+    tokens_at_once: int = 4096
     warmup_ratio: float
     max_length: int | None = None
     lora: int | None = None

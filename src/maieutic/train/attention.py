@@ -22,6 +22,10 @@ from transformers import AttentionInterface
 NAME = "maieutic_segments"
 
 
+class CannotJoin(Exception):
+    """This model's rows cannot be joined."""
+
+
 class Segment(NamedTuple):
     """A row, or a part of one, in the joined sequence."""
 
@@ -44,13 +48,16 @@ def attend(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    position_bias: torch.Tensor | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within each segment and what it goes on from.
 
     Args:
         module: the attention layer; tells how many query heads share a key.
-        query: 1 × heads × tokens × size; `key` and `value` may have fewer heads.
+        query: (1, heads, tokens, size); `key` and `value` may have fewer heads.
         key: see `query`.
         value: see `query`.
         attention_mask: unused; transformers makes none for an attention that is not its own.
@@ -58,10 +65,18 @@ def attend(
         scaling: of the scores; null: one over the root of the size.
         dropout: share of the weights dropped.
         sliding_window: tokens that each sees at most, itself counted; null: all before it.
+        softcap: refused, as are `s_aux` and `position_bias`.
+        s_aux: refused.
+        position_bias: refused.
 
     Returns:
-        1 × tokens × heads × size, and no weights.
+        (1, tokens, heads, size), and no weights.
+
+    Raises:
+        CannotJoin: the model's attention is of a kind that this one is not.
     """
+    if not (softcap is None and s_aux is None and position_bias is None):
+        raise CannotJoin
     lengths = [segment.length for segment in segments]
     # `split` and not slices: the gradient of a slice is as large as the whole sequence, once for each segment.
     queries, keys, values = (states.split(lengths, dim=2) for states in (query, key, value))
@@ -115,6 +130,6 @@ def segmented(model: Any, name: str = NAME) -> Iterator[None]:
 
 
 def places(segments: Sequence[Segment], device: Any = None) -> torch.Tensor:
-    """The position of each token in its own row: 1 × tokens."""
+    """The position of each token in its own row, as (1, tokens)."""
     each = [torch.arange(one.shared, one.shared + one.length, device=device) for one in segments]
     return torch.cat(each)[None]

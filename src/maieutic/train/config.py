@@ -37,8 +37,8 @@ class TrainConfig(Record):
     learning_rate: float = Field(2e-5, gt=0)
     batch: int = Field(128, ge=1)
     """Rows an optimizer step sees."""
-    micro_batch: int | None = Field(None, ge=1)
-    """Rows in memory at once, a divisor of `batch`; null: the largest divisor up to 4."""
+    tokens_at_once: int = Field(4096, ge=1)
+    """Tokens in memory at once, of as many rows as fit; a longer row is computed by itself."""
     warmup_ratio: float = Field(0.03, ge=0, lt=1)
     """Share of the steps over which the learning rate rises; afterwards it falls along a cosine."""
     weight_decay: float = Field(0.0, ge=0)
@@ -61,17 +61,6 @@ class TrainConfig(Record):
     """System text put before conversations that have none; null: what the checkpoint says."""
     remote_code: bool = False
     """Run Python code that the checkpoint brings along."""
-
-    @model_validator(mode="after")
-    def _batches_divide(self) -> TrainConfig:
-        if self.micro_batch and self.batch % self.micro_batch:
-            raise ValueError(f"batch ({self.batch}) must be a multiple of micro_batch ({self.micro_batch})")
-        return self
-
-    @property
-    def rows_at_once(self) -> int:
-        """Rows in memory at once, resolved."""
-        return self.micro_batch or max(size for size in (1, 2, 3, 4) if self.batch % size == 0)
 
     def settings(self) -> dict[str, Any]:
         """What decides the trained weights: everything but where they go and how often they are saved.
@@ -101,12 +90,24 @@ class DpoConfig(TrainConfig):
     learning_rate: float = Field(5e-5, gt=0)
     batch: int = Field(4, ge=1)
     micro_batch: int | None = Field(1, ge=1)
+    """Pairs in memory at once, a divisor of `batch`; null: the largest divisor up to 4."""
     warmup_ratio: float = Field(0.05, ge=0, lt=1)
     clip: float = Field(0.3, gt=0)
     beta: float = Field(0.1, gt=0)
     """How strongly the model is held to its start."""
     drop_too_long: bool = False
     """Leave out pairs that do not fit `max_length`; otherwise one such pair stops the run."""
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> DpoConfig:
+        if self.micro_batch and self.batch % self.micro_batch:
+            raise ValueError(f"batch ({self.batch}) must be a multiple of micro_batch ({self.micro_batch})")
+        return self
+
+    @property
+    def rows_at_once(self) -> int:
+        """Rows in memory at once, resolved."""
+        return self.micro_batch or max(size for size in (1, 2, 3, 4) if self.batch % size == 0)
 
 
 Config = TypeVar("Config", bound=TrainConfig)

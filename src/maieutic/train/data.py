@@ -269,6 +269,13 @@ def _dataset(columns: dict[str, list[list[int]]]) -> Any:
     )
 
 
+def longest(rows: Rows) -> int:
+    """Tokens of the longest row."""
+    import pyarrow.compute as compute
+
+    return int(compute.max(compute.list_value_length(rows.dataset.data.column("input_ids"))).as_py())
+
+
 def announce(report: DataReport, name: str) -> None:
     """Say on standard error what became of the rows."""
     note(report.sentence(name))

@@ -60,8 +60,16 @@ def make_trainer(
 
     from maieutic.train.trainers import ColumnsDPOTrainer
 
+    at_once = config.rows_at_once
     args = DPOConfig(
-        **arguments(config, folder / "checkpoints"), beta=config.beta, precompute_ref_log_probs=True
+        **{
+            **arguments(config, folder / "checkpoints"),
+            "per_device_train_batch_size": at_once,
+            "per_device_eval_batch_size": at_once,
+            "gradient_accumulation_steps": config.batch // at_once,
+        },
+        beta=config.beta,
+        precompute_ref_log_probs=True,
     )
     one_device(args)
     return ColumnsDPOTrainer(

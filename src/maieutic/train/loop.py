@@ -60,9 +60,8 @@ def arguments(config: TrainConfig, folder: Path) -> dict[str, Any]:
         "num_train_epochs": config.epochs,
         "max_steps": config.steps or -1,
         "learning_rate": config.learning_rate,
-        "per_device_train_batch_size": config.rows_at_once,
-        "per_device_eval_batch_size": config.rows_at_once,
-        "gradient_accumulation_steps": config.batch // config.rows_at_once,
+        "per_device_train_batch_size": config.batch,
+        "optim": "adamw_torch_fused",
         "lr_scheduler_type": "cosine",
         "warmup_steps": config.warmup_ratio,
         "weight_decay": config.weight_decay,
@@ -184,7 +183,7 @@ def failures(folder: Path) -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise ModelError(
             "the device ran out of memory",
-            "Lower --micro-batch or --max-length, or use --lora or --checkpoint-activations.",
+            "Lower --tokens-at-once, --micro-batch or --max-length, or use --lora or --checkpoint-activations.",
         ) from None
     except Exception as error:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

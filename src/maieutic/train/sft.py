@@ -9,9 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from maieutic.console import note
 from maieutic.store import Stage
 from maieutic.train.config import SftConfig
-from maieutic.train.data import Rows, announce, conversation_rows
+from maieutic.train.data import Rows, announce, conversation_rows, longest
 from maieutic.train.load import quiet
 from maieutic.train.loop import TrainResult, arguments, failures, run, summary
 from maieutic.train.prepare import adapters, base, finish, one_device, teach_end, trainable
@@ -82,7 +83,8 @@ def make_trainer(
     """TRL's trainer over finished columns: it tokenizes, cuts and masks nothing."""
     from trl import SFTConfig
 
-    from maieutic.train.trainers import SilentSFTTrainer
+    from maieutic.train.logps import joins
+    from maieutic.train.trainers import RowsSFTTrainer
 
     args = SFTConfig(
         **arguments(config, folder / "checkpoints"),
@@ -90,16 +92,16 @@ def make_trainer(
         dataset_kwargs={"skip_prepare_dataset": True},
     )
     one_device(args)
-    trainer = SilentSFTTrainer(
+    joined = joins(model, longest(rows))
+    if not joined:
+        note("this model's rows cannot be joined; they are padded, which takes longer")
+    return RowsSFTTrainer(
         model=model,
         args=args,
-        train_dataset=rows.dataset,
-        eval_dataset=held_out.dataset if held_out else None,
+        train_dataset=rows.dataset.with_format("numpy"),
+        eval_dataset=held_out.dataset.with_format("numpy") if held_out else None,
         processing_class=tokenizer,
         peft_config=adapters(config, model, fresh),
+        tokens_at_once=config.tokens_at_once,
+        joined=joined,
     )
-    head = trainer.model.get_output_embeddings()
-    if fresh and config.lora is not None:
-        # TRL reads the head's bias, which PEFT's wrapper of single trainable rows does not pass on.
-        object.__setattr__(head, "bias", getattr(head.original_module, "bias", None))
-    return trainer

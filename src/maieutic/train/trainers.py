@@ -1,18 +1,85 @@
-"""TRL's trainers, made to take finished columns, to say nothing to anyone, and to measure loss a token."""
+"""TRL's trainers, made to take finished columns, to say nothing to anyone, and to compute only what the loss needs."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from trl import DPOTrainer, SFTTrainer
 
+from maieutic.train.attention import segmented
+from maieutic.train.logps import logps
+from maieutic.train.packing import Part, Row, parts
 
-class SilentSFTTrainer(SFTTrainer):
-    """`SFTTrainer` without pings and cards, whose evaluation is the mean over supervised tokens.
 
-    TRL's own is a mean of means over batches, in which a short conversation's tokens weigh more.
+class RowsSFTTrainer(SFTTrainer):
+    """`SFTTrainer` that gets the rows of one optimizer step at a time, and computes them in parts without padding.
+
+    The loss is the mean over the supervised tokens of the whole step, as if all its rows were one batch, whatever the
+    parts and on however many devices. TRL's own pings and cards are left out.
+
+    Args:
+        tokens_at_once: tokens of a part.
+        joined: whether the model takes joined rows (`logps.joins`).
     """
+
+    def __init__(self, *args: Any, tokens_at_once: int, joined: bool, **kwargs: Any) -> None:
+        super().__init__(*args, data_collator=_as_rows, **kwargs)
+        self._tokens = tokens_at_once
+        self._joined = joined
+
+    def training_step(
+        self, model: Any, inputs: dict[str, list[Row]], *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        """Gradients of a step's rows; its loss."""
+        model.train()
+        owed = self._parts(inputs["rows"])
+        asked = self._over_all(sum(len(part.targets) for part in owed))
+        # Gradients are averaged over devices; each device's share of the sum is what is wanted.
+        scale = self.accelerator.num_processes / asked
+        loss = torch.zeros((), device=self.args.device)
+        right = torch.zeros((), device=self.args.device)
+        with self._attention():
+            for number, part in enumerate(owed, 1):
+                with self._synchronised(model, number == len(owed)):
+                    with self.compute_loss_context_manager():
+                        said = logps(model, part)
+                        share = -said.logps.sum() * scale
+                    self.accelerator.backward(share)
+                loss += share.detach()
+                right += said.right.sum()
+        self._metrics["train"]["mean_token_accuracy"].append(float(self._over_all(right) / asked))
+        return loss
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Negative log-likelihood a supervised token over the held-out rows, as `eval_loss`."""
+        self.model.eval()
+        total, count = 0.0, 0
+        with torch.no_grad(), self._attention():
+            for part in self._parts(list(self.eval_dataset)):
+                with self.compute_loss_context_manager():
+                    total -= float(logps(self.model, part).logps.sum())
+                count += len(part.targets)
+        metrics = {"eval_loss": total / max(1, count)}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _parts(self, rows: list[Row]) -> list[Part]:
+        return parts(rows, self._tokens, self._joined, self.args.device)
+
+    def _attention(self) -> AbstractContextManager[None]:
+        return segmented(self.model) if self._joined else nullcontext()
+
+    def _synchronised(self, model: Any, last: bool) -> AbstractContextManager[Any]:
+        """Devices exchange gradients once a step, with its last part."""
+        return nullcontext() if last else self.accelerator.no_sync(model)
+
+    def _over_all(self, value: Any) -> torch.Tensor:
+        """A number, summed over all devices."""
+        here = torch.as_tensor(value, device=self.args.device)
+        return self.accelerator.reduce(here, "sum") if self.accelerator.num_processes > 1 else here
 
     def _send_telemetry(self) -> None:
         """Send nothing."""
@@ -20,20 +87,10 @@ class SilentSFTTrainer(SFTTrainer):
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write none: the finished model gets ours."""
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Negative log-likelihood a supervised token over the held-out rows, as `eval_loss`."""
-        self.model.eval()
-        total, count = 0.0, 0
-        with torch.no_grad(), self.compute_loss_context_manager():
-            for batch in self.get_eval_dataloader():
-                inputs = self._prepare_inputs(batch)
-                tokens = int((inputs["labels"][:, 1:] != -100).sum())
-                total += float(self.compute_loss(self.model, inputs, num_items_in_batch=1))
-                count += tokens
-        metrics = {"eval_loss": total / max(1, count)}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
+
+def _as_rows(rows: list[Row]) -> dict[str, list[Row]]:
+    """The rows as they are: `training_step` divides them."""
+    return {"rows": rows}
 
 
 class ColumnsDPOTrainer(DPOTrainer):
