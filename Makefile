@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint format bench-corpora bench-evals bench-simulate
+.PHONY: demo test test-all lint format bench-corpora bench-evals bench-simulate bench-train
 
 .venv/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -42,3 +42,7 @@ bench-evals: .venv/.done
 bench-simulate: .venv/.done
 	mkdir -p benchmarks/results
 	$(BIN)/python benchmarks/simulate.py --out benchmarks/results/simulate.json
+
+bench-train: .venv/.done
+	mkdir -p benchmarks/results
+	$(BIN)/python benchmarks/train_sft.py --out benchmarks/results/train_sft.json

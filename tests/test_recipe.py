@@ -141,7 +141,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown prompt": ({"stages": {"a": {"do": "candidates", "model": "x", "data": "d", "prompt": "zen"}}}, "zen"),
     "a rubric without its judge": ({"stages": {"a": {"do": "judge", "data": "d"}}}, "needs a model"),
     "a batch that does not divide": (
-        {"stages": {"a": {"do": "sft", "role": "user", "model": "m", "data": "d", "batch": 4, "micro_batch": 3}}},
+        {"stages": {"a": {"do": "dpo", "model": "m", "data": "d", "batch": 4, "micro_batch": 3}}},
         "stage a: batch .*multiple of micro_batch",
     ),
     "a bad name": ({"stages": {"A b": IMPORT}}, "not a good name"),

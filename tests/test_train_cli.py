@@ -74,7 +74,11 @@ def test_mistakes_are_said(folder: Path) -> None:
     here = ("--model", folder / "base", "--data", folder / "c.jsonl", "--role", "user")
     for words, said in (
         (("sft", "--config", folder / "none.yaml"), "no such file"),
-        (("sft", *here, "--out", folder / "x", "--batch", 4, "--micro-batch", 3), "multiple of micro_batch"),
+        (
+            ("dpo", *here[:4], "--out", folder / "x", "--batch", 4, "--micro-batch", 3),
+            "multiple of micro_batch",
+        ),
+        (("sft", *here, "--out", folder / "x", "--tokens-at-once", 0), "tokens_at_once"),
         (("sft", *here, "--data", folder / "none.jsonl", "--out", folder / "x"), "no such file"),
         (("sft", *here, "--model", folder / "none", "--out", folder / "y"), "no such folder"),
         (("sft", *here, "--out", folder), "holds no run"),

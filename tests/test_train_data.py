@@ -174,7 +174,7 @@ def test_settings_are_read_and_mistakes_named(tmp_path: Path) -> None:
     file = tmp_path / "sft.yaml"
     file.write_text("model: base\ndata: c.jsonl\nrole: user\nout: run\nbatch: 6\nepochs: 1\n")
     config = read_config(SftConfig, file, {"epochs": 2.0, "lora": None})
-    assert (config.epochs, config.batch, config.rows_at_once, config.learning_rate) == (2.0, 6, 3, 2e-5)
+    assert (config.epochs, config.batch, config.learning_rate) == (2.0, 6, 2e-5)
     with pytest.raises(InputError, match="role is missing"):
         read_config(SftConfig, None, {"model": "m", "data": "d", "out": "o"})
     file.write_text("learning_rte: 1\n")
@@ -187,6 +187,10 @@ def test_settings_are_read_and_mistakes_named(tmp_path: Path) -> None:
             read_config(DpoConfig, file, {})
     with pytest.raises(InputError, match="multiple of micro_batch"):
         read_config(DpoConfig, None, {"model": "m", "data": "d", "out": "o", "batch": 4, "micro_batch": 3})
+    with pytest.raises(InputError, match="tokens_at_once"):
+        read_config(
+            SftConfig, None, {"model": "m", "data": "d", "out": "o", "role": "user", "tokens_at_once": 0}
+        )
     paper = DpoConfig(model="m", data=Path("d"), out=Path("o"))
     assert (paper.beta, paper.learning_rate, paper.epochs, paper.batch, paper.rows_at_once) == (
         0.1,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tiny import tiny_llama
 
 from maieutic.render import IGNORED
-from maieutic.train.attention import NAME, Segment, places, segmented
+from maieutic.train.attention import NAME, Segment, attend, places, segmented
 from maieutic.train.logps import joins, logps
 from maieutic.train.packing import bins, join, parts
 
@@ -123,6 +123,33 @@ def test_a_reply_that_goes_on_from_anothers_prompt_says_what_it_says_alone() -> 
             second = model(input_ids=torch.cat((prompt, rejected))[None]).logits[0]
         assert torch.allclose(said[4:31], first, atol=1e-4), kind
         assert torch.allclose(said[31:], second[19:], atol=1e-4), kind
+
+
+def test_a_varlen_attention_gets_the_same_rows() -> None:
+    """FlashAttention's arguments, read by a plain function in its place."""
+    from transformers import AttentionInterface
+
+    def varlen(module: Any, query: Any, key: Any, value: Any, mask: Any, *, cu_seq_lens_q: Any, cu_seq_lens_k: Any,
+               max_length_q: int, max_length_k: int, **more: Any) -> Any:  # fmt: skip
+        lengths = cu_seq_lens_q.diff().tolist()
+        assert cu_seq_lens_q.dtype == torch.int32 and torch.equal(cu_seq_lens_q, cu_seq_lens_k)
+        assert max_length_q == max_length_k == max(lengths) and "segments" not in more
+        return attend(
+            module, query, key, value, mask, segments=[Segment(length) for length in lengths], **more
+        )
+
+    model = model_of("llama")
+    rows = rows_of()
+    with torch.no_grad(), segmented(model):
+        expected = logps(model, join(rows)).logps
+    AttentionInterface.register("varlen", varlen)
+    try:
+        model.config._attn_implementation = "varlen"
+        with torch.no_grad():
+            said = logps(model, join(rows), flash=True).logps
+    finally:
+        AttentionInterface._global_mapping.pop("varlen")
+    assert torch.equal(said, expected)
 
 
 def test_no_row_sees_another() -> None:

@@ -58,7 +58,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> SftConfig:
         out=folder / "whole",
         role="user",
         batch=6,
-        micro_batch=2,
+        tokens_at_once=100,
         steps=STEPS,
         learning_rate=5e-3,
         save_steps=7,

@@ -105,7 +105,9 @@ def test_labels_reach_the_loss_unchanged(start: Path, corpus: Path, tmp_path: Pa
 def test_a_step_has_the_loss_and_the_gradients_of_one_padded_batch(
     start: Path, corpus: Path, tmp_path: Path, lora: int | None, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = config(start, corpus, tmp_path, lora=lora, tokens_at_once=100, checkpoint_activations=kind == "recomputed")
+    settings = config(
+        start, corpus, tmp_path, lora=lora, tokens_at_once=100, checkpoint_activations=kind == "recomputed"
+    )
     if kind == "padded":
         monkeypatch.setattr("maieutic.train.logps._FULL", set())
     with quiet():
@@ -133,7 +135,8 @@ def test_a_step_has_the_loss_and_the_gradients_of_one_padded_batch(
     assert found.keys() == wanted.keys() and len(wanted) > (10 if lora else 15)
     for name, gradient in wanted.items():
         assert torch.allclose(found[name], gradient, atol=1e-5), name
-        assert float(gradient.abs().max()) > 1e-4, name
+        # Nothing follows END, so what it is read as teaches nothing.
+        assert (float(gradient.abs().max()) > 1e-4) != ("embed_tokens.token_adapter" in name), name
 
 
 def gradients(model: Any) -> dict[str, torch.Tensor]:

@@ -10,7 +10,6 @@ import torch
 
 from maieutic.errors import ContextFull, ModelError
 
-
 _CACHE_NAMES = ("cache", "past_key_values")
 """What transformers' models call the cache they are given, since 5.24 and before."""
 

@@ -20,6 +20,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 NAME = "maieutic_segments"
+FLASH = "flash_attention_2"
 
 
 class CannotJoin(Exception):
@@ -118,15 +119,32 @@ AttentionInterface.register(NAME, attend)
 
 
 @contextmanager
-def segmented(model: Any, name: str = NAME) -> Iterator[None]:
-    """Let a model use this attention, or another by name; it must then be called with `segments`."""
+def segmented(model: Any, flash: bool = False) -> Iterator[None]:
+    """Let a model use this attention, or FlashAttention's for rows that share nothing; call it with `layout`."""
     config = model.config
     own = config._attn_implementation
-    config._attn_implementation = name
+    config._attn_implementation = FLASH if flash else NAME
     try:
         yield
     finally:
         config._attn_implementation = own
+
+
+def layout(segments: Sequence[Segment], flash: bool = False, device: Any = None) -> dict[str, Any]:
+    """The arguments of a model's call that say where its rows are, inside `segmented`."""
+    if not flash:
+        return {"segments": segments}
+    longest = max(segment.length for segment in segments)
+    ends = torch.tensor([0, *(segment.length for segment in segments)], device=device).cumsum(0)
+    ends = ends.to(torch.int32)
+    return {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
+
+
+def has_flash() -> bool:
+    """Whether FlashAttention is installed, and a GPU for it there."""
+    from transformers.utils import is_flash_attn_2_available
+
+    return bool(is_flash_attn_2_available())
 
 
 def places(segments: Sequence[Segment], device: Any = None) -> torch.Tensor:

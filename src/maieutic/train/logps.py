@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn.functional import cross_entropy
 
-from maieutic.train.attention import CannotJoin, segmented
+from maieutic.train.attention import CannotJoin, layout, segmented
 from maieutic.train.packing import Part, join
 
 _FULL = {"full_attention", "sliding_attention"}
@@ -30,8 +30,8 @@ class Asked(NamedTuple):
     """Whether the token is the likeliest."""
 
 
-def logps(model: Any, part: Part) -> Asked:
-    """Log-probabilities of `part.targets`; of joined rows inside `segmented` only."""
+def logps(model: Any, part: Part, flash: bool = False) -> Asked:
+    """Log-probabilities of `part.targets`; of joined rows inside `segmented` only, `flash` as there."""
     if part.segments is None:
         logits = model(input_ids=part.input_ids, position_ids=part.position_ids, use_cache=False).logits
         logits = logits.flatten(0, 1)[part.asked]
@@ -39,9 +39,9 @@ def logps(model: Any, part: Part) -> Asked:
         logits = model(
             input_ids=part.input_ids,
             position_ids=part.position_ids,
-            segments=part.segments,
             logits_to_keep=part.asked,
             use_cache=False,
+            **layout(part.segments, flash, part.input_ids.device),
         ).logits[0]
     found = -cross_entropy(logits.float(), part.targets, reduction="none")
     return Asked(found, logits.detach().argmax(-1) == part.targets)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean as mean
 from typing import Any, NamedTuple
@@ -62,6 +63,7 @@ def arguments(config: TrainConfig, folder: Path) -> dict[str, Any]:
         "learning_rate": config.learning_rate,
         "per_device_train_batch_size": config.batch,
         "optim": "adamw_torch_fused",
+        "use_liger_kernel": has_gpu() and find_spec("liger_kernel") is not None,
         "lr_scheduler_type": "cosine",
         "warmup_steps": config.warmup_ratio,
         "weight_decay": config.weight_decay,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from trl import DPOTrainer, SFTTrainer
 
-from maieutic.train.attention import segmented
+from maieutic.train.attention import has_flash, segmented
 from maieutic.train.logps import logps
 from maieutic.train.packing import Part, Row, parts
 
@@ -28,6 +28,7 @@ class RowsSFTTrainer(SFTTrainer):
         super().__init__(*args, data_collator=_as_rows, **kwargs)
         self._tokens = tokens_at_once
         self._joined = joined
+        self._flash = joined and self.args.bf16 and has_flash()
 
     def training_step(
         self, model: Any, inputs: dict[str, list[Row]], *args: Any, **kwargs: Any
@@ -44,7 +45,7 @@ class RowsSFTTrainer(SFTTrainer):
             for number, part in enumerate(owed, 1):
                 with self._synchronised(model, number == len(owed)):
                     with self.compute_loss_context_manager():
-                        said = logps(model, part)
+                        said = logps(model, part, self._flash)
                         share = -said.logps.sum() * scale
                     self.accelerator.backward(share)
                 loss += share.detach()
@@ -59,7 +60,7 @@ class RowsSFTTrainer(SFTTrainer):
         with torch.no_grad(), self._attention():
             for part in self._parts(list(self.eval_dataset)):
                 with self.compute_loss_context_manager():
-                    total -= float(logps(self.model, part).logps.sum())
+                    total -= float(logps(self.model, part, self._flash).logps.sum())
                 count += len(part.targets)
         metrics = {"eval_loss": total / max(1, count)}
         self.log(metrics)
@@ -70,7 +71,7 @@ class RowsSFTTrainer(SFTTrainer):
         return parts(rows, self._tokens, self._joined, self.args.device)
 
     def _attention(self) -> AbstractContextManager[None]:
-        return segmented(self.model) if self._joined else nullcontext()
+        return segmented(self.model, self._flash) if self._joined else nullcontext()
 
     def _synchronised(self, model: Any, last: bool) -> AbstractContextManager[Any]:
         """Devices exchange gradients once a step, with its last part."""
