@@ -105,6 +105,41 @@ def test_shared_prefill_equals_separate(model: Any) -> None:
     assert [r.ids for r in together] == [Engine(model).generate([request])[0].ids for request in asked]
 
 
+def test_a_request_that_comes_late_shares_the_prefill_of_one_under_way(model: Any) -> None:
+    one, other = prompts(2)
+    asked = [
+        Request(ids, 6 + 2 * seed, temperature=1.2, seed=seed) for seed in range(6) for ids in (one, other)
+    ]
+    alone = [Engine(model).generate([request])[0].ids for request in asked]
+    engine = Engine(model)
+    read = count_prefilled(engine)
+    owed = list(enumerate(asked))
+    found: dict[int, list[int]] = {}
+    owners: dict[int, int] = {}
+    while owed or engine.live:
+        if owed and engine.live < 5:
+            (index, request), *owed = owed
+            owners[engine.admit([request])[0]] = index
+        engine.step()
+        found.update((owners[ticket], result.ids) for ticket, result in engine.collect())
+    assert read == [len(one), len(other)]
+    assert [found[index] for index in range(len(asked))] == alone
+
+
+def count_prefilled(engine: Engine) -> list[int]:
+    """The lengths of the prompts that an engine reads from now on."""
+    read: list[int] = []
+    logits = engine.network.logits
+
+    def counted(ids: Any, mask: Any, *rest: Any, **more: Any) -> Any:
+        if ids.shape[1] > 1:
+            read.extend(mask.sum(-1).tolist())
+        return logits(ids, mask, *rest, **more)
+
+    engine.network.logits = counted  # type: ignore[method-assign]
+    return read
+
+
 def test_stop_end_and_length(model: Any) -> None:
     ids = prompts(1)[0]
     said = greedy(model, ids, 6)

@@ -59,6 +59,13 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # the library is untyped
         """Keep the rows at these indices, in this order; an index may come twice."""
         self._replace(self.keys.index_select(0, rows), self.values.index_select(0, rows))
 
+    def part(self, rows: list[int], start: int, stop: int) -> RoomyLayer:
+        """A layer of its own with these columns of the rows at these indices."""
+        layer = RoomyLayer()
+        layer.lazy_initialization(self.keys, self.values)
+        layer.keys, layer.values = self.keys[rows, :, start:stop], self.values[rows, :, start:stop]
+        return layer
+
     def keep_last(self, columns: int) -> None:
         """Drop all but the last columns; nothing is copied."""
         self.keys, self.values = self.keys[..., -columns:, :], self.values[..., -columns:, :]

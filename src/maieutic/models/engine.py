@@ -2,8 +2,8 @@
 
 Rows come and go while the batch runs: a new request is prefilled apart and its cache joined to the running one,
 padded on the left; a row that is done leaves at once, so a step costs what the living rows cost. Requests with
-the same prompt share one prefill. Each row draws from its own random numbers, so what it says depends on its
-seed and not on its neighbours, up to the rounding of the arithmetic.
+the same prompt share one prefill, also where some come while others are under way. Each row draws from its own
+random numbers, so what it says depends on its seed and not on its neighbours, up to the rounding of the arithmetic.
 """
 
 from __future__ import annotations
@@ -59,11 +59,14 @@ class _Row:
     def __init__(self, ticket: int, request: Request, room: int) -> None:
         self.ticket = ticket
         self.request = request
+        self.asked = tuple(request.ids)
         self.prompt = len(request.ids)
         self.limit = min(request.max_tokens, room)
         self.random = random.Random(f"maieutic {request.seed}")  # noqa: S311 (sampling is not cryptography)
         self.ids: list[int] = []
         self.end_probability: float | None = None
+        self.first: Any = None
+        """The logits its first token was drawn from, for others with the same prompt."""
 
     def take(self, token: int) -> Generated | None:
         """Accept a drawn token; the result where it ends the reply."""
@@ -130,6 +133,10 @@ class Engine:
             room = request.max_tokens if context is None else context - len(request.ids)
             by_prompt.setdefault(tuple(request.ids), []).append(_Row(ticket, request, room))
         try:
+            if self.joinable:
+                for source, row in enumerate(list(self._rows)):
+                    if late := by_prompt.pop(row.asked, None):
+                        self._fork(source, late)
             for chunk in self._chunks(sorted(by_prompt, key=len)):
                 self._prefill(chunk, [by_prompt[ids] for ids in chunk])
         except BaseException:
@@ -200,6 +207,8 @@ class Engine:
         )[:, -1]
         rows = [row for group in owners for row in group]
         source = [index for index, group in enumerate(owners) for _ in group]
+        for row, index in zip(rows, source, strict=True):
+            row.first = logits[index]
         alive = self._draw(rows, logits[source])
         chosen = [source[index] for index in alive]
         if not alive:
@@ -207,6 +216,21 @@ class Engine:
         if chosen != list(range(len(prompts))):
             self._select(cache, torch.tensor(chosen, device=self._device))
         self._join([rows[index] for index in alive], cache, mask[chosen])
+
+    def _fork(self, source: int, rows: list[_Row]) -> None:
+        """Let rows join whose prompt the row under way at this index has read: keys and values are copied."""
+        origin = self._rows[source]
+        for row in rows:
+            row.first = origin.first
+        alive = self._draw(rows, origin.first.expand(len(rows), -1))
+        if not alive:
+            return
+        start = self._mask.shape[1] - (origin.prompt + len(origin.ids) - 1)
+        cache = new_cache(self.network.model)
+        cache.layers = [
+            layer.part([source] * len(alive), start, start + origin.prompt) for layer in self._cache.layers
+        ]
+        self._join([rows[index] for index in alive], cache, self._mask.new_ones(len(alive), origin.prompt))
 
     def _join(self, rows: list[_Row], cache: Any, mask: torch.Tensor) -> None:
         if self._rows:
