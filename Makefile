@@ -46,3 +46,4 @@ bench-simulate: .venv/.done
 bench-train: .venv/.done
 	mkdir -p benchmarks/results
 	$(BIN)/python benchmarks/train_sft.py --out benchmarks/results/train_sft.json
+	$(BIN)/python benchmarks/train_dpo.py --out benchmarks/results/train_dpo.json
