@@ -192,10 +192,10 @@ def test_settings_are_read_and_mistakes_named(tmp_path: Path) -> None:
             SftConfig, None, {"model": "m", "data": "d", "out": "o", "role": "user", "tokens_at_once": 0}
         )
     paper = DpoConfig(model="m", data=Path("d"), out=Path("o"))
-    assert (paper.beta, paper.learning_rate, paper.epochs, paper.batch, paper.rows_at_once) == (
+    assert (paper.beta, paper.learning_rate, paper.epochs, paper.batch, paper.micro_batch) == (
         0.1,
         5e-5,
         2,
         4,
-        1,
+        None,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -13,13 +14,14 @@ import torch
 from tiny import tiny_checkpoint
 
 from maieutic.errors import ContextTooShort, EmptyCorpus
-from maieutic.render import prompt_ids
+from maieutic.render import prompt_ids, render
 from maieutic.store import stage_rows
 from maieutic.train.config import DpoConfig
 from maieutic.train.data import preference_rows, read_preferences
-from maieutic.train.dpo import dpo, make_trainer
+from maieutic.train.dpo import chosen_falls, dpo, make_trainer
 from maieutic.train.load import quiet
 from maieutic.train.prepare import base, trainable
+from maieutic.types import Conversation, Preference
 
 torch.set_num_threads(1)
 
@@ -68,25 +70,33 @@ def test_the_batch_holds_the_ids_of_inference_and_the_loss_is_dpo(
         opened = base(settings)
         read = read_preferences(pairs).pairs
         rows = preference_rows(read, opened.tokenizer, opened.frame, opened.longest)
-        trainer = make_trainer(
-            settings, tmp_path, trainable(settings, opened.source), opened.tokenizer, rows, None
-        )
+        trainer = make_trainer(settings, tmp_path, trainable(settings, opened.source), opened, rows, None)
         assert len(trainer.train_dataset) == len(read)
         for row, pair in zip(trainer.train_dataset, read, strict=True):
-            assert row["prompt_ids"] == prompt_ids(pair.prompt, opened.tokenizer, "assistant")
+            assert list(row["prompt_ids"]) == prompt_ids(pair.prompt, opened.tokenizer, "assistant")
             for side in ("chosen", "rejected"):
-                by_hand = logp(trainer.model, row["prompt_ids"], row[f"{side}_ids"])
+                by_hand = logp(trainer.model, list(row["prompt_ids"]), list(row[f"{side}_ids"]))
                 assert row[f"ref_{side}_logps"] == pytest.approx(by_hand, abs=1e-3)
+        parts = trainer._plan(trainer.train_dataset)
+        assert sorted(number for part in parts for number in part) == list(range(len(read)))
+        for part in parts:
+            replies = trainer._lay_out(trainer.train_dataset, part)
+            rest, places = replies.part.input_ids[0].tolist(), replies.part.position_ids[0].tolist()
+            for number, prompt, other in zip(part, *[iter(replies.part.segments)] * 2, strict=True):
+                row = trainer.train_dataset[number]
+                assert rest[: prompt.length] == [*row["prompt_ids"], *row["chosen_ids"]]
+                assert other.shared == len(row["prompt_ids"]) and prompt.after is None
+                assert rest[prompt.length : prompt.length + other.length] == list(row["rejected_ids"])
+                taken = prompt.length + other.length
+                assert places[:taken] == [
+                    *range(prompt.length),
+                    *range(other.shared, other.shared + other.length),
+                ]
+                rest, places = rest[taken:], places[taken:]
+            assert not rest
         batch = trainer.data_collator([trainer.train_dataset[0]])
-        lengths = batch["attention_mask"].sum(-1).tolist()
-        first = trainer.train_dataset[0]
-        for ids, length, side in zip(batch["input_ids"], lengths, ("chosen", "rejected"), strict=True):
-            assert ids[:length].tolist() == first["prompt_ids"] + first[f"{side}_ids"]
-        assert batch["completion_mask"].sum(-1).tolist() == [
-            len(first["chosen_ids"]),
-            len(first["rejected_ids"]),
-        ]
-        loss = trainer.compute_loss(trainer.model, dict(batch))
+        trainer.model.zero_grad()
+        loss = trainer.training_step(trainer.model, batch)
         assert float(loss.detach()) == pytest.approx(0.693147, abs=1e-4)
 
 
@@ -146,6 +156,192 @@ def test_it_goes_on_with_the_same_reference(
     assert again.resumed_from == 6
     for name in ("final_loss", "loss", "margin"):
         assert again.manifest[name] == pytest.approx(whole.manifest[name], abs=1e-4)
+
+
+SLAIN = """
+import os, sys, torch
+torch.set_num_threads(1)
+from maieutic.train.config import DpoConfig
+from maieutic.train.reference import Reference
+add = Reference.add
+def mortal(self, pair, logps):
+    add(self, pair, logps)
+    if len(self._known) == 4: os.kill(os.getpid(), 9)
+Reference.add = mortal
+from maieutic.train.dpo import dpo
+dpo(DpoConfig.model_validate_json(sys.argv[1]))
+"""
+
+
+def test_what_the_reference_said_before_a_kill_is_not_asked_again(
+    start: Path, pairs: Path, tmp_path: Path
+) -> None:
+    settings = config(start, pairs, tmp_path / "run", steps=2, tokens_at_once=100)
+    run = subprocess.run(
+        [sys.executable, "-c", SLAIN, settings.model_dump_json()], capture_output=True, check=False
+    )
+    assert run.returncode == -9, run.stderr.decode()
+    file = tmp_path / "run" / "reference.jsonl"
+    before = file.read_bytes()
+    assert before.count(b"\n") == 4
+    # Another number in the place of one that was computed would be used: so it is not computed again.
+    first = json.loads(before.splitlines()[0])
+    changed = before.replace(str(first["logps"][0]).encode(), b"-1.0", 1)
+    file.write_bytes(changed)
+    dpo(settings)
+    after = file.read_bytes()
+    assert after.startswith(changed) and after.count(b"\n") == 10
+    assert len({json.loads(line)["key"] for line in after.splitlines()}) == 10
+
+
+def test_another_model_asks_the_reference_anew(start: Path, pairs: Path, tmp_path: Path) -> None:
+    settings = config(start, pairs, tmp_path / "run", steps=1)
+    dpo(settings)
+    file = tmp_path / "run" / "reference.jsonl"
+    keys = {json.loads(line)["key"] for line in file.read_bytes().splitlines()}
+    other = tiny_checkpoint(tmp_path / "other", context=256, seed=5)
+    again = config(other, pairs, tmp_path / "second", steps=1)
+    (tmp_path / "second").mkdir()
+    with quiet():
+        opened = base(again)
+        rows = preference_rows(read_preferences(pairs).pairs, opened.tokenizer, opened.frame, opened.longest)
+        (tmp_path / "second" / "reference.jsonl").write_bytes(file.read_bytes())
+        make_trainer(again, tmp_path / "second", trainable(again, opened.source), opened, rows, None)
+    found = {
+        json.loads(line)["key"]
+        for line in (tmp_path / "second" / "reference.jsonl").read_bytes().splitlines()
+    }
+    assert len(found) == 20 and keys < found
+
+
+def test_what_is_forgotten_is_measured(start: Path, pairs: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    talks = tmp_path / "talks.jsonl"
+    turns = ["Hi", "Hello! What is it?", "A sum.", "Which one? 🙂"]
+    rows = [
+        {"messages": [{"role": role, "content": text} for role, text in zip(["user", "assistant"] * 2, turns, strict=True)]},
+        {"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Try it."}]},
+    ]  # fmt: skip
+    talks.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = dpo(config(start, pairs, tmp_path / "run", ordinary=talks, learning_rate=1e-2))
+
+    def perplexity(path: Path) -> float:
+        with quiet():
+            model = AutoModelForCausalLM.from_pretrained(path)
+            opened = base(config(start, pairs, tmp_path))
+        said, tokens = 0.0, 0
+        for row in rows:
+            rendered = render(Conversation.model_validate(row), opened.tokenizer, "assistant", end=False)
+            with torch.no_grad():
+                logits = model(torch.tensor([rendered.input_ids])).logits[0].log_softmax(-1)
+            for place, label in enumerate(rendered.labels[1:]):
+                if label != -100:
+                    said, tokens = said + float(logits[place, label]), tokens + 1
+        assert tokens == result.manifest["ordinary_tokens"]
+        return math.exp(-said / tokens)
+
+    assert result.manifest["ordinary_before"] == pytest.approx(perplexity(start), rel=1e-3)
+    assert result.manifest["ordinary_after"] == pytest.approx(perplexity(result.model), rel=1e-3)
+    assert result.manifest["ordinary_after"] != pytest.approx(result.manifest["ordinary_before"], rel=1e-2)
+    card = (result.model / "README.md").read_text()
+    assert f"| ordinary_before | {result.manifest['ordinary_before']} |" in card
+    assert f"| ordinary_after | {result.manifest['ordinary_after']} |" in card
+
+
+def test_a_chosen_reply_that_falls_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    both = {"margin": 0.5, "chosen_reward": -0.1}
+    assert chosen_falls(both) and "chosen replies became less likely" in capsys.readouterr().err
+    assert not chosen_falls({"margin": 0.5, "chosen_reward": 0.1})
+    assert not chosen_falls({"margin": -0.5, "chosen_reward": -0.1})
+    assert not capsys.readouterr().err
+    held_out = {"eval_margin": 0.5, "eval_chosen_reward": 0.1}
+    assert not chosen_falls({**both, **held_out})
+    assert chosen_falls({**both, **held_out, "eval_chosen_reward": -2.0})
+    assert "held out" in capsys.readouterr().err
+
+
+def test_a_real_fall_stands_in_the_manifest(
+    start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two replies that are nearly the same: what makes the one less likely drags the other down."""
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": f"What is {number} and {number}?"}],
+            "chosen": [{"role": "assistant", "content": "No no no no no no no no no no no no maybe"}],
+            "rejected": [{"role": "assistant", "content": "No no no no no no no no no no no no no no no no"}],
+        }
+        for number in range(6)
+    ]
+    path = tmp_path / "near.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = dpo(config(start, path, tmp_path / "run", validation=path, learning_rate=3e-3, epochs=6))
+    measured = result.manifest
+    assert measured["eval_margin"] > 1 and measured["eval_chosen_reward"] < -1
+    assert measured["chosen_falls"] is True
+    assert "held out became less likely" in capsys.readouterr().err
+    assert (measured["eval_chosen_tokens"], measured["eval_rejected_tokens"]) == pytest.approx(
+        tuple(
+            sum(map(len, preference_ids(start, path)[f"{side}_ids"])) / len(rows)
+            for side in ("chosen", "rejected")
+        )
+    )
+    evals = [row for row in stage_rows(tmp_path / "run") if "eval_loss" in row]
+    assert len(evals) == 6
+    assert {"eval_accuracy", "eval_margin", "eval_chosen_logp", "eval_chosen_tokens"} <= evals[0].keys()
+
+
+def preference_ids(start: Path, path: Path) -> Any:
+    with quiet():
+        opened = base(config(start, path, path.parent))
+        read = read_preferences(path).pairs
+        return preference_rows(read, opened.tokenizer, opened.frame, opened.longest).dataset.to_dict()
+
+
+def test_the_oldest_turns_go_by_flag(start: Path, pairs: Path, tmp_path: Path) -> None:
+    talk = [
+        *([{"role": "system", "content": "Be kind."}]),
+        *(
+            {"role": role, "content": f"{role} says {number}"}
+            for number in range(6)
+            for role in ("user", "assistant")
+        ),
+        {"role": "user", "content": "And now?"},
+    ]
+    row = {
+        "prompt": talk,
+        "chosen": [{"role": "assistant", "content": "Which do you think?"}],
+        "rejected": [{"role": "assistant", "content": "It is four, as anyone can see who looks."}],
+    }
+    with quiet():
+        opened = base(config(start, pairs, tmp_path))
+    pair = Preference.model_validate(row)
+    limit = 130
+
+    def columns(pairs: list[Preference], limit: int, **more: Any) -> Any:
+        return preference_rows(pairs, opened.tokenizer, opened.frame, limit, **more)
+
+    with pytest.raises(ContextTooShort, match="1 of 1 pairs.*\n.*--keep end"):
+        columns([pair], limit)
+    kept = columns([pair], limit, keep="end")
+    assert (kept.report.rows, kept.report.shortened, kept.report.too_long) == (1, 1, 0)
+    found = kept.dataset[0]
+    fitting = []
+    for gone in range(1, 8):
+        prompt = (pair.prompt[0], *pair.prompt[1 + 2 * gone - 2 :])
+        ids = prompt_ids(prompt, opened.tokenizer, "assistant")
+        if len(ids) + max(len(found["chosen_ids"]), len(found["rejected_ids"])) <= limit:
+            fitting.append((gone, ids))
+    assert fitting[0][0] > 1, "nothing had to go"
+    assert found["prompt_ids"] == fitting[0][1], "as few turns as possible go, and the system's stays"
+    whole = columns([pair], 4000).dataset[0]
+    assert (found["chosen_ids"], found["rejected_ids"]) == (whole["chosen_ids"], whole["rejected_ids"])
+    assert columns([pair], 4000, keep="end").report.shortened == 0
+    with pytest.raises(ContextTooShort):
+        columns([pair], 20, keep="end")
+    short = Preference.model_validate({**row, "prompt": talk[-1:]})
+    dropped = columns([pair, short], 60, keep="end", drop_too_long=True)
+    assert dropped.report.rows + dropped.report.too_long == 2
 
 
 def test_mistakes_are_said(start: Path, pairs: Path, tmp_path: Path) -> None:

@@ -19,9 +19,10 @@ Out = Annotated[Path | None, typer.Option(help="The run's folder; the model come
 Validation = Annotated[Path | None, typer.Option(help="Held-out rows, measured after every epoch.")]
 Epochs = Annotated[float | None, typer.Option(help="Passes over the data.")]
 Steps = Annotated[int | None, typer.Option(help="Optimizer steps, in place of epochs.")]
+MicroBatch = Annotated[int | None, typer.Option(help="Pairs in memory at once at most; divides --batch.")]
 LearningRate = Annotated[float | None, typer.Option(help="Highest learning rate; falls along a cosine.")]
 Batch = Annotated[int | None, typer.Option(help="Rows an optimizer step sees.")]
-MicroBatch = Annotated[int | None, typer.Option(help="Pairs in memory at once; divides --batch.")]
+AtOnce = Annotated[int | None, typer.Option(help="Tokens in memory at once: lower it where memory is short.")]
 MaxLength = Annotated[int | None, typer.Option(help="Tokens a row may have.")]
 Lora = Annotated[int | None, typer.Option(help="Train LoRA adapters of this rank in place of all weights.")]
 Precision = Annotated[Literal["auto", "float32", "bfloat16"] | None, typer.Option(help="What to compute in.")]
@@ -53,9 +54,7 @@ def sft(
     steps: Steps = None,
     learning_rate: LearningRate = None,
     batch: Batch = None,
-    tokens_at_once: Annotated[
-        int | None, typer.Option(help="Tokens in memory at once: lower it where memory is short.")
-    ] = None,
+    tokens_at_once: AtOnce = None,
     max_length: MaxLength = None,
     keep: Annotated[
         Literal["start", "end"] | None,
@@ -92,9 +91,21 @@ def dpo(
     model: Model = None,
     data: Data = None,
     out: Out = None,
+    loss: Annotated[
+        Literal["sigmoid", "ipo", "sigmoid_norm"] | None,
+        typer.Option(help="DPO's own, IPO's, or DPO's of means over a reply's tokens."),
+    ] = None,
     beta: Annotated[float | None, typer.Option(help="How strongly the model is held to its start.")] = None,
+    keep: Annotated[
+        Literal["end"] | None,
+        typer.Option(help="Let the oldest whole turns of a prompt go until its pair fits."),
+    ] = None,
     drop_too_long: Annotated[
         bool | None, typer.Option("--drop-too-long", help="Leave out pairs that do not fit, and count them.")
+    ] = None,
+    ordinary: Annotated[
+        Path | None,
+        typer.Option(help="Conversations not trained on, to measure before and after what is forgotten."),
     ] = None,
     validation: Validation = None,
     epochs: Epochs = None,
@@ -102,6 +113,7 @@ def dpo(
     learning_rate: LearningRate = None,
     batch: Batch = None,
     micro_batch: MicroBatch = None,
+    tokens_at_once: AtOnce = None,
     max_length: MaxLength = None,
     lora: Lora = None,
     precision: Precision = None,
@@ -140,6 +152,8 @@ def _print(result: Any, json: bool) -> None:
         "accuracy": "accuracy",
         "margin": "margin",
         "eval_accuracy": "held-out accuracy",
+        "ordinary_before": "perplexity on ordinary turns before",
+        "ordinary_after": "after",
     }
     more = "".join(f", {name} {held[key]:.3f}" for key, name in measured.items() if held.get(key) is not None)
     say(f"{held['steps']} steps, loss {held['loss']:.3f}{more}")

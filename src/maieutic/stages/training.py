@@ -102,11 +102,14 @@ class Dpo(_Training):
     epochs: float = 2.0
     learning_rate: float = 5e-5
     batch: int = 4
-    micro_batch: int | None = 1
     warmup_ratio: float = 0.05
     clip: float = 0.3
+    loss: Literal["sigmoid", "ipo", "sigmoid_norm"] = "sigmoid"
     beta: float = 0.1
+    micro_batch: int | None = None
+    keep: Literal["end"] | None = None
     drop_too_long: bool = False
+    ordinary: Path | None = None
 
     def _config(self, out: Path) -> Any:
         from maieutic.train.config import DpoConfig

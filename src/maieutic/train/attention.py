@@ -78,6 +78,8 @@ def attend(
     """
     if not (softcap is None and s_aux is None and position_bias is None):
         raise CannotJoin
+    # Autocast leaves rotated queries and keys in float32, and comes too late for a mask of torch's own kind.
+    query, key = query.to(value.dtype), key.to(value.dtype)
     lengths = [segment.length for segment in segments]
     # `split` and not slices: the gradient of a slice is as large as the whole sequence, once for each segment.
     queries, keys, values = (states.split(lengths, dim=2) for states in (query, key, value))

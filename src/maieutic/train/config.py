@@ -89,25 +89,33 @@ class DpoConfig(TrainConfig):
     epochs: float = Field(2.0, gt=0)
     learning_rate: float = Field(5e-5, gt=0)
     batch: int = Field(4, ge=1)
-    micro_batch: int | None = Field(1, ge=1)
-    """Pairs in memory at once, a divisor of `batch`; null: the largest divisor up to 4."""
+    micro_batch: int | None = Field(None, ge=1)
+    """Pairs in memory at once, a divisor of `batch`; null: as many as `tokens_at_once` has room for."""
     warmup_ratio: float = Field(0.05, ge=0, lt=1)
     clip: float = Field(0.3, gt=0)
+    loss: Literal["sigmoid", "ipo", "sigmoid_norm"] = "sigmoid"
+    """TRL's name of the loss: DPO's own, IPO's (arXiv 2310.12036), or DPO's of means over a reply's tokens."""
     beta: float = Field(0.1, gt=0)
     """How strongly the model is held to its start."""
+    keep: Literal["end"] | None = None
+    """Let the oldest whole turns of a prompt go until its pair fits `max_length`."""
     drop_too_long: bool = False
     """Leave out pairs that do not fit `max_length`; otherwise one such pair stops the run."""
+    ordinary: Path | None = None
+    """Conversations not trained on: perplexity on the assistant's turns, before and after, tells what is forgotten."""
+
+    def settings(self) -> dict[str, Any]:
+        """See `TrainConfig.settings`."""
+        held = super().settings()
+        if self.ordinary:
+            held["ordinary"] = {"name": self.ordinary.name, "sha256": file_sha256(self.ordinary)}
+        return held
 
     @model_validator(mode="after")
     def _batches_divide(self) -> DpoConfig:
         if self.micro_batch and self.batch % self.micro_batch:
             raise ValueError(f"batch ({self.batch}) must be a multiple of micro_batch ({self.micro_batch})")
         return self
-
-    @property
-    def rows_at_once(self) -> int:
-        """Rows in memory at once, resolved."""
-        return self.micro_batch or max(size for size in (1, 2, 3, 4) if self.batch % size == 0)
 
 
 Config = TypeVar("Config", bound=TrainConfig)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import orjson
 from pydantic import ValidationError
@@ -161,8 +161,17 @@ def preference_rows(
     frame: Framing,
     max_length: int,
     drop_too_long: bool = False,
+    keep: Literal["end"] | None = None,
 ) -> Rows:
     """Pairs as columns `prompt_ids`, `chosen_ids` and `rejected_ids`; the prompt's are those at inference.
+
+    Args:
+        preferences: the pairs.
+        tokenizer: of the model.
+        frame: template and system text.
+        max_length: tokens that prompt and longer reply may have.
+        drop_too_long: leave out those that do not fit, and count them.
+        keep: let the oldest whole turns of a prompt go first, and count that.
 
     Raises:
         EmptyCorpus: there is no pair.
@@ -172,25 +181,25 @@ def preference_rows(
     """
     columns: dict[str, list[list[int]]] = {"prompt_ids": [], "chosen_ids": [], "rejected_ids": []}
     licences: set[str] = set()
-    too_long = longest = 0
+    too_long = longest = shortened = 0
     for number, pair in enumerate(preferences, 1):
-        prompt = prompt_ids(pair.prompt, tokenizer, Role.ASSISTANT, frame.template, frame.system)
-        chosen = _completion(pair.prompt, pair.chosen, prompt, tokenizer, frame, f"pair {number}, chosen")
-        rejected = _completion(
-            pair.prompt, pair.rejected, prompt, tokenizer, frame, f"pair {number}, rejected"
-        )
-        length = len(prompt) + max(len(chosen), len(rejected))
-        if length > max_length:
+        where = f"pair {number}"
+        ids = _pair_ids(pair, tokenizer, frame, where)
+        length = _length(ids)
+        if length > max_length and keep and (shorter := _shortened(pair, ids, tokenizer, frame, max_length)):
+            ids = _pair_ids(shorter, tokenizer, frame, where)
+            shortened += _length(ids) <= max_length
+        if _length(ids) > max_length:
             too_long, longest = too_long + 1, max(longest, length)
             continue
         licences |= {str(pair.meta["licence"])} if pair.meta.get("licence") else set()
-        for name, ids in zip(columns, (prompt, chosen, rejected), strict=True):
-            columns[name].append(ids)
+        for name, each in zip(columns, ids, strict=True):
+            columns[name].append(each)
     rows = len(columns["prompt_ids"])
     if too_long and (not drop_too_long or not rows):
         raise ContextTooShort(
             f"{too_long} of {rows + too_long} pairs do not fit {max_length} tokens (the longest: {longest})",
-            "Raise --max-length, or leave them out with --drop-too-long.",
+            "Raise --max-length, let the oldest turns go with --keep end, or leave them out with --drop-too-long.",
         )
     if not rows:
         raise EmptyCorpus(
@@ -198,8 +207,45 @@ def preference_rows(
         )
     supervised = sum(len(ids) for name in ("chosen_ids", "rejected_ids") for ids in columns[name])
     tokens = supervised + 2 * sum(len(ids) for ids in columns["prompt_ids"])
-    report = DataReport(rows, too_long=too_long, tokens=tokens, supervised=supervised)
+    report = DataReport(rows, shortened=shortened, too_long=too_long, tokens=tokens, supervised=supervised)
     return Rows(_dataset(columns), report, sorted(licences))
+
+
+def _pair_ids(pair: Preference, tokenizer: Any, frame: Framing, where: str) -> tuple[list[int], ...]:
+    """The ids of a pair's prompt, chosen and rejected reply."""
+    prompt = prompt_ids(pair.prompt, tokenizer, Role.ASSISTANT, frame.template, frame.system)
+    replies = {"chosen": pair.chosen, "rejected": pair.rejected}
+    return prompt, *(
+        _completion(pair.prompt, reply, prompt, tokenizer, frame, f"{where}, {name}")
+        for name, reply in replies.items()
+    )
+
+
+def _length(ids: tuple[list[int], ...]) -> int:
+    prompt, *replies = map(len, ids)
+    return prompt + max(replies)
+
+
+def _shortened(
+    pair: Preference, ids: tuple[list[int], ...], tokenizer: Any, frame: Framing, max_length: int
+) -> Preference | None:
+    """The pair with as many whole turns of its prompt, from its end, as fit; null where its last does not.
+
+    A system turn stays, and the first turn is one of the role that opened the conversation.
+    """
+    longer = max((ids[1], pair.chosen), (ids[2], pair.rejected), key=lambda one: len(one[0]))[1]
+    whole = Conversation.model_validate({"messages": [*pair.prompt, *longer]})
+    fitting = fit(
+        whole,
+        lambda one: render(one, tokenizer, Role.ASSISTANT, frame.template, frame.system, end=False),
+        {Role.ASSISTANT},
+        max_length,
+        "end",
+    )
+    prompt = fitting.conversation.messages[:-1]
+    if fitting.rendered is None or all(turn.role == Role.SYSTEM for turn in prompt):
+        return None
+    return pair.model_copy(update={"prompt": prompt})
 
 
 def _completion(

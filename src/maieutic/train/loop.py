@@ -34,9 +34,14 @@ _NAMES = {
     "rewards/rejected": "rejected_reward",
     "logps/chosen": "chosen_logp",
     "logps/rejected": "rejected_logp",
+    "lengths/chosen": "chosen_tokens",
+    "lengths/rejected": "rejected_tokens",
 }
 """What the trainers log, under the names our rows use; held-out ones get `eval_` in front of both."""
-_OF_PAIRS = ("accuracy", "margin", "chosen_logp", "rejected_logp")
+_OF_PAIRS = (
+    *("accuracy", "margin", "chosen_reward", "rejected_reward"),
+    *("chosen_logp", "rejected_logp", "chosen_tokens", "rejected_tokens"),
+)
 
 
 class TrainResult(NamedTuple):

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from trl import DPOTrainer, SFTTrainer
+from trl import SFTTrainer
 
 from maieutic.train.attention import has_flash, segmented
 from maieutic.train.logps import logps
@@ -92,17 +92,3 @@ class RowsSFTTrainer(SFTTrainer):
 def _as_rows(rows: list[Row]) -> dict[str, list[Row]]:
     """The rows as they are: `training_step` divides them."""
     return {"rows": rows}
-
-
-class ColumnsDPOTrainer(DPOTrainer):
-    """`DPOTrainer` that takes `prompt_ids`, `chosen_ids` and `rejected_ids` as they are."""
-
-    def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
-        """Pass the columns through: TRL's way tokenizes again, and cuts a prompt whose ids do not match."""
-        return dataset
-
-    def _send_telemetry(self) -> None:
-        """Send nothing."""
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write none: the finished model gets ours."""

@@ -1,0 +1,248 @@
+"""TRL's DPO trainer, handed log-probabilities that were computed with each prompt once.
+
+An optimizer step's pairs come as one batch and are computed in parts of at most so many tokens. The loss of a part is
+TRL's own, of our log-probabilities; it counts by its pairs, so that a step is the mean over all of them, however they
+were divided over parts and processes.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from torch.nn.functional import pad
+from trl import DPOTrainer
+from trl.trainer.utils import FusedCausalLMOutput
+
+from maieutic.train.attention import segmented
+from maieutic.train.logps import logps
+from maieutic.train.packing import Row, parts
+from maieutic.train.pairs import Pair, Replies, branches, lay_out, plan, totals
+from maieutic.train.reference import Reference
+
+_TOLD = (
+    "loss",
+    "rewards/accuracies",
+    "rewards/margins",
+    "rewards/chosen",
+    "rewards/rejected",
+    "logps/chosen",
+    "logps/rejected",
+    "lengths/chosen",
+    "lengths/rejected",
+)
+"""What is measured of pairs, in TRL's words where it has some."""
+
+Item = TypeVar("Item")
+
+
+class Likelihood(NamedTuple):
+    """How likely a model finds text."""
+
+    nll: float
+    """Mean negative natural-log probability a token."""
+    tokens: int
+
+
+class Limits(NamedTuple):
+    """What may be computed together."""
+
+    room: int
+    """Tokens; a longer pair is computed by itself."""
+    most: int | None = None
+    """Pairs; null: as many as there is room for."""
+    joined: bool = True
+    """Whether the model can take a prompt once for both replies."""
+
+
+class PairsDPOTrainer(DPOTrainer):
+    """`DPOTrainer` over `prompt_ids`, `chosen_ids` and `rejected_ids` as they are, each prompt computed once.
+
+    Args:
+        limits: see `Limits`.
+        reference: the file that keeps the reference's log-probabilities.
+    """
+
+    def __init__(self, *args: Any, limits: Limits, reference: Path, **kwargs: Any) -> None:
+        self.limits = limits
+        self._kept = reference
+        super().__init__(*args, data_collator=_as_they_are, **kwargs)
+
+    def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        """Pass the columns through: TRL's way tokenizes again, and cuts a prompt whose ids do not match."""
+        return dataset
+
+    def _send_telemetry(self) -> None:
+        """Send nothing."""
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write none: the finished model gets ours."""
+
+    def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
+        """Two columns more: what the reference says of each reply, unless the run's folder has it already."""
+        pairs = list(dataset)
+        model = self.ref_model or self.model
+        alone = model.disable_adapter() if hasattr(model, "disable_adapter") else nullcontext()
+        of = f"{self._precompute_model_hash} {self.args.bf16}"
+        with Reference(self._kept, of, self.accelerator) as kept, alone, self.measuring(model):
+            owed = [pair for pair in pairs if pair not in kept]
+            for numbers, counts in self.shared(self._plan(owed)):
+                replies = self._lay_out(owed, numbers)
+                said = totals(logps(model, replies.part).logps, replies.lengths)
+                found = zip(numbers, *(each.tolist() for each in said), strict=True)
+                for number, *of_both in gather_object(list(found) if counts else []):
+                    kept.add(owed[number], of_both)
+            chosen, rejected = zip(*(kept[pair] for pair in pairs), strict=True)
+        dataset = dataset.add_column("ref_chosen_logps", list(chosen))
+        return dataset.add_column("ref_rejected_logps", list(rejected))
+
+    def _plan(self, pairs: Sequence[Pair], at_least: int = 1) -> list[list[int]]:
+        return plan(pairs, *self.limits, at_least)
+
+    def _lay_out(self, pairs: Sequence[Pair], numbers: Sequence[int]) -> Replies:
+        return lay_out(pairs, numbers, self.limits.joined, self.accelerator.device)
+
+    def shared(self, parts: Sequence[Item]) -> Iterator[tuple[Item, bool]]:
+        """This process's parts, as many as every other's; one that is there to fill up does not count."""
+        every, mine = self.accelerator.num_processes, self.accelerator.process_index
+        for start in range(0, len(parts), every):
+            yield parts[min(start + mine, len(parts) - 1)], start + mine < len(parts)
+
+    @contextmanager
+    def measuring(self, model: Any) -> Iterator[None]:
+        """Log-probabilities are to be had, and nothing is trained."""
+        model.eval()
+        with torch.no_grad(), self.compute_loss_context_manager(), self._attending():
+            yield
+
+    def _attending(self) -> Any:
+        return segmented(self.accelerator.unwrap_model(self.model)) if self.limits.joined else nullcontext()
+
+    def training_step(
+        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """Forward and backward over a step's pairs; the mean loss, scaled to be averaged over processes."""
+        model.train()
+        pairs = inputs["pairs"]
+        parts = self._plan(pairs)
+        # Every process has to make as many passes, and may have other lengths, or fewer pairs at an epoch's end.
+        share = gather_object([(len(parts), len(pairs))])
+        parts = self._plan(pairs, max(passes for passes, _ in share))
+        weight = len(share) / sum(count for _, count in share)
+        sums = torch.zeros(len(_TOLD), device=self.accelerator.device)
+        # Activations that are computed again ask for the attention in the backward pass too.
+        with self._attending():
+            for number, part in enumerate(parts, 1):
+                last = number == len(parts)
+                self.accelerator.gradient_state._set_sync_gradients(last)
+                with nullcontext() if last else self.accelerator.no_sync(model):
+                    with self.compute_loss_context_manager():
+                        loss, told = self._measure(model, pairs, part)
+                    self.accelerator.backward(loss * len(part) * weight)
+                sums += told * weight
+        means = self.accelerator.reduce(sums, "mean").tolist()
+        for name, mean in zip(_TOLD[1:], means[1:], strict=True):
+            self._metrics["train"][name].append(mean)
+        return sums[0]
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Means over the held-out pairs, named `eval_...`."""
+        pairs = list(self.eval_dataset)
+        sums = torch.zeros(len(_TOLD), device=self.accelerator.device)
+        with self.measuring(self.model):
+            for part, counts in self.shared(self._plan(pairs)):
+                told = self._measure(self.model, pairs, part)[1]
+                sums += told * counts
+        means = (self.accelerator.reduce(sums, "sum") / len(pairs)).tolist()
+        metrics = {f"eval_{name}": mean for name, mean in zip(_TOLD, means, strict=True)}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def likelihood(self, rows: Sequence[Row]) -> Likelihood:
+        """The mean negative log-likelihood a token in the loss of conversations."""
+        found = parts(rows, self.limits.room, self.limits.joined, self.accelerator.device)
+        sums = torch.zeros(2, device=self.accelerator.device)
+        with self.measuring(self.model):
+            for part, counts in self.shared(found):
+                said = logps(self.model, part).logps
+                sums += counts * torch.stack([-said.sum(), said.new_tensor(len(said))])
+        nll, tokens = self.accelerator.reduce(sums, "sum").tolist()
+        return Likelihood(nll / tokens, int(tokens))
+
+    def _measure(
+        self, model: Any, pairs: Sequence[Pair], part: Sequence[int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The mean loss of some pairs, and the sums of what is told of them (`_TOLD`)."""
+        replies = self._lay_out(pairs, part)
+        values = logps(model, replies.part).logps
+        reference = [
+            values.new_tensor([float(pairs[number][name]) for number in part])
+            for name in ("ref_chosen_logps", "ref_rejected_logps")
+        ]
+        loss = self.loss_of(values, replies.lengths, *reference)
+        with torch.no_grad():
+            said = totals(values, replies.lengths)
+            rewards = [self.beta * (one - other) for one, other in zip(said, reference, strict=True)]
+            margins = rewards[0] - rewards[1]
+            lengths = values.new_tensor(replies.lengths).view(-1, 2).unbind(1)
+            told = torch.stack(
+                [loss.expand(len(part)), (margins > 0).to(values), margins, *rewards, *said, *lengths]
+            )
+        return loss, told.sum(1)
+
+    def loss_of(
+        self, values: torch.Tensor, lengths: Sequence[int], chosen: torch.Tensor, rejected: torch.Tensor
+    ) -> torch.Tensor:
+        """TRL's loss, the mean over pairs, of log-probabilities: it asks a model for them and is handed ours.
+
+        Args:
+            values: of each reply token, as `Replies` has them.
+            lengths: of the replies: chosen, rejected, chosen, ...
+            chosen: the reference's log-probability of each chosen reply.
+            rejected: and of each rejected one.
+        """
+        said = branches(values, lengths)
+        # A column for the last token of the prompt, which TRL has in its mask and not in what a model says.
+        mask = pad(branches(torch.ones_like(values), lengths), (1, 0)).long()
+        inputs = {
+            "input_ids": mask,
+            "attention_mask": mask,
+            "completion_mask": mask,
+            "ref_chosen_logps": chosen,
+            "ref_rejected_logps": rejected,
+        }
+        unasked = torch.zeros_like(said)
+        output = FusedCausalLMOutput(
+            log_probs=said, entropy=unasked, mean_logits=unasked, is_top1=unasked.bool()
+        )
+        # TRL measures what it is told, one collective after the other: aside, since that is ours to do.
+        own = self.accelerator, self._metrics
+        self.accelerator = _Alone(self.accelerator.device)
+        self._metrics = {mode: defaultdict(list) for mode in self._metrics}
+        try:
+            return self._compute_loss(lambda **_: output, inputs, return_outputs=False)
+        finally:
+            self.accelerator, self._metrics = own
+
+
+class _Alone(NamedTuple):
+    """An accelerator that gathers nothing."""
+
+    device: torch.device
+
+    def gather(self, value: Any) -> Any:
+        return value
+
+    gather_for_metrics = gather
+
+
+def _as_they_are(rows: Sequence[Pair]) -> dict[str, Any]:
+    """A batch; arrays, unlike lists, are not walked through by those who look for tensors to move."""
+    return {"pairs": [{name: np.asarray(value) for name, value in row.items()} for row in rows]}
