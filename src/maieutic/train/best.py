@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformers import TrainerCallback
 
@@ -35,6 +35,15 @@ def stale(rows: Sequence[Row]) -> int:
     return len(rows) - 1 - list(rows).index(best_of(rows)) if rows else 0
 
 
+class Found(NamedTuple):
+    """What the rows say up to a step."""
+
+    best: int | None
+    """The step of the best evaluation."""
+    stale: int
+    """See `stale`."""
+
+
 class KeepBest(TrainerCallback):
     """Saves where it got better, keeps that checkpoint from being thrown away, and stops where it no longer does.
 
@@ -50,7 +59,7 @@ class KeepBest(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Say which checkpoint to keep, also where a killed run had found it."""
         self._owed = False
-        self._protect(state)
+        state.best_global_step = self._found(state.global_step).best
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """A checkpoint at the end of an epoch waits for the evaluation, which a kill between them would lose."""
@@ -65,21 +74,20 @@ class KeepBest(TrainerCallback):
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Save what is best so far; stop where nothing has become better for too long."""
-        self._stage.rows.sync()
-        rows = [row for row in evaluations(self._stage) if row["step"] <= state.global_step]
-        self._protect(state)
-        if best_of(rows)["step"] == state.global_step:
+        found = self._found(state.global_step)
+        state.best_global_step = found.best
+        if found.best == state.global_step:
             control.should_save = True
-        elif self._patience and stale(rows) >= self._patience:
-            note(f"stopped at epoch {state.epoch:g}: no better for {stale(rows)} evaluations")
+        elif self._patience and found.stale >= self._patience:
+            note(f"stopped at epoch {state.epoch:g}: no better for {found.stale} evaluations")
             # Not saved: a run that went on from here would train further.
             control.should_save, control.should_training_stop = False, True
 
-    def _protect(self, state: Any) -> None:
-        """Tell the trainer which checkpoint it must not throw away."""
-        rows = [row for row in evaluations(self._stage) if row["step"] <= state.global_step]
-        if rows:
-            state.best_global_step = best_of(rows)["step"]
+    def _found(self, step: int) -> Found:
+        """What the rows say, once they are safe: a checkpoint may be thrown away for it."""
+        self._stage.rows.sync()
+        rows = [row for row in evaluations(self._stage) if row["step"] <= step]
+        return Found(best_of(rows)["step"] if rows else None, stale(rows))
 
 
 def load_best(trainer: Any, stage: Stage) -> Row | None:
