@@ -271,6 +271,7 @@ def test_a_trained_simulator_is_told_its_intent(tmp_path: Path) -> None:
     assert result.manifest["data"]["conditions"] == {"intent": 3}
     record = json.loads((result.model / "maieutic.json").read_text())
     assert record["condition"] == {"rates": {"none": 0.0, "intent": 1.0}, "wording": wording()}
+    assert "- `What the person wants: {{intent}}`" in (result.model / "README.md").read_text()
     model: Any = load(f"hf/{result.model}", ModelOptions())
     assert model.telling.kinds == ("intent",)
 

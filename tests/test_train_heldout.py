@@ -125,6 +125,7 @@ def test_what_is_measured_is_what_eval_simulator_measures(settings: SftConfig, w
     assert manifest["eval_perplexity"] == pytest.approx(torch.tensor(manifest["eval_loss"]).exp().item())
 
 
+@pytest.mark.slow
 def test_adapters_are_measured_and_the_best_of_them_kept(settings: SftConfig, tmp_path: Path) -> None:
     small = settings.model_copy(
         update={
@@ -175,7 +176,14 @@ def same(settings: SftConfig, out: Path, expected: dict[str, Any]) -> None:
     assert all(torch.allclose(one[name], two[name], atol=1e-4) for name in one)
 
 
-@pytest.mark.parametrize("moment", ["after an evaluation", "after the best", "at the end"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "after an evaluation",
+        pytest.param("after the best", marks=pytest.mark.slow),
+        pytest.param("at the end", marks=pytest.mark.slow),
+    ],
+)
 def test_a_killed_run_keeps_the_same_best(
     settings: SftConfig, whole: dict[str, Any], tmp_path: Path, moment: str
 ) -> None:

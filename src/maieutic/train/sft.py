@@ -31,40 +31,18 @@ def sft(config: SftConfig) -> TrainResult:
         UnknownModel, MissingInput: the model or the data is not there.
         DiskFull, ModelError: writing or computing failed; what is there stays, and the same command goes on.
     """
-    from maieutic.data.corpus import read_corpus
-
     with Stage(config.out, {"method": "sft", **config.settings()}) as stage, quiet():
         if stage.done:
             return TrainResult(stage.folder / "model", stage.manifest)
         start = base(config)
-        rows = conversation_rows(
-            read_corpus(config.data),
-            start.tokenizer,
-            config.role,
-            start.frame,
-            start.longest,
-            keep=config.keep,
-            mixture=_mixture(config, start),
-        )
-        announce(rows.report, "train")
+        rows = _rows(config, start, config.data, "train")
         if not rows.report.ends:
             # Rendering gave the tokenizer END all the same; without it the model has no row for that token.
             start = base(config)
         held_out = measured = None
         if config.validation:
             # Where nothing taught END, held-out rows must not ask for it: the model has no row for it.
-            held_out = conversation_rows(
-                read_corpus(config.validation),
-                start.tokenizer,
-                config.role,
-                start.frame,
-                start.longest,
-                end=bool(rows.report.ends),
-                keep=config.keep,
-                mixture=_mixture(config, start),
-                keep_talks=True,
-            )
-            announce(held_out.report, "validation")
+            held_out = _rows(config, start, config.validation, "validation", bool(rows.report.ends))
             measured = HeldOut(held_out.talks or [], start.tokenizer, start.frame, config.role)
         model = trainable(config, start.source)
         fresh = teach_end(model, start.tokenizer, start.frame) if rows.report.ends else []
@@ -86,8 +64,23 @@ def sft(config: SftConfig) -> TrainResult:
         return TrainResult(stage.folder / "model", stage.finish(numbers), resumed)
 
 
-def _mixture(config: SftConfig, start: Base) -> Mixture | None:
-    return Mixture(config.condition, config.seed, start.frame.system) if config.condition else None
+def _rows(config: SftConfig, start: Base, data: Path, name: str, end: bool = True) -> Rows:
+    """A corpus' rows, told what each is told; of the held-out ones the conversations too."""
+    from maieutic.data.corpus import read_corpus
+
+    rows = conversation_rows(
+        read_corpus(data),
+        start.tokenizer,
+        config.role,
+        start.frame,
+        start.longest,
+        end,
+        config.keep,
+        Mixture(config.condition, config.seed, start.frame.system) if config.condition else None,
+        keep_talks=name == "validation",
+    )
+    announce(rows.report, name)
+    return rows
 
 
 def _watch(config: SftConfig, stage: Stage, trainer: Any, measured: HeldOut | None) -> list[Any]:
