@@ -18,9 +18,10 @@ from tiny import tiny_checkpoint, tiny_tokenizer
 from maieutic.data.corpus import write_corpus
 from maieutic.errors import InputError
 from maieutic.evals.perplexity import with_intent
+from maieutic.evals.simulator import of_model
 from maieutic.models import ModelOptions, load
 from maieutic.render import IGNORED, prompt_ids, serving_template
-from maieutic.render.told import Telling, check_kind, told, wording
+from maieutic.render.told import Telling, check_kind, read_telling, told, wording
 from maieutic.simulate.users import next_user_turn
 from maieutic.train.condition import Mixture, read_condition, whole_condition, without_first_turn
 from maieutic.train.config import SftConfig, read_config
@@ -198,6 +199,38 @@ def test_the_most_that_was_learned_is_told() -> None:
     assert found.messages[1:] == talk().messages
 
 
+@given(
+    st.one_of(
+        st.none(),
+        st.text(),
+        st.fixed_dictionaries(
+            {
+                "rates": st.one_of(
+                    st.none(),
+                    st.dictionaries(
+                        st.sampled_from(
+                            ["none", "round", "intent", "problem", "profile+intent", "mood", "intent+mood"]
+                        ),
+                        st.floats(0, 1),
+                    ),
+                ),
+                "wording": st.one_of(
+                    st.text(),
+                    st.dictionaries(
+                        st.sampled_from(["intent", "problem", "attempt", "mood"]),
+                        st.one_of(st.integers(), st.just("x")),
+                    ),
+                ),
+            }
+        ),
+    )
+)
+def test_a_strange_record_tells_nothing_or_what_it_can(said: Any) -> None:
+    found = read_telling(said)
+    if found is not None:
+        assert set(found.kinds) <= {"intent", "problem"} and set(found.kinds) <= found.wording.keys()
+
+
 def test_rates_are_read_and_refused() -> None:
     assert read_condition("none=.4, round=0.2,profile+intent=0.4") == {
         "none": 0.4,
@@ -274,6 +307,10 @@ def test_a_trained_simulator_is_told_its_intent(tmp_path: Path) -> None:
     assert "- `What the person wants: {{intent}}`" in (result.model / "README.md").read_text()
     model: Any = load(f"hf/{result.model}", ModelOptions())
     assert model.telling.kinds == ("intent",)
+
+    scores = of_model(model, talks).scores
+    knowing, guessing = (scores[f"perplexity_{how}_intent"].value for how in ("with", "without"))
+    assert knowing and guessing and knowing < 1.1 < guessing
 
     async def say() -> list[str]:
         greedy = Sampling(temperature=0, max_tokens=20)

@@ -101,10 +101,15 @@ def with_system(conversation: Conversation, text: str | None, system: str | None
 
 def read_telling(said: Any) -> Telling | None:
     """What a checkpoint's record says of its conditions; null where it says nothing that can be told."""
-    if not isinstance(said, Mapping) or not isinstance(said.get("wording"), Mapping):
+    rates, words = (
+        (said.get(name) for name in ("rates", "wording")) if isinstance(said, Mapping) else (None, None)
+    )
+    if not isinstance(rates, Mapping) or not isinstance(words, Mapping):
         return None
-    kinds = tuple(kind for kind in said.get("rates", ()) if kind not in (NONE, ROUND))
-    return Telling(kinds, dict(said["wording"])) if kinds else None
+    worded = {str(name): text for name, text in words.items() if isinstance(text, str)}
+    tellable = {part for part in PARTS if part in worded and ("attempt" in worded or part != "problem")}
+    kinds = tuple(kind for kind in rates if set(str(kind).split("+")) <= tellable)
+    return Telling(kinds, worded) if kinds else None
 
 
 def _part(conversation: Conversation, part: str, words: Wording) -> str | None:
