@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as reference
 
+from maieutic.data import wordsets
 from maieutic.errors import EmptyCorpus
 from maieutic.evals import realism, text
 from maieutic.types import Conversation, Role, Turn
@@ -43,11 +44,11 @@ def test_blocks_give_what_the_double_loop_gives(texts: list[str], block: int) ->
         np.mean([len(own & other) / len(own | other) for j, other in enumerate(sets) if j != i])
         for i, own in enumerate(sets)
     ]
-    kept, text._BLOCK = text._BLOCK, block
+    kept, wordsets._BLOCK = wordsets._BLOCK, block
     try:
         assert text.jaccard_means(texts) == pytest.approx(expected)
     finally:
-        text._BLOCK = kept
+        wordsets._BLOCK = kept
 
 
 def test_two_thousand_turns_in_two_seconds() -> None:

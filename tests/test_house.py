@@ -27,7 +27,7 @@ FILES = sorted(SRC.rglob("*.py"))
 
 ORDER = [
     *("errors", "types", "console", "progress", "prompts", "rubrics", "store", "spending", "owed"),
-    *("data", "render", "models", "train", "simulate", "candidates", "judge", "prefer", "evals"),
+    *("data", "render", "models", "train", "simulate", "candidates", "intents", "judge", "prefer", "evals"),
     *("demo", "costs", "stages", "recipe"),
     *("scale", "report", "demo.run", "export", "studio", "chat", "cli", "__main__"),
 ]
@@ -195,7 +195,7 @@ EVERY = list(commands())
 def test_the_commands_are_those_that_others_call() -> None:
     names = {" ".join(path) for path, _ in EVERY}
     promised = """
-        demo; demo base; import; convert; clean; split; stats; mask; train sft; train dpo; simulate; candidates;
+        demo; demo base; import; convert; clean; split; stats; mask; intents; train sft; train dpo; simulate; candidates;
         judge; prefer; eval simulator; eval tutor score; eval judge score; eval mt-bench score;
         eval mt-bench pairwise; eval vicuna-bench score; eval alpaca-eval score; eval paired; eval plan; run; chat
     """

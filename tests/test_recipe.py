@@ -342,3 +342,31 @@ def test_a_killed_run_goes_on_and_asks_nothing_twice(chain: Path) -> None:
         assert asked < len(server.chats)
         early = [name for name in before if name.startswith(("run/import", "run/clean", "run/base"))]
         assert early and all(stamps()[name] == before[name] for name in early)
+
+
+@pytest.mark.slow
+def test_intents_teach_a_simulator_that_is_told_them(here: Path) -> None:
+    """A model writes intents, a simulator is trained on them at a stated rate, and simulate tells it its own."""
+    said = [{"role": "user", "content": "Why is it so?"}, {"role": "assistant", "content": "Look again."}]
+    write(here / "c.jsonl", [{"messages": said, "id": str(i), "ended": True} for i in range(8)])
+    (here / "writer.txt").write_text("To find out the reason.\n")
+    (here / "tutor.txt").write_text("Look again.\n")
+    stages = {
+        "base": {"do": "base", "corpus": "c.jsonl", "steps": 0, "hidden": 32, "layers": 1, "vocab_size": 300,
+                 "context": 512},
+        "wants": {"do": "intents", "model": "script/writer.txt", "data": "c.jsonl"},
+        "user": {"do": "sft", "model": "${base}/model", "data": "${wants}", "validation": "${wants}", "role": "user",
+                 "batch": 4, "epochs": 2, "condition": {"intent": 0.5}, "early_stopping": 2},
+        "talk": {"do": "simulate", "user": "hf/${user}/model", "assistant": "script/tutor.txt", "seeds": "${wants}",
+                 "seed_turns": 0, "rounds": 1, "guards": "none", "user_sampling": {"max_tokens": 8}},
+    }  # fmt: skip
+    (here / "told.yaml").write_text(yaml.safe_dump({"stages": stages}, sort_keys=False))
+    done = recipe.run(recipe.resolve("told.yaml", Path("run"), {}))
+    assert done["wants"]["written"] == 8
+    conditions = done["user"]["data"]["conditions"]
+    assert sum(conditions.values()) == 8 and 0 < conditions["intent"] < 8
+    rows = list(stage_rows("run/talk"))
+    told = [row["meta"]["turns"]["0"]["prompt_tokens"] for row in rows if "0" in row["meta"]["turns"]]
+    assert told and min(told) > 8, "the intent stands in the prompt"
+    assert all(row["intent"] == "To find out the reason." for row in rows)
+    assert all(turn["role"] != "system" for row in rows for turn in row["messages"])

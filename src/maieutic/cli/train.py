@@ -36,6 +36,9 @@ System = Annotated[str | None, typer.Option(help="System text for conversations 
 RemoteCode = Annotated[
     bool | None, typer.Option("--remote-code", help="Run code the checkpoint brings along.")
 ]
+ReportTo = Annotated[
+    str | None, typer.Option(help="Trackers that get every metric as well, such as wandb,tensorboard.")
+]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="A YAML file with these settings; flags win.")
 ]
@@ -60,11 +63,21 @@ def sft(
         Literal["start", "end"] | None,
         typer.Option(help="Which whole turns of a conversation that is too long are kept."),
     ] = None,
+    condition: Annotated[
+        str | None,
+        typer.Option(
+            help="What a simulator is told, by share of rows: none=0.4,round=0.2,intent=0.3,profile=0.1."
+        ),
+    ] = None,
+    early_stopping: Annotated[
+        int | None, typer.Option(help="Stop after so many epochs without a lower held-out loss.")
+    ] = None,
     lora: Lora = None,
     precision: Precision = None,
     checkpoint_activations: Activations = None,
     seed: Seed = None,
     save_steps: SaveSteps = None,
+    report_to: ReportTo = None,
     template: Template = None,
     system: System = None,
     remote_code: RemoteCode = None,
@@ -73,6 +86,7 @@ def sft(
 ) -> None:
     """Fine-tune on the turns of one role; `--role user` makes a user simulator.
 
+    With --validation every epoch is measured on held-out people, and the best one becomes the model.
     Run the same command again after an interruption and it goes on from the last checkpoint.
 
     Example: maieutic train sft --model base --data corpus.jsonl --role user --out runs/user --batch 8
@@ -149,6 +163,8 @@ def _print(result: Any, json: bool) -> None:
     say(f"model: {result.model}")
     measured = {
         "eval_loss": "held-out loss",
+        "eval_perplexity": "perplexity",
+        "eval_end_f1": "F1 of the ending",
         "accuracy": "accuracy",
         "margin": "margin",
         "eval_accuracy": "held-out accuracy",
@@ -157,6 +173,8 @@ def _print(result: Any, json: bool) -> None:
     }
     more = "".join(f", {name} {held[key]:.3f}" for key, name in measured.items() if held.get(key) is not None)
     say(f"{held['steps']} steps, loss {held['loss']:.3f}{more}")
+    if held.get("best_step") is not None:
+        say(f"the model is that of step {held['best_step']}, the best on held-out rows")
     say(f"{held['tokens']} tokens in {held['seconds']:.1f} s")
 
 

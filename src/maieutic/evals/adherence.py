@@ -28,7 +28,7 @@ from maieutic.models import ChatModel
 from maieutic.progress import Progress
 from maieutic.prompts import mark_for
 from maieutic.rubrics import Rubric
-from maieutic.simulate.users import UserMode, next_user_turn, user_mode
+from maieutic.simulate.users import UserMode, next_user_turn, tells, user_mode
 from maieutic.types import Conversation, Estimate, Problem, Role, Sampling, Turn, fingerprint
 
 ITEMS = 100
@@ -123,10 +123,9 @@ async def _next_turn(
     model: ChatModel, mode: UserMode, start: Conversation, messages: list[Turn]
 ) -> Turn | None:
     """What the simulator says next, told the intent in the way of its kind; null where it says nothing."""
-    if mode == "trained" and start.intent:
-        system = getattr(model, "system", None)
-        told = with_intent(start.model_copy(update={"messages": tuple(messages)}), system)
-        messages = list(told.messages)
+    if mode == "trained" and start.intent and not tells(model, start, "intent"):
+        so_far = start.model_copy(update={"messages": tuple(messages)})
+        messages = list(with_intent(so_far, getattr(model, "system", None)).messages)
     sampling = DRAW.model_copy(update={"seed": int(fingerprint([turn.content for turn in messages])[:7], 16)})
     reply = await next_user_turn(model, mode, start, messages, sampling, may_end=False)
     return Turn(role=Role.USER, content=reply.text) if reply.text.strip() else None

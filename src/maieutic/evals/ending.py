@@ -3,38 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from maieutic.evals import stats
-from maieutic.types import Conversation, Estimate, Role
+from maieutic.render.openings import Decisions
+from maieutic.types import Estimate
 
 Array = NDArray[np.float64]
 BINS = 10
 METRICS = ("end_precision", "end_recall", "end_f1", "end_calibration_error", "end_brier")
 NO_END = "the model gives no probability of END"
 NOBODY_ENDED = "no conversation was ended by its person"
-
-
-class Decisions(NamedTuple):
-    """END at the human openings of one conversation: what the model thought, and what the person did."""
-
-    probabilities: list[float]
-    ended: list[bool]
-
-
-def decisions(conversation: Conversation, probabilities: Sequence[float | None]) -> Decisions:
-    """One decision at each human opening: every human turn is a going on; what follows the last turn is an end.
-
-    A conversation that was cut (`ended` false) says nothing about its last opening, which is left out, and so is an
-    opening without a probability.
-    """
-    went_on = len(conversation.turns(Role.USER))
-    openings = probabilities[: went_on + (1 if conversation.ended else 0)]
-    known = [(p, place >= went_on) for place, p in enumerate(openings) if p is not None]
-    return Decisions([p for p, _ in known], [ended for _, ended in known])
 
 
 def end_scores(made: Sequence[Decisions], threshold: float = 0.5) -> dict[str, Estimate]:

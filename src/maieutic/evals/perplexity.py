@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from maieutic.evals import stats
-from maieutic.types import Conversation, Estimate, Role, Turn
+from maieutic.render.told import Telling, with_system
+from maieutic.types import Conversation, Estimate
 
 Rows = Sequence[Sequence[float] | None]
 """Log-probabilities of the tokens of people's turns, by conversation; null for one that does not fit the context."""
@@ -38,15 +39,15 @@ def difference(first: Rows, second: Rows) -> Estimate:
     return stats.bootstrap(table, lambda s: np.exp(s[..., 0] / s[..., 2]) - np.exp(s[..., 1] / s[..., 2]))
 
 
-def with_intent(conversation: Conversation, system: str | None = None) -> Conversation:
-    """A conversation whose intent a trained simulator is told.
+def with_intent(
+    conversation: Conversation, system: str | None = None, telling: Telling | None = None
+) -> Conversation:
+    """A conversation whose intent a simulator is told, in its system turn.
 
-    The one way to tell it is the system turn: what stands there (the conversation's own, else `system`, the
-    checkpoint's), a blank line, and the intent to the letter. After UserLM-8b (arXiv 2510.06552), whose system
-    turn is the intent. A simulator that was never trained so has no reason to profit from it.
+    One that learned to be told is told as in its training (`render.told`). Any other is told after what stands there
+    (the conversation's own system turn, else `system`, the model's) and a blank line, to the letter, as UserLM-8b is
+    (arXiv 2510.06552); one that was never trained so has no reason to profit from it.
     """
-    turns = conversation.messages
-    if turns and turns[0].role == Role.SYSTEM:
-        system, turns = turns[0].content, turns[1:]
-    told = "\n\n".join(part for part in (system, conversation.intent) if part)
-    return conversation.model_copy(update={"messages": (Turn(role=Role.SYSTEM, content=told), *turns)})
+    if telling and telling.best(conversation, "intent"):
+        return telling.tell(conversation, system, "intent")
+    return with_system(conversation, conversation.intent, system)

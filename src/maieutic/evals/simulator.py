@@ -13,10 +13,11 @@ from maieutic.errors import EmptyCorpus, RenderError
 from maieutic.evals import ending, judged, realism, stats
 from maieutic.evals import perplexity as loss
 from maieutic.evals.embed import Embed
-from maieutic.evals.ending import Decisions, decisions, end_bins, end_scores
+from maieutic.evals.ending import end_bins, end_scores
 from maieutic.evals.realism import Beside
 from maieutic.models import ChatModel
 from maieutic.progress import track
+from maieutic.render.openings import Decisions, decisions
 from maieutic.types import Conversation, Estimate, Role
 
 PERPLEXITIES = ("perplexity_on_human_turns", "perplexity_with_intent", "perplexity_without_intent")
@@ -66,7 +67,8 @@ def of_model(model: Scorer, people: Sequence[Conversation], name: str = "the mod
     with and that without intent are of the same people, those who have one; see `perplexity.with_intent`.
     """
     wanting = [conversation for conversation in people if conversation.intent]
-    told = [loss.with_intent(one, getattr(model, "system", None)) for one in wanting]
+    system, telling = getattr(model, "system", None), getattr(model, "telling", None)
+    told = [loss.with_intent(one, system, telling) for one in wanting]
     with track(3, f"score {name}") as bar:
         whole = model.logprobs(people, Role.USER, end=False)
         bar.advance()

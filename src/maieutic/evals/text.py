@@ -1,7 +1,6 @@
 """Metrics of text alone: how varied, how repetitive, how long, and how unlike a person's.
 
-Words are runs of letters, digits and underscores (apostrophes inside a word kept), in lower case. Scripts written
-without spaces come out as long words, so compare such corpora only with each other.
+Words are those of `data.wordsets`.
 """
 
 from __future__ import annotations
@@ -15,48 +14,16 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from maieutic.data.wordsets import jaccard_means as jaccard_means
+from maieutic.data.wordsets import words as words
 from maieutic.evals import stats
 from maieutic.types import Estimate
 
 Array = NDArray[np.float64]
-_WORD = re.compile(r"\w+(?:['’]\w+)*")
-_BLOCK = 4_000_000
-"""Pairs of texts held at once: 32 MB."""
 MTLD_THRESHOLD = 0.72
 NEAR_REPEAT = 0.9
 NEAR_REPEAT_WORDS = 5
 JACKKNIFE_BLOCKS = 50
-
-
-def words(text: str) -> list[str]:
-    """The words of a text, in lower case."""
-    return _WORD.findall(text.lower())
-
-
-def jaccard_means(texts: Sequence[str]) -> Array:
-    """For each text, the mean Jaccard overlap of its word set with every *other* text's (itself left out).
-
-    Texts without a word must be left out before. Sparse blocks: memory does not grow with the square of the texts.
-    """
-    from scipy.sparse import csr_matrix
-
-    vocabulary: dict[str, int] = {}
-    sets = [sorted({vocabulary.setdefault(word, len(vocabulary)) for word in words(text)}) for text in texts]
-    sizes = np.array([len(own) for own in sets], dtype=np.float64)
-    columns = np.fromiter((word for own in sets for word in own), dtype=np.int32)
-    starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    shape = (len(texts), max(1, len(vocabulary)))
-    matrix = csr_matrix((np.ones(len(columns), dtype=np.float64), columns, starts), shape=shape)
-    totals = np.zeros(len(texts))
-    start = 0
-    while start < len(texts):
-        stop = min(len(texts), start + max(1, _BLOCK // (len(texts) - start)))
-        shared = (matrix[start:stop] @ matrix[start:].T).toarray()
-        shared /= sizes[start:stop, None] + sizes[None, start:] - shared
-        totals[start:stop] += shared.sum(axis=1)
-        totals[stop:] += shared[:, stop - start :].sum(axis=0)
-        start = stop
-    return (totals - 1) / max(1, len(texts) - 1)
 
 
 def pairwise_diversity(texts: Sequence[str], *, seed: int = 0) -> Estimate:

@@ -24,6 +24,7 @@ from maieutic.errors import (
     Unreachable,
     WrongKey,
 )
+from maieutic.render.told import Telling, read_telling
 from maieutic.types import Role
 
 HUB_SECONDS = 10.0
@@ -76,6 +77,8 @@ class Settings(NamedTuple):
     """The sides it was trained to speak; empty where it does not say."""
     template: str | None
     system: str | None
+    telling: Telling | None = None
+    """What a simulator learned to be told of its person."""
 
 
 def find(name: str) -> Source:
@@ -101,7 +104,12 @@ def settings(source: Source) -> Settings:
     """The checkpoint's own word on its role, template and system text."""
     said = source.json("maieutic.json")
     roles = {"user": {Role.USER}, "assistant": {Role.ASSISTANT}, "both": {Role.USER, Role.ASSISTANT}}
-    return Settings(frozenset(roles.get(str(said.get("role")), ())), said.get("template"), said.get("system"))
+    return Settings(
+        frozenset(roles.get(str(said.get("role")), ())),
+        said.get("template"),
+        said.get("system"),
+        read_telling(said.get("condition")),
+    )
 
 
 def end_of_text_ids(source: Source) -> frozenset[int]:

@@ -27,9 +27,10 @@ class Network:
         self.passes = 0
         """Forward passes so far."""
         self._vocabulary: int = model.get_input_embeddings().weight.shape[0]
-        self._accepts = set(inspect.signature(model.forward).parameters)
-        self._takes_cache = next((name for name in _CACHE_NAMES if name in self._accepts), None)
-        if self._takes_cache is None:
+        # Of its class: a trainer may have put a function of its own in place of the model's.
+        self._accepts = set(inspect.signature(type(model).forward).parameters)
+        self._takes_cache = next((name for name in _CACHE_NAMES if name in self._accepts), "")
+        if not self._takes_cache:
             raise ModelError(
                 f"{type(model).__name__} keeps no key-value cache",
                 "Take a decoder model that generates with one.",

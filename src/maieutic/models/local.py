@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from maieutic.errors import UnstablePrefix
 from maieutic.models import ModelOptions
 from maieutic.models import checkpoint as files
 from maieutic.models.worker import Worker
-from maieutic.render import IGNORED, end_id, prompt_ids, render, stop_ids, turn_lead
+from maieutic.render import end_id, prompt_ids, render, stop_ids, turn_lead
+from maieutic.render.openings import openings
 from maieutic.types import Conversation, Reply, Role, Sampling, Turn
 
 BROKEN = "\ufffd"
@@ -46,6 +46,8 @@ class LocalModel:
         """`user` also where it was trained on both sides: it can then speak as a trained simulator."""
         self.template = options.template if options.template is not None else said.template
         self.system = options.system if options.system is not None else said.system
+        self.telling = said.telling
+        """What it learned to be told of its person; null where the checkpoint does not say."""
         framing = [self.template, self.system, *({options.precision} - {"auto"})]
         self.fingerprint: str | None = files.state(self._source, *framing)
         self.tokenizer: Any = files.load_tokenizer(self._source, options.remote_code)
@@ -148,51 +150,29 @@ class LocalModel:
         Null where an opening does not fit the context, or the model knows no END.
         """
         token = end_id(self.tokenizer)
-        openings = [self._openings(row) for row in conversations]
+        rows = [openings(row, self.tokenizer, self.template, self.system) for row in conversations]
         if token is None:
-            return [[None] * len(places) for _, places in openings]
+            return [[None] * len(places) for _, places in rows]
 
         def score(engine: Any) -> list[list[float | None]]:
             from maieutic.models.scoring import probabilities
 
-            limit = engine.network.context or max(len(ids) for ids, _ in openings)
-            fitting = [[place for place in places if place < limit] for _, places in openings]
+            limit = engine.network.context or max(len(ids) for ids, _ in rows)
+            fitting = [[place for place in places if place < limit] for _, places in rows]
             texts = [
                 ids[: places[-1] + 1] if places else []
-                for (ids, _), places in zip(openings, fitting, strict=True)
+                for (ids, _), places in zip(rows, fitting, strict=True)
             ]
             found = probabilities(engine.network, texts, fitting, token, batch_tokens)
             return [
                 [*values, *[None] * (len(places) - len(values))]
-                for values, (_, places) in zip(found, openings, strict=True)
+                for values, (_, places) in zip(found, rows, strict=True)
             ]
 
-        if not openings:
+        if not rows:
             return []
         result: list[list[float | None]] = self._worker.call(score).result()
         return result
-
-    def _openings(self, row: Conversation) -> tuple[list[int], list[int]]:
-        """A conversation's ids up to its last human opening, and where each opening's last token stands."""
-        sides = [turn.role for turn in row.messages]
-        ids: list[int] = []
-        places: list[int] = []
-        if Role.USER in sides:
-            ids, labels = render(row, self.tokenizer, Role.USER, self.template, self.system, end=False)
-            mine = [label != IGNORED for label in labels]
-            places = [i - 1 for i in range(1, len(mine)) if mine[i] and not mine[i - 1]]
-        told = len(places) == sides.count(Role.USER)
-        if not sides or sides[-1] != Role.USER:
-            before = ids[: places[-1] + 1] if places else []
-            ids = prompt_ids(row.messages, self.tokenizer, Role.USER, self.template, self.system)
-            told = told and ids[: len(before)] == before
-            places.append(len(ids) - 1)
-        if not told:
-            raise UnstablePrefix(
-                f"conversation {row.id}: where its human turns open cannot be told",
-                "Pass a template that writes every turn as it is, with --template FILE.",
-            )
-        return ids, places
 
     def _load(self) -> Any:
         options = self._options

@@ -1,7 +1,7 @@
 """What dialogues start from: nothing, or the conversations of a corpus, each once or several times, streaming.
 
 A start may hold a first round, an intent, a profile, a problem with a student's wrong attempt, or any of them. Its
-messages stand in the dialogue; the rest is told to a prompted user.
+messages stand in the dialogue; the rest is told to a prompted user, and to a trained one that learned to be told it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The user side: a trained simulator, or a chat model that is asked to play a person.
 
-A trained simulator sees the conversation as it is and opens the human's turn. A prompted model sees it with the
-sides swapped, under a system prompt that holds the intent, the profile and the problem; it ends by writing the END
-word of its prompt.
+A trained simulator sees the conversation as it is, told what it learned to be told (`render.told`), and opens the
+human's turn. A prompted model sees it with the sides swapped, under a system prompt that holds the intent, the profile
+and the problem; it ends by writing the END word of its prompt.
 """
 
 from __future__ import annotations
@@ -54,11 +54,28 @@ async def next_user_turn(
         last: whether the person takes leave with this turn.
     """
     if mode == "trained":
-        reply = await model.reply(messages, sampling, role=Role.USER, suppress_end=not may_end)
+        told = told_turns(model, start, messages)
+        reply = await model.reply(told, sampling, role=Role.USER, suppress_end=not may_end)
     else:
         reply = _read_end(await model.reply(swapped(start, messages, last), sampling))
     early = reply.finish == Finish.END and not may_end
     return reply.model_copy(update={"finish": Finish.STOP}) if early else reply
+
+
+def tells(model: ChatModel, start: Conversation, part: str) -> bool:
+    """Whether a trained simulator learned to be told a part (see `render.told`) that is known here."""
+    telling = getattr(model, "telling", None)
+    return telling is not None and telling.best(start, part) is not None
+
+
+def told_turns(model: ChatModel, start: Conversation, messages: Sequence[Turn]) -> Sequence[Turn]:
+    """The conversation as a trained simulator sees it: told what it learned to be told, else as it is."""
+    telling = getattr(model, "telling", None)
+    if telling is None:
+        return messages
+    so_far = start.model_copy(update={"messages": tuple(messages)})
+    turns: tuple[Turn, ...] = telling.tell(so_far, getattr(model, "system", None)).messages
+    return turns
 
 
 def swapped(start: Conversation, messages: Sequence[Turn], last: bool = False) -> list[Turn]:

@@ -19,7 +19,7 @@ from maieutic.stages.benchmarks import (
 from maieutic.stages.corpora import Base, Clean, Contamination, Convert, Import, Split, Stats, World
 from maieutic.stages.judging import Judge, Prefer
 from maieutic.stages.measuring import Dialogues, Simulator, Tutor
-from maieutic.stages.talking import Candidates, Simulate
+from maieutic.stages.talking import Candidates, Intents, Simulate
 from maieutic.stages.training import Dpo, Sft
 from maieutic.stages.utility import Take, Utility
 
@@ -34,6 +34,7 @@ ACTIONS: dict[str, type[Action]] = {
     "contamination": Contamination,
     "stats": Stats,
     "convert": Convert,
+    "intents": Intents,
     "sft": Sft,
     "simulate": Simulate,
     "candidates": Candidates,

@@ -132,3 +132,43 @@ class Candidates(Action):
         read = round(size.tokens * rows / max(1, size.rows)) + rows * told
         flow.put(out, Size(rows, read, self.k, self.sampling.max_tokens))
         return Cost(rows * self.k, rows * self.k * self.sampling.max_tokens, memory)
+
+
+class Intents(Action):
+    """What each person of a corpus wanted."""
+
+    outputs = ("rows.jsonl",)
+    model: str
+    data: Path
+    replace: bool = False
+    sampling: Sampling = Sampling(temperature=0, max_tokens=128)
+    budget: Budget = Budget()
+    max_failure_rate: float = 0.05
+    options: Options = Options()
+
+    def run(self, out: Path) -> None:  # noqa: D102
+        from maieutic.intents import intents
+        from maieutic.models import load
+
+        intents(
+            load(self.model, self.options.whole()),
+            self.data,
+            out,
+            replace=self.replace,
+            sampling=self.sampling,
+            budget=self.budget,
+            max_failure_rate=self.max_failure_rate,
+        )
+
+    def models(self) -> list[str]:  # noqa: D102
+        return [self.model]
+
+    def describe(self) -> str:  # noqa: D102
+        return "write what each person wanted"
+
+    def expect(self, out: Path, flow: Flow) -> Cost:  # noqa: D102
+        size, memory = flow.size(self.data), flow.memory(self.models())
+        if size is None:
+            return Cost(None, None, memory)
+        flow.put(out, size)
+        return Cost(size.rows, size.rows * self.sampling.max_tokens, memory)

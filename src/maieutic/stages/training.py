@@ -74,6 +74,8 @@ class Sft(_Training):
 
     role: Literal["user", "assistant", "both"]
     keep: Literal["start", "end"] = "start"
+    condition: dict[str, float] | None = None
+    early_stopping: int | None = None
     epochs: float = 3.0
     learning_rate: float = 2e-5
     batch: int = 128

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from maieutic.render import END, end_id, serving_template, stop_ids
+from maieutic.render.told import PARTS
 from maieutic.store import full_disk, read_json, write_json
 from maieutic.train.load import Framing
 
@@ -116,6 +117,16 @@ def model_card(record: dict[str, Any]) -> str:
     notes = ""
     if record["role"] == "user":
         notes += "\nServe it as an ordinary chat model: its chat template opens the *user's* turn.\n"
+    if condition := record.get("condition"):
+        told = {part for kind in condition["rates"] for part in kind.split("+")} & set(PARTS)
+        words = "\n".join(
+            f"- `{' '.join(condition['wording'][part].split())}`" for part in PARTS if part in told
+        )
+        notes += (
+            f"\nIt can be told in the system message what it was trained to be told:\n\n{words}\n"
+            if told
+            else ""
+        )
     if record.get("end"):
         notes += f"\nIt ends a conversation with `{END}`.\n"
     rows = "\n".join(f"| {name} | {value} |" for name, value in sorted(metrics.items()) if value is not None)

@@ -11,11 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from maieutic.data.reading import without_rows
 from maieutic.errors import InputError, MissingInput
-from maieutic.types import Record
+from maieutic.render.told import wording
+from maieutic.train.condition import read_condition, whole_condition
+from maieutic.types import Record, fingerprint
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -61,13 +63,15 @@ class TrainConfig(Record):
     """System text put before conversations that have none; null: what the checkpoint says."""
     remote_code: bool = False
     """Run Python code that the checkpoint brings along."""
+    report_to: str = "none"
+    """Trackers that get every metric as well, by the trainer's names for them (`wandb,tensorboard`)."""
 
     def settings(self) -> dict[str, Any]:
         """What decides the trained weights: everything but where they go and how often they are saved.
 
         The data stands in it by its content, so that a changed file is refused rather than gone on with.
         """
-        held = self.model_dump(mode="json", exclude={"out", "save_steps", "data", "validation"})
+        held = self.model_dump(mode="json", exclude={"out", "save_steps", "data", "validation", "report_to"})
         held["data"] = {"name": self.data.name, "sha256": file_sha256(self.data)}
         if self.validation:
             held["validation"] = {"name": self.validation.name, "sha256": file_sha256(self.validation)}
@@ -81,6 +85,34 @@ class SftConfig(TrainConfig):
     """Whose turns are in the loss: `user` makes a simulator."""
     keep: Literal["start", "end"] = "start"
     """Which whole turns of a conversation that is too long are kept; without its end it teaches no END."""
+    condition: dict[str, float] | None = None
+    """What a simulator is told of its person, by the share of rows: `none`, `round` (the first round is given),
+    `intent`, `problem`, `profile`, or several of the last three joined by `+`. What is left of 1 is `none`."""
+    early_stopping: int | None = Field(None, ge=1)
+    """Stop after so many evaluations in a row without a lower held-out loss."""
+
+    @field_validator("condition", mode="before")
+    @classmethod
+    def _read_condition(cls, value: Any) -> Any:
+        return read_condition(value) if isinstance(value, str) else value
+
+    @field_validator("condition")
+    @classmethod
+    def _whole_condition(cls, value: dict[str, float] | None) -> dict[str, float] | None:
+        return None if value is None else whole_condition(value)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> SftConfig:
+        if self.condition and self.role != "user":
+            raise ValueError("only a simulator (role user) is told what its person wants")
+        if self.early_stopping and not self.validation:
+            raise ValueError("early stopping needs held-out rows: give validation too")
+        return self
+
+    def settings(self) -> dict[str, Any]:
+        """See `TrainConfig`; the words that a simulator is told things in stand in it by their hash."""
+        told = {"wording": fingerprint(wording())} if self.condition else {}
+        return {**super().settings(), **told}
 
 
 class DpoConfig(TrainConfig):

@@ -6,7 +6,7 @@ one of which no turn fits is dropped and counted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -17,6 +17,7 @@ from maieutic.console import note
 from maieutic.errors import ContextTooShort, EmptyCorpus, InputError, MissingInput, UnstablePrefix
 from maieutic.render import IGNORED, Rendered, prompt_ids, render
 from maieutic.render.truncate import Keep, fit
+from maieutic.train.condition import NONE, Mixture, Told
 from maieutic.train.load import Framing
 from maieutic.types import Conversation, Preference, Role, Turn
 
@@ -41,10 +42,14 @@ class DataReport(NamedTuple):
     tokens: int = 0
     supervised: int = 0
     """Tokens in the loss."""
+    conditions: Mapping[str, int] | None = None
+    """Rows by what they were told; null where none was to be told anything."""
+    lacking: Mapping[str, int] | None = None
+    """Rows that were to be told what they lack, by that: they were told nothing."""
 
-    def json(self) -> dict[str, int]:
+    def json(self) -> dict[str, Any]:
         """As printed and recorded."""
-        return self._asdict()
+        return {name: value for name, value in self._asdict().items() if value is not None}
 
     def sentence(self, name: str) -> str:
         """One line for people."""
@@ -59,6 +64,13 @@ class DataReport(NamedTuple):
         if self.ends or self.ends_cut:
             said += f"; {self.ends} teach the end of a conversation"
             said += f", {self.ends_cut} lost theirs by shortening" if self.ends_cut else ""
+        if self.conditions:
+            said += "; told " + ", ".join(
+                f"{kind}: {count}" for kind, count in sorted(self.conditions.items())
+            )
+        if self.lacking:
+            lacking = ", ".join(f"{kind}: {count}" for kind, count in sorted(self.lacking.items()))
+            said += f" (told nothing for lack of it: {lacking})"
         return f"{name}: {self.rows} rows, {self.tokens} tokens, {share:.1f} % of them in the loss{said}"
 
 
@@ -69,6 +81,8 @@ class Rows(NamedTuple):
     """A `datasets.Dataset`; columns `input_ids`, `labels`, or `prompt_ids`, `chosen_ids`, `rejected_ids`."""
     report: DataReport
     licences: list[str]
+    talks: list[Conversation] | None = None
+    """The conversations as they stand in the dataset, where they were asked for."""
 
 
 def conversation_rows(
@@ -79,6 +93,8 @@ def conversation_rows(
     max_length: int,
     end: bool = True,
     keep: Keep = "start",
+    mixture: Mixture | None = None,
+    keep_talks: bool = False,
 ) -> Rows:
     """Conversations as columns `input_ids` and `labels` (-100 outside the loss).
 
@@ -90,6 +106,8 @@ def conversation_rows(
         max_length: tokens a row may have.
         end: whether conversations that ended teach END.
         keep: which part of a conversation that is too long is kept.
+        mixture: what each row is told; null: nothing.
+        keep_talks: whether the conversations are wanted too.
 
     Raises:
         EmptyCorpus: no conversation has a turn of that role.
@@ -98,14 +116,17 @@ def conversation_rows(
     """
     sides = {Role.USER, Role.ASSISTANT} if role == "both" else {Role(role)}
     kept: list[Rendered] = []
+    talks: list[Conversation] = []
     counts = {"without_turn": 0, "shortened": 0, "too_long": 0, "ends": 0, "ends_cut": 0}
     licences: set[str] = set()
-    for conversation in conversations:
+    for place, conversation in enumerate(conversations):
         if not any(turn.role in sides for turn in conversation.messages):
             counts["without_turn"] += 1
             continue
         if not end:
             conversation = conversation.model_copy(update={"ended": False})
+        told = mixture.told(conversation, place) if mixture else Told(conversation, NONE, NONE)
+        conversation = told.conversation
         fitting, rendered = fit(
             conversation, lambda one: _labelled(one, tokenizer, role, frame), sides, max_length, keep
         )
@@ -116,7 +137,8 @@ def conversation_rows(
         if conversation.ended and Role.USER in sides:
             counts["ends" if fitting.ended and fitting.turns(Role.USER) else "ends_cut"] += 1
         licences |= {conversation.licence} if conversation.licence else set()
-        kept.append(rendered)
+        kept.append(mixture.settled(told, rendered) if mixture else rendered)
+        talks += [fitting] if keep_talks else []
     if not kept and counts["too_long"]:
         raise ContextTooShort(
             f"not one turn of the {role} fits {max_length} tokens ({counts['too_long']} conversations)",
@@ -128,8 +150,10 @@ def conversation_rows(
         )
     tokens = sum(len(row.input_ids) for row in kept)
     report = DataReport(len(kept), tokens=tokens, supervised=sum(row.supervised for row in kept), **counts)
+    if mixture:
+        report = report._replace(conditions=dict(mixture.counts), lacking=dict(mixture.lacking))
     return Rows(_dataset({name: [getattr(row, name) for row in kept] for name in Rendered._fields}),
-                report, sorted(licences))  # fmt: skip
+                report, sorted(licences), talks if keep_talks else None)  # fmt: skip
 
 
 def _labelled(conversation: Conversation, tokenizer: Any, role: str, frame: Framing) -> Rendered:

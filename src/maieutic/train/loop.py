@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from maieutic.console import note
-from maieutic.errors import DiskFull, ModelError
+from maieutic.errors import DiskFull, InputError, MissingExtra, ModelError
 from maieutic.progress import Progress, track
 from maieutic.store import Stage
 from maieutic.train.checkpoint import forget_incomplete, last_complete, mark_complete
@@ -36,12 +36,20 @@ _NAMES = {
     "logps/rejected": "rejected_logp",
     "lengths/chosen": "chosen_tokens",
     "lengths/rejected": "rejected_tokens",
+    "perplexity": "perplexity",
+    "end_f1": "end_f1",
+    "first_turn_diversity": "first_turn_diversity",
 }
 """What the trainers log, under the names our rows use; held-out ones get `eval_` in front of both."""
+_HELD_OUT = ("perplexity", "end_f1", "first_turn_diversity")
 _OF_PAIRS = (
     *("accuracy", "margin", "chosen_reward", "rejected_reward"),
     *("chosen_logp", "rejected_logp", "chosen_tokens", "rejected_tokens"),
 )
+
+
+Watch = Callable[[Any], Sequence[TrainerCallback]]
+"""Makes callbacks for a trainer."""
 
 
 class TrainResult(NamedTuple):
@@ -82,14 +90,41 @@ def arguments(config: TrainConfig, folder: Path) -> dict[str, Any]:
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
         "save_steps": config.save_steps,
-        "save_total_limit": 2,
+        # One more where the best is kept: a kill must find a whole one beside it and the one being written.
+        "save_total_limit": 3 if config.validation else 2,
         "eval_strategy": "epoch" if config.validation else "no",
-        "report_to": "none",
+        "report_to": trackers(config.report_to),
         "push_to_hub": False,
         "disable_tqdm": True,
         "dataloader_pin_memory": has_gpu(),
         "max_length": None,
     }
+
+
+def trackers(names: str) -> list[str]:
+    """The trackers that a comma-separated list names, or `none`.
+
+    Raises:
+        InputError: the trainer knows no such tracker.
+        MissingExtra: its library is not installed.
+    """
+    from transformers.integrations import get_available_reporting_integrations
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    asked = [name.strip() for name in names.split(",") if name.strip() not in ("", "none")]
+    for name in asked:
+        if name not in INTEGRATION_TO_CALLBACK:
+            known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
+            raise InputError(f"report_to: no tracker {name!r}", f"Known: {known}; or none.")
+        if name not in get_available_reporting_integrations():
+            raise MissingExtra(
+                f"report_to: {name} is not installed", f"Run: python -m pip install {name.replace('_', '-')}"
+            )
+    return asked
+
+
+class _Over(Exception):
+    """There is no step left to train."""
 
 
 class Recorder(TrainerCallback):
@@ -99,6 +134,15 @@ class Recorder(TrainerCallback):
         self._stage = stage
         self._bar = bar
         self._since = time.monotonic()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop where the checkpoint is that of the last step: the trainer would take one more before it looks.
+
+        Raises:
+            _Over: it is; its weights are loaded.
+        """
+        if state.global_step >= state.max_steps:
+            raise _Over
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Move the bar."""
@@ -113,7 +157,8 @@ class Recorder(TrainerCallback):
             ModelError: the loss is no number any more.
         """
         logs = logs or {}
-        kind = "train" if "loss" in logs else "eval" if "eval_loss" in logs else None
+        kinds = {"loss": "train", "eval_loss": "eval", "eval_perplexity": "held-out"}
+        kind = next((kind for name, kind in kinds.items() if name in logs), None)
         if kind is None:
             return
         row = {"epoch": logs.get("epoch")}
@@ -121,8 +166,8 @@ class Recorder(TrainerCallback):
             theirs, mine = (name, ours) if kind == "train" else (f"eval_{name}", f"eval_{ours}")
             if theirs in logs:
                 row[mine] = logs[theirs]
-        loss = row["loss" if kind == "train" else "eval_loss"]
-        if not math.isfinite(loss):
+        loss = row.get("loss", row.get("eval_loss"))
+        if loss is not None and not math.isfinite(loss):
             raise ModelError(
                 f"the loss is {loss} at step {state.global_step}",
                 "Lower --learning-rate, or use --precision float32.",
@@ -132,7 +177,8 @@ class Recorder(TrainerCallback):
         if key not in self._stage.rows:
             self._stage.rows.append(key, {"step": state.global_step, **row, "seconds": now - self._since})
         self._since = now
-        self._bar.advance(0, note=f"loss {loss:.3f}")
+        if loss is not None:
+            self._bar.advance(0, note=f"loss {loss:.3f}")
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Mark the checkpoint just written."""
@@ -140,13 +186,16 @@ class Recorder(TrainerCallback):
         mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
-def run(make: Callable[[], Any], stage: Stage, label: str) -> tuple[Any, int | None]:
+def run(
+    make: Callable[[], Any], stage: Stage, label: str, watch: Watch | None = None
+) -> tuple[Any, int | None]:
     """Train to the end, from the last whole checkpoint where there is one.
 
     Args:
         make: builds the TRL trainer.
         stage: holds the run; checkpoints lie in its `checkpoints`.
         label: what the bar is called.
+        watch: callbacks for a trainer, which come after the one that writes the rows.
 
     Returns:
         The trainer, and the step it went on from.
@@ -167,8 +216,10 @@ def run(make: Callable[[], Any], stage: Stage, label: str) -> tuple[Any, int | N
             note(f"going on from step {done}")
         with track(_steps(trainer), label) as bar:
             bar.advance(done)
-            trainer.add_callback(Recorder(stage, bar))
-            trainer.train(resume_from_checkpoint=str(start) if start else None)
+            for callback in (Recorder(stage, bar), *(watch(trainer) if watch else ())):
+                trainer.add_callback(callback)
+            with suppress(_Over):
+                trainer.train(resume_from_checkpoint=str(start) if start else None)
     return trainer, done or None
 
 
@@ -216,22 +267,31 @@ def _says_full(error: BaseException) -> bool:
     )
 
 
-def summary(stage: Stage, trainer: Any, tokens: int) -> dict[str, Any]:
-    """The manifest's numbers, from the rows, so that a run in several parts sums up like one in one."""
+def summary(stage: Stage, trainer: Any, tokens: int, best: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The manifest's numbers, from the rows, so that a run in several parts sums up like one in one.
+
+    Held-out ones are those of the model that is kept: of the `best` evaluation, else of the last.
+    """
     rows = list(stage.rows.rows())
     train = [row for row in rows if "loss" in row]
     evals = [row for row in rows if "eval_loss" in row]
+    held_out = {row["step"]: row for row in rows if "eval_perplexity" in row}
     last_epoch = [row for row in train if row["epoch"] > train[-1]["epoch"] - 1] or train
     last = train[-1]
     measured = {name: mean(row[name] for row in last_epoch) for name in _OF_PAIRS if name in last}
+    kept = best or (evals[-1] if evals else {})
+    found = held_out.get(kept.get("step"), {})
+    chosen = {"best_step": best["step"], "best_epoch": best["epoch"]} if best else {}
     return {
         "steps": int(trainer.state.global_step),
         "epochs": last["epoch"],
         "loss": mean(row["loss"] for row in last_epoch),
         "final_loss": last["loss"],
-        "eval_loss": evals[-1]["eval_loss"] if evals else None,
+        "eval_loss": kept.get("eval_loss"),
         **measured,
-        **{f"eval_{name}": evals[-1][f"eval_{name}"] for name in _OF_PAIRS if evals and name in last},
+        **{f"eval_{name}": kept[f"eval_{name}"] for name in _OF_PAIRS if kept and name in last},
+        **{f"eval_{name}": found[f"eval_{name}"] for name in _HELD_OUT if f"eval_{name}" in found},
+        **chosen,
         "tokens": round(tokens * last["epoch"]),
         "seconds": sum(row["seconds"] for row in rows),
         "device": str(trainer.args.device),

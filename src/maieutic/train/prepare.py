@@ -9,6 +9,7 @@ from maieutic.console import note
 from maieutic.errors import ContextTooShort
 from maieutic.models.checkpoint import Source, check_weights, load_tokenizer
 from maieutic.render import add_end, turn_end_id
+from maieutic.render.told import wording
 from maieutic.store import Stage
 from maieutic.train import checkpoint
 from maieutic.train.config import TrainConfig, file_sha256
@@ -40,6 +41,9 @@ class Base(NamedTuple):
 def base(config: TrainConfig) -> Base:
     """Find the checkpoint, its tokenizer and its framing.
 
+    A base model that carries no chat template is framed as `plain`, which needs no token but its end of text: tokens
+    of its own would have to be learned first. END then starts as that token.
+
     Raises:
         UnknownModel, MissingInput: it is not there.
         ContextTooShort: longer rows were asked for than it holds.
@@ -48,6 +52,9 @@ def base(config: TrainConfig) -> Base:
     check_weights(source)
     frame = framing(source, config.template, config.system)
     tokenizer = load_tokenizer(source, config.remote_code)
+    if frame.template is None and not tokenizer.chat_template and tokenizer.eos_token:
+        note(f"{config.model} carries no chat template: its conversations are framed as --template plain")
+        frame = frame._replace(template="plain")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(turn_end_id(tokenizer, frame.template))
     held = load_config(source, config.remote_code)
@@ -148,8 +155,10 @@ def finish(
         "licences": rows.licences,
     }
     settings = {key: value for key, value in stage.config.items() if key not in ("method", "model", "data")}
+    condition = getattr(config, "condition", None)
     record = {
         "method": stage.config["method"],
+        **({"condition": {"rates": condition, "wording": wording()}} if condition else {}),
         "end": bool(rows.report.ends),
         "base": _lineage(config.model),
         "data": data,

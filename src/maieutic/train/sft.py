@@ -11,11 +11,15 @@ from typing import Any
 
 from maieutic.console import note
 from maieutic.store import Stage
+from maieutic.train.best import KeepBest, load_best
+from maieutic.train.condition import Mixture
 from maieutic.train.config import SftConfig
+from maieutic.train.curve import draw_curve
 from maieutic.train.data import Rows, announce, conversation_rows, longest
+from maieutic.train.heldout import HeldOut, Measuring
 from maieutic.train.load import quiet
 from maieutic.train.loop import TrainResult, arguments, failures, run, summary
-from maieutic.train.prepare import adapters, base, finish, one_device, teach_end, trainable
+from maieutic.train.prepare import Base, adapters, base, finish, one_device, teach_end, trainable
 
 
 def sft(config: SftConfig) -> TrainResult:
@@ -27,48 +31,63 @@ def sft(config: SftConfig) -> TrainResult:
         UnknownModel, MissingInput: the model or the data is not there.
         DiskFull, ModelError: writing or computing failed; what is there stays, and the same command goes on.
     """
-    from maieutic.data.corpus import read_corpus
-
     with Stage(config.out, {"method": "sft", **config.settings()}) as stage, quiet():
         if stage.done:
             return TrainResult(stage.folder / "model", stage.manifest)
         start = base(config)
-        rows = conversation_rows(
-            read_corpus(config.data),
-            start.tokenizer,
-            config.role,
-            start.frame,
-            start.longest,
-            keep=config.keep,
-        )
-        announce(rows.report, "train")
+        rows = _rows(config, start, config.data, "train")
         if not rows.report.ends:
             # Rendering gave the tokenizer END all the same; without it the model has no row for that token.
             start = base(config)
-        held_out = None
+        held_out = measured = None
         if config.validation:
             # Where nothing taught END, held-out rows must not ask for it: the model has no row for it.
-            held_out = conversation_rows(
-                read_corpus(config.validation),
-                start.tokenizer,
-                config.role,
-                start.frame,
-                start.longest,
-                end=bool(rows.report.ends),
-                keep=config.keep,
-            )
-            announce(held_out.report, "validation")
+            held_out = _rows(config, start, config.validation, "validation", bool(rows.report.ends))
+            measured = HeldOut(held_out.talks or [], start.tokenizer, start.frame, config.role)
         model = trainable(config, start.source)
         fresh = teach_end(model, start.tokenizer, start.frame) if rows.report.ends else []
         trainer, resumed = run(
             lambda: make_trainer(config, stage.folder, model, start.tokenizer, rows, held_out, fresh),
             stage,
             "train sft",
+            lambda trainer: _watch(config, stage, trainer, measured),
         )
-        numbers = {**summary(stage, trainer, rows.report.tokens), "data": rows.report.json()}
         with failures(stage.folder):
+            best = load_best(trainer, stage)
+            numbers = {
+                **summary(stage, trainer, rows.report.tokens, best),
+                **(measured.people() if measured else {}),
+                "data": rows.report.json(),
+            }
             finish(config, stage, trainer, start, rows, numbers)
+        draw_curve(stage, best["step"] if best else None)
         return TrainResult(stage.folder / "model", stage.finish(numbers), resumed)
+
+
+def _rows(config: SftConfig, start: Base, data: Path, name: str, end: bool = True) -> Rows:
+    """A corpus' rows, told what each is told; of the held-out ones the conversations too."""
+    from maieutic.data.corpus import read_corpus
+
+    rows = conversation_rows(
+        read_corpus(data),
+        start.tokenizer,
+        config.role,
+        start.frame,
+        start.longest,
+        end,
+        config.keep,
+        Mixture(config.condition, config.seed, start.frame.system) if config.condition else None,
+        keep_talks=name == "validation",
+    )
+    announce(rows.report, name)
+    return rows
+
+
+def _watch(config: SftConfig, stage: Stage, trainer: Any, measured: HeldOut | None) -> list[Any]:
+    """What goes on at the end of an epoch, in this order."""
+    if measured is None:
+        return []
+    return [Measuring(trainer, measured, stage), KeepBest(stage, config.early_stopping)]
 
 
 def make_trainer(
