@@ -36,6 +36,15 @@ System = Annotated[str | None, typer.Option(help="System text for conversations 
 RemoteCode = Annotated[
     bool | None, typer.Option("--remote-code", help="Run code the checkpoint brings along.")
 ]
+Processes = Annotated[
+    int | None, typer.Option(help="Processes that share each batch: one a GPU, or on the CPU.")
+]
+AccelerateConfig = Annotated[
+    str | None,
+    typer.Option(
+        help="A config file of accelerate (FSDP2, DeepSpeed, several machines), or a shipped one's name."
+    ),
+]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="A YAML file with these settings; flags win.")
 ]
@@ -68,6 +77,8 @@ def sft(
     template: Template = None,
     system: System = None,
     remote_code: RemoteCode = None,
+    processes: Processes = None,
+    accelerate_config: AccelerateConfig = None,
     config: ConfigFile = None,
     json: Json = False,
 ) -> None:
@@ -123,6 +134,8 @@ def dpo(
     template: Template = None,
     system: System = None,
     remote_code: RemoteCode = None,
+    processes: Processes = None,
+    accelerate_config: AccelerateConfig = None,
     config: ConfigFile = None,
     json: Json = False,
 ) -> None:

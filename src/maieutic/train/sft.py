@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from maieutic.console import note
-from maieutic.store import Stage
 from maieutic.train.config import SftConfig
 from maieutic.train.data import Rows, announce, conversation_rows, longest
+from maieutic.train.launch import launch, several
 from maieutic.train.load import quiet
 from maieutic.train.loop import TrainResult, arguments, failures, run, summary
-from maieutic.train.prepare import adapters, base, finish, one_device, teach_end, trainable
+from maieutic.train.prepare import adapters, base, finish, one_device, one_piece, teach_end, trainable
+from maieutic.train.ranks import Follower, opened
 
 
 def sft(config: SftConfig) -> TrainResult:
@@ -25,11 +26,15 @@ def sft(config: SftConfig) -> TrainResult:
         RunConflict: `config.out` holds another run.
         EmptyCorpus, ContextTooShort, RenderError: there is nothing to train on, or it cannot be rendered.
         UnknownModel, MissingInput: the model or the data is not there.
+        InputError: the processes asked for do not fit the batch or the machine.
+        ProcessLost: one of them died; the others are ended too.
         DiskFull, ModelError: writing or computing failed; what is there stays, and the same command goes on.
     """
     from maieutic.data.corpus import read_corpus
 
-    with Stage(config.out, {"method": "sft", **config.settings()}) as stage, quiet():
+    if several(config):
+        return launch("sft", config)
+    with opened(config.out, {"method": "sft", **config.settings()}) as stage, quiet():
         if stage.done:
             return TrainResult(stage.folder / "model", stage.manifest)
         start = base(config)
@@ -65,9 +70,12 @@ def sft(config: SftConfig) -> TrainResult:
             stage,
             "train sft",
         )
+        whole = one_piece(trainer)
+        if isinstance(stage, Follower):
+            return TrainResult(stage.folder / "model", {}, resumed)
         numbers = {**summary(stage, trainer, rows.report.tokens), "data": rows.report.json()}
         with failures(stage.folder):
-            finish(config, stage, trainer, start, rows, numbers)
+            finish(config, stage, whole, start, rows, numbers)
         return TrainResult(stage.folder / "model", stage.finish(numbers), resumed)
 
 
