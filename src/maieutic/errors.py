@@ -21,6 +21,7 @@ Every error prints as two lines. Each also inherits the standard type that fits,
     │   ├── ContextFull
     │   ├── Unreachable(ConnectionError)
     │   └── MalformedReply
+    ├── ProcessLost(ChildProcessError)    one of several processes that train together ended too early
     ├── BudgetSpent(RuntimeError)
     ├── TooManyFailures(RuntimeError)     a run ended, past its stated failure rate
     ├── RecipeError(ValueError)
@@ -112,6 +113,10 @@ class Unreachable(ModelError, ConnectionError):
 
 class MalformedReply(ModelError):
     """The server kept answering with something that is no reply."""
+
+
+class ProcessLost(MaieuticError, ChildProcessError):
+    """One of several processes that train together ended before the work was done; none of them is left."""
 
 
 class BudgetSpent(MaieuticError, RuntimeError):

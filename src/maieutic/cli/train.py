@@ -39,6 +39,15 @@ RemoteCode = Annotated[
 ReportTo = Annotated[
     str | None, typer.Option(help="Trackers that get every metric as well, such as wandb,tensorboard.")
 ]
+Processes = Annotated[
+    int | None, typer.Option(help="Processes that share each batch: one a GPU, or on the CPU.")
+]
+AccelerateConfig = Annotated[
+    str | None,
+    typer.Option(
+        help="A config file of accelerate (FSDP2, DeepSpeed, several machines), or a shipped one's name."
+    ),
+]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="A YAML file with these settings; flags win.")
 ]
@@ -81,6 +90,8 @@ def sft(
     template: Template = None,
     system: System = None,
     remote_code: RemoteCode = None,
+    processes: Processes = None,
+    accelerate_config: AccelerateConfig = None,
     config: ConfigFile = None,
     json: Json = False,
 ) -> None:
@@ -137,6 +148,8 @@ def dpo(
     template: Template = None,
     system: System = None,
     remote_code: RemoteCode = None,
+    processes: Processes = None,
+    accelerate_config: AccelerateConfig = None,
     config: ConfigFile = None,
     json: Json = False,
 ) -> None:

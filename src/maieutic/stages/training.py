@@ -28,6 +28,8 @@ class _Training(Action):
     seed: int = 0
     template: str | None = None
     remote_code: bool = False
+    processes: int | None = None
+    accelerate_config: str | None = None
     parameters: float | None = None
     """Weights of the model, for the estimate of a dry run where its name does not say."""
 

@@ -16,11 +16,12 @@ from maieutic.console import note
 from maieutic.errors import ModelError
 from maieutic.store import Stage
 from maieutic.train.checkpoint import COMPLETE
+from maieutic.train.ranks import Follower
 
 Row = dict[str, Any]
 
 
-def evaluations(stage: Stage) -> list[Row]:
+def evaluations(stage: Stage | Follower) -> list[Row]:
     """The rows of evaluations, in the order of their steps."""
     return sorted((row for row in stage.rows.rows() if "eval_loss" in row), key=lambda row: row["step"])
 
@@ -52,7 +53,7 @@ class KeepBest(TrainerCallback):
         patience: evaluations without a better one after which training stops; null: it goes on.
     """
 
-    def __init__(self, stage: Stage, patience: int | None) -> None:
+    def __init__(self, stage: Stage | Follower, patience: int | None) -> None:
         self._stage, self._patience = stage, patience
         self._owed = False
 
@@ -90,7 +91,7 @@ class KeepBest(TrainerCallback):
         return Found(best_of(rows)["step"] if rows else None, stale(rows))
 
 
-def load_best(trainer: Any, stage: Stage) -> Row | None:
+def load_best(trainer: Any, stage: Stage | Follower) -> Row | None:
     """Put the best checkpoint's weights into the trainer's model, unless it holds them already; the best evaluation.
 
     Raises:

@@ -24,11 +24,11 @@ _NAME = re.compile(r"checkpoint-(\d+)")
 def mark_complete(checkpoint: Path) -> None:
     """Make a checkpoint survive a power cut, then say that it is whole."""
     sizes = {}
-    for file in sorted(checkpoint.iterdir()):
+    for file in sorted(checkpoint.rglob("*")):
         if file.is_file() and file.name != COMPLETE:
             with full_disk(file), file.open("rb") as stream:
                 os.fsync(stream.fileno())
-            sizes[file.name] = file.stat().st_size
+            sizes[str(file.relative_to(checkpoint))] = file.stat().st_size
     write_json(checkpoint / COMPLETE, sizes)
 
 

@@ -21,6 +21,9 @@ from maieutic.types import Record, fingerprint
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
+_UNDECIDING = {"out", "save_steps", "data", "validation", "report_to", "processes", "accelerate_config"}
+"""Settings that do not decide the trained weights, or, as the data, not by their name."""
+
 
 class TrainConfig(Record):
     """The settings both kinds of training share."""
@@ -65,13 +68,17 @@ class TrainConfig(Record):
     """Run Python code that the checkpoint brings along."""
     report_to: str = "none"
     """Trackers that get every metric as well, by the trainer's names for them (`wandb,tensorboard`)."""
+    processes: int | None = Field(None, ge=1)
+    """Processes that share each batch, one a GPU, or on the CPU; null: this one, or what `accelerate_config` says."""
+    accelerate_config: str | None = None
+    """A config file of accelerate, for FSDP2, DeepSpeed or several machines, or the name of one that ships."""
 
     def settings(self) -> dict[str, Any]:
-        """What decides the trained weights: everything but where they go and how often they are saved.
+        """What decides the trained weights: not where they go, how often they are saved, or how many share the work.
 
         The data stands in it by its content, so that a changed file is refused rather than gone on with.
         """
-        held = self.model_dump(mode="json", exclude={"out", "save_steps", "data", "validation", "report_to"})
+        held = self.model_dump(mode="json", exclude=_UNDECIDING)
         held["data"] = {"name": self.data.name, "sha256": file_sha256(self.data)}
         if self.validation:
             held["validation"] = {"name": self.validation.name, "sha256": file_sha256(self.validation)}
@@ -165,7 +172,7 @@ def read_config(kind: type[Config], file: Path | None, given: Mapping[str, Any])
         MissingInput: there is no such file.
         InputError: a key is unknown, missing, or has a value that does not fit.
     """
-    values = {**_read_yaml(file), **{key: value for key, value in given.items() if value is not None}}
+    values = {**read_yaml(file), **{key: value for key, value in given.items() if value is not None}}
     if unknown := sorted(values.keys() - kind.model_fields.keys()):
         close = difflib.get_close_matches(unknown[0], kind.model_fields, 1)
         hint = f"Did you mean {close[0]}?" if close else f"Known: {', '.join(kind.model_fields)}."
@@ -184,7 +191,13 @@ def read_config(kind: type[Config], file: Path | None, given: Mapping[str, Any])
         ) from None
 
 
-def _read_yaml(file: Path | None) -> dict[str, Any]:
+def read_yaml(file: Path | None) -> dict[str, Any]:
+    """The settings in a YAML file; none without a file.
+
+    Raises:
+        MissingInput: there is no such file.
+        InputError: it holds no settings.
+    """
     if file is None:
         return {}
     if not file.is_file():

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from maieutic.console import note
-from maieutic.store import Stage
 from maieutic.train import ordinary
 from maieutic.train.config import DpoConfig
 from maieutic.train.data import Rows, announce, preference_rows, read_preferences
+from maieutic.train.launch import launch, several
 from maieutic.train.load import quiet
 from maieutic.train.loop import TrainResult, arguments, failures, run, summary
-from maieutic.train.prepare import Base, adapters, base, finish, one_device, trainable
+from maieutic.train.prepare import Base, adapters, base, finish, one_device, one_piece, trainable
+from maieutic.train.ranks import Follower, opened
 
 
 def dpo(config: DpoConfig) -> TrainResult:
@@ -26,9 +27,12 @@ def dpo(config: DpoConfig) -> TrainResult:
         RunConflict: `config.out` holds another run.
         EmptyCorpus, ContextTooShort, RenderError, InputError: no pairs, or some that cannot be used.
         UnknownModel, MissingInput: the model or the data is not there.
+        ProcessLost: one of the processes asked for died; the others are ended too.
         DiskFull, ModelError: writing or computing failed; what is there stays, and the same command goes on.
     """
-    with Stage(config.out, {"method": "dpo", **config.settings()}) as stage, quiet():
+    if several(config):
+        return launch("dpo", config)
+    with opened(config.out, {"method": "dpo", **config.settings()}) as stage, quiet():
         if stage.done:
             return TrainResult(stage.folder / "model", stage.manifest)
         start = base(config)
@@ -45,6 +49,9 @@ def dpo(config: DpoConfig) -> TrainResult:
         trainer, resumed = run(make, stage, "train dpo")
         with failures(stage.folder):
             ordinary.measure(trainer, others, stage, "after")
+            whole = one_piece(trainer)
+            if isinstance(stage, Follower):
+                return TrainResult(stage.folder / "model", {}, resumed)
             measured = summary(stage, trainer, rows.report.tokens)
             numbers = {
                 **measured,
@@ -52,7 +59,7 @@ def dpo(config: DpoConfig) -> TrainResult:
                 **ordinary.told(stage.rows),
                 "data": rows.report.json(),
             }
-            finish(config, stage, trainer, start, rows, numbers)
+            finish(config, stage, whole, start, rows, numbers)
         return TrainResult(stage.folder / "model", stage.finish(numbers), resumed)
 
 

@@ -24,6 +24,7 @@ from maieutic.train.attention import segmented
 from maieutic.train.logps import logps
 from maieutic.train.packing import Row, parts
 from maieutic.train.pairs import Pair, Replies, branches, lay_out, plan, totals
+from maieutic.train.ranks import unshared
 from maieutic.train.reference import Reference
 
 _TOLD = (
@@ -84,6 +85,10 @@ class PairsDPOTrainer(DPOTrainer):
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write none: the finished model gets ours."""
 
+    def get_train_dataloader(self) -> Any:
+        """Every process gets all pairs of a step, and computes its share of them."""
+        return unshared(super().get_train_dataloader())
+
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         """Two columns more: what the reference says of each reply, unless the run's folder has it already."""
         pairs = list(dataset)
@@ -130,22 +135,20 @@ class PairsDPOTrainer(DPOTrainer):
         """Forward and backward over a step's pairs; the mean loss, scaled to be averaged over processes."""
         model.train()
         pairs = inputs["pairs"]
-        parts = self._plan(pairs)
-        # Every process has to make as many passes, and may have other lengths, or fewer pairs at an epoch's end.
-        share = gather_object([(len(parts), len(pairs))])
-        parts = self._plan(pairs, max(passes for passes, _ in share))
-        weight = len(share) / sum(count for _, count in share)
+        every = self.accelerator.num_processes
+        parts = list(self.shared(self._plan(pairs, every)))
+        weight = every / len(pairs)
         sums = torch.zeros(len(_TOLD), device=self.accelerator.device)
         # Activations that are computed again ask for the attention in the backward pass too.
         with self._attending():
-            for number, part in enumerate(parts, 1):
+            for number, (part, counts) in enumerate(parts, 1):
                 last = number == len(parts)
                 self.accelerator.gradient_state._set_sync_gradients(last)
                 with nullcontext() if last else self.accelerator.no_sync(model):
                     with self.compute_loss_context_manager():
                         loss, told = self._measure(model, pairs, part)
-                    self.accelerator.backward(loss * len(part) * weight)
-                sums += told * weight
+                    self.accelerator.backward(loss * len(part) * weight * counts)
+                sums += told * weight * counts
         means = self.accelerator.reduce(sums, "mean").tolist()
         for name, mean in zip(_TOLD[1:], means[1:], strict=True):
             self._metrics["train"][name].append(mean)

@@ -20,6 +20,7 @@ from maieutic.render import end_id, prompt_ids, stop_ids
 from maieutic.render.openings import Decisions, Openings, decisions, openings
 from maieutic.store import Stage
 from maieutic.train.load import Framing
+from maieutic.train.ranks import Follower
 from maieutic.types import Conversation, Role, Turn
 
 DECIDED = 1000
@@ -124,7 +125,7 @@ class Measuring(TrainerCallback):
         stage: holds what was measured before a kill, which is not measured again.
     """
 
-    def __init__(self, trainer: Any, held_out: HeldOut, stage: Stage) -> None:
+    def __init__(self, trainer: Any, held_out: HeldOut, stage: Stage | Follower) -> None:
         self._trainer, self._held_out, self._stage = trainer, held_out, stage
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:

@@ -19,9 +19,11 @@ from maieutic.console import note
 from maieutic.errors import DiskFull, InputError, MissingExtra, ModelError
 from maieutic.progress import Progress, track
 from maieutic.store import Stage
+from maieutic.train import ranks
 from maieutic.train.checkpoint import forget_incomplete, last_complete, mark_complete
 from maieutic.train.config import TrainConfig
 from maieutic.train.load import computes_in_bfloat16, has_gpu
+from maieutic.train.ranks import Follower
 
 _NAMES = {
     "loss": "loss",
@@ -77,6 +79,7 @@ def arguments(config: TrainConfig, folder: Path) -> dict[str, Any]:
         "per_device_train_batch_size": config.batch,
         "optim": "adamw_torch_fused",
         "use_liger_kernel": has_gpu() and find_spec("liger_kernel") is not None,
+        "ddp_find_unused_parameters": False,
         "lr_scheduler_type": "cosine",
         "warmup_steps": config.warmup_ratio,
         "weight_decay": config.weight_decay,
@@ -130,7 +133,7 @@ class _Over(Exception):
 class Recorder(TrainerCallback):
     """Writes each step's metrics into the stage's rows, marks whole checkpoints, and moves the bar."""
 
-    def __init__(self, stage: Stage, bar: Progress) -> None:
+    def __init__(self, stage: Stage | Follower, bar: Progress) -> None:
         self._stage = stage
         self._bar = bar
         self._since = time.monotonic()
@@ -181,13 +184,15 @@ class Recorder(TrainerCallback):
             self._bar.advance(0, note=f"loss {loss:.3f}")
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Mark the checkpoint just written."""
+        """Mark the checkpoint, once every process has written its part of it."""
         self._stage.rows.sync()
-        mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        ranks.wait_for_all()
+        if ranks.is_first():
+            mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
 def run(
-    make: Callable[[], Any], stage: Stage, label: str, watch: Watch | None = None
+    make: Callable[[], Any], stage: Stage | Follower, label: str, watch: Watch | None = None
 ) -> tuple[Any, int | None]:
     """Train to the end, from the last whole checkpoint where there is one.
 
@@ -205,8 +210,7 @@ def run(
         ModelError: the device has too little memory, or the loss is no number.
     """
     folder = stage.folder / "checkpoints"
-    start = last_complete(folder)
-    forget_incomplete(folder)
+    start = ranks.from_first(lambda: _last_alone(folder))
     with failures(stage.folder):
         trainer = make()
         for printer in (PrinterCallback, ProgressCallback):
@@ -221,6 +225,13 @@ def run(
             with suppress(_Over):
                 trainer.train(resume_from_checkpoint=str(start) if start else None)
     return trainer, done or None
+
+
+def _last_alone(folder: Path) -> Path | None:
+    """The last whole checkpoint, after the halves a kill left are gone."""
+    start = last_complete(folder)
+    forget_incomplete(folder)
+    return start
 
 
 def _steps(trainer: Any) -> int:
@@ -295,5 +306,6 @@ def summary(stage: Stage, trainer: Any, tokens: int, best: dict[str, Any] | None
         "tokens": round(tokens * last["epoch"]),
         "seconds": sum(row["seconds"] for row in rows),
         "device": str(trainer.args.device),
+        "processes": ranks.count(),
         "versions": {name: version(name) for name in ("torch", "transformers", "trl", "peft")},
     }

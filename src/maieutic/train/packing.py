@@ -64,6 +64,17 @@ def bins(lengths: Sequence[int], most: int) -> list[list[int]]:
     return found
 
 
+def shares(lengths: Sequence[int], among: int) -> list[list[int]]:
+    """Numbers of rows for each of so many processes: longest first, each to the one that has the fewest tokens."""
+    found: list[list[int]] = [[] for _ in range(among)]
+    tokens = [0] * among
+    for number in sorted(range(len(lengths)), key=lambda number: (-lengths[number], number)):
+        place = tokens.index(min(tokens))
+        found[place].append(number)
+        tokens[place] += lengths[number]
+    return found
+
+
 def join(rows: Sequence[Row], device: Any = None) -> Part:
     """Rows one after the other in one sequence."""
     ids = torch.cat([torch.as_tensor(row["input_ids"], dtype=torch.long) for row in rows])

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from maieutic.console import note
-from maieutic.errors import ContextTooShort
+from maieutic.errors import ContextTooShort, ModelError
 from maieutic.models.checkpoint import Source, check_weights, load_tokenizer
 from maieutic.render import add_end, turn_end_id
 from maieutic.render.told import wording
@@ -24,6 +24,7 @@ from maieutic.train.load import (
     load_model,
     locate,
 )
+from maieutic.train.ranks import is_first
 
 
 class Base(NamedTuple):
@@ -130,20 +131,69 @@ def adapters(config: TrainConfig, model: Any, fresh: list[int]) -> Any:
 def one_device(args: Any) -> None:
     """Use the first GPU where one process sees several: TRL refuses to spread one process over them."""
     if args.n_gpu > 1:
-        note(f"{args.n_gpu} GPUs are visible; this process trains on the first")
+        note(
+            f"{args.n_gpu} GPUs are visible; this process trains on the first (--processes {args.n_gpu} uses all)"
+        )
         args._n_gpu = 1
+
+
+def one_piece(trainer: Any) -> Any:
+    """The trained model with all its weights in this process, ready to be merged and written.
+
+    Of a model whose weights are spread over processes (FSDP2's DTensors, DeepSpeed's stage 3) every process hands over
+    its parts; the first gets a new model on the CPU that holds them all, the others null.
+    """
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    weights = _gathered(trainer, model)
+    if weights is None:
+        return model
+    return _rebuilt(model, weights) if is_first() else None
+
+
+def _gathered(trainer: Any, model: Any) -> dict[str, Any] | None:
+    """All weights of a model that is spread over processes (in the first of them), or null: it is in one piece."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+    from torch.distributed.tensor import DTensor
+
+    if any(isinstance(weight, DTensor) for weight in model.parameters()):
+        return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    plugin = trainer.accelerator.state.deepspeed_plugin
+    if plugin is not None and plugin.zero_stage == 3:
+        return trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    return None
+
+
+def _rebuilt(model: Any, weights: dict[str, Any]) -> Any:
+    """A model of the same shape and adapters that holds the given weights and is nobody's shard."""
+    import torch
+    from peft import PeftModel, get_peft_model
+
+    adapted = isinstance(model, PeftModel)
+    inside = model.get_base_model() if adapted else model
+    with torch.device("meta"):
+        new = type(inside)(inside.config)
+        if adapted:
+            new = get_peft_model(new, model.peft_config["default"])
+    lacking = set(new.load_state_dict(weights, strict=False, assign=True).missing_keys)
+    (new.get_base_model() if adapted else new).tie_weights()
+    empty = [name for name, weight in new.named_parameters() if weight.is_meta]
+    if empty:
+        raise ModelError(
+            f"{len(empty)} weights were not gathered ({empty[0]}, ...; {len(lacking)} names not given)",
+            "The last checkpoint is whole: run the same command again, on one device if it can hold the model.",
+        )
+    return new
 
 
 def finish(
     config: TrainConfig,
     stage: Stage,
-    trainer: Any,
+    model: Any,
     start: Base,
     rows: Rows,
     numbers: dict[str, Any],
 ) -> None:
     """Write the adapter, where there is one, and the whole model."""
-    model = trainer.accelerator.unwrap_model(trainer.model)
     if config.lora is not None:
         model.save_pretrained(stage.folder / "adapter", save_embedding_layers=False)
         model = model.merge_and_unload()

@@ -17,9 +17,11 @@ from maieutic.train.config import SftConfig
 from maieutic.train.curve import draw_curve
 from maieutic.train.data import Rows, announce, conversation_rows, longest
 from maieutic.train.heldout import HeldOut, Measuring
+from maieutic.train.launch import launch, several
 from maieutic.train.load import quiet
 from maieutic.train.loop import TrainResult, arguments, failures, run, summary
-from maieutic.train.prepare import Base, adapters, base, finish, one_device, teach_end, trainable
+from maieutic.train.prepare import Base, adapters, base, finish, one_device, one_piece, teach_end, trainable
+from maieutic.train.ranks import Follower, opened
 
 
 def sft(config: SftConfig) -> TrainResult:
@@ -29,9 +31,13 @@ def sft(config: SftConfig) -> TrainResult:
         RunConflict: `config.out` holds another run.
         EmptyCorpus, ContextTooShort, RenderError: there is nothing to train on, or it cannot be rendered.
         UnknownModel, MissingInput: the model or the data is not there.
+        InputError: the processes asked for do not fit the batch or the machine.
+        ProcessLost: one of them died; the others are ended too.
         DiskFull, ModelError: writing or computing failed; what is there stays, and the same command goes on.
     """
-    with Stage(config.out, {"method": "sft", **config.settings()}) as stage, quiet():
+    if several(config):
+        return launch("sft", config)
+    with opened(config.out, {"method": "sft", **config.settings()}) as stage, quiet():
         if stage.done:
             return TrainResult(stage.folder / "model", stage.manifest)
         start = base(config)
@@ -54,12 +60,15 @@ def sft(config: SftConfig) -> TrainResult:
         )
         with failures(stage.folder):
             best = load_best(trainer, stage)
+            whole = one_piece(trainer)
+            if isinstance(stage, Follower):
+                return TrainResult(stage.folder / "model", {}, resumed)
             numbers = {
                 **summary(stage, trainer, rows.report.tokens, best),
                 **(measured.people() if measured else {}),
                 "data": rows.report.json(),
             }
-            finish(config, stage, trainer, start, rows, numbers)
+            finish(config, stage, whole, start, rows, numbers)
         draw_curve(stage, best["step"] if best else None)
         return TrainResult(stage.folder / "model", stage.finish(numbers), resumed)
 
@@ -83,7 +92,7 @@ def _rows(config: SftConfig, start: Base, data: Path, name: str, end: bool = Tru
     return rows
 
 
-def _watch(config: SftConfig, stage: Stage, trainer: Any, measured: HeldOut | None) -> list[Any]:
+def _watch(config: SftConfig, stage: Stage | Follower, trainer: Any, measured: HeldOut | None) -> list[Any]:
     """What goes on at the end of an epoch, in this order."""
     if measured is None:
         return []

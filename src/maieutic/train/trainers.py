@@ -6,18 +6,20 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from trl import SFTTrainer
 
 from maieutic.train.attention import has_flash, segmented
 from maieutic.train.logps import logps
-from maieutic.train.packing import Part, Row, parts
+from maieutic.train.packing import Part, Row, parts, shares
+from maieutic.train.ranks import unshared
 
 
 class RowsSFTTrainer(SFTTrainer):
     """`SFTTrainer` that gets the rows of one optimizer step at a time, and computes them in parts without padding.
 
     The loss is the mean over the supervised tokens of the whole step, as if all its rows were one batch, whatever the
-    parts and on however many devices. TRL's own pings and cards are left out.
+    parts and however many processes share them. TRL's own pings and cards are left out.
 
     Args:
         tokens_at_once: tokens of a part.
@@ -35,21 +37,21 @@ class RowsSFTTrainer(SFTTrainer):
     ) -> torch.Tensor:
         """Gradients of a step's rows; its loss."""
         model.train()
-        owed = self._parts(inputs["rows"])
-        asked = self._over_all(sum(len(part.targets) for part in owed))
-        # Gradients are averaged over devices; each device's share of the sum is what is wanted.
+        owed = self._owed(inputs["rows"])
+        asked = float(self._over_all(sum(len(part.targets) * counts for part, counts in owed)))
+        # Gradients are averaged over processes; the sum of their shares is what is wanted.
         scale = self.accelerator.num_processes / asked
         loss = torch.zeros((), device=self.args.device)
         right = torch.zeros((), device=self.args.device)
         with self._attention():
-            for number, part in enumerate(owed, 1):
+            for number, (part, counts) in enumerate(owed, 1):
                 with self._synchronised(model, number == len(owed)):
                     with self.compute_loss_context_manager():
                         said = logps(model, part, self._flash)
-                        share = -said.logps.sum() * scale
+                        share = -said.logps.sum() * scale * counts
                     self.accelerator.backward(share)
                 loss += share.detach()
-                right += said.right.sum()
+                right += said.right.sum() * counts
         self._metrics["train"]["mean_token_accuracy"].append(float(self._over_all(right) / asked))
         return loss
 
@@ -58,14 +60,28 @@ class RowsSFTTrainer(SFTTrainer):
         self.model.eval()
         total, count = 0.0, 0
         with torch.no_grad(), self._attention():
-            for part in self._parts(list(self.eval_dataset)):
+            for part, counts in self._owed(list(self.eval_dataset)):
                 with self.compute_loss_context_manager():
-                    total -= float(logps(self.model, part, self._flash).logps.sum())
-                count += len(part.targets)
+                    total -= float(logps(self.model, part, self._flash).logps.sum()) * counts
+                count += len(part.targets) * counts
+        total, count = self._over_all([total, count]).tolist()
         metrics = {"eval_loss": total / max(1, count)}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def get_train_dataloader(self) -> Any:
+        """Every process gets all rows of a step, and computes its share of them."""
+        return unshared(super().get_train_dataloader())
+
+    def _owed(self, rows: list[Row]) -> list[tuple[Part, int]]:
+        """This process's parts of some rows, as many as every other's; one that is there to fill up counts 0, not 1."""
+        every, mine = self.accelerator.num_processes, self.accelerator.process_index
+        share = shares([len(row["input_ids"]) for row in rows], every)[mine]
+        owed = [(part, 1) for part in self._parts([rows[number] for number in share])]
+        passes = len(owed) if every == 1 else max(gather_object([len(owed)]))
+        # Where weights are spread over the processes, none gets through a pass alone.
+        return owed + [(self._parts(rows[:1])[0], 0)] * (passes - len(owed))
 
     def _parts(self, rows: list[Row]) -> list[Part]:
         return parts(rows, self._tokens, self._joined, self.args.device)
@@ -74,12 +90,12 @@ class RowsSFTTrainer(SFTTrainer):
         return segmented(self.model, self._flash) if self._joined else nullcontext()
 
     def _synchronised(self, model: Any, last: bool) -> AbstractContextManager[Any]:
-        """Devices exchange gradients once a step, with its last part."""
+        """Processes exchange gradients once a step, with its last part."""
         return nullcontext() if last else self.accelerator.no_sync(model)
 
     def _over_all(self, value: Any) -> torch.Tensor:
-        """A number, summed over all devices."""
-        here = torch.as_tensor(value, device=self.args.device)
+        """A number, summed over all processes."""
+        here = torch.as_tensor(value, device=self.args.device, dtype=torch.float64)
         return self.accelerator.reduce(here, "sum") if self.accelerator.num_processes > 1 else here
 
     def _send_telemetry(self) -> None:
