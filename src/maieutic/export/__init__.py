@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from maieutic.errors import InputError
 from maieutic.export.gguf import PRECISIONS, Written, write_gguf
-from maieutic.export.merged import card, write_merged
+from maieutic.export.merged import write_merged
 from maieutic.export.ollama import modelfile
 from maieutic.export.opened import Opened, opened
 from maieutic.store import full_disk
@@ -77,8 +77,8 @@ def export(
         if to == "ollama":
             text = modelfile(held, written.context, written.vocabulary.add_bos)
             _replace(out / "Modelfile", text)
-        if words := card(held):
-            _replace(out / "README.md", words)
+        if held.card:
+            _replace(out / "README.md", held.card)
         return Exported(written.file, held.role, stops, written.context)
 
 

@@ -39,12 +39,6 @@ def write_merged(model: Opened, folder: Path) -> Path:
     return folder
 
 
-def card(model: Opened) -> str | None:
-    """The checkpoint's own card, where it has one."""
-    file = (model.adapter or model.folder) / "README.md"
-    return file.read_text(encoding="utf-8") if file.is_file() else None
-
-
 def _copy(folder: Path, part: Path) -> None:
     for file in folder.iterdir():
         if file.suffix in _AS_IT_IS or file.name in _NAMED:
@@ -90,7 +84,7 @@ def _dress(model: Opened, part: Path) -> None:
         "system": frame.system,
     }
     write_json(part / "maieutic.json", record)
-    text = card(model)
+    text = model.card
     if text is None:
         origin = f"`{model.name}` merged into its base" if model.adapter else f"`{model.name}`"
         speaks = orjson.dumps(record, option=orjson.OPT_INDENT_2).decode()

@@ -33,6 +33,8 @@ class Opened(NamedTuple):
     """Its `maieutic.json`; empty where it has none."""
     name: str
     """What to call it."""
+    card: str | None
+    """The text of its model card."""
 
 
 def opened(
@@ -72,6 +74,7 @@ def opened(
         _ends(said, tokenizer, frame, side, record),
         record,
         _name(Path(said.name)),
+        None if adapter is not None and said is source else _card(_local(said)),
     )
 
 
@@ -108,6 +111,13 @@ def _local(source: Source) -> Path:
     from huggingface_hub import snapshot_download
 
     return Path(snapshot_download(source.name, allow_patterns=_WANTED, local_files_only=source.offline))
+
+
+def _card(folder: Path) -> str | None:
+    """The card that lies in a folder; a form that nobody has filled in is none."""
+    file = folder / "README.md"
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    return text if text and "[More Information Needed]" not in text else None
 
 
 def _name(path: Path) -> str:

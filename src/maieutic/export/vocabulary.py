@@ -213,23 +213,23 @@ def _space_prefix(held: Mapping[str, Any], tokenizer: Any) -> bool:
     if pre is None and kinds in ([prepend, replace], [replace]):
         return kinds[0] == prepend
     if pre is not None and pre["type"] == "Metaspace" and not kinds and not pre["split"]:
-        scheme = pre["prepend_scheme"]
-        if scheme != "first":
-            return bool(scheme == "always")
-        if _begins_with_control(tokenizer):
-            return False
-        raise ModelError(
-            "no GGUF for a tokenizer that puts a space before a text, where the template begins with plain text",
-            "Pass a template that begins with a control token, with --template FILE.",
-        )
+        return _metaspace(str(pre["prepend_scheme"]), tokenizer)
     raise ModelError("no GGUF for a SentencePiece-like tokenizer that normalizes text", OTHER)
 
 
-def _begins_with_control(tokenizer: Any) -> bool:
-    """Whether a chat, with and without a system text, begins with a control token."""
-    marks = tuple(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
-    chat = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}]
-    return str(tokenizer.apply_chat_template(chat, tokenize=False)).startswith(marks)
+def _metaspace(scheme: str, tokenizer: Any) -> bool:
+    """The same of a pre-tokenizer that puts no space before a text which begins with one; llama.cpp does."""
+    marks = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    said = [{"role": role, "content": " x"} for role in ("user", "assistant", "user")]
+    text = str(tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True))
+    if scheme == "first" and text.startswith(tuple(marks)):
+        return False
+    if scheme == "never" or (scheme == "always" and not any(f"{mark} " in text for mark in marks)):
+        return scheme == "always"
+    raise ModelError(
+        f"no GGUF for this template with a tokenizer that puts a space before a text ({scheme})",
+        "Pass a template that begins with a control token and has text after each, with --template FILE.",
+    )
 
 
 def _scores(model: Mapping[str, Any], tokens: Sequence[str], added: Mapping[int, Any]) -> list[float]:
