@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import gguf
 import gotext
 import pytest
 import torch
@@ -98,7 +99,6 @@ def test_an_adapter_is_merged_into_its_base(lora_run: Path, tmp_path: Path) -> N
         ours, theirs = (loaded(folder)(ids).logits for folder in (tmp_path / "out", lora_run / "model"))
     assert torch.allclose(ours, theirs, atol=1e-5)
     assert asked(tmp_path / "out", TALK) == asked(lora_run / "model", TALK)
-    gguf = pytest.importorskip("gguf", reason="gguf is not installed")
     whole = export(str(lora_run / "model"), "gguf", tmp_path / "whole").out
     merged = export(str(lora_run / "adapter"), "gguf", tmp_path / "merged").out
     assert sorted(path.name for path in merged.parent.iterdir()) == ["README.md", "model.gguf"]
@@ -234,7 +234,6 @@ def maieutic(*words: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_command(tmp_path: Path) -> None:
-    pytest.importorskip("gguf", reason="gguf is not installed")
     folder = tiny_checkpoint(tmp_path / "model")
     done = maieutic(
         "export",

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -17,9 +18,6 @@ from tokenizers_of_kinds import of_kind
 from maieutic.errors import InputError, MaieuticError, ModelError
 from maieutic.export import export
 from maieutic.render import END, add_end
-
-gguf = pytest.importorskip("gguf", reason="gguf is not installed")
-pytestmark = pytest.mark.filterwarnings("ignore:builtin type Swig:DeprecationWarning")
 
 INNER = {
     "input_layernorm": "attn_norm",
