@@ -16,29 +16,27 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
+import torch
+from trained import PUPILS, talk
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from maieutic.export import export
 from maieutic.models import load
+from maieutic.render import prompt_ids
+from maieutic.train.load import quiet
 from maieutic.types import Finish, Role, Sampling, Turn
 
 pytestmark = pytest.mark.slow
 
-ASK = {"role": "user", "content": "What is a half in {LaTeX}?"}
-ANSWER = {"role": "assistant", "content": "Which sign would you try first?"}
-CHATS = {
-    "ends on an assistant": [ASK, ANSWER],
-    "is over": [
-        ASK,
-        ANSWER,
-        {"role": "user", "content": "\\frac{1}{2}"},
-        {"role": "assistant", "content": "Yes."},
-    ],
-    "was never seen": [
-        {"role": "user", "content": "hello 🙂"},
-        {"role": "assistant", "content": "Hm? {3}, 2"},
-    ],
-    "begins freely": [{"role": "system", "content": "You are a pupil."}],
-}
+SEEN = [talk(pupil)[:count] for pupil in PUPILS for count in (1, 3, 5)]
+"""Chats of a system message alone, chats that end on an assistant, and chats that are over."""
+UNSEEN = [
+    [*talk(pupil)[:2], {"role": "assistant", "content": words}]
+    for pupil in PUPILS
+    for words in ("Which one?", "Hm? {3}, 2 🙂", "And what have you tried?", "No.", "Think of a sign first.")
+]
+MARGIN = 0.3
+"""By how much the first choice must lead at every step, for sixteen bits to leave it the first."""
 GREEDY = Sampling(temperature=0, max_tokens=40)
 
 
@@ -50,35 +48,51 @@ def post(url: str, body: dict[str, Any]) -> Any:
         return json.loads(answer.read())
 
 
-def ours(model: Path) -> dict[str, Any]:
+def ours(model: Path, chats: list[list[dict[str, str]]]) -> list[Any]:
     """Our own greedy replies."""
     held = load(f"hf/{model}")
 
-    async def ask() -> dict[str, Any]:
-        return {
-            name: await held.reply([Turn.model_validate(row) for row in rows], GREEDY, role=Role.USER)
-            for name, rows in CHATS.items()
-        }
-
-    async def whole() -> dict[str, Any]:
+    async def ask() -> list[Any]:
         try:
-            return await ask()
+            return [
+                await held.reply([Turn.model_validate(row) for row in rows], GREEDY, role=Role.USER)
+                for rows in chats
+            ]
         finally:
             await held.close()
 
-    return asyncio.run(whole())
+    return asyncio.run(ask())
 
 
-def agree(url: str, name: str, model: Path) -> None:
-    replies = ours(model)
-    assert replies["is over"].finish == Finish.ENDED and replies["is over"].text == ""
-    assert len({reply.text for reply in replies.values()}) == len(CHATS)
-    for chat, rows in CHATS.items():
-        body = {"model": name, "messages": rows, "temperature": 0, "max_tokens": GREEDY.max_tokens}
+def sure(model: Path, chats: list[list[dict[str, str]]]) -> list[list[dict[str, str]]]:
+    """The chats in whose greedy replies every token leads by MARGIN, by transformers alone."""
+    with quiet():
+        held, tokenizer = AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model)
+        found = []
+        for rows in chats:
+            ids = prompt_ids([Turn.model_validate(row) for row in rows], tokenizer, "user")
+            drawn = held.generate(
+                torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)), max_new_tokens=GREEDY.max_tokens,
+                do_sample=False, output_scores=True, return_dict_in_generate=True,
+            )  # fmt: skip
+            first, second = torch.stack(drawn.scores)[:, 0].topk(2).values.unbind(-1)
+            if bool((first - second > MARGIN).all()):
+                found.append(rows)
+    return found
+
+
+def agree(url: str, name: str, model: Path, **more: Any) -> None:
+    """What the server says is what we say ourselves, and it stops where we do."""
+    chats = SEEN + sure(model, UNSEEN)
+    assert len(chats) >= len(SEEN) + 3, "too few chats in which the model is sure"
+    replies = ours(model, chats)
+    assert [reply.finish for reply in replies[: len(SEEN)]] == [Finish.STOP, Finish.STOP, Finish.END] * 3
+    assert [reply.text for reply in replies[1:9:3]] == [sign for _, sign in PUPILS.values()]
+    for rows, reply in zip(chats, replies, strict=True):
+        body = {"model": name, "messages": rows, "temperature": 0, "max_tokens": GREEDY.max_tokens, **more}
         choice = post(url, body)["choices"][0]
-        reply = replies[chat]
-        assert choice["message"]["content"] == reply.text, chat
-        assert choice["finish_reason"] == ("length" if reply.finish == Finish.LENGTH else "stop"), chat
+        assert choice["message"]["content"] == reply.text, rows
+        assert choice["finish_reason"] == ("length" if reply.finish == Finish.LENGTH else "stop"), rows
 
 
 @contextmanager
@@ -151,14 +165,15 @@ def test_llama_cpp_s_server(simulator: Path, adapted: Path, tmp_path: Path, sour
             except OSError:
                 assert process.poll() is None
                 time.sleep(0.2)
-        agree(url, "any", run / "model")
+        agree(url, "any", run / "model", repeat_penalty=1.0)  # its own default is 1.1
         served = load(f"{url}#any")
 
-        async def talk() -> Any:
+        async def speak() -> Any:
             try:
-                rows = [Turn.model_validate(row) for row in CHATS["ends on an assistant"]]
-                return await served.reply(rows, GREEDY, role=Role.USER)
+                return await served.reply(
+                    [Turn.model_validate(row) for row in SEEN[1]], GREEDY, role=Role.USER
+                )
             finally:
                 await served.close()
 
-        assert asyncio.run(talk()).text == ours(run / "model")["ends on an assistant"].text
+        assert asyncio.run(speak()).text == PUPILS["one"][1]
