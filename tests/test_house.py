@@ -354,6 +354,7 @@ def test_without_an_extra_two_lines_say_which(installed: Installed, tmp_path: Pa
         ("demo", "base", "--corpus", "c.jsonl", "--out", "b"),
         ("demo", "--out", "d"),
         ("convert", "c.jsonl", "--to", "parquet", "--out", "c.parquet"),
+        ("export", "base", "--out", "e"),
     ):
         done = installed.run(*words, cwd=tmp_path)
         error = [line for line in done.stderr.splitlines() if not line.startswith("[")]
