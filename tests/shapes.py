@@ -108,12 +108,58 @@ def pieces(scheme: str = "prepend", control: str = "llama") -> Any:
     return made
 
 
+CASED = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?"
+    r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)"
+    r"|\s+"
+)
+"""How Tekken splits a text: also where a small letter is followed by a capital."""
+
+
+MIXED = (
+    "I'll don't WE'RE you'Ve 1 12 123 1234567 3.14 a1b2 camelCase HTTPServer été Übermut 谢谢谢谢 🙂🙂 ?!?! ...",
+    "  two   three    four\n\n\nlines \n  \t\ttabs\r\n a/b/c //// x = (y+1)*2; // done\n/\n  end  ",
+)
+
+
 @cache
 def splitting(kind: str) -> Any:
-    """A byte-level BPE that splits texts as `gpt2`, `llama3` or `qwen` does, with ChatML."""
-    from tokenizers_of_kinds import of_kind
+    """A byte-level BPE that splits texts as `gpt2`, `llama3`, `smaug`, `qwen`, `smollm` or `tekken` does, with ChatML.
 
-    made = of_kind.__wrapped__(kind)
+    Its merges were learned on texts that were not split at all: a split in another place gives other ids.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from tokenizers_of_kinds import SPLIT
+    from transformers import PreTrainedTokenizerFast
+
+    bare = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    inner = Tokenizer(models.BPE(ignore_merges=kind in ("llama3", "tekken")))
+    inner.pre_tokenizer, inner.decoder = bare, decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=1000, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    inner.train_from_iterator([*LINES, *MIXED, *(text.replace(" ", "") for text in MIXED)] * 2, trainer)
+    patterns = {
+        "llama3": SPLIT.replace("DIGITS", "{1,3}"),
+        "smaug": SPLIT.replace("DIGITS", "{1,3}"),
+        "qwen": SPLIT.replace("DIGITS", ""),
+        "tekken": CASED,
+    }
+    gpt2 = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    if kind in patterns:
+        split = pre_tokenizers.Split(Regex(patterns[kind]), "isolated")
+        inner.pre_tokenizer = pre_tokenizers.Sequence([split, bare])
+    elif kind == "smollm":
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        inner.pre_tokenizer = pre_tokenizers.Sequence([digits, gpt2])
+    else:
+        inner.pre_tokenizer = gpt2
+    if kind == "qwen":
+        inner.normalizer = normalizers.NFC()
+    inner.add_special_tokens(["<s>", "</s>", "<|im_start|>", "<|im_end|>"])
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=inner, bos_token="<s>", eos_token="</s>", pad_token="</s>",
+        clean_up_tokenization_spaces=False,
+    )  # fmt: skip
     made.chat_template = CHATML
-    made.pad_token = "</s>"
     return made

@@ -233,6 +233,7 @@ def maieutic(*words: object) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path) -> None:
     folder = tiny_checkpoint(tmp_path / "model")
     done = maieutic(

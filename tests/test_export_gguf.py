@@ -205,14 +205,17 @@ def test_the_tokenizer_and_the_template_are_inside(tmp_path: Path) -> None:
     ("tokenizer", "expected"),
     [
         (lambda: splitting("llama3"), ("gpt2", "llama-bpe", None, False)),
+        (lambda: splitting("smaug"), ("gpt2", "smaug-bpe", None, False)),
         (lambda: splitting("qwen"), ("gpt2", "qwen2", None, False)),
+        (lambda: splitting("smollm"), ("gpt2", "smollm", None, False)),
+        (lambda: splitting("tekken"), ("gpt2", "tekken", None, False)),
         (lambda: pieces("prepend"), ("llama", "default", True, True)),
         (lambda: pieces("always"), ("llama", "default", True, True)),
         (lambda: pieces("never"), ("llama", "default", False, True)),
         (lambda: pieces("first"), ("llama", "default", False, True)),
         (lambda: pieces("prepend", "phi3"), ("llama", "default", True, True)),
     ],
-    ids=["llama3", "qwen", "prepend", "always", "never", "first", "phi3"],
+    ids=["llama3", "smaug", "qwen", "smollm", "tekken", "prepend", "always", "never", "first", "phi3"],
 )
 def test_kinds_of_tokenizers(tmp_path: Path, tokenizer: Any, expected: tuple[Any, ...]) -> None:
     reader = written(shaped("llama", tmp_path / "model", tokenizer()), tmp_path / "out")
@@ -346,6 +349,18 @@ def test_a_space_before_a_text_that_cannot_be_said(tmp_path: Path, scheme: str) 
         "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '</s> ' }}{% endfor %}"
     )
     refused(shaped("llama", tmp_path / "model", tokenizer), tmp_path / "out", "puts a space before a text")
+
+
+def test_a_reply_that_never_stops(tmp_path: Path) -> None:
+    """llama.cpp would take some token of the vocabulary for the end."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.eos_token = None
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
+    )
+    folder = shaped("llama", tmp_path / "model", tokenizer)
+    (folder / "generation_config.json").unlink()
+    refused(folder, tmp_path / "out", "stops at no token")
 
 
 def test_more_ends_than_can_be_named(tmp_path: Path) -> None:

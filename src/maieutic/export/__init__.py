@@ -77,7 +77,7 @@ def export(
         if to == "ollama":
             text = modelfile(held, written.context, written.vocabulary.add_bos)
             _replace(out / "Modelfile", text)
-        if held.card:
+        if held.card and not (out / "README.md").exists():  # which may be somebody's own
             _replace(out / "README.md", held.card)
         return Exported(written.file, held.role, stops, written.context)
 

@@ -150,6 +150,8 @@ def _special(tokenizer: Any, names: Mapping[str, int], ends: Sequence[int]) -> d
     """The named ids. END is `eom`; another token that ends a turn without llama.cpp knowing its name is `eot`."""
     texts = {index: name for name, index in names.items()}
     eos = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else next(iter(ends), None)
+    if eos is None:
+        raise ModelError("a reply of this model stops at no token", "Name one in its generation_config.json.")
     found = {
         "bos": tokenizer.bos_token_id,
         "eos": eos,
@@ -195,7 +197,9 @@ def _pre_tokenizer(held: Mapping[str, Any]) -> str:
 
 
 def _isolates(step: Mapping[str, Any]) -> bool:
-    return step.get("type") == "Split" and step["behavior"] == "Isolated" and not step["invert"]
+    """Whether a step cuts a text into what its pattern matches (our patterns leave nothing between)."""
+    how = (step.get("behavior"), step.get("invert"))
+    return step.get("type") == "Split" and how in (("Isolated", False), ("Removed", True))
 
 
 def _pairs(model: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
