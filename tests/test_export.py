@@ -132,7 +132,7 @@ def test_published_checkpoints_by_template_and_system(
     made.chat_template = None
     folder = shaped(shape, tmp_path / "model", made)
     named = str(tmp_path / "file") if template == "file" else template
-    text = None if template == "dyadic" else "You are a person; ask."
+    text = None if template == "dyadic" else 'You are a "person" 🙂; ask.\n{{ why }}'
     done = export(str(folder), "merged", tmp_path / "out", template=named, system=text, role=role)
     assert done.role == role
     talk = TALK if role == "user" else TALK[:-1]
@@ -144,6 +144,17 @@ def test_published_checkpoints_by_template_and_system(
     ids = torch.tensor([asked(tmp_path / "out", talk)])
     with torch.no_grad():
         assert torch.equal(loaded(folder)(ids).logits, loaded(tmp_path / "out")(ids).logits)
+
+
+def test_a_model_of_both_sides_is_served_as_either(tmp_path: Path) -> None:
+    folder = tiny_checkpoint(tmp_path / "model")
+    (folder / "maieutic.json").write_text(json.dumps({"role": "both", "template": None, "system": None}))
+    for asked_for, kept, role in ((None, "both", "assistant"), ("user", "user", "user")):
+        out = tmp_path / role
+        assert export(str(folder), "merged", out, role=asked_for).role == role
+        assert json.loads((out / "maieutic.json").read_text())["role"] == kept
+        assert opened(str(out)).role == role
+        assert asked(out, TALK) == prompt_ids(turns(TALK), tiny_tokenizer(), role)
 
 
 def test_a_checkpoint_without_a_template_says_what_to_do(tmp_path: Path) -> None:

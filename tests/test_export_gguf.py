@@ -341,6 +341,23 @@ def test_merges_that_scores_cannot_say(tmp_path: Path, change: str) -> None:
     refused(folder, tmp_path / "out", "never merges" if change == "dropped" else "not together")
 
 
+@pytest.mark.parametrize(
+    ("change", "wrong"),
+    [
+        (("<0x7F>", "<0x7f>"), "without all bytes"),
+        (('"ignore_merges": false', '"ignore_merges": true'), "without all bytes and merges"),
+        (('"end_of_word_suffix": null', '"end_of_word_suffix": "@"'), "with end_of_word_suffix"),
+        (('"String": " "', '"String": "x"'), "normalizes text"),
+    ],
+)
+def test_tokenizers_changed_in_one_place(tmp_path: Path, change: tuple[str, str], wrong: str) -> None:
+    folder = shaped("llama", tmp_path / "model", pieces())
+    file = folder / "tokenizer.json"
+    assert change[0] in file.read_text()
+    file.write_text(file.read_text().replace(*change))
+    refused(folder, tmp_path / "out", wrong)
+
+
 @pytest.mark.parametrize("scheme", ["first", "always"])
 def test_a_space_before_a_text_that_cannot_be_said(tmp_path: Path, scheme: str) -> None:
     """At the beginning alone, where the template begins with text; or where a space follows a control token."""

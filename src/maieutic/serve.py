@@ -88,7 +88,9 @@ def serve(
         base = f"http://{_reachable(host)}:{port}"
         child.wait_for(f"{base}/health")
         url = f"{base}/v1"
-        ready(Serving(url, source.name, chosen, curl(url, source.name, Role.USER in settings(source).roles)))
+        ready(
+            Serving(url, source.name, chosen, curl(url, source.name, settings(source).roles == {Role.USER}))
+        )
         child.wait()
 
 

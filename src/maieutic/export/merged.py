@@ -76,13 +76,9 @@ def _dress(model: Opened, part: Path) -> None:
     write_json(part / "generation_config.json", settings)
     frame = model.frame
     kept = frame.template if frame.template in ("dyadic", "plain") else None
-    role = model.record.get("role", model.role)
-    record = {
-        **model.record,
-        "role": role if role == "both" else model.role,
-        "template": kept,
-        "system": frame.system,
-    }
+    both = model.record.get("role") == "both" and model.role == "assistant"
+    role = "both" if both else model.role
+    record = {**model.record, "role": role, "template": kept, "system": frame.system}
     write_json(part / "maieutic.json", record)
     text = model.card
     if text is None:

@@ -81,6 +81,10 @@ def vocabulary(tokenizer: Any, rows: int, ends: Sequence[int]) -> Vocabulary:
     model = held["model"]
     if model["type"] != "BPE":
         raise ModelError(f"no GGUF for a tokenizer of type {model['type']}", OTHER)
+    if odd := [
+        name for name in ("continuing_subword_prefix", "end_of_word_suffix", "dropout") if model.get(name)
+    ]:
+        raise ModelError(f"no GGUF for a tokenizer with {odd[0]}", OTHER)
     names = tokenizer.get_vocab()
     if max(names.values()) >= rows:
         raise ModelError(
@@ -93,6 +97,8 @@ def vocabulary(tokenizer: Any, rows: int, ends: Sequence[int]) -> Vocabulary:
     strips = _strips(added)
     special = _special(tokenizer, names, ends)
     if model.get("byte_fallback"):
+        if model.get("ignore_merges") or not {f"<0x{byte:02X}>" for byte in range(256)} <= names.keys():
+            raise ModelError("no GGUF for a SentencePiece-like tokenizer without all bytes and merges", OTHER)
         types = [
             BYTE if kind == NORMAL and re.fullmatch(r"<0x[0-9A-F]{2}>", token) else kind
             for token, kind in zip(tokens, types, strict=True)
@@ -175,10 +181,8 @@ def _special(tokenizer: Any, names: Mapping[str, int], ends: Sequence[int]) -> d
 def _pre_tokenizer(held: Mapping[str, Any]) -> str:
     """llama.cpp's name for how a byte-level BPE splits a text before merging."""
     normalizer = (held["normalizer"] or {}).get("type")
-    if normalizer not in (
-        None,
-        "NFC",
-    ):  # NFC leaves text as nearly everybody writes it; llama.cpp does not apply it
+    # NFC leaves nearly everybody's text as it is; llama.cpp does not apply it.
+    if normalizer not in (None, "NFC"):
         raise ModelError(f"no GGUF for a byte-level tokenizer that normalizes by {normalizer}", OTHER)
     step = held["pre_tokenizer"] or {}
     steps = step.get("pretokenizers", [step])
@@ -212,11 +216,11 @@ def _space_prefix(held: Mapping[str, Any], tokenizer: Any) -> bool:
     """Whether a space is put before a text and after every control token; before a text alone cannot be said."""
     normalizer, pre = held["normalizer"], held["pre_tokenizer"]
     steps = [] if normalizer is None else normalizer.get("normalizers", [normalizer])
-    kinds = [(one["type"], one.get("prepend"), one.get("content")) for one in steps]
-    prepend, replace = ("Prepend", "▁", None), ("Replace", None, "▁")
-    if pre is None and kinds in ([prepend, replace], [replace]):
-        return kinds[0] == prepend
-    if pre is not None and pre["type"] == "Metaspace" and not kinds and not pre["split"]:
+    prepend = {"type": "Prepend", "prepend": "▁"}
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    if pre is None and steps in ([prepend, replace], [replace]):
+        return steps[0] == prepend
+    if pre is not None and pre["type"] == "Metaspace" and not steps and not pre["split"]:
         return _metaspace(str(pre["prepend_scheme"]), tokenizer)
     raise ModelError("no GGUF for a SentencePiece-like tokenizer that normalizes text", OTHER)
 
