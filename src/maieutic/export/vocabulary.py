@@ -219,7 +219,7 @@ def _space_prefix(held: Mapping[str, Any], tokenizer: Any) -> bool:
     prepend = {"type": "Prepend", "prepend": "▁"}
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
     if pre is None and steps in ([prepend, replace], [replace]):
-        return steps[0] == prepend
+        return bool(steps[0] == prepend)
     if pre is not None and pre["type"] == "Metaspace" and not steps and not pre["split"]:
         return _metaspace(str(pre["prepend_scheme"]), tokenizer)
     raise ModelError("no GGUF for a SentencePiece-like tokenizer that normalizes text", OTHER)
