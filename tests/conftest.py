@@ -25,6 +25,22 @@ def real_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def simulator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of a tiny user simulator, trained until it knows its three conversations and their end."""
+    from trained import simulator as trained
+
+    return trained(tmp_path_factory.mktemp("simulator"))
+
+
+@pytest.fixture(scope="session")
+def adapted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same by LoRA."""
+    from trained import simulator as trained
+
+    return trained(tmp_path_factory.mktemp("adapted"), lora=8)
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     """Where every optional library should be there (`make test-all`), a test that misses one fails."""

@@ -29,7 +29,7 @@ ORDER = [
     *("errors", "types", "console", "progress", "prompts", "rubrics", "store", "spending", "owed"),
     *("data", "render", "models", "train", "simulate", "candidates", "intents", "judge", "prefer", "evals"),
     *("demo", "costs", "stages", "recipe"),
-    *("scale", "report", "demo.run", "export", "studio", "chat", "cli", "__main__"),
+    *("scale", "report", "demo.run", "export", "serve", "studio", "chat", "cli", "__main__"),
 ]
 """Rooms, the earlier ones first; a part of a room that comes later stands by its own name."""
 HEAVY = (
@@ -197,7 +197,7 @@ def test_the_commands_are_those_that_others_call() -> None:
     promised = """
         demo; demo base; import; convert; clean; split; stats; mask; intents; train sft; train dpo; simulate; candidates;
         judge; prefer; eval simulator; eval tutor score; eval judge score; eval mt-bench score;
-        eval mt-bench pairwise; eval vicuna-bench score; eval alpaca-eval score; eval paired; eval plan; run; chat
+        eval mt-bench pairwise; eval vicuna-bench score; eval alpaca-eval score; eval paired; eval plan; run; chat; export; serve
     """
     assert {" ".join(name.split()) for name in promised.split(";")} <= names
 
@@ -354,6 +354,7 @@ def test_without_an_extra_two_lines_say_which(installed: Installed, tmp_path: Pa
         ("demo", "base", "--corpus", "c.jsonl", "--out", "b"),
         ("demo", "--out", "d"),
         ("convert", "c.jsonl", "--to", "parquet", "--out", "c.parquet"),
+        ("export", "base", "--out", "e"),
     ):
         done = installed.run(*words, cwd=tmp_path)
         error = [line for line in done.stderr.splitlines() if not line.startswith("[")]

@@ -14,7 +14,7 @@ from transformers import DataCollatorForSeq2Seq
 from maieutic.data.corpus import write_corpus
 from maieutic.errors import ContextTooShort, DiskFull, ModelError, RunConflict
 from maieutic.render import END, end_id, prompt_ids, turn_end_id
-from maieutic.store import stage_rows
+from maieutic.store import stage_rows, write_json
 from maieutic.train.config import SftConfig
 from maieutic.train.data import conversation_rows
 from maieutic.train.load import Framing, quiet
@@ -193,6 +193,26 @@ def test_the_checkpoint_says_what_it_is(simulator: Path, start: Path) -> None:
     card = (simulator / "model" / "README.md").read_text()
     assert "user simulator" in card and "CC0-1.0" in card and END in card
     assert str(start) not in card and str(start) not in json.dumps(record)
+    data = (simulator / "config.json").read_text()
+    assert record["data"]["sha256"] in card and record["data"]["sha256"] in data
+    assert record["recipe"] is None and "`maieutic train sft`" in card and "transformers 5" in card
+    for name, value in record["metrics"].items():
+        shown = f"{value:.6g}" if isinstance(value, float) else value
+        assert value is None or f"| {name} | {shown} |" in card
+
+
+def test_a_recipe_s_stage_names_its_recipe(start: Path, corpus: Path, tmp_path: Path) -> None:
+    from hashlib import sha256
+
+    file = tmp_path / "recipe.json"
+    write_json(file, {"recipe": "platolm", "stages": {}})
+    sft(config(start, corpus, tmp_path / "user", steps=1))
+    record = json.loads((tmp_path / "user" / "model" / "maieutic.json").read_text())
+    assert record["recipe"] == {"name": "platolm", "sha256": sha256(file.read_bytes()).hexdigest()}
+    assert (
+        f"recipe `platolm` (SHA-256 `{record['recipe']['sha256']}`)"
+        in (tmp_path / "user" / "model" / "README.md").read_text()
+    )
 
 
 def test_done_is_done_and_another_run_is_refused(simulator: Path, start: Path, corpus: Path) -> None:

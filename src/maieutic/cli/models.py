@@ -1,15 +1,16 @@
-"""`chat`: talk with a model in the terminal."""
+"""`chat`, `export`, `serve`: talk with a model in the terminal, write it for a server, serve it."""
 
 from __future__ import annotations
 
 import io
 import sys
 from collections.abc import Callable
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
-from maieutic.console import Json, note, print_json, shown
+from maieutic.console import Json, note, print_json, say, shown
 from maieutic.types import Role, Sampling, utf8
 
 
@@ -18,6 +19,10 @@ def register(app: typer.Typer) -> None:
     app.command("chat", epilog="Example: maieutic chat ollama/llama3.2 --system 'Answer with a question.'")(
         chat
     )
+    app.command("export", epilog="Example: maieutic export runs/user --to gguf --quantize q8_0 --out gguf")(
+        export
+    )
+    app.command("serve", epilog="Example: maieutic serve runs/user --port 8001")(serve)
 
 
 def chat(
@@ -73,6 +78,71 @@ def chat(
         print_json({"messages": turns, "ended": held.ended, "model": model})
     if held.owed:
         raise typer.Exit(1)
+
+
+def export(
+    model: Annotated[
+        str, typer.Argument(help="A finished run, a checkpoint's folder, a LoRA adapter, or a Hub id.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A folder; for merged a new one.")],
+    to: Annotated[
+        Literal["merged", "gguf", "ollama"],
+        typer.Option(help="merged: safetensors; gguf: one file for llama.cpp; ollama: that and a Modelfile."),
+    ] = "merged",
+    quantize: Annotated[
+        Literal["f16", "q8_0", "q4_0"] | None, typer.Option(help="Precision of GGUF weights. [f16]")
+    ] = None,
+    template: Annotated[
+        str | None, typer.Option(help="chat, dyadic, plain or a Jinja file. [the checkpoint's own]")
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="System text for conversations that have none.")] = None,
+    speaks: Annotated[
+        Literal["user", "assistant"] | None,
+        typer.Option("--as", help="The side to serve. [its trained side, else assistant]"),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Write a model in the form that a server wants; what would come out wrong is refused."""
+    from maieutic.export import export as work
+
+    if quantize and to == "merged":
+        raise typer.BadParameter("merged weights stay as they are", param_hint="--quantize")
+    done = work(model, to, out, precision=quantize or "f16", template=template, system=system, role=speaks)
+    if json:
+        print_json(done.json())
+        return
+    more = f", {done.context} tokens of context" if done.context else ""
+    say(f"{done.out}: speaks the {done.role}, stops at {' '.join(done.stops)}{more}")
+
+
+def serve(
+    model: Annotated[str, typer.Argument(help="A finished run, a checkpoint's folder, or a Hub id.")],
+    engine: Annotated[
+        Literal["vllm", "transformers"] | None,
+        typer.Option(help="What serves it. [vllm where it is installed, else transformers]"),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="The address to listen on; the default is this machine's alone.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    json: Json = False,
+) -> None:
+    """Serve a model as an ordinary chat model (OpenAI's API) until Ctrl-C; prints a curl line once it answers."""
+    from maieutic.serve import Serving
+    from maieutic.serve import serve as work
+
+    def ready(serving: Serving) -> None:
+        if json:
+            print_json(serving.json())
+            return
+        say(serving.curl)
+        sys.stdout.flush()
+        note(f"{serving.engine} serves {serving.model} at {serving.url}; Ctrl-C stops it.")
+
+    try:
+        work(model, engine, host, port, ready)
+    except KeyboardInterrupt:
+        note("stopped")
 
 
 def _ask(role: Role, watched: bool) -> str | None:

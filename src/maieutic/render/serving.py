@@ -2,7 +2,8 @@
 
 A user simulator's generation prompt opens the *user's* turn: served as an ordinary chat model it answers as the
 person, with no juggling of roles. It accepts a chat that ends on the assistant, and, for a free start, a chat of one
-system message, which many templates would refuse.
+system message, which many templates would refuse. A system text that stood before every conversation in training is
+written into it, for chats that bring none.
 """
 
 from __future__ import annotations
@@ -26,7 +27,23 @@ def serving_template(
     if template in ("dyadic", "plain"):
         return _own_frame(tokenizer, side, template, system)
     text = template_text(tokenizer, template).removesuffix("\n")
-    return _opening_user(tokenizer, text) if side == Role.USER else text
+    first = "" if system is None else _system_before(system)
+    if side == Role.USER:
+        return first + _opening_user(tokenizer, text)
+    return f"{first}{WRAPPED}{text}{WRAPPED_END}" if first else text
+
+
+def _system_before(system: str) -> str:
+    """Puts a system turn before a chat that has none, as it was in training."""
+    return (
+        "{% if not messages or messages[0]['role'] != 'system' %}"
+        f"{{% set messages = [{{'role': 'system', 'content': {_literal(system)}}}] + messages %}}{{% endif %}}"
+    )
+
+
+def _literal(text: str) -> str:
+    """A text as Jinja writes one; characters beyond ASCII stand as they are, since it knows no surrogate pairs."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _opening_user(tokenizer: Any, text: str) -> str:
@@ -38,18 +55,18 @@ def _opening_user(tokenizer: Any, text: str) -> str:
     written = "".join(piece.text for piece in so_far).removesuffix(frames.tail)
     opening = "".join(piece.text for piece in pieces).removeprefix(written)
     before, after = _system_frame(frames)
-    body = f"{WRAPPED}{text}{WRAPPED_END}{{% if opens_user %}}{{{{ {json.dumps(opening)} }}}}{{% endif %}}"
+    body = f"{WRAPPED}{text}{WRAPPED_END}{{% if opens_user %}}{{{{ {_literal(opening)} }}}}{{% endif %}}"
     if frames.tail:  # what is written only where nothing more is asked
         body = (
             f"{{% set written %}}{WRAPPED}{text}{WRAPPED_END}{{% endset %}}{{% if opens_user %}}"
-            f"{{{{ written[:-{len(frames.tail)}] + {json.dumps(opening)} }}}}{{% else %}}{{{{ written }}}}{{% endif %}}"
+            f"{{{{ written[:-{len(frames.tail)}] + {_literal(opening)} }}}}{{% else %}}{{{{ written }}}}{{% endif %}}"
         )
     return (
         "{% set opens_user = add_generation_prompt %}{% set add_generation_prompt = false %}"
         "{% if opens_user and messages | length == 1 and messages[0]['role'] == 'system' %}"
-        f"{{{{ {json.dumps(before)} + messages[0]['content'] + {json.dumps(after)} }}}}"
+        f"{{{{ {_literal(before)} + messages[0]['content'] + {_literal(after)} }}}}"
         "{% elif opens_user and not messages %}"
-        f"{{{{ {json.dumps(_first_opening(frames))} }}}}"
+        f"{{{{ {_literal(_first_opening(frames))} }}}}"
         "{% else %}"
         f"{body}"
         "{% endif %}"
@@ -82,15 +99,15 @@ def _own_frame(tokenizer: Any, role: Role, template: str, system: str | None) ->
     else:
         labels = {side: f"{label}:" for side, label in LABELS.items()}
         default, gap, tail, space = system or "", "\n\n", "\n", " "
-    user, assistant = json.dumps(labels[Role.USER]), json.dumps(labels[Role.ASSISTANT])
+    user, assistant = _literal(labels[Role.USER]), _literal(labels[Role.ASSISTANT])
     return (
-        f"{{{{ {json.dumps(leading)} }}}}"
+        f"{{{{ {_literal(leading)} }}}}"
         "{% if messages and messages[0]['role'] == 'system' %}"
-        f"{{{{ messages[0]['content'] + {json.dumps(gap)} }}}}{{% set turns = messages[1:] %}}"
-        f"{{% else %}}{{{{ {json.dumps(default + gap if default else '')} }}}}{{% set turns = messages %}}{{% endif %}}"
+        f"{{{{ messages[0]['content'] + {_literal(gap)} }}}}{{% set turns = messages[1:] %}}"
+        f"{{% else %}}{{{{ {_literal(default + gap if default else '')} }}}}{{% set turns = messages %}}{{% endif %}}"
         "{% for turn in turns %}"
         f"{{{{ {user} if turn['role'] == 'user' else {assistant} }}}}"
-        f"{{{{ {json.dumps(space)} + turn['content'] + {json.dumps(eos + tail)} }}}}"
+        f"{{{{ {_literal(space)} + turn['content'] + {_literal(eos + tail)} }}}}"
         "{% endfor %}"
-        f"{{% if add_generation_prompt %}}{{{{ {json.dumps(labels[role])} }}}}{{% endif %}}"
+        f"{{% if add_generation_prompt %}}{{{{ {_literal(labels[role])} }}}}{{% endif %}}"
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,13 @@ def save_model(
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)
         held = frame.template if frame.template in ("dyadic", "plain") else None
-        whole = {"role": role, "template": held, "system": frame.system, **record}
+        whole = {
+            "role": role,
+            "template": held,
+            "system": frame.system,
+            "recipe": _recipe(folder.parent),
+            **record,
+        }
         write_json(part / "maieutic.json", whole)
         (part / "README.md").write_text(model_card(whole), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
@@ -106,11 +113,19 @@ def save_model(
     return folder
 
 
+def _recipe(run: Path) -> dict[str, str] | None:
+    """The recipe that a run is a stage of: its name, and the hash of what it resolved to."""
+    file = run.parent / "recipe.json"
+    if not file.is_file():
+        return None
+    return {"name": read_json(file)["recipe"], "sha256": sha256(file.read_bytes()).hexdigest()}
+
+
 def model_card(record: dict[str, Any]) -> str:
     """A short model card, in the Hub's form, from the record in `maieutic.json`."""
     import orjson
 
-    data, metrics, method = record["data"], record["metrics"], record["method"]
+    data, method, recipe = record["data"], record["method"], record["recipe"]
     speaks = {"user": "the human's turns (a user simulator)", "both": "both sides"}.get(
         record["role"], "the assistant's turns"
     )
@@ -129,8 +144,17 @@ def model_card(record: dict[str, Any]) -> str:
         )
     if record.get("end"):
         notes += f"\nIt ends a conversation with `{END}`.\n"
-    rows = "\n".join(f"| {name} | {value} |" for name, value in sorted(metrics.items()) if value is not None)
-    settings = orjson.dumps(record["settings"], option=orjson.OPT_INDENT_2).decode()
+    metrics = {name: value for name, value in sorted(record["metrics"].items()) if value is not None}
+    rows = "\n".join(
+        f"| {name} | {value:.6g} |" if isinstance(value, float) else f"| {name} | {value} |"
+        for name, value in metrics.items()
+    )
+    settings = orjson.dumps(record["settings"], option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS)
+    made = f"`maieutic train {method}`, settings below (SHA-256 `{sha256(settings).hexdigest()}`)"
+    if recipe:
+        made = f"recipe `{recipe['name']}` (SHA-256 `{recipe['sha256']}`), stage {made}"
+    versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
+    licences = ", ".join(data["licences"]) or "not stated"
     return "\n".join(
         (
             f"---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [maieutic, {method}]\n---\n",
@@ -138,8 +162,9 @@ def model_card(record: dict[str, Any]) -> str:
             f"Fine-tuned from `{record['base']}` to speak {speaks}.",
             notes,
             f"## Data\n\n`{data['name']}` (SHA-256 `{data['sha256']}`), {data['rows']} rows.",
-            f"Licences: {', '.join(data['licences']) or 'not stated'}.\n",
+            f"Licences: {licences}; that of `{record['base']}` holds for these weights too.\n",
+            f"## Recipe\n\nMade by {made}, with {versions}.\n",
             f"## Result\n\n| | |\n|---|---|\n{rows}\n",
-            f"## Settings\n\n```json\n{settings}\n```\n",
+            f"## Settings\n\n```json\n{settings.decode()}\n```\n",
         )
     )
