@@ -284,7 +284,7 @@ def parsed(raw: bytes) -> Any:
 
 async def _whole(response: aiohttp.ClientResponse) -> bytes:
     chunks, size = [], 0
-    async for chunk in response.content.iter_any():
+    while chunk := await response.content.readany():
         chunks.append(chunk)
         size += len(chunk)
         if size > LARGEST_REPLY:

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 from maieutic.simulate.dialogue import ENDED, Outcome, Spoken
-from maieutic.store import Journal
+from maieutic.store import Journal, read_rows
 from maieutic.types import Conversation, Turn
 
 
@@ -56,7 +56,7 @@ def tally(rows: Journal) -> Tallies:
 def partial_dialogues(turns: Journal, rows: Journal) -> dict[str, list[Spoken]]:
     """The turns already spoken in dialogues that are not finished."""
     partial: dict[str, list[Spoken]] = {}
-    for row in turns.rows():
+    for row in read_rows(turns.path):
         if row["dialogue"] not in rows:
             spoken = partial.setdefault(row["dialogue"], [])
             if row["index"] == len(spoken):

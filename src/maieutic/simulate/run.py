@@ -17,6 +17,7 @@ from pydantic import Field
 
 from maieutic.errors import BudgetSpent, TooManyFailures
 from maieutic.models import ChatModel, identity
+from maieutic.numbered import Numbered
 from maieutic.progress import Progress, track
 from maieutic.simulate import guards
 from maieutic.simulate.dialogue import Dialogue, Ending, Rules, Side, Spoken
@@ -173,7 +174,7 @@ class _Run:
         self._turns = stage.journal("turns")
         self._partial = partial_dialogues(self._turns, stage.rows)
         self._tallies = tally(stage.rows)
-        self._order: dict[str, int] = {}
+        self._order = Numbered()
         self._purse = Purse(config.budget)
         self._spent: BudgetSpent | None = None
         self._started = time.monotonic()
@@ -201,7 +202,7 @@ class _Run:
     async def _work(self, owed: Iterator[Start], progress: Progress) -> None:
         """One dialogue after another; a spent budget lets each worker finish the turn it is at."""
         for start in owed:
-            self._order[start.key] = len(self._order)
+            self._order.add(start.key)
             if start.key not in self._stage.rows:
                 try:
                     self._purse.check()
@@ -209,14 +210,14 @@ class _Run:
                 except BudgetSpent as error:
                     self._spent = error
                     return
-            progress.advance(note=self._live())
+            progress.advance(note=self._live)
 
     async def _one(self, start: Start) -> None:
         def keep(index: int, spoken: Spoken) -> None:
             row = {
                 "dialogue": start.key,
                 "index": index,
-                "turn": spoken.turn.model_dump(mode="json"),
+                "turn": {"role": spoken.turn.role, "content": spoken.turn.content},
                 "info": spoken.info,
             }
             self._turns.append(f"{start.key}:{index}", row)
