@@ -26,7 +26,18 @@ SRC = ROOT / "src" / "maieutic"
 FILES = sorted(SRC.rglob("*.py"))
 
 ORDER = [
-    *("errors", "types", "console", "progress", "prompts", "rubrics", "numbered", "store", "spending", "owed"),
+    *(
+        "errors",
+        "types",
+        "console",
+        "progress",
+        "prompts",
+        "rubrics",
+        "numbered",
+        "store",
+        "spending",
+        "owed",
+    ),
     *("data", "render", "models", "train", "simulate", "candidates", "judge", "prefer", "evals"),
     *("demo", "costs", "stages", "recipe"),
     *("scale", "report", "demo.run", "export", "studio", "chat", "cli", "__main__"),

@@ -43,7 +43,9 @@ class Role(StrEnum):
     @property
     def other(self) -> Role:
         """The opposite side; a system turn has none and stays itself."""
-        return {Role.USER: Role.ASSISTANT, Role.ASSISTANT: Role.USER}.get(self, self)
+        if self is Role.USER:
+            return Role.ASSISTANT
+        return Role.USER if self is Role.ASSISTANT else self
 
 
 class Turn(Record):

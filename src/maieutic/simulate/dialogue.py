@@ -121,6 +121,7 @@ class Dialogue:
         self._rules = rules
         self._spoken = list(spoken)
         self._messages = [*start.messages, *(each.turn for each in spoken)]
+        self._rounds = sum(turn.role == Role.ASSISTANT for turn in self._messages)
         self._keep = keep
         self._pay = pay
         self._asked: str | None = None
@@ -168,21 +169,18 @@ class Dialogue:
             return End.FORCED
         return End.ROUNDS if self._rounds_used_up() and self._rules.ending != "force" else None
 
-    def _rounds(self) -> int:
-        return sum(turn.role == Role.ASSISTANT for turn in self._messages)
-
     def _rounds_used_up(self) -> bool:
-        return self._rounds() >= self._rules.rounds and self._next_role() == Role.USER
+        return self._rounds >= self._rules.rounds and self._next_role() == Role.USER
 
     def _may_end(self) -> bool:
         allowed = self._rules.ending != "suppress" and bool(self._messages)
-        return allowed and self._rounds() >= self._rules.min_rounds
+        return allowed and self._rounds >= self._rules.min_rounds
 
     async def _is_over(self) -> bool:
         """Whether the controller, where there is one, says that the person stops here."""
         self._asked = self._asked_cost = None
         controller = self._rules.controller
-        if controller is None or not self._may_end() or not self._rounds():
+        if controller is None or not self._may_end() or not self._rounds:
             return False
         reply = await CONTROLLER.ask(controller, self._start, self._messages)
         cost = self._asked_cost = self._pay(reply)
@@ -222,6 +220,7 @@ class Dialogue:
         self._keep(len(self._spoken), spoken)
         self._spoken.append(spoken)
         self._messages.append(spoken.turn)
+        self._rounds += role == Role.ASSISTANT
         return True
 
     async def _draw(self, role: Role, side: Side, redraw: int, forced: bool) -> Draw:

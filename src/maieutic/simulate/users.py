@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal
 
 from maieutic import prompts
@@ -63,15 +64,21 @@ async def next_user_turn(
 
 def swapped(start: Conversation, messages: Sequence[Turn], last: bool = False) -> list[Turn]:
     """The conversation as a prompted user model sees it: its own turns are the assistant's."""
-    system = prompts.load("user_prompted").fill(end=END_WORD, who=_who(start), want=_want(start))
-    if last:
-        system += "\n\n" + prompts.load("user_last").fill(end=END_WORD)
     turns = [
         Turn(role=turn.role.other, content=turn.content) for turn in messages if turn.role != Role.SYSTEM
     ]
     if not turns or turns[0].role == Role.ASSISTANT:
         turns.insert(0, Turn(role=Role.USER, content=prompts.load("user_start").text))
-    return [Turn(role=Role.SYSTEM, content=system), *turns]
+    return [_told(_who(start), _want(start), last), *turns]
+
+
+@lru_cache(1024)
+def _told(who: str, want: str, last: bool) -> Turn:
+    """What a prompted user is told: the same in all turns of a dialogue."""
+    system = prompts.load("user_prompted").fill(end=END_WORD, who=who, want=want)
+    if last:
+        system += "\n\n" + prompts.load("user_last").fill(end=END_WORD)
+    return Turn(role=Role.SYSTEM, content=system)
 
 
 class _Controller:
