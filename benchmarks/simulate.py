@@ -94,8 +94,10 @@ def ours(url: str, dialogues: int, concurrency: int) -> int:
 
 
 def asked(*command: object) -> dict[str, Any]:
-    """What a program prints last."""
-    done = subprocess.run(list(map(str, command)), check=True, stdout=subprocess.PIPE, text=True)
+    """What a program prints last; what it says beside that is shown only where it fails."""
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(map(str, command))}\n{done.stderr[-2000:]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 

@@ -121,6 +121,10 @@ def _show(summary: Summary) -> None:
     say(f"{summary.dialogues} dialogues ({ends}), {summary.failed} failed, in {summary.run}")
     spent = "" if summary.usd is None else f", ${summary.usd:.2f}"
     say(f"this call: {summary.replies} replies, {summary.tokens} tokens{spent}, {summary.seconds} s")
+    if summary.faults:
+        say("failed: " + ", ".join(f"{count} by {fault}" for fault, count in sorted(summary.faults.items())))
+    if summary.unread:
+        say(f"{summary.unread} answers of the controller were neither yes nor no")
     if summary.guards:
         say("redrawn: " + ", ".join(f"{count} {guard}" for guard, count in sorted(summary.guards.items())))
 

@@ -2,7 +2,7 @@
 
 A run folder holds a row a dialogue (`rows.jsonl`, a corpus that trains as it is), and the turns of dialogues still
 going on (`turns.jsonl`). The same command goes on: finished dialogues are not asked again, and the others continue
-from their last finished turn. Starts stream, and nothing in memory grows with the number of dialogues but their keys.
+from their last finished turn. Starts stream; what memory holds of a dialogue that is over is some fifty bytes.
 """
 
 from __future__ import annotations
@@ -81,6 +81,8 @@ class Summary(NamedTuple):
     """Failed dialogues by whose fault it was."""
     guards: dict[str, int]
     """Draws thrown away, by guard."""
+    unread: int
+    """Answers of the controller that were neither yes nor no; the dialogues went on."""
     tokens: int
     """Tokens this call used, prompts counted."""
     usd: float | None
@@ -228,10 +230,10 @@ class _Run:
             start.draws, start.conversation, *self._sides, self._rules, partial, keep, self._purse.pay
         )
         outcome = await dialogue.run()
-        tried = self._tallies.tries[start.key]
-        self._tallies.add(start.key, outcome)
         row = dialogue_row(start.key, start.conversation, outcome, dialogue.end_info)
+        tried = self._tallies.tries[start.key]
         self._stage.rows.append(f"{start.key}:failed:{tried}" if outcome.failure else start.key, row)
+        self._tallies.add(row)
 
     def _live(self) -> str:
         """What the progress line says: replies a second, what was spent, failures by kind."""
@@ -250,6 +252,7 @@ class _Run:
             ends=dict(tallies.ends),
             faults=tallies.faults(),
             guards=dict(tallies.guards),
+            unread=tallies.unread,
             tokens=self._purse.tokens,
             usd=round(self._purse.usd, 6) if self._config.budget.prices else None,
         )

@@ -19,6 +19,8 @@ from maieutic.types import Conversation, Finish, Reply, Role, Sampling, Turn
 UserMode = Literal["trained", "prompted"]
 END_WORD = "[DONE]"
 """What a prompted user writes to end the conversation; stands in its prompt."""
+UNREAD = "unread"
+"""An answer of the controller that is neither yes nor no."""
 
 
 def user_mode(model: ChatModel, wanted: UserMode | None = None) -> UserMode:
@@ -100,9 +102,9 @@ class _Controller:
         return await model.reply([Turn(role=Role.USER, content=text)], self.sampling)
 
     def read(self, text: str) -> str:
-        """`yes`, `no`, or `unread`, which counts as no."""
+        """`yes`, `no`, or `UNREAD`, after which the dialogue goes on."""
         words = _ANSWER.findall(text.lower())
-        return words[0] if len(set(words)) == 1 else "unread"
+        return words[0] if len(set(words)) == 1 else UNREAD
 
 
 CONTROLLER = _Controller()
