@@ -198,18 +198,18 @@ def beside(python: Path | None, distributions: list[str]) -> dict[str, str | Non
     return asked(python, "-c", code, *distributions)
 
 
-def measure(rounds: int, quick: bool, others: dict[str, Path | None]) -> dict[str, Any]:
+def measure(rounds: int, quick: bool, slots: list[int], others: dict[str, Path | None]) -> dict[str, Any]:
     scale = 8 if quick else 1
-    ways = [Way(name, 480 // scale) for name in ("ours", "bare", "official")]
-    ways += [Way("single", 2), Way("thirty", 6 // scale or 1)]
+    ways = [Way("ours", 480 // scale), Way("bare", 480 // scale), Way("official", 240 // scale)]
+    ways += [Way("single", 2), Way("thirty", 4 // scale or 1)]
     if python := others["distilabel"]:
         ways.append(Way("distilabel", 96, str(python)))
     if python := others["curator"]:
-        ways += [Way("curator", 192, str(python)), Way("curator_agents", 2, str(python))]
-    wide = [Way("ours", 1920 // scale), Way("bare", 1920 // scale), Way("official", 480 // scale)]
+        ways += [Way("curator", 96, str(python)), Way("curator_agents", 2, str(python))]
+    wide = [Way("ours", 1920 // scale), Way("bare", 1920 // scale), Way("official", 384 // scale)]
     sizes = (1000, 50_000 // scale)
     return {
-        "served": [speed(64, 96, ways, rounds), speed(256, 384, wide, rounds)],
+        "served": [speed(each, each * 3 // 2, {64: ways, 256: wide}[each], rounds) for each in slots],
         "scripted": {size: asked(sys.executable, __file__, "scripted", size) for size in sizes},
         "store": asked(sys.executable, __file__, "store", 100_000 // scale),
         "machine": {
@@ -256,11 +256,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="where the JSON goes")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="an eighth of the dialogues")
+    parser.add_argument("--slots", type=int, choices=(64, 256), nargs="*", default=(64, 256))
     parser.add_argument("--distilabel", type=Path, help="the Python of an environment that has distilabel")
     parser.add_argument("--curator", type=Path, help="the same for bespokelabs-curator")
     options = parser.parse_args()
     others = {"distilabel": options.distilabel, "curator": options.curator}
-    result = measure(options.rounds, options.quick, others)
+    result = measure(options.rounds, options.quick, options.slots, others)
     print(table(result))
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import loopback
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -293,6 +294,32 @@ def test_each_seed_is_talked_over_as_often_as_asked_and_the_cost_is_known_before
     assert (expected.dialogues, expected.calls) == (6, 24)
     assert (expected.read, expected.written) == (user_reads + assistant_reads, 6 * 2 * 20)
     assert expected.usd == pytest.approx((user_reads + 6 * 2 * 10) / 1e6)
+
+
+@pytest.mark.parametrize(
+    ("ending", "mode"), [("allow", "prompted"), ("force", "prompted"), ("force", "trained")]
+)
+def test_no_run_reads_or_calls_more_than_its_plan_says(tmp_path, ending, mode):
+    """Words of exactly four characters a token, all rounds used, no draw thrown away."""
+
+    def reply(body: dict) -> dict:
+        answer = loopback.completion("abcd" * body["max_tokens"], body)
+        read = sum(len(turn["content"]) for turn in body["messages"]) // 4
+        answer["usage"] = {"prompt_tokens": read, "completion_tokens": body["max_tokens"]}
+        return answer
+
+    (tmp_path / "seeds.jsonl").write_text(json.dumps({"messages": [], "intent": "bake bread"}) + "\n")
+    said = Sampling(max_tokens=10)
+    config = SimulateConfig(
+        seeds=tmp_path / "seeds.jsonl", rounds=3, ending=ending, user_mode=mode, min_rounds=9, guards="none",
+        user=said, assistant=said,
+    )  # fmt: skip
+    with Loopback(reply=reply) as server:
+        plan = cost(config, server.spec, server.spec, 4)
+        summary = simulate(load(server.spec), load(server.spec), tmp_path / "run", 4, config)
+    assert summary.replies == plan.calls == 4 * (7 if ending == "force" else 6)
+    counted_once = 4 * 7 * 40  # instructions that not every call holds are counted for each; roundings
+    assert -4 * 14 <= plan.read + plan.written - summary.tokens <= counted_once
 
 
 @pytest.mark.parametrize(
