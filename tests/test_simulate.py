@@ -177,6 +177,7 @@ def test_empty_turns_never_crash_and_name_who_gave_them(tmp_path):
     for row in rows(tmp_path / "run"):
         assert row["failure"]["fault"] == "assistant_model"
         assert len(row["messages"]) == 1
+        assert row["meta"]["turns"]["end"]["redrawn"] == [{"guard": "empty", "text": ""}] * 3
     with pytest.raises(EmptyCorpus):
         list(read_corpus(tmp_path / "run"))
     with Loopback(reply="") as server:
@@ -425,7 +426,7 @@ def test_redraws_of_a_dialogue_that_failed_and_was_mended_count_once(tmp_path):
     with Loopback(reply=reply, faults=faults) as server:
         config = SimulateConfig(rounds=2, redraws=1, concurrency=1, max_failure_rate=1)
         failed = simulate(load(server.spec), load(server.spec), tmp_path / "run", 1, config)
-        assert (failed.faults, failed.guards) == ({"assistant_model": 1}, {"repeat": 1})
+        assert (failed.faults, failed.guards) == ({"assistant_model": 1}, {"repeat": 1})  # the turn before it
         whole = simulate(load(server.spec), load(server.spec), tmp_path / "run", 1, config)
     assert (whole.dialogues, whole.failed, whole.faults) == (1, 0, {})
     [row] = [row for row in rows(tmp_path / "run") if "failure" not in row]

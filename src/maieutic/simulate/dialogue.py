@@ -207,12 +207,13 @@ class Dialogue:
             if why is None or len(redrawn) >= self._rules.redraws:
                 break
             redrawn.append({"guard": why, "text": reply.text})
-        if why == "empty":
-            raise GuardFailed(f"{side.model.id} gave {len(redrawn) + 1} empty turns in a row")
         info = _info(draw, redrawn, why)
         info |= {"cost": sum(costs)} if costs else {}
         info |= {"forced": True} if forced else {}
         info |= {"controller": self._asked} if self._asked and role == Role.USER else {}
+        if why == "empty":
+            self._end_info = info
+            raise GuardFailed(f"{side.model.id} gave {len(redrawn) + 1} empty turns in a row")
         if reply.finish == Finish.END and not reply.text.strip():
             self._end_info = info
             return False
@@ -242,7 +243,7 @@ class Dialogue:
 
     @property
     def end_info(self) -> dict[str, Any] | None:
-        """How the END that closed the dialogue without a word came about."""
+        """How the draw came about after which no turn came: an END without a word, or the last of empty ones."""
         return self._end_info
 
 

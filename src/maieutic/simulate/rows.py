@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from maieutic.simulate.dialogue import ENDED, Outcome, Spoken
@@ -32,14 +33,14 @@ class Tallies:
     def add(self, row: dict[str, Any]) -> None:
         """Count a dialogue that is over, of this call or of an earlier one."""
         meta = row["meta"]
-        key, infos = meta["dialogue"], meta.get("turns", {}).values()
-        guards = Counter(draw["guard"] for info in infos for draw in info.get("redrawn", ()))
-        unread = sum(info.get("controller") == UNREAD for info in infos)
+        key, infos = meta["dialogue"], dict(meta.get("turns", {}))
+        last = infos.pop("end", {})
+        guards, unread = _thrown(infos.values()), _unread(infos.values())
         if before := self.failed.pop(key, None):  # its turns stand in this row again
             self.guards -= before.guards
             self.unread -= before.unread
-        self.guards += guards
-        self.unread += unread
+        self.guards += guards + _thrown([last])
+        self.unread += unread + _unread([last])
         if "failure" in row:
             self.tries[key] += 1
             self.failed[key] = Failed(row["failure"]["fault"], guards, unread)
@@ -49,6 +50,14 @@ class Tallies:
     def faults(self) -> dict[str, int]:
         """Failed dialogues by whose fault it was."""
         return dict(Counter(failed.fault for failed in self.failed.values()))
+
+
+def _thrown(infos: Iterable[Mapping[str, Any]]) -> Counter[str]:
+    return Counter(draw["guard"] for info in infos for draw in info.get("redrawn", ()))
+
+
+def _unread(infos: Iterable[Mapping[str, Any]]) -> int:
+    return sum(info.get("controller") == UNREAD for info in infos)
 
 
 def tally(rows: Journal) -> Tallies:
