@@ -597,3 +597,14 @@ def test_a_script_that_changed_is_another_run(tmp_path):
     changed = [*USER[:2], {"text": "And where?"}]
     with pytest.raises(RunConflict, match=r"user\.model"):
         simulate(*pair(tmp_path, changed), tmp_path / "run", 1)
+
+
+@pytest.mark.parametrize(("option", "known"), [("--ending", "allow, suppress"), ("--user-mode", "prompted")])
+def test_a_mode_that_is_none_is_a_wrong_call(capsys, option, known):
+    from maieutic import cli
+
+    cli.gather()
+    words = ["simulate", "--user", "script/a", "--assistant", "script/b", "--out", "new", option, "sometimes"]
+    with pytest.raises(SystemExit) as stopped:
+        cli.app(words)
+    assert stopped.value.code == 2 and known in capsys.readouterr().err
