@@ -104,7 +104,8 @@ def to_conversation(value: Any, seed: bool = False) -> Conversation:
     if not isinstance(value, dict):
         raise ValueError(f"{_named(value)}, not an object")
     if bare := seed and not value.get("messages") and any(value.get(key) for key in _STARTS):
-        value = {"id": fingerprint(value)[:16], **value, "messages": []}
+        name = fingerprint([str(value.get(key)) for key in _STARTS])[:16]
+        value = {**value, "id": value.get("id") or name, "messages": []}
     try:
         conversation = Conversation.model_validate(value)
     except ValidationError as error:
