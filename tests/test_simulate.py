@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -217,9 +218,11 @@ def test_one_faulty_answer_in_five_loses_no_dialogue(tmp_path):
 
 
 def test_a_refused_key_stops_the_run_at_once(tmp_path):
+    usual = gc.get_threshold()
     with Loopback(key="right") as server, pytest.raises(WrongKey):
         simulate(load(server.spec), load(server.spec), tmp_path / "run", 50)
     assert len(server.chats) == 0
+    assert gc.get_threshold() == usual
 
 
 def test_a_spent_budget_stops_cleanly_and_a_larger_one_goes_on(tmp_path):
