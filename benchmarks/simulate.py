@@ -5,8 +5,13 @@
 A chat-completions server on loopback, in a process of its own, answers so many requests at once, each after 200 ms: no
 client can have more replies a second than slots / 0.2 s, the bound. Dialogues are four rounds between two models of
 that server, with the store on. One interleaved run: every way in turn, three rounds; medians of the share of the bound
-and of the client's CPU time a reply. Then the peak memory of 1,000 and of 50,000 scripted dialogues, and rows a second
-of the store.
+and of the client's CPU time a reply. The other ways stand in simulate_ways.py; distilabel and curator, whose needs clash
+with ours, each in an environment of its own, whose Python is named by --distilabel and --curator:
+
+    python -m venv D && D/bin/pip install distilabel requests openai
+    python -m venv C && C/bin/pip install bespokelabs-curator
+
+Then the peak memory of 1,000 and of 50,000 scripted dialogues, and rows a second of the store.
 """
 
 from __future__ import annotations
@@ -25,14 +30,16 @@ import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+sys.path.insert(0, str(Path(__file__).parent))
+from simulate_ways import ROUNDS, START, timed
+
+BESIDE = Path(__file__).parent / "simulate_ways.py"
 LATENCY = 0.2
-ROUNDS = 4
 WORDS = "What have you tried so far, and which step of it are you least sure of? " * 4
-START = "How do I add a half and a third?"
 
 
 def serve(slots: int) -> None:
@@ -86,104 +93,30 @@ def ours(url: str, dialogues: int, concurrency: int) -> int:
         return simulate(user, assistant, Path(folder) / "run", dialogues, config).replies
 
 
-def official(url: str, dialogues: int, concurrency: int) -> int:
-    """The official client in a bare loop: nothing is stored."""
-    from openai import AsyncOpenAI
-
-    async def run() -> int:
-        replies = 0
-        owed = iter(range(dialogues))
-        async with AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=60) as client:
-
-            async def work() -> None:
-                nonlocal replies
-                for _ in owed:
-                    turns = [{"role": "user", "content": START}]
-                    for turn in range(2 * ROUNDS):
-                        got = await client.chat.completions.create(model="m", messages=turns, max_tokens=256)
-                        text = got.choices[0].message.content
-                        turns.append({"role": "user" if turn % 2 else "assistant", "content": text})
-                        replies += 1
-
-            await asyncio.gather(*(work() for _ in range(concurrency)))
-        return replies
-
-    return asyncio.run(run())
-
-
-def bare(url: str, dialogues: int, concurrency: int) -> int:
-    """aiohttp and orjson in a bare loop, with no retries, no checks and no store: what any such client must spend."""
-    import aiohttp
-    import orjson
-
-    async def run() -> int:
-        replies = 0
-        owed = iter(range(dialogues))
-        connector = aiohttp.TCPConnector(limit=0)
-        headers = {"Content-Type": "application/json"}
-        async with aiohttp.ClientSession(connector=connector, headers=headers) as session:
-
-            async def work() -> None:
-                nonlocal replies
-                for _ in owed:
-                    turns = [{"role": "user", "content": START}]
-                    for turn in range(2 * ROUNDS):
-                        body = orjson.dumps({"model": "m", "messages": turns, "max_tokens": 256})
-                        async with session.post(f"{url}/chat/completions", data=body) as response:
-                            got = orjson.loads(await response.read())
-                        text = got["choices"][0]["message"]["content"]
-                        turns.append({"role": "user" if turn % 2 else "assistant", "content": text})
-                        replies += 1
-
-            await asyncio.gather(*(work() for _ in range(concurrency)))
-        return replies
-
-    return asyncio.run(run())
-
-
-def single(url: str, dialogues: int, concurrency: int) -> int:
-    """One dialogue at a time in one process, by a synchronous client."""
-    from openai import OpenAI
-
-    replies = 0
-    with OpenAI(base_url=url, api_key="none", max_retries=0, timeout=60) as client:
-        for _ in range(dialogues):
-            turns = [{"role": "user", "content": START}]
-            for turn in range(2 * ROUNDS):
-                got = client.chat.completions.create(model="m", messages=turns, max_tokens=256)
-                text = got.choices[0].message.content
-                turns.append({"role": "user" if turn % 2 else "assistant", "content": text})
-                replies += 1
-    return replies
-
-
-WAYS: dict[str, Callable[[str, int, int], int]] = {
-    "ours": ours,
-    "bare": bare,
-    "official": official,
-    "single": single,
-}
-
-
-def client(way: str, url: str, dialogues: int, concurrency: int) -> None:
-    """Run one way in this process and print what it took; a first small run loads and connects."""
-    WAYS[way](url, 2 if way != "single" else 1, 2)
-    before, started = time.process_time(), time.perf_counter()
-    replies = WAYS[way](url, dialogues, concurrency)
-    seconds, cpu = time.perf_counter() - started, time.process_time() - before
-    print(json.dumps({"replies": replies, "seconds": seconds, "cpu": cpu}))
-
-
-def asked(*arguments: object) -> dict[str, Any]:
-    """This file run again with arguments; what it prints."""
-    done = subprocess.run(
-        [sys.executable, __file__, *map(str, arguments)], check=True, capture_output=True, text=True
-    )
+def asked(*command: object) -> dict[str, Any]:
+    """What a program prints last; what it says beside that is shown only where it fails."""
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(map(str, command))}\n{done.stderr[-2000:]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
-def speed(slots: int, concurrency: int, ways: dict[str, int], rounds: int) -> dict[str, Any]:
+class Way(NamedTuple):
+    """A way to let two models talk."""
+
+    name: str
+    dialogues: int
+    python: str = sys.executable
+
+    def took(self, url: str, concurrency: int) -> dict[str, Any]:
+        """Run it in a process of its own."""
+        if self.name == "ours":
+            return asked(self.python, __file__, "ours", url, self.dialogues, concurrency)
+        return asked(self.python, "-W", "ignore", BESIDE, self.name, url, self.dialogues, concurrency)
+
+
+def speed(slots: int, concurrency: int, ways: list[Way], rounds: int) -> dict[str, Any]:
     """Each way's replies a second as a share of the bound, by round."""
     bound = slots / LATENCY
     server = subprocess.Popen(
@@ -194,19 +127,21 @@ def speed(slots: int, concurrency: int, ways: dict[str, int], rounds: int) -> di
     )
     assert server.stdout is not None and server.stdin is not None
     url = f"http://127.0.0.1:{int(server.stdout.readline())}/v1"
-    found: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
+    found: dict[str, list[dict[str, float]]] = {way.name: [] for way in ways}
     try:
         for number in range(rounds):
-            for way, dialogues in ways.items():
-                took = asked("client", way, url, dialogues, concurrency)
+            for way in ways:
+                took = way.took(url, concurrency)
                 share = took["replies"] / took["seconds"] / bound
-                found[way].append({"share": share, "cpu_ms": 1000 * took["cpu"] / took["replies"]})
-                print(f"{slots} slots, round {number + 1}: {way} {share:.1%}", file=sys.stderr, flush=True)
+                found[way.name].append({"share": share, "cpu_ms": 1000 * took["cpu"] / took["replies"]})
+                words = f"{slots} slots, round {number + 1}: {way.name} {share:.1%}"
+                print(f"{words}, {found[way.name][-1]['cpu_ms']:.2f} ms", file=sys.stderr, flush=True)
     finally:
         server.stdin.close()
         server.wait(30)
     return {
-        "slots": slots, "concurrency": concurrency, "bound": bound, "dialogues": ways, "rounds": found,
+        "slots": slots, "concurrency": concurrency, "bound": bound, "rounds": found,
+        "dialogues": {way.name: way.dialogues for way in ways},
         "share": {way: round(statistics.median(one["share"] for one in each), 3) for way, each in found.items()},
         "cpu_ms": {way: round(statistics.median(one["cpu_ms"] for one in each), 3) for way, each in found.items()},
     }  # fmt: skip
@@ -255,26 +190,38 @@ def installed(name: str) -> str | None:
         return None
 
 
-def measure(rounds: int, quick: bool) -> dict[str, Any]:
+def beside(python: Path | None, distributions: list[str]) -> dict[str, str | None]:
+    """The versions of what another interpreter has."""
+    if python is None:
+        return dict.fromkeys(distributions)
+    code = "import sys, json, importlib.metadata as m; print(json.dumps({n: m.version(n) for n in sys.argv[1:]}))"
+    return asked(python, "-c", code, *distributions)
+
+
+def measure(rounds: int, quick: bool, slots: list[int], others: dict[str, Path | None]) -> dict[str, Any]:
     scale = 8 if quick else 1
-    # `single` is one process of the thirty that such a way would need: its share is told times thirty.
-    narrow = speed(
-        64, 96, {"ours": 480 // scale, "bare": 480 // scale, "official": 480 // scale, "single": 2}, rounds
-    )
-    wide = speed(256, 384, {"ours": 1920 // scale, "bare": 1920 // scale, "official": 480 // scale}, rounds)
+    ways = [Way("ours", 480 // scale), Way("bare", 480 // scale), Way("official", 240 // scale)]
+    ways += [Way("single", 2), Way("thirty", 4 // scale or 1)]
+    if python := others["distilabel"]:
+        ways.append(Way("distilabel", 96, str(python)))
+    if python := others["curator"]:
+        ways += [Way("curator", 96, str(python)), Way("curator_agents", 2, str(python))]
+    wide = [Way("ours", 1920 // scale), Way("bare", 1920 // scale), Way("official", 384 // scale)]
     sizes = (1000, 50_000 // scale)
     return {
-        "served": [narrow, wide],
-        "thirty_single_processes_at_most": round(30 * narrow["share"]["single"], 3),
-        "scripted": {size: asked("scripted", size) for size in sizes},
-        "store": asked("store", 100_000 // scale),
+        "served": [speed(each, each * 3 // 2, {64: ways, 256: wide}[each], rounds) for each in slots],
+        "scripted": {size: asked(sys.executable, __file__, "scripted", size) for size in sizes},
+        "store": asked(sys.executable, __file__, "store", 100_000 // scale),
         "machine": {
             "processor": platform.processor() or platform.machine(),
             "cores": len(os.sched_getaffinity(0)),
             "load": [round(one, 1) for one in os.getloadavg()],
             "python": platform.python_version(),
         },
-        "versions": {name: installed(name) for name in ("aiohttp", "orjson", "openai", "maieutic")},
+        "versions": {name: installed(name) for name in ("aiohttp", "orjson", "openai", "maieutic")}
+        | beside(others["distilabel"], ["distilabel"])
+        | beside(others["curator"], ["bespokelabs-curator"]),
+        "left_out": [name for name, python in others.items() if python is None],
     }
 
 
@@ -288,15 +235,15 @@ def table(result: dict[str, Any]) -> str:
     for size, took in result["scripted"].items():
         lines.append(f"{size} scripted dialogues: {took['peak_mb']} MB, {took['seconds']} s")
     lines.append(f"store: {result['store']['rows_a_second']:,} rows a second, durable in groups")
-    thirty = result["thirty_single_processes_at_most"]
-    lines.append(f"thirty processes with one dialogue each: {thirty:.1%} of the bound at most")
+    for name in result["left_out"]:
+        lines.append(f"{name}: left out; --{name} names the Python of an environment that has it")
     return "\n".join(lines)
 
 
 def main() -> None:
     inner: dict[str, Callable[..., None]] = {
         "serve": lambda slots: serve(int(slots)),
-        "client": lambda way, url, dialogues, concurrency: client(way, url, int(dialogues), int(concurrency)),
+        "ours": lambda url, *sizes: print(json.dumps(timed(ours, url, *map(int, sizes)))),
         "scripted": lambda size: scripted(int(size)),
         "store": lambda rows: store(int(rows)),
     }
@@ -309,8 +256,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="where the JSON goes")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="an eighth of the dialogues")
+    parser.add_argument("--slots", type=int, choices=(64, 256), nargs="*", default=(64, 256))
+    parser.add_argument("--distilabel", type=Path, help="the Python of an environment that has distilabel")
+    parser.add_argument("--curator", type=Path, help="the same for bespokelabs-curator")
     options = parser.parse_args()
-    result = measure(options.rounds, options.quick)
+    others = {"distilabel": options.distilabel, "curator": options.curator}
+    result = measure(options.rounds, options.quick, options.slots, others)
     print(table(result))
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)

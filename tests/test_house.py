@@ -26,8 +26,9 @@ SRC = ROOT / "src" / "maieutic"
 FILES = sorted(SRC.rglob("*.py"))
 
 ORDER = [
-    *("errors", "types", "console", "progress", "prompts", "rubrics", "store", "spending", "owed"),
-    *("data", "render", "models", "train", "simulate", "candidates", "intents", "judge", "prefer", "evals"),
+    *("errors", "types", "console", "progress", "prompts", "rubrics", "numbered"),
+    *("store", "spending", "owed", "data", "render", "models", "train", "simulate"),
+    *("candidates", "intents", "judge", "prefer", "evals"),
     *("demo", "costs", "stages", "recipe"),
     *("scale", "report", "demo.run", "export", "serve", "studio", "chat", "cli", "__main__"),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import loopback
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,7 +66,9 @@ def test_a_trained_user_talks_until_it_ends_and_the_run_is_a_corpus(tmp_path):
         assert [turn.role.value for turn in conversation.messages] == ["user", "assistant"] * 2
         assert conversation.ended
         assert conversation.meta["turns"]["end"]["end_probability"] == 0.9
-        assert conversation.meta["turns"]["0"]["seed"] >= 0
+        turn = conversation.meta["turns"]["0"]
+        assert turn["seed"] >= 0
+        assert (turn["temperature"], turn["top_p"], turn["max_tokens"]) == (1.0, 0.8, 256)
 
 
 def test_words_before_the_end_are_kept_and_nobody_answers_them(tmp_path):
@@ -92,6 +96,34 @@ def test_rounds_count_those_of_the_seed_and_cut_chats_do_not_teach_an_end(tmp_pa
     simulate(*pair(tmp_path, user), tmp_path / "other", None, first)
     (conversation,) = read_corpus(tmp_path / "other")
     assert [turn.content for turn in conversation.messages][:2] == ["One?", "With flour."]
+
+
+def test_a_seed_may_be_no_more_than_an_intent_a_profile_or_a_problem(tmp_path):
+    seeds = [
+        {"intent": "bake bread"},
+        {"messages": [], "profile": "a shy student of twelve"},
+        {"messages": [], "problem": {"statement": "1/2 + 1/3", "attempt": "2/5"}},
+        {"messages": [], "intent": ""},
+        {"messages": 5},
+        {"messages": []},
+    ]
+    (tmp_path / "seeds.jsonl").write_text("".join(json.dumps(seed) + "\n" for seed in seeds))
+    told: list[str] = []
+
+    def reply(body: dict) -> str:
+        told.append(body["messages"][0]["content"])
+        return "And then?"
+
+    with Loopback(reply=reply) as server:
+        config = SimulateConfig(seeds=tmp_path / "seeds.jsonl", rounds=1, guards="none", concurrency=1)
+        summary = simulate(load(server.spec), load(server.spec), tmp_path / "run", config=config)
+    assert summary.dialogues == 3
+    for words, system in zip(("bake bread", "a shy student", "2/5"), told[::2], strict=True):
+        assert words in system and "playing a person" in system
+    corpus = list(read_corpus(tmp_path / "run"))
+    assert [conversation.intent for conversation in corpus] == ["bake bread", None, None]
+    assert corpus[2].problem and corpus[2].problem.attempt == "2/5"
+    assert len({conversation.meta["seed"] for conversation in corpus}) == 3
 
 
 def test_the_user_may_not_end_before_the_minimum(tmp_path):
@@ -146,6 +178,7 @@ def test_empty_turns_never_crash_and_name_who_gave_them(tmp_path):
     for row in rows(tmp_path / "run"):
         assert row["failure"]["fault"] == "assistant_model"
         assert len(row["messages"]) == 1
+        assert row["meta"]["turns"]["end"]["redrawn"] == [{"guard": "empty", "text": ""}] * 3
     with pytest.raises(EmptyCorpus):
         list(read_corpus(tmp_path / "run"))
     with Loopback(reply="") as server:
@@ -185,9 +218,11 @@ def test_one_faulty_answer_in_five_loses_no_dialogue(tmp_path):
 
 
 def test_a_refused_key_stops_the_run_at_once(tmp_path):
+    usual = gc.get_threshold()
     with Loopback(key="right") as server, pytest.raises(WrongKey):
         simulate(load(server.spec), load(server.spec), tmp_path / "run", 50)
     assert len(server.chats) == 0
+    assert gc.get_threshold() == usual
 
 
 def test_a_spent_budget_stops_cleanly_and_a_larger_one_goes_on(tmp_path):
@@ -263,6 +298,32 @@ def test_each_seed_is_talked_over_as_often_as_asked_and_the_cost_is_known_before
     assert (expected.dialogues, expected.calls) == (6, 24)
     assert (expected.read, expected.written) == (user_reads + assistant_reads, 6 * 2 * 20)
     assert expected.usd == pytest.approx((user_reads + 6 * 2 * 10) / 1e6)
+
+
+@pytest.mark.parametrize(
+    ("ending", "mode"), [("allow", "prompted"), ("force", "prompted"), ("force", "trained")]
+)
+def test_no_run_reads_or_calls_more_than_its_plan_says(tmp_path, ending, mode):
+    """Words of exactly four characters a token, all rounds used, no draw thrown away."""
+
+    def reply(body: dict) -> dict:
+        answer = loopback.completion("abcd" * body["max_tokens"], body)
+        read = sum(len(turn["content"]) for turn in body["messages"]) // 4
+        answer["usage"] = {"prompt_tokens": read, "completion_tokens": body["max_tokens"]}
+        return answer
+
+    (tmp_path / "seeds.jsonl").write_text(json.dumps({"messages": [], "intent": "bake bread"}) + "\n")
+    said = Sampling(max_tokens=10)
+    config = SimulateConfig(
+        seeds=tmp_path / "seeds.jsonl", rounds=3, ending=ending, user_mode=mode, min_rounds=9, guards="none",
+        user=said, assistant=said,
+    )  # fmt: skip
+    with Loopback(reply=reply) as server:
+        plan = cost(config, server.spec, server.spec, 4)
+        summary = simulate(load(server.spec), load(server.spec), tmp_path / "run", 4, config)
+    assert summary.replies == plan.calls == 4 * (7 if ending == "force" else 6)
+    counted_once = 4 * 7 * 40  # instructions that not every call holds are counted for each; roundings
+    assert -4 * 14 <= plan.read + plan.written - summary.tokens <= counted_once
 
 
 @pytest.mark.parametrize(
@@ -344,6 +405,38 @@ def test_a_controller_ends_the_dialogue_and_no_turn_speaks_for_it(tmp_path):
         assert row["meta"]["turns"]["2"]["controller"] == "no"
 
 
+def test_a_controller_s_unreadable_answers_are_counted_the_same_after_any_number_of_calls(tmp_path):
+    with Loopback(reply="Yes and no.") as server:
+        config = SimulateConfig(rounds=3, guards="none", user_mode="prompted")
+        first = simulate(
+            *(load(server.spec) for _ in range(2)), tmp_path / "run", 2, config, load(server.spec)
+        )
+        again = simulate(
+            *(load(server.spec) for _ in range(2)), tmp_path / "run", 2, config, load(server.spec)
+        )
+    assert first.unread == again.unread == 2 * 2 and again.replies == 0
+
+
+def test_redraws_of_a_dialogue_that_failed_and_was_mended_count_once(tmp_path):
+    def reply(body: dict) -> str:
+        return "the same words as before, all of them" if number[0] < 6 else f"What about {body['seed']}?"
+
+    def faults(count: int, body: dict):
+        number[0] = count
+        return status(400, "no") if count == 5 else None
+
+    number = [0]
+    with Loopback(reply=reply, faults=faults) as server:
+        config = SimulateConfig(rounds=2, redraws=1, concurrency=1, max_failure_rate=1)
+        failed = simulate(load(server.spec), load(server.spec), tmp_path / "run", 1, config)
+        assert (failed.faults, failed.guards) == ({"assistant_model": 1}, {"repeat": 1})  # the turn before it
+        whole = simulate(load(server.spec), load(server.spec), tmp_path / "run", 1, config)
+    assert (whole.dialogues, whole.failed, whole.faults) == (1, 0, {})
+    [row] = [row for row in rows(tmp_path / "run") if "failure" not in row]
+    redrawn = [draw["guard"] for info in row["meta"]["turns"].values() for draw in info.get("redrawn", ())]
+    assert whole.guards == dict(Counter(redrawn))
+
+
 RUNNER = """
 import sys
 from maieutic.models import load
@@ -372,6 +465,26 @@ def test_killed_at_any_moment_it_goes_on_from_the_last_finished_turn(tmp_path):
     assert all(len(conversation.messages) == 6 for conversation in corpus)
     # Turns are durable in groups: a kill costs what was in flight, and at most what was not yet written out.
     assert needed <= asked <= needed + 3 * 4
+
+
+SCRIPTED = """
+import resource, sys
+from maieutic.models import load
+from maieutic.simulate import SimulateConfig, simulate
+user, assistant, out, n = sys.argv[1:]
+simulate(load(user), load(assistant), out, int(n), SimulateConfig(guards="none"))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+@pytest.mark.slow
+def test_memory_is_flat_in_the_number_of_dialogues(tmp_path):
+    models = [model.id for model in pair(tmp_path)]
+    peaks = []
+    for n in (1000, 20_000):
+        command = [sys.executable, "-c", SCRIPTED, *models, str(tmp_path / str(n)), str(n)]
+        peaks.append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    assert peaks[1] - peaks[0] < 3  # megabytes; the keys alone, as texts, would be 3
 
 
 def test_two_processes_never_write_one_run(tmp_path):
@@ -487,3 +600,14 @@ def test_a_script_that_changed_is_another_run(tmp_path):
     changed = [*USER[:2], {"text": "And where?"}]
     with pytest.raises(RunConflict, match=r"user\.model"):
         simulate(*pair(tmp_path, changed), tmp_path / "run", 1)
+
+
+@pytest.mark.parametrize(("option", "known"), [("--ending", "allow, suppress"), ("--user-mode", "prompted")])
+def test_a_mode_that_is_none_is_a_wrong_call(capsys, option, known):
+    from maieutic import cli
+
+    cli.gather()
+    words = ["simulate", "--user", "script/a", "--assistant", "script/b", "--out", "new", option, "sometimes"]
+    with pytest.raises(SystemExit) as stopped:
+        cli.app(words)
+    assert stopped.value.code == 2 and known in capsys.readouterr().err

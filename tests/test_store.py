@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -17,7 +18,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maieutic.errors import DiskFull, RunConflict, RunLocked, StoreError
-from maieutic.store import Journal, Stage, changed_keys, full_disk, read_rows, stage_rows, write_json
+from maieutic.numbered import Numbered
+from maieutic.store import (
+    GROUP_ROWS,
+    Journal,
+    Stage,
+    changed_keys,
+    full_disk,
+    read_rows,
+    stage_rows,
+    write_json,
+)
 
 rows = st.dictionaries(st.text(max_size=5).filter(lambda key: key != "key"), st.text(max_size=20), max_size=3)
 
@@ -112,6 +123,76 @@ def test_damage_inside_a_run_is_named_by_line(tmp_path):
     path.write_bytes(b'{"key": "a"}\n{"key": \n{"key": "c"}\n')
     with pytest.raises(StoreError, match=r"rows\.jsonl:2"):
         list(read_rows(path))
+
+
+def test_keys_are_counted_in_memory_and_listed_from_the_file(tmp_path):
+    with Stage(tmp_path / "stage", {}) as stage:
+        for number in range(3000):
+            stage.rows.append(str(number % 2000), {"n": number})
+        assert len(stage.rows.keys) == 2000 and stage.rows.keys == {str(number) for number in range(2000)}
+        assert "1999" in stage.rows and "2000" not in stage.rows and 5 not in stage.rows.keys
+    with Stage(tmp_path / "stage", {}) as stage:
+        assert [row["n"] for row in stage.rows.rows()] == list(range(2000))
+        assert list(stage.rows.keys) == [str(number) for number in range(2000)]
+
+
+@given(st.lists(st.text(max_size=3)), st.lists(st.text(max_size=3)))
+def test_texts_are_numbered_as_they_first_come(texts, others):
+    numbered = Numbered()
+    assert [numbered.add(text) for text in texts] == [text not in texts[:n] for n, text in enumerate(texts)]
+    first = list(dict.fromkeys(texts))
+    assert len(numbered) == len(first)
+    assert all(numbered.get(text, -1) == number for number, text in enumerate(first))
+    assert all((text in numbered) == (text in first) for text in others)
+    assert all(numbered.get(text, -1) == -1 for text in others if text not in first)
+
+
+def test_many_texts_keep_their_numbers():
+    numbered = Numbered()
+    assert all(numbered.add(f"key {number}") for number in range(20_000))
+    assert not any(numbered.add(f"key {number}") for number in range(20_000))
+    assert [numbered.get(f"key {number}", -1) for number in range(20_010)] == [*range(20_000), *[-1] * 10]
+
+
+def test_a_sync_that_fails_beside_the_writer_is_said_with_the_next_group(tmp_path, monkeypatch):
+    with Stage(tmp_path / "stage", {}) as stage:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fdatasync", fail_full)
+            with pytest.raises(DiskFull, match="no space"):
+                for number in range(2 * GROUP_ROWS):
+                    stage.rows.append(str(number), {})
+        stage.rows.append("later", {})
+        assert len(stage.rows.keys) == 2 * GROUP_ROWS + 1
+
+
+def fail_full(_: int) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+HALF = """
+import resource, signal, sys
+from maieutic.errors import DiskFull
+from maieutic.store import Stage
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+with Stage(sys.argv[1], {}) as stage:
+    stage.rows.append("whole", {"text": "x" * 100})
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, 1 << 30))
+    try:
+        stage.rows.append("torn", {"text": "x" * 100})
+    except DiskFull:
+        print("full")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 30, 1 << 30))
+    stage.rows.append("later", {"text": "x" * 100})
+"""
+
+
+def test_a_line_that_found_no_space_leaves_none_torn_for_the_next(tmp_path):
+    """Another dialogue may still write its turn before the run stops."""
+    done = subprocess.run(
+        [sys.executable, "-c", HALF, str(tmp_path / "stage")], check=True, capture_output=True, text=True
+    )
+    assert done.stdout == "full\n"
+    assert [row["key"] for row in stage_rows(tmp_path / "stage")] == ["whole", "later"]
 
 
 WRITER = """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -13,8 +13,8 @@ from maieutic.console import err, note
 class Progress(Protocol):
     """What a stage sees of its bar."""
 
-    def advance(self, amount: int = 1, note: str = "") -> None:
-        """Count `amount` more as done; `note` replaces the words at the end of the line."""
+    def advance(self, amount: int = 1, note: str | Callable[[], str] = "") -> None:
+        """Count `amount` more as done; `note`, asked for only if seen, replaces the words at the line's end."""
         ...
 
 
@@ -23,9 +23,14 @@ class _Bar:
         self._update = update
         self._note = ""
 
-    def advance(self, amount: int = 1, note: str = "") -> None:
-        self._note = note or self._note
+    def advance(self, amount: int = 1, note: str | Callable[[], str] = "") -> None:
+        self._note = (note if isinstance(note, str) else note()) or self._note
         self._update(advance=amount, note=self._note)  # type: ignore[operator]
+
+
+class _Unseen:
+    def advance(self, amount: int = 1, note: str | Callable[[], str] = "") -> None:
+        pass
 
 
 @contextmanager
@@ -44,6 +49,6 @@ def track(total: int | None, label: str) -> Iterator[Progress]:
     started = time.monotonic()
     with RichProgress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
         task = bars.add_task(label, total=total, note="")
-        yield _Bar(lambda **changes: bars.update(task, **changes))
+        yield _Bar(lambda **changes: bars.update(task, **changes)) if err.is_terminal else _Unseen()
     if (seconds := time.monotonic() - started) > 2:
         note(f"{label}: {seconds:.1f} s")

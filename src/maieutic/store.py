@@ -11,27 +11,62 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Iterator, Mapping, Sequence, Set
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, Protocol, Self
 
 import orjson
 
 from maieutic.errors import DiskFull, MaieuticError, MissingInput, RunConflict, RunLocked, StoreError
+from maieutic.numbered import Numbered
 
 GROUP_ROWS = 64
 GROUP_SECONDS = 0.5
-"""One `fdatasync` for this many rows, or after this long: what a power cut can cost."""
+"""One `fdatasync` for this many rows, or after this long. It runs beside the next group: a power cut can cost two."""
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
 _OF_ANY_RUN = {".lock", "config.json", ".config.json.part"}
+
+
+class Order(Protocol):
+    """Numbers by text, from 0 on without a gap: a dict, or a `Numbered`."""
+
+    def get(self, text: str, otherwise: int, /) -> int:
+        """The number of a text."""
+        ...
+
+    def __len__(self) -> int: ...
+
+
+class Keys(Set[str]):
+    """The keys of a journal: counted and looked up in memory, listed from its file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known = Numbered()
+
+    def add(self, key: str) -> None:
+        """Know one more."""
+        self._known.add(key)
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and key in self._known
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def __iter__(self) -> Iterator[str]:
+        return (row["key"] for row in first_per_key(read_rows(self._path)))
 
 
 class Journal:
@@ -42,15 +77,18 @@ class Journal:
 
     def __init__(self, path: Path, index: bool = True) -> None:
         self.path = path
-        self.keys: set[str] = set()
+        self.keys = Keys(path)
         self._index = index
         self._pending = 0
         self._synced = time.monotonic()
+        self._syncing: Future[None] | None = None
+        self._syncer = ThreadPoolExecutor(1, "sync")
         with full_disk(path):
-            self._file: BinaryIO = path.open("ab+")
+            self._file: io.FileIO = path.open("ab+", buffering=0)
             self._mend_torn_tail()
         if index:
-            self.keys.update(row["key"] for row in read_rows(path))
+            for row in read_rows(path):
+                self.keys.add(row["key"])
 
     def _mend_torn_tail(self) -> None:
         """Drop a last line without a newline: it was never acknowledged, so it is owed again."""
@@ -73,53 +111,75 @@ class Journal:
         return key in self.keys
 
     def append(self, key: str, row: Mapping[str, Any]) -> None:
-        """Write one row. A kill cannot take it any more; a power cut can until the next `sync`, which comes soon."""
+        """Write one row. A kill cannot take it any more; a power cut can until the next `sync`, which comes soon.
+
+        Raises:
+            DiskFull: for this row, or for the group before it.
+        """
         line = orjson.dumps({"key": key, **row}, option=orjson.OPT_SERIALIZE_NUMPY) + b"\n"
-        with full_disk(self.path):
-            self._file.write(line)
-            self._file.flush()
-            self._pending += 1
-            if self._index:
-                self.keys.add(key)
-            if self._pending >= GROUP_ROWS or time.monotonic() - self._synced > GROUP_SECONDS:
-                self.sync()
+        try:
+            self._write(line)
+        except OSError as error:
+            raise (_refused(self.path, error) or error) from None
+        self._pending += 1
+        if self._index:
+            self.keys.add(key)
+        if self._pending >= GROUP_ROWS or time.monotonic() - self._synced > GROUP_SECONDS:
+            self._sync_beside()
+
+    def _write(self, line: bytes) -> None:
+        """Write a line whole or, where that fails, nothing, so that no later one comes to stand behind a torn one."""
+        done = 0
+        try:
+            while done < len(line):
+                done += self._file.write(line[done:])
+        except OSError:
+            self._file.truncate(self._file.seek(0, os.SEEK_END) - done)
+            raise
+
+    def _sync_beside(self) -> None:
+        """Sync in a thread, after the sync before it: the caller, often an event loop, has others to serve."""
+        self._synced_before()
+        self._syncing = self._syncer.submit(os.fdatasync, self._file.fileno())
+        self._pending, self._synced = 0, time.monotonic()
+
+    def _synced_before(self) -> None:
+        """Wait for the sync under way, if there is one."""
+        syncing, self._syncing = self._syncing, None
+        if syncing is not None:
+            with full_disk(self.path):
+                syncing.result()
 
     def sync(self) -> None:
         """Make everything written so far survive a power cut."""
-        with full_disk(self.path):
-            self._file.flush()
-            os.fdatasync(self._file.fileno())
-        self._pending, self._synced = 0, time.monotonic()
+        self._sync_beside()
+        self._synced_before()
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Each key's first row, in the order written."""
-        self._file.flush()
         return first_per_key(read_rows(self.path))
 
-    def settle(self, order: Mapping[str, int]) -> None:
+    def settle(self, order: Order) -> None:
         """Put the rows in the order of their keys' numbers, so that it no longer tells who came first.
 
         What follows a `:` in a key is not looked at, and keys without a number stand last. The file is replaced
-        whole; only keys and places are held in memory.
+        whole; of each row sixteen bytes are held in memory.
         """
         self.sync()
-        placed = [
-            (order.get(row["key"].partition(":")[0], len(order)), place)
-            for place, row in _placed_rows(self.path)
-        ]
-        if placed == sorted(placed):
+        places = _places_in_order(self.path, order)
+        if places is None:
             return
         part = self.path.with_name(f".{self.path.name}.part")
         with full_disk(self.path):
             with self.path.open("rb") as old, part.open("wb") as new:
-                for _, place in sorted(placed):
+                for place in places:
                     old.seek(place)
                     new.write(old.readline())
                 new.flush()
                 os.fsync(new.fileno())
             part.replace(self.path)
             self._file.close()
-            self._file = self.path.open("ab+")
+            self._file = self.path.open("ab+", buffering=0)
 
     def close(self) -> None:
         """Sync and close."""
@@ -127,6 +187,7 @@ class Journal:
             try:
                 self.sync()
             finally:
+                self._syncer.shutdown()
                 self._file.close()
 
 
@@ -240,6 +301,30 @@ def _placed_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             place += len(line)
 
 
+def _places_in_order(path: Path, order: Order) -> array[int] | None:
+    """Where the lines start, by their keys' numbers; null where they stand in that order already."""
+    free = array("Q", bytes(8 * (len(order) + 2)))
+    before, settled = 0, True
+    for number, _ in _numbered_rows(path, order):
+        settled, before = settled and number >= before, number
+        free[number + 1] += 1
+    if settled:
+        return None
+    for number in range(1, len(free)):
+        free[number] += free[number - 1]
+    places = array("Q", bytes(8 * free[-1]))
+    for number, place in _numbered_rows(path, order):
+        places[free[number]] = place
+        free[number] += 1
+    return places
+
+
+def _numbered_rows(path: Path, order: Order) -> Iterator[tuple[int, int]]:
+    """Each row's number in an order, and where its line starts; those without a number have the last one."""
+    for place, row in _placed_rows(path):
+        yield order.get(row["key"].partition(":")[0], len(order)), place
+
+
 def stage_rows(folder: Path | str) -> Iterator[dict[str, Any]]:
     """The rows of a stage, each key once, given its folder, its run's folder (with one stage) or its file."""
     return first_per_key(read_rows(_rows_file(Path(folder))))
@@ -259,11 +344,8 @@ def _rows_file(path: Path) -> Path:
 
 def first_per_key(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """The rows, without those whose key stood before."""
-    seen: set[str] = set()
-    for row in rows:
-        if row["key"] not in seen:
-            seen.add(row["key"])
-            yield row
+    seen = Numbered()
+    return (row for row in rows if seen.add(row["key"]))
 
 
 def changed_keys(old: Any, new: Any, prefix: str = "") -> list[str]:
@@ -324,17 +406,20 @@ def full_disk(path: Path) -> Iterator[None]:
     except MaieuticError:
         raise
     except Exception as error:
-        number = _errno(error)
-        if number in _FULL:
-            raise DiskFull(
-                f"{path}: no space is left on the disk",
-                "Free some and run the same command again: it goes on.",
-            ) from None
-        if number in _REFUSED:
-            raise StoreError(
-                f"{path}: {os.strerror(number)}", "Choose an output path that can be written."
-            ) from None
+        if refused := _refused(path, error):
+            raise refused from None
         raise
+
+
+def _refused(path: Path, error: Exception) -> StoreError | None:
+    """What to say of an error where the system refused to write; null where it was something else."""
+    number = _errno(error)
+    if number in _FULL:
+        hint = "Free some and run the same command again: it goes on."
+        return DiskFull(f"{path}: no space is left on the disk", hint)
+    if number in _REFUSED:
+        return StoreError(f"{path}: {os.strerror(number)}", "Choose an output path that can be written.")
+    return None
 
 
 def _errno(error: Exception) -> int:

@@ -43,7 +43,9 @@ class Role(StrEnum):
     @property
     def other(self) -> Role:
         """The opposite side; a system turn has none and stays itself."""
-        return {Role.USER: Role.ASSISTANT, Role.ASSISTANT: Role.USER}.get(self, self)
+        if self is Role.USER:
+            return Role.ASSISTANT
+        return Role.USER if self is Role.ASSISTANT else self
 
 
 class Turn(Record):
@@ -100,7 +102,8 @@ class Conversation(Record):
         if isinstance(known.get("problem"), str):
             known["problem"] = {"statement": known["problem"]}
         if known.get("id") is None:
-            known["id"] = fingerprint([_bare(turn) for turn in messages or ()])[:16]
+            turns = messages if isinstance(messages, (list, tuple)) else ()
+            known["id"] = fingerprint([_bare(turn) for turn in turns])[:16]
         for key in ("id", "user_id"):
             if isinstance(known.get(key), int):
                 known[key] = str(known[key])

@@ -74,16 +74,15 @@ def simulate(
 
     Example: maieutic simulate --user hf/runs/user --assistant openai/NAME --seeds seeds.jsonl -n 1000 --out runs/talk
     """
-    from maieutic.errors import InputError
     from maieutic.models import ModelOptions, load
     from maieutic.simulate import SimulateConfig
     from maieutic.simulate import simulate as room
     from maieutic.types import Sampling
 
     if user_mode not in (None, "trained", "prompted"):
-        raise InputError(f"--user-mode {user_mode!r} is not known", "Give trained or prompted.")
+        raise typer.BadParameter("give trained or prompted", param_hint="--user-mode")
     if ending not in ("allow", "suppress", "force"):
-        raise InputError(f"--ending {ending!r} is not known", "Give allow, suppress or force.")
+        raise typer.BadParameter("give allow, suppress or force", param_hint="--ending")
     config = SimulateConfig(
         seeds=seeds,
         seed_turns=seed_turns,
@@ -121,6 +120,10 @@ def _show(summary: Summary) -> None:
     say(f"{summary.dialogues} dialogues ({ends}), {summary.failed} failed, in {summary.run}")
     spent = "" if summary.usd is None else f", ${summary.usd:.2f}"
     say(f"this call: {summary.replies} replies, {summary.tokens} tokens{spent}, {summary.seconds} s")
+    if summary.faults:
+        say("failed: " + ", ".join(f"{count} by {fault}" for fault, count in sorted(summary.faults.items())))
+    if summary.unread:
+        say(f"{summary.unread} answers of the controller were neither yes nor no")
     if summary.guards:
         say("redrawn: " + ", ".join(f"{count} {guard}" for guard, count in sorted(summary.guards.items())))
 

@@ -25,14 +25,18 @@ from maieutic.store import full_disk, stage_rows
 from maieutic.types import Conversation, fingerprint
 
 Writer = Callable[[bytes], object]
+_STARTS = ("intent", "profile", "problem")
 
 
-def read_corpus(path: Path | str, *, on_bad: BadRows | None = None) -> Iterator[Conversation]:
+def read_corpus(
+    path: Path | str, *, on_bad: BadRows | None = None, seeds: bool = False
+) -> Iterator[Conversation]:
     """The conversations of a corpus, streaming.
 
     Args:
         path: JSONL (also `.gz`), one JSON list, or a stage folder (or its `rows.jsonl`), whose `key` is dropped.
         on_bad: collects the rows that are no conversation; without one they are named on standard error at the end.
+        seeds: take rows without a turn too, where they hold an intent, a profile or a problem.
 
     Raises:
         MissingInput: at once, where there is no such file.
@@ -40,7 +44,7 @@ def read_corpus(path: Path | str, *, on_bad: BadRows | None = None) -> Iterator[
         InputError: at the first broken row, where `on_bad` is strict.
     """
     bad = BadRows() if on_bad is None else on_bad
-    return _conversations(Path(path), corpus_rows(path, bad), bad, tell=on_bad is None)
+    return _conversations(Path(path), corpus_rows(path, bad), bad, on_bad is None, seeds)
 
 
 def corpus_rows(path: Path | str, bad: BadRows) -> Iterator[tuple[str, Any]]:
@@ -71,12 +75,12 @@ def _stage(folder: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _conversations(
-    path: Path, rows: Iterable[tuple[str, Any]], bad: BadRows, tell: bool
+    path: Path, rows: Iterable[tuple[str, Any]], bad: BadRows, tell: bool, seeds: bool
 ) -> Iterator[Conversation]:
     found = 0
     for where, value in rows:
         try:
-            conversation = to_conversation(value)
+            conversation = to_conversation(value, seeds)
         except ValueError as error:
             bad.add(where, str(error))
             continue
@@ -91,19 +95,22 @@ def _conversations(
         note(bad.summary())
 
 
-def to_conversation(value: Any) -> Conversation:
-    """A row as a conversation.
+def to_conversation(value: Any, seed: bool = False) -> Conversation:
+    """A row as a conversation; a `seed` may have no turns, but then an intent, a profile or a problem.
 
     Raises:
         ValueError: it is none; the message says which field is wrong, and quotes nothing of the row.
     """
     if not isinstance(value, dict):
         raise ValueError(f"{_named(value)}, not an object")
+    if bare := seed and not value.get("messages") and any(value.get(key) for key in _STARTS):
+        name = fingerprint([str(value.get(key)) for key in _STARTS])[:16]
+        value = {**value, "id": value.get("id") or name, "messages": []}
     try:
         conversation = Conversation.model_validate(value)
     except ValidationError as error:
         raise ValueError(_first_problem(value, error)) from None
-    if not conversation.messages:
+    if not conversation.messages and not bare:
         raise ValueError("a conversation without turns")
     return conversation
 

@@ -230,7 +230,7 @@ class RemoteModel:
 
     def _reply(self, said: Said, role: Role, seconds: float, attempts: int) -> Reply:
         text, ended = until_end(said.text, role)
-        return Reply.model_construct(  # all of their types already; validating would cost as much again
+        return Reply(
             text=text,
             finish=Finish.END if ended else said.finish,
             model=self.id,
@@ -238,13 +238,12 @@ class RemoteModel:
             completion_tokens=said.completion_tokens,
             seconds=seconds,
             attempts=attempts,
-            end_probability=None,
         )
 
     def _body(
         self, messages: Sequence[Turn], sampling: Sampling, schema: dict[str, Any] | None, name: str
     ) -> dict[str, Any]:
-        turns = [{"role": turn.role.value, "content": turn.content} for turn in messages]
+        turns: list[dict[str, str]] = [{"role": turn.role, "content": turn.content} for turn in messages]
         if not turns or (self._system is not None and turns[0]["role"] != "system"):
             system = prompts.load("dyadic").text if self._system is None else utf8(self._system)
             turns.insert(0, {"role": "system", "content": system})

@@ -15,6 +15,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
+from functools import lru_cache
 from typing import Any, Generic, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
 
@@ -113,13 +114,14 @@ class Transport:
         """
         data = None if body is None else orjson.dumps(body)
         attempts, allowed = attempts or self._attempts, timeout or self._timeout
-        wire = await self._wire()
+        wire = self._wires.get(asyncio.get_running_loop()) or await self._wire()
         begun = deadline = 0.0
         for attempt in range(1, attempts + 1):
             async with wire.slots:
                 begun = begun or time.monotonic()
                 deadline = begun + allowed
-                await self._gate.passed(deadline)
+                if self._gate.until:
+                    await self._gate.passed(deadline)
                 outcome = await self._once(wire.session, path, data, allowed / SHARE, deadline)
             if isinstance(outcome, bytes):
                 try:
@@ -218,7 +220,7 @@ class Transport:
             url = self._urls[path] = URL(self.place.url + path)
         if data is None:
             return session.get(url, allow_redirects=False, timeout=timeout)
-        payload = data if len(data) <= LARGEST_BYTES else io.BytesIO(data)
+        payload = aiohttp.BytesPayload(data) if len(data) <= LARGEST_BYTES else io.BytesIO(data)
         return session.post(url, data=payload, allow_redirects=False, timeout=timeout)
 
     async def _once(
@@ -228,7 +230,7 @@ class Transport:
         if left <= 0:  # asking now would be paid for and not waited for
             hint = "Give it more time, or ask with fewer calls at once."
             return Failure(Unreachable(f"{self.place.url} asked to be left alone for too long", hint), False)
-        timeout = aiohttp.ClientTimeout(total=min(most, left))
+        timeout = _total(min(most, left))
         try:
             async with self._request(session, path, data, timeout) as response:
                 raw = self._key.struck(await _whole(response))
@@ -284,7 +286,7 @@ def parsed(raw: bytes) -> Any:
 
 async def _whole(response: aiohttp.ClientResponse) -> bytes:
     chunks, size = [], 0
-    async for chunk in response.content.iter_any():
+    while chunk := await response.content.readany():
         chunks.append(chunk)
         size += len(chunk)
         if size > LARGEST_REPLY:
@@ -318,6 +320,12 @@ def _data(line: bytes) -> bytes:
     """What a `data:` line carries; nothing for any other line and for the last one."""
     data = line.strip().removeprefix(b"data:").strip() if line.startswith(b"data:") else b""
     return b"" if data == b"[DONE]" else data
+
+
+@lru_cache
+def _total(seconds: float) -> aiohttp.ClientTimeout:
+    """Most calls have the same."""
+    return aiohttp.ClientTimeout(total=seconds)
 
 
 def _spread(seconds: float) -> float:

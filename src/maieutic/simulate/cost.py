@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
+from maieutic import prompts
 from maieutic.simulate.run import SimulateConfig
 from maieutic.simulate.starts import Starts
+from maieutic.simulate.users import swapped
 from maieutic.spending import spend
+from maieutic.types import Role, Turn
 
 CHARS_A_TOKEN = 4
+_SERVED = ("openai/", "ollama/", "http://", "https://")
+"""Models that are prompted to play the user unless it is said that they were trained for it."""
 
 
 class SimulationCost(NamedTuple):
@@ -34,16 +40,27 @@ def cost(config: SimulateConfig, user: str, assistant: str, n: int | None = None
     """
     starts = Starts(config.seeds, config.seed_turns, config.assistant_system, config.repeat)
     total, rounds = starts.total(n), config.rounds
-    before = sum(
-        sum(len(turn.content) for turn in start.conversation.messages) // CHARS_A_TOKEN
-        for start in starts.take(n, "", config.seed)
-    )
+    forced, served = config.ending == "force", user.startswith(_SERVED)
+    turns = rounds + forced  # of the user, who takes leave with one more
+    prompted = config.user_mode == "prompted" or (config.user_mode is None and served)
+    frame = [Turn(role=Role.SYSTEM, content=prompts.load("dyadic").text)] if served else []
+    begun = told = 0
+    for start in starts.take(n, "", config.seed):
+        messages = start.conversation.messages
+        begun += _tokens(messages)
+        told += _tokens(swapped(start.conversation, messages, forced) if prompted else messages or frame)
     said, answered = config.user.max_tokens, config.assistant.max_tokens
+    user_reads = told * turns + total * (said + answered) * turns * (turns - 1) // 2
     earlier = (said + answered) * rounds * (rounds - 1) // 2
-    reads = (before * rounds + total * earlier, before * rounds + total * (earlier + said * rounds))
-    writes = (total * rounds * said, total * rounds * answered)
+    reads = (user_reads, begun * rounds + total * (earlier + said * rounds))
+    writes = (total * turns * said, total * rounds * answered)
     prices = config.budget.prices
     sides = zip((user, assistant), reads, writes, strict=True)
     paid = [spend(prices, model, read, written) for model, read, written in sides]
     known = [dollars for dollars in paid if dollars is not None]
-    return SimulationCost(total, 2 * total * rounds, sum(reads), sum(writes), sum(known) if known else None)
+    calls = total * (turns + rounds)
+    return SimulationCost(total, calls, sum(reads), sum(writes), sum(known) if known else None)
+
+
+def _tokens(messages: Iterable[Turn]) -> int:
+    return sum(len(turn.content) for turn in messages) // CHARS_A_TOKEN

@@ -64,6 +64,15 @@ class Rules(NamedTuple):
     controller: ChatModel | None = None
 
 
+class Draw(NamedTuple):
+    """What a model said when it was asked for a turn."""
+
+    reply: Reply
+    sampling: Sampling
+    seconds: float
+    """Until it came, waiting for a free place included."""
+
+
 class Spoken(NamedTuple):
     """A turn and what is known of how it came about."""
 
@@ -111,15 +120,12 @@ class Dialogue:
         self._assistant = assistant
         self._rules = rules
         self._spoken = list(spoken)
+        self._messages = [*start.messages, *(each.turn for each in spoken)]
+        self._rounds = sum(turn.role == Role.ASSISTANT for turn in self._messages)
         self._keep = keep
         self._pay = pay
         self._asked: str | None = None
         self._asked_cost: float | None = None
-
-    @property
-    def messages(self) -> list[Turn]:
-        """Everything said so far, the start included."""
-        return [*self._start.messages, *(each.turn for each in self._spoken)]
 
     async def run(self) -> Outcome:
         """Talk until an end or a failure.
@@ -153,8 +159,8 @@ class Dialogue:
         return Outcome(self._spoken, None, Failure(fault, error))
 
     def _next_role(self) -> Role:
-        messages = self.messages
-        return Role.ASSISTANT if messages and messages[-1].role == Role.USER else Role.USER
+        asked = bool(self._messages) and self._messages[-1].role == Role.USER
+        return Role.ASSISTANT if asked else Role.USER
 
     def _end(self) -> End | None:
         if self._spoken and self._spoken[-1].info["finish"] == Finish.END:
@@ -163,23 +169,20 @@ class Dialogue:
             return End.FORCED
         return End.ROUNDS if self._rounds_used_up() and self._rules.ending != "force" else None
 
-    def _rounds(self) -> int:
-        return sum(turn.role == Role.ASSISTANT for turn in self.messages)
-
     def _rounds_used_up(self) -> bool:
-        return self._rounds() >= self._rules.rounds and self._next_role() == Role.USER
+        return self._rounds >= self._rules.rounds and self._next_role() == Role.USER
 
     def _may_end(self) -> bool:
-        allowed = self._rules.ending != "suppress" and bool(self.messages)
-        return allowed and self._rounds() >= self._rules.min_rounds
+        allowed = self._rules.ending != "suppress" and bool(self._messages)
+        return allowed and self._rounds >= self._rules.min_rounds
 
     async def _is_over(self) -> bool:
         """Whether the controller, where there is one, says that the person stops here."""
         self._asked = self._asked_cost = None
         controller = self._rules.controller
-        if controller is None or not self._may_end() or not self._rounds():
+        if controller is None or not self._may_end() or not self._rounds:
             return False
-        reply = await CONTROLLER.ask(controller, self._start, self.messages)
+        reply = await CONTROLLER.ask(controller, self._start, self._messages)
         cost = self._asked_cost = self._pay(reply)
         self._asked = CONTROLLER.read(reply.text)
         if self._asked == "yes":
@@ -195,29 +198,33 @@ class Dialogue:
         forced = role == Role.USER and self._rounds_used_up()
         costs = [self._asked_cost] if self._asked_cost is not None and role == Role.USER else []
         while True:
-            reply, sampling = await self._draw(role, side, len(redrawn), forced)
+            draw = await self._draw(role, side, len(redrawn), forced)
+            reply = draw.reply
             costs += [cost] if (cost := self._pay(reply)) is not None else []
             why = guards.broken(
-                self._rules.guards, reply, guards.Context(self.messages, role, self._start.intent)
+                self._rules.guards, reply, guards.Context(self._messages, role, self._start.intent)
             )
             if why is None or len(redrawn) >= self._rules.redraws:
                 break
             redrawn.append({"guard": why, "text": reply.text})
-        if why == "empty":
-            raise GuardFailed(f"{side.model.id} gave {len(redrawn) + 1} empty turns in a row")
-        info = _info(reply, sampling, redrawn, why)
+        info = _info(draw, redrawn, why)
         info |= {"cost": sum(costs)} if costs else {}
         info |= {"forced": True} if forced else {}
         info |= {"controller": self._asked} if self._asked and role == Role.USER else {}
+        if why == "empty":
+            self._end_info = info
+            raise GuardFailed(f"{side.model.id} gave {len(redrawn) + 1} empty turns in a row")
         if reply.finish == Finish.END and not reply.text.strip():
             self._end_info = info
             return False
         spoken = Spoken(Turn(role=role, content=reply.text), info)
         self._keep(len(self._spoken), spoken)
         self._spoken.append(spoken)
+        self._messages.append(spoken.turn)
+        self._rounds += role == Role.ASSISTANT
         return True
 
-    async def _draw(self, role: Role, side: Side, redraw: int, forced: bool) -> tuple[Reply, Sampling]:
+    async def _draw(self, role: Role, side: Side, redraw: int, forced: bool) -> Draw:
         seed = int(fingerprint([self._draws, len(self._spoken), redraw])[:7], 16) + side.sampling.seed
         changes: dict[str, Any] = {"seed": seed}
         if redraw and side.sampling.temperature == 0:
@@ -226,30 +233,32 @@ class Dialogue:
         started = time.monotonic()
         if role == Role.USER:
             reply = await next_user_turn(
-                side.model, self._rules.mode, self._start, self.messages, sampling, self._may_end(), forced
+                side.model, self._rules.mode, self._start, self._messages, sampling, self._may_end(), forced
             )
         else:
-            reply = await side.model.reply(self.messages, sampling)
-        return reply.model_copy(update={"seconds": round(time.monotonic() - started, 4)}), sampling
+            reply = await side.model.reply(self._messages, sampling)
+        return Draw(reply, sampling, round(time.monotonic() - started, 4))
 
     _end_info: dict[str, Any] | None = None
 
     @property
     def end_info(self) -> dict[str, Any] | None:
-        """How the END that closed the dialogue without a word came about."""
+        """How the draw came about after which no turn came: an END without a word, or the last of empty ones."""
         return self._end_info
 
 
-def _info(
-    reply: Reply, sampling: Sampling, redrawn: list[dict[str, str]], gave_up: str | None
-) -> dict[str, Any]:
+def _info(draw: Draw, redrawn: list[dict[str, str]], gave_up: str | None) -> dict[str, Any]:
+    reply, sampling = draw.reply, draw.sampling
     info: dict[str, Any] = {
         "model": reply.model,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "max_tokens": sampling.max_tokens,
         "seed": sampling.seed,
         "finish": reply.finish,
         "prompt_tokens": reply.prompt_tokens,
         "completion_tokens": reply.completion_tokens,
-        "seconds": reply.seconds,
+        "seconds": draw.seconds,
         "attempts": reply.attempts,
     }
     if reply.end_probability is not None:

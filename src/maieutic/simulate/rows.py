@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 from maieutic.simulate.dialogue import ENDED, Outcome, Spoken
-from maieutic.store import Journal
+from maieutic.simulate.users import UNREAD
+from maieutic.store import Journal, read_rows
 from maieutic.types import Conversation, Turn
+
+
+class Failed(NamedTuple):
+    """A dialogue whose last row is a failure."""
+
+    fault: str
+    guards: Counter[str]
+    unread: int
 
 
 class Tallies:
@@ -16,47 +26,52 @@ class Tallies:
     def __init__(self) -> None:
         self.ends: Counter[str] = Counter()
         self.guards: Counter[str] = Counter()
-        self.failed: dict[str, str] = {}
+        self.unread = 0
+        self.failed: dict[str, Failed] = {}
         self.tries: Counter[str] = Counter()
 
-    def add(self, key: str, outcome: Outcome) -> None:
-        """Count a dialogue that is over."""
-        for spoken in outcome.spoken:
-            self.guards.update(draw["guard"] for draw in spoken.info.get("redrawn", ()))
-        self._settle(key, outcome.end and outcome.end.value, outcome.failure and outcome.failure.fault.value)
-
-    def add_row(self, row: dict[str, Any]) -> None:
-        """Count one that an earlier call wrote."""
-        meta = row.get("meta", {})
-        for info in meta.get("turns", {}).values():
-            self.guards.update(draw["guard"] for draw in info.get("redrawn", ()))
-        self._settle(meta["dialogue"], meta.get("end"), row.get("failure", {}).get("fault"))
+    def add(self, row: dict[str, Any]) -> None:
+        """Count a dialogue that is over, of this call or of an earlier one."""
+        meta = row["meta"]
+        key, infos = meta["dialogue"], dict(meta.get("turns", {}))
+        last = infos.pop("end", {})
+        guards, unread = _thrown(infos.values()), _unread(infos.values())
+        if before := self.failed.pop(key, None):  # its turns stand in this row again
+            self.guards -= before.guards
+            self.unread -= before.unread
+        self.guards += guards + _thrown([last])
+        self.unread += unread + _unread([last])
+        if "failure" in row:
+            self.tries[key] += 1
+            self.failed[key] = Failed(row["failure"]["fault"], guards, unread)
+        else:
+            self.ends[meta["end"]] += 1
 
     def faults(self) -> dict[str, int]:
         """Failed dialogues by whose fault it was."""
-        return dict(Counter(self.failed.values()))
+        return dict(Counter(failed.fault for failed in self.failed.values()))
 
-    def _settle(self, key: str, end: str | None, fault: str | None) -> None:
-        if fault is not None:
-            self.tries[key] += 1
-            self.failed[key] = fault
-        elif end is not None:
-            self.failed.pop(key, None)
-            self.ends[end] += 1
+
+def _thrown(infos: Iterable[Mapping[str, Any]]) -> Counter[str]:
+    return Counter(draw["guard"] for info in infos for draw in info.get("redrawn", ()))
+
+
+def _unread(infos: Iterable[Mapping[str, Any]]) -> int:
+    return sum(info.get("controller") == UNREAD for info in infos)
 
 
 def tally(rows: Journal) -> Tallies:
     """The counts of a run so far."""
     tallies = Tallies()
     for row in rows.rows():
-        tallies.add_row(row)
+        tallies.add(row)
     return tallies
 
 
 def partial_dialogues(turns: Journal, rows: Journal) -> dict[str, list[Spoken]]:
     """The turns already spoken in dialogues that are not finished."""
     partial: dict[str, list[Spoken]] = {}
-    for row in turns.rows():
+    for row in read_rows(turns.path):
         if row["dialogue"] not in rows:
             spoken = partial.setdefault(row["dialogue"], [])
             if row["index"] == len(spoken):
@@ -83,7 +98,9 @@ def dialogue_row(
         }
     )
     row = whole.row()
-    return {**row, "failure": outcome.failure._asdict()} if outcome.failure else row
+    if outcome.failure:
+        row["failure"] = {"fault": outcome.failure.fault.value, "error": outcome.failure.error}
+    return row
 
 
 def first_error(rows: Journal) -> str:

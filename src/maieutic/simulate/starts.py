@@ -46,7 +46,7 @@ class Starts:
 
         assert self._path
         digest, self.count = hashlib.sha256(), 0
-        for conversation in read_corpus(self._path):
+        for conversation in read_corpus(self._path, seeds=True):
             digest.update(fingerprint(conversation.row()).encode())
             self.count += 1
         if not self.count:
@@ -77,7 +77,9 @@ class Starts:
         free = [Conversation(id="free", messages=())]
         for _ in count():
             # Broken rows were named when the corpus was hashed.
-            for start in free if self._path is None else read_corpus(self._path, on_bad=BadRows()):
+            for start in (
+                free if self._path is None else read_corpus(self._path, on_bad=BadRows(), seeds=True)
+            ):
                 framed = self._framed(start)
                 for _ in range(self._repeat):
                     yield framed

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal
 
 from maieutic import prompts
@@ -18,6 +19,8 @@ from maieutic.types import Conversation, Finish, Reply, Role, Sampling, Turn
 UserMode = Literal["trained", "prompted"]
 END_WORD = "[DONE]"
 """What a prompted user writes to end the conversation; stands in its prompt."""
+UNREAD = "unread"
+"""An answer of the controller that is neither yes nor no."""
 
 
 def user_mode(model: ChatModel, wanted: UserMode | None = None) -> UserMode:
@@ -80,15 +83,21 @@ def told_turns(model: ChatModel, start: Conversation, messages: Sequence[Turn]) 
 
 def swapped(start: Conversation, messages: Sequence[Turn], last: bool = False) -> list[Turn]:
     """The conversation as a prompted user model sees it: its own turns are the assistant's."""
-    system = prompts.load("user_prompted").fill(end=END_WORD, who=_who(start), want=_want(start))
-    if last:
-        system += "\n\n" + prompts.load("user_last").fill(end=END_WORD)
     turns = [
         Turn(role=turn.role.other, content=turn.content) for turn in messages if turn.role != Role.SYSTEM
     ]
     if not turns or turns[0].role == Role.ASSISTANT:
         turns.insert(0, Turn(role=Role.USER, content=prompts.load("user_start").text))
-    return [Turn(role=Role.SYSTEM, content=system), *turns]
+    return [_told(_who(start), _want(start), last), *turns]
+
+
+@lru_cache(1024)
+def _told(who: str, want: str, last: bool) -> Turn:
+    """What a prompted user is told: the same in all turns of a dialogue."""
+    system = prompts.load("user_prompted").fill(end=END_WORD, who=who, want=want)
+    if last:
+        system += "\n\n" + prompts.load("user_last").fill(end=END_WORD)
+    return Turn(role=Role.SYSTEM, content=system)
 
 
 class _Controller:
@@ -110,9 +119,9 @@ class _Controller:
         return await model.reply([Turn(role=Role.USER, content=text)], self.sampling)
 
     def read(self, text: str) -> str:
-        """`yes`, `no`, or `unread`, which counts as no."""
+        """`yes`, `no`, or `UNREAD`, after which the dialogue goes on."""
         words = _ANSWER.findall(text.lower())
-        return words[0] if len(set(words)) == 1 else "unread"
+        return words[0] if len(set(words)) == 1 else UNREAD
 
 
 CONTROLLER = _Controller()
