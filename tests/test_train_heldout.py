@@ -307,3 +307,16 @@ def test_trackers_get_what_the_trainer_logs(
 def test_early_stopping_needs_people(settings: SftConfig) -> None:
     with pytest.raises(ValueError, match="held-out rows"):
         SftConfig.model_validate({**settings.model_dump(), "validation": None})
+
+
+@pytest.mark.slow
+def test_two_processes_measure_and_keep_what_one_does(
+    settings: SftConfig, whole: dict[str, Any], tmp_path: Path
+) -> None:
+    shared = settings.model_copy(update={"out": tmp_path / "run", "processes": 2})
+    manifest = sft(shared).manifest
+    assert manifest["processes"] == 2
+    for name in ("steps", "best_step"):
+        assert manifest[name] == whole[name]
+    for name in ("final_loss", "eval_loss", "eval_end_f1", "eval_first_turn_diversity"):
+        assert manifest[name] == pytest.approx(whole[name], abs=1e-3), name

@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 from maieutic.console import note
 from maieutic.errors import ModelError
 from maieutic.store import Stage
+from maieutic.train import ranks
 from maieutic.train.checkpoint import COMPLETE
 from maieutic.train.ranks import Follower
 
@@ -85,6 +86,10 @@ class KeepBest(TrainerCallback):
             control.should_save, control.should_training_stop = False, True
 
     def _found(self, step: int) -> Found:
+        """What the first process's rows say: a last digit that differs must not part the processes."""
+        return ranks.from_first(lambda: self._said(step))
+
+    def _said(self, step: int) -> Found:
         """What the rows say, once they are safe: a checkpoint may be thrown away for it."""
         self._stage.rows.sync()
         rows = [row for row in evaluations(self._stage) if row["step"] <= step]
