@@ -245,8 +245,8 @@ def test_what_is_forgotten_is_measured(start: Path, pairs: Path, tmp_path: Path)
     assert result.manifest["ordinary_after"] == pytest.approx(perplexity(result.model), rel=1e-3)
     assert result.manifest["ordinary_after"] != pytest.approx(result.manifest["ordinary_before"], rel=1e-2)
     card = (result.model / "README.md").read_text()
-    assert f"| ordinary_before | {result.manifest['ordinary_before']} |" in card
-    assert f"| ordinary_after | {result.manifest['ordinary_after']} |" in card
+    assert f"| ordinary_before | {result.manifest['ordinary_before']:.6g} |" in card
+    assert f"| ordinary_after | {result.manifest['ordinary_after']:.6g} |" in card
 
 
 def test_a_chosen_reply_that_falls_is_said(capsys: pytest.CaptureFixture[str]) -> None:
