@@ -16,7 +16,7 @@ import loopback
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from loopback import EVERY, HTML, TRUNCATED, Loopback, status
+from loopback import EVERY, HTML, TRUNCATED, Loopback, stall, status
 
 from maieutic.data.corpus import read_corpus
 from maieutic.errors import BudgetSpent, EmptyCorpus, InputError, RunConflict, TooManyFailures, WrongKey
@@ -465,6 +465,26 @@ def test_killed_at_any_moment_it_goes_on_from_the_last_finished_turn(tmp_path):
     assert all(len(conversation.messages) == 6 for conversation in corpus)
     # Turns are durable in groups: a kill costs what was in flight, and at most what was not yet written out.
     assert needed <= asked <= needed + 3 * 4
+
+
+def test_ctrl_c_stops_with_a_word_and_a_second_process_is_refused_meanwhile(tmp_path):
+    with Loopback(
+        reply=lambda body: f"Why {len(body['messages'])}?", faults=lambda n, _: stall(60) if n >= 12 else None
+    ) as server:
+        command = [sys.executable, "-m", "maieutic", "simulate", "--user", server.spec, "--assistant", server.spec,
+                   "-n", "6", "--rounds", "4", "--guards", "none", "--out", str(tmp_path / "run")]  # fmt: skip
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 60
+        while len(server.chats) < 12 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        second = subprocess.run(command, capture_output=True, text=True)
+        assert second.returncode == 1 and "being written by another process" in second.stderr
+        process.send_signal(signal.SIGINT)
+        server.faults = ()
+        _, said = process.communicate(timeout=30)
+        assert process.returncode == 130 and "the same command goes on" in said and "Traceback" not in said
+        subprocess.run(command, check=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    assert [len(conversation.messages) for conversation in read_corpus(tmp_path / "run")] == [8] * 6
 
 
 SCRIPTED = """

@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +22,7 @@ from maieutic.errors import DiskFull, RunConflict, RunLocked, StoreError
 from maieutic.numbered import Numbered
 from maieutic.store import (
     GROUP_ROWS,
+    MOST_ROWS,
     Journal,
     Stage,
     changed_keys,
@@ -154,15 +156,33 @@ def test_many_texts_keep_their_numbers():
     assert [numbered.get(f"key {number}", -1) for number in range(20_010)] == [*range(20_000), *[-1] * 10]
 
 
-def test_a_sync_that_fails_beside_the_writer_is_said_with_the_next_group(tmp_path, monkeypatch):
+def test_a_sync_that_fails_beside_the_writer_is_said_with_a_later_row(tmp_path, monkeypatch):
     with Stage(tmp_path / "stage", {}) as stage:
         with monkeypatch.context() as patch:
             patch.setattr(os, "fdatasync", fail_full)
             with pytest.raises(DiskFull, match="no space"):
-                for number in range(2 * GROUP_ROWS):
+                for number in range(2 * MOST_ROWS):
                     stage.rows.append(str(number), {})
+        written = len(stage.rows.keys)
+        assert GROUP_ROWS < written <= GROUP_ROWS + MOST_ROWS
         stage.rows.append("later", {})
-        assert len(stage.rows.keys) == 2 * GROUP_ROWS + 1
+        assert len(list(stage.rows.rows())) == written + 1
+
+
+def test_a_slow_disk_holds_the_writer_back_in_the_end_only(tmp_path, monkeypatch):
+    synced, real = threading.Event(), os.fdatasync
+
+    def slow(handle: int) -> None:
+        synced.wait(10)
+        real(handle)
+
+    monkeypatch.setattr(os, "fdatasync", slow)
+    with Stage(tmp_path / "stage", {}) as stage:
+        for number in range(GROUP_ROWS + MOST_ROWS - 1):
+            stage.rows.append(str(number), {})  # none of them waits for the sync of the first group
+        assert not synced.is_set()
+        synced.set()
+    assert len(list(stage_rows(tmp_path / "stage"))) == GROUP_ROWS + MOST_ROWS - 1
 
 
 def fail_full(_: int) -> None:

@@ -47,9 +47,10 @@ def main() -> None:
         app(prog_name="maieutic")
     except MaieuticError as error:
         _fail(error.what, error.hint)
-    except KeyboardInterrupt:
-        sys.stderr.write("\nstopped; the same command goes on from here\n")
-        sys.exit(130)
+    except SystemExit as stopped:
+        if stopped.code == 130:  # typer's word for Ctrl-C
+            sys.stderr.write("\nstopped; the same command goes on from here\n")
+        raise
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
