@@ -253,7 +253,7 @@ def several(folder: Path) -> None:
     every = int(os.environ.get("WORLD_SIZE", "1"))
     args = DPOConfig(
         str(folder / "checkpoints"), bf16=False, use_cpu=True, report_to="none", max_length=None, beta=0.5,
-        precompute_ref_log_probs=True, per_device_train_batch_size=8 // every, num_train_epochs=3, logging_steps=1,
+        precompute_ref_log_probs=True, per_device_train_batch_size=8, num_train_epochs=3, logging_steps=1,
         learning_rate=1e-3, save_strategy="no", disable_tqdm=True, dataloader_pin_memory=False, eval_strategy="epoch",
         gradient_checkpointing=False,
     )  # fmt: skip
