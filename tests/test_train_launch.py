@@ -35,6 +35,7 @@ from maieutic.train.sft import sft
 from maieutic.types import Conversation
 
 torch.set_num_threads(1)
+pytestmark = pytest.mark.timeout(900)  # several commands, one after the other, each of several processes
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = ROOT / "src" / "maieutic" / "recipes" / "accelerate"
@@ -240,6 +241,8 @@ def test_two_machines_by_two_commands(settings: SftConfig, tmp_path: Path) -> No
     assert [run.returncode for run in runs] == [0, 0], said
     first, second = (json.loads(out) for out, _ in said)
     assert first == second and first["processes"] == 2
+    later = config.model_copy(update={"accelerate_config": str(tmp_path / "machine-1.yaml")})
+    assert sft(later).manifest == sft(config).manifest  # what is done waits for nobody
 
 
 @pytest.mark.slow

@@ -52,7 +52,11 @@ def launch(method: str, config: TrainConfig) -> TrainResult:
     """
     cluster = plan(config)
     start = None
-    if cluster.machine_rank == 0:
+    if cluster.machine_rank > 0:
+        # The first machine holds the run, and does not wait for others where there is nothing to do.
+        if (config.out / "manifest.json").is_file():
+            return TrainResult(config.out / "model", read_json(config.out / "manifest.json"))
+    else:
         with Stage(config.out, {"method": method, **config.settings()}) as stage:
             if stage.done:
                 return TrainResult(stage.folder / "model", stage.manifest)
@@ -204,6 +208,7 @@ def _run(cluster: Any, call: list[str]) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     kind = cluster.distributed_type.value
+    stopped: signal.Signals | None = None
     gpus = {} if cluster.gpu_ids in (None, "all") else {"CUDA_VISIBLE_DEVICES": cluster.gpu_ids}
     cluster.gpu_ids = "all"  # of those visible; accelerate itself refuses to watch over a single one
     with tempfile.TemporaryDirectory(prefix="maieutic-launch-") as folder, quiet(), _silent_agent():
@@ -221,11 +226,13 @@ def _run(cluster: Any, call: list[str]) -> None:
         except (ValueError, ConnectionError) as error:
             what = " ".join(str(error).split())
             raise InputError(f"accelerate refuses to start: {what}", "Mend its config file.") from None
-        except SignalException as stopped:
-            if stopped.sigval == signal.SIGINT:
-                raise KeyboardInterrupt from None
-            signal.signal(stopped.sigval, signal.SIG_DFL)
-            os.kill(os.getpid(), stopped.sigval)
+        except SignalException as error:
+            stopped = error.sigval
+    if stopped == signal.SIGINT:
+        raise KeyboardInterrupt
+    if stopped is not None:
+        signal.signal(stopped, signal.SIG_DFL)
+        os.kill(os.getpid(), stopped)
 
 
 def _root(failures: dict[int, Any]) -> tuple[int, Any]:
