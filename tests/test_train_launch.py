@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from safetensors.torch import load_file
 from tiny import tiny_checkpoint
 
 from maieutic.data.corpus import write_corpus
-from maieutic.errors import InputError, MissingInput
+from maieutic.errors import InputError, MissingExtra, MissingInput
 from maieutic.store import stage_rows
 from maieutic.train import launch
 from maieutic.train.config import DpoConfig, SftConfig, TrainConfig
@@ -34,6 +35,7 @@ from maieutic.train.sft import sft
 from maieutic.types import Conversation
 
 torch.set_num_threads(1)
+pytestmark = pytest.mark.timeout(900)  # several commands, one after the other, each of several processes
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = ROOT / "src" / "maieutic" / "recipes" / "accelerate"
@@ -239,14 +241,14 @@ def test_two_machines_by_two_commands(settings: SftConfig, tmp_path: Path) -> No
     assert [run.returncode for run in runs] == [0, 0], said
     first, second = (json.loads(out) for out, _ in said)
     assert first == second and first["processes"] == 2
+    later = config.model_copy(update={"accelerate_config": str(tmp_path / "machine-1.yaml")})
+    assert sft(later).manifest == sft(config).manifest  # what is done waits for nobody
 
 
 @pytest.mark.slow
 def test_weights_spread_over_processes_come_together(settings: SftConfig, tmp_path: Path) -> None:
     """FSDP2, with the shipped config's settings: the same losses and weights, whole, also after going on."""
-    one = settings.model_copy(
-        update={"out": tmp_path / "one", "steps": 6, "save_steps": 3, "validation": None}
-    )
+    one = settings.model_copy(update={"out": tmp_path / "one", "steps": 6, "save_steps": 3})
     sft(one)
     config = one.model_copy(update={"out": tmp_path / "two"})
     cluster = read_cluster("8-gpus-fsdp2")
@@ -269,7 +271,7 @@ def test_weights_spread_over_processes_come_together(settings: SftConfig, tmp_pa
         shares = re.findall(r"process (\d) holds (\d+) of (\d+)", done.stderr)
         assert sorted(rank for rank, _, _ in shares) == ["0", "1"]
         assert all(0.4 < int(held) / int(count) < 0.6 for _, held, count in shares)
-        assert ("going on from step 3" in done.stderr) == killed
+        assert ("going on from step 4" in done.stderr) == killed
         same(tmp_path / "one", tmp_path / "two")
     assert (config.out / "checkpoints" / "checkpoint-6" / "pytorch_model_fsdp_0" / ".metadata").is_file()
     architecture = json.loads((config.out / "model" / "config.json").read_text())["architectures"]
@@ -365,6 +367,10 @@ def test_what_does_not_fit_is_said_before_anything_starts(
         file = tmp_path / f"{number}.yaml"
         file.write_text(text)
         assert said in refused(settings, accelerate_config=str(file)).what, text
+    if find_spec("deepspeed") is None:
+        file.write_text("distributed_type: DEEPSPEED\nnum_processes: 2\n")
+        with pytest.raises(MissingExtra, match="not installed"):
+            read_cluster(str(file))
     monkeypatch.setattr(launch, "has_gpu", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     error = refused(settings, processes=3)

@@ -52,7 +52,11 @@ def launch(method: str, config: TrainConfig) -> TrainResult:
     """
     cluster = plan(config)
     start = None
-    if cluster.machine_rank == 0:
+    if cluster.machine_rank > 0:
+        # The first machine holds the run, and does not wait for others where there is nothing to do.
+        if (config.out / "manifest.json").is_file():
+            return TrainResult(config.out / "model", read_json(config.out / "manifest.json"))
+    else:
         with Stage(config.out, {"method": method, **config.settings()}) as stage:
             if stage.done:
                 return TrainResult(stage.folder / "model", stage.manifest)
@@ -115,6 +119,7 @@ def read_cluster(name: str) -> Any:
 
     Raises:
         InputError, MissingInput: there is none, it is none, or it asks for what is not done here.
+        MissingExtra: it asks for DeepSpeed, which is not there.
     """
     from accelerate.commands.config.config_args import ClusterConfig
 
@@ -122,40 +127,46 @@ def read_cluster(name: str) -> Any:
     if not name.endswith((".yaml", ".yml", ".json")):
         path = Path(str(_shipped() / f"{name}.yaml"))
         if not path.is_file():
-            known = sorted(entry.name.removesuffix(".yaml") for entry in _shipped().iterdir())
+            names = sorted(entry.name.removesuffix(".yaml") for entry in _shipped().iterdir())
             raise MissingInput(
                 f"no accelerate config {name!r}",
-                f"Known: {', '.join(known)}; or give the path of a .yaml file.",
+                f"Known: {', '.join(names)}; or give the path of a .yaml file.",
             )
     values = read_yaml(path)
     try:
-        known = ClusterConfig.__dataclass_fields__
-        if unknown := sorted(values.keys() - known.keys() - {"dynamo_backend", "fp16"}):
+        known = {*ClusterConfig.__dataclass_fields__, "dynamo_backend", "fp16"}
+        if unknown := sorted(values.keys() - known):
             raise ValueError(f"unknown setting {unknown[0]!r}")
         cluster = ClusterConfig(**ClusterConfig.process_config(values))
-        kind = getattr(cluster.distributed_type, "value", "")
     except (ValueError, TypeError) as error:
         raise InputError(
             f"{name}: no config of accelerate ({error})", "Make one with `accelerate config`."
         ) from None
+    _check_kind(name, cluster)
+    return cluster
+
+
+def _check_kind(name: str, cluster: Any) -> None:
+    kind = cluster.distributed_type.value
     if kind not in ("NO", "MULTI_CPU", "MULTI_GPU", "FSDP", "DEEPSPEED"):
         raise InputError(
-            f"{name}: distributed_type {cluster.distributed_type} is not supported",
+            f"{name}: distributed_type {kind} is not supported",
             "Use MULTI_GPU, MULTI_CPU, FSDP or DEEPSPEED on machines of your own.",
         )
     if kind == "FSDP" and int(cluster.fsdp_config.get("fsdp_version", 1)) != 2:
         raise InputError(f"{name}: not FSDP2", "Write `fsdp_version: 2` under `fsdp_config`.")
-    if kind == "DEEPSPEED" and find_spec("deepspeed") is None:
+    if kind != "DEEPSPEED":
+        return
+    starter = cluster.deepspeed_config.get("deepspeed_multinode_launcher", "standard")
+    if starter != "standard":
+        raise InputError(
+            f"{name}: deepspeed_multinode_launcher {starter} starts processes that nobody here watches",
+            "Write `deepspeed_multinode_launcher: standard`, and run the command on every machine.",
+        )
+    if find_spec("deepspeed") is None:
         raise MissingExtra(
             f"{name} asks for DeepSpeed, which is not installed", "Run: python -m pip install deepspeed"
         )
-    remote = cluster.deepspeed_config.get("deepspeed_multinode_launcher", "standard")
-    if kind == "DEEPSPEED" and remote != "standard":
-        raise InputError(
-            f"{name}: deepspeed_multinode_launcher {remote} starts processes that nobody here watches",
-            "Write `deepspeed_multinode_launcher: standard`, and run the command on every machine.",
-        )
-    return cluster
 
 
 def _shipped() -> Any:
@@ -197,6 +208,7 @@ def _run(cluster: Any, call: list[str]) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     kind = cluster.distributed_type.value
+    stopped: signal.Signals | None = None
     gpus = {} if cluster.gpu_ids in (None, "all") else {"CUDA_VISIBLE_DEVICES": cluster.gpu_ids}
     cluster.gpu_ids = "all"  # of those visible; accelerate itself refuses to watch over a single one
     with tempfile.TemporaryDirectory(prefix="maieutic-launch-") as folder, quiet(), _silent_agent():
@@ -214,11 +226,13 @@ def _run(cluster: Any, call: list[str]) -> None:
         except (ValueError, ConnectionError) as error:
             what = " ".join(str(error).split())
             raise InputError(f"accelerate refuses to start: {what}", "Mend its config file.") from None
-        except SignalException as stopped:
-            if stopped.sigval == signal.SIGINT:
-                raise KeyboardInterrupt from None
-            signal.signal(stopped.sigval, signal.SIG_DFL)
-            os.kill(os.getpid(), stopped.sigval)
+        except SignalException as error:
+            stopped = error.sigval
+    if stopped == signal.SIGINT:
+        raise KeyboardInterrupt
+    if stopped is not None:
+        signal.signal(stopped, signal.SIG_DFL)
+        os.kill(os.getpid(), stopped)
 
 
 def _root(failures: dict[int, Any]) -> tuple[int, Any]:
