@@ -1,6 +1,6 @@
 """Models behind an OpenAI-compatible server: chat completions, one thin client for all of them.
 
-The official client costs twelve times the CPU a reply that this one does, and per reply nothing of it is
+The official client costs nine times the CPU a reply that this one does, and per reply nothing of it is
 used. The request is OpenAI's; where a server's words say that it does not know a field (`seed`,
 `temperature`, `top_p`, `response_format`, or `max_tokens` where it wants `max_completion_tokens`), the call
 is made again without it, and the model remembers.
