@@ -228,7 +228,6 @@ def test_strict_stops_at_the_first_broken_line(refused: Any) -> None:
     "command",
     [
         "mask talk.jsonl --model bare --role user",
-        "train sft --model bare --data talk.jsonl --role user --out new --steps 1",
         "simulate --user hf/bare --assistant hf/bare --user-mode prompted -n 1 --out new",
         "candidates --model hf/bare --data seeds.jsonl --out new",
         "eval simulator --people talk.jsonl --model hf/bare",
