@@ -25,7 +25,7 @@ from maieutic.errors import InputError, MissingExtra, MissingInput, ProcessLost
 from maieutic.store import Stage, read_json
 from maieutic.train.checkpoint import last_complete
 from maieutic.train.config import TrainConfig, read_yaml
-from maieutic.train.load import computes_in_bfloat16, has_gpu, quiet
+from maieutic.train.load import has_gpu, quiet
 from maieutic.train.loop import TrainResult
 
 _AGAIN = "Run the same command again: it goes on from the last checkpoint."
@@ -92,7 +92,7 @@ def plan(config: TrainConfig) -> Any:
             f"Give a --batch of {cluster.num_processes} or more, or fewer --processes.",
         )
     cluster.use_cpu = not has_gpu()
-    cluster.mixed_precision = "bf16" if computes_in_bfloat16(config.precision) else "no"
+    cluster.mixed_precision = None  # each process tells its trainer, from `precision`
     cluster.debug = False  # with it, accelerate prints a failure and goes on as if there were none
     if cluster.num_machines == 1 and not cluster.main_process_port:
         from accelerate.utils.other import get_free_port

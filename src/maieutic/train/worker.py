@@ -70,8 +70,7 @@ def _tell(error: BaseException) -> None:
         told |= {"kind": type(error).__name__, "what": error.what, "hint": error.hint}
     else:
         told["traceback"] = "".join(traceback.format_exception(error))
-    if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
-        Path(file).write_text(json.dumps(told), encoding="utf-8")
+    Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps(told), encoding="utf-8")
 
 
 if __name__ == "__main__":
