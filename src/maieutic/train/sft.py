@@ -112,7 +112,7 @@ def make_trainer(
     from trl import SFTConfig
 
     from maieutic.train.logps import joins
-    from maieutic.train.trainers import RowsSFTTrainer
+    from maieutic.train.sft_trainer import RowsSFTTrainer
 
     args = SFTConfig(
         **arguments(config, folder / "checkpoints"),

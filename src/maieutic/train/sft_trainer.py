@@ -1,4 +1,4 @@
-"""TRL's trainers, made to take finished columns, to say nothing to anyone, and to compute only what the loss needs."""
+"""TRL's trainer for conversations, made to take finished columns and to compute only what the loss needs."""
 
 from __future__ import annotations
 
