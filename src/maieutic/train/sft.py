@@ -20,7 +20,7 @@ from maieutic.train.heldout import HeldOut, Measuring
 from maieutic.train.launch import launch, several
 from maieutic.train.load import quiet
 from maieutic.train.loop import TrainResult, arguments, failures, run, summary
-from maieutic.train.prepare import Base, adapters, base, finish, one_device, one_piece, teach_end, trainable
+from maieutic.train.prepare import Base, adapters, base, ends, finish, one_device, one_piece, teach_end, trainable
 from maieutic.train.ranks import Follower, opened
 
 
@@ -48,7 +48,7 @@ def sft(config: SftConfig) -> TrainResult:
         held_out = measured = None
         if config.validation:
             # Where nothing taught END, held-out rows must not ask for it: the model has no row for it.
-            held_out = _rows(config, start, config.validation, "validation", bool(rows.report.ends))
+            held_out = _rows(config, start, config.validation, "validation", ends(config, start, rows))
             measured = HeldOut(held_out.talks or [], start.tokenizer, start.frame, config.role)
         model = trainable(config, start.source)
         fresh = teach_end(model, start.tokenizer, start.frame) if rows.report.ends else []
