@@ -27,6 +27,8 @@ class _Training(Action):
     save_steps: int = 100
     seed: int = 0
     template: str | None = None
+    system: str | None = None
+    report_to: str = "none"
     remote_code: bool = False
     processes: int | None = None
     accelerate_config: str | None = None

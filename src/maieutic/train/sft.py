@@ -20,7 +20,17 @@ from maieutic.train.heldout import HeldOut, Measuring
 from maieutic.train.launch import launch, several
 from maieutic.train.load import quiet
 from maieutic.train.loop import TrainResult, arguments, failures, run, summary
-from maieutic.train.prepare import Base, adapters, base, ends, finish, one_device, one_piece, teach_end, trainable
+from maieutic.train.prepare import (
+    Base,
+    adapters,
+    base,
+    ends,
+    finish,
+    one_device,
+    one_piece,
+    teach_end,
+    trainable,
+)
 from maieutic.train.ranks import Follower, opened
 
 
