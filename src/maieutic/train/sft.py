@@ -11,7 +11,7 @@ from typing import Any
 
 from maieutic.console import note
 from maieutic.store import Stage
-from maieutic.train.best import KeepBest, load_best
+from maieutic.train.best import EvaluateFirst, KeepBest, load_best
 from maieutic.train.condition import Mixture
 from maieutic.train.config import SftConfig
 from maieutic.train.curve import draw_curve
@@ -106,7 +106,7 @@ def _watch(config: SftConfig, stage: Stage | Follower, trainer: Any, measured: H
     """What goes on at the end of an epoch, in this order."""
     if measured is None:
         return []
-    return [Measuring(trainer, measured, stage), KeepBest(stage, config.early_stopping)]
+    return [EvaluateFirst(), Measuring(trainer, measured, stage), KeepBest(stage, config.early_stopping)]
 
 
 def make_trainer(
