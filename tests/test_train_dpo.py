@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -192,6 +193,29 @@ def test_what_the_reference_said_before_a_kill_is_not_asked_again(
     after = file.read_bytes()
     assert after.startswith(changed) and after.count(b"\n") == 10
     assert len({json.loads(line)["key"] for line in after.splitlines()}) == 10
+
+
+def test_a_kill_at_an_epoch_s_checkpoint_does_not_lose_its_evaluation(
+    start: Path, pairs: Path, tmp_path: Path
+) -> None:
+    script = (
+        "import os, signal, sys\n"
+        "from maieutic.train import loop\n"
+        "from maieutic.train.config import DpoConfig\n"
+        "from maieutic.train.dpo import dpo\n"
+        "mark = loop.mark_complete\n"
+        "def mark_and_die(folder):\n"
+        "    mark(folder)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "loop.mark_complete = mark_and_die\n"
+        "dpo(DpoConfig.model_validate_json(sys.argv[1]))\n"
+    )
+    settings = config(start, pairs, tmp_path / "run", epochs=1, validation=pairs)
+    died = subprocess.run([sys.executable, "-c", script, settings.model_dump_json()], capture_output=True)
+    assert died.returncode == -signal.SIGKILL, died.stderr.decode()
+    result = dpo(settings)
+    assert result.resumed_from == result.manifest["steps"] == 3
+    assert result.manifest["eval_loss"] > 0 and "eval-3" in [row["key"] for row in stage_rows(settings.out)]
 
 
 def test_another_model_asks_the_reference_anew(start: Path, pairs: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import signal
@@ -22,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tiny import tiny_checkpoint
+from trl import SFTConfig as TrainerConfig
 
 from maieutic.data.corpus import write_corpus
 from maieutic.errors import InputError, MissingExtra, MissingInput
@@ -30,6 +32,8 @@ from maieutic.train import launch
 from maieutic.train.config import DpoConfig, SftConfig, TrainConfig
 from maieutic.train.dpo import dpo
 from maieutic.train.launch import plan, read_cluster
+from maieutic.train.load import quiet
+from maieutic.train.loop import arguments
 from maieutic.train.packing import shares
 from maieutic.train.sft import sft
 from maieutic.types import Conversation
@@ -312,6 +316,15 @@ def test_the_shipped_sharding_reaches_every_process(monkeypatch: pytest.MonkeyPa
         True,
     )
     assert "SHARDED" in str(plugin.state_dict_type) and "transformer" in str(plugin.auto_wrap_policy)
+
+
+def test_the_other_processes_are_as_quiet_as_the_first(
+    settings: SftConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TrainerConfig, "local_process_index", 1)
+    with quiet():
+        args = TrainerConfig(**arguments(settings, tmp_path))
+        assert not args.should_log and args.get_process_log_level() == logging.ERROR
 
 
 def test_processes_decide_nothing_about_the_weights(settings: SftConfig) -> None:

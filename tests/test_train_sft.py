@@ -244,6 +244,20 @@ def test_a_finished_run_is_a_model_and_keeps_its_end(simulator: Path, corpus: Pa
     assert torch.equal(model.get_input_embeddings().weight, held)
 
 
+def test_what_knows_its_end_keeps_it_where_no_row_teaches_it(
+    simulator: Path, corpus: Path, tmp_path: Path
+) -> None:
+    censored = tmp_path / "censored.jsonl"
+    write_corpus(censored, [talk.model_copy(update={"ended": False}) for talk in TALKS])
+    result = sft(config(simulator, censored, tmp_path / "run", steps=1, validation=corpus))
+    assert json.loads((result.model / "maieutic.json").read_text())["end"] is True
+    model, tokenizer = opened(result.model)
+    assert end_id(tokenizer) in model.generation_config.eos_token_id
+    assert result.manifest["eval_end_f1"] is not None
+    answering = sft(config(simulator, censored, tmp_path / "answering", role="assistant", steps=1))
+    assert json.loads((answering.model / "maieutic.json").read_text())["end"] is False
+
+
 def test_lora_trains_end_though_the_embeddings_are_frozen(start: Path, corpus: Path, tmp_path: Path) -> None:
     settings = config(start, corpus, tmp_path / "run", lora=8, epochs=120, learning_rate=2e-2)
     result = sft(settings)

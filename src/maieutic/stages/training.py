@@ -16,6 +16,7 @@ class _Training(Action):
     data: Path
     validation: Path | None = None
     epochs: float
+    steps: int | None = None
     learning_rate: float
     batch: int
     tokens_at_once: int = 4096
@@ -27,6 +28,8 @@ class _Training(Action):
     save_steps: int = 100
     seed: int = 0
     template: str | None = None
+    system: str | None = None
+    report_to: str = "none"
     remote_code: bool = False
     processes: int | None = None
     accelerate_config: str | None = None
@@ -64,9 +67,10 @@ class _Training(Action):
         if size is not None:
             longest = self.max_length or 2048
             size = size._replace(tokens=min(size.tokens, size.rows * texts * longest))
+            passes = self.steps * self.batch / max(1, size.rows) if self.steps else self.epochs
         return Cost(
             None,
-            round(size.tokens * self.epochs) if size else None,
+            round(size.tokens * passes) if size is not None else None,
             round(weights * (HELD_BYTES if self.lora else FULL_BYTES)) if weights else None,
         )
 

@@ -46,6 +46,24 @@ class Found(NamedTuple):
     """See `stale`."""
 
 
+class EvaluateFirst(TrainerCallback):
+    """A checkpoint at the end of an epoch waits for the evaluation, which a kill between them would lose."""
+
+    def __init__(self) -> None:
+        self._owed = False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Not yet."""
+        last = control.should_training_stop or float(state.epoch).is_integer()
+        if last and control.should_save:
+            control.should_save, self._owed = False, True
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Now it may be written, after the evaluation."""
+        control.should_save = control.should_save or self._owed
+        self._owed = False
+
+
 class KeepBest(TrainerCallback):
     """Saves where it got better, keeps that checkpoint from being thrown away, and stops where it no longer does.
 
@@ -56,23 +74,10 @@ class KeepBest(TrainerCallback):
 
     def __init__(self, stage: Stage | Follower, patience: int | None) -> None:
         self._stage, self._patience = stage, patience
-        self._owed = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Say which checkpoint to keep, also where a killed run had found it."""
-        self._owed = False
         state.best_global_step = self._found(state.global_step).best
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """A checkpoint at the end of an epoch waits for the evaluation, which a kill between them would lose."""
-        last = control.should_training_stop or float(state.epoch).is_integer()
-        if last and control.should_save:
-            control.should_save, self._owed = False, True
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Now it may be written, after the evaluation."""
-        control.should_save = control.should_save or self._owed
-        self._owed = False
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Save what is best so far; stop where nothing has become better for too long."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from maieutic.console import note
 from maieutic.train import ordinary
+from maieutic.train.best import EvaluateFirst
 from maieutic.train.config import DpoConfig
 from maieutic.train.data import Rows, announce, preference_rows, read_preferences
 from maieutic.train.launch import launch, several
@@ -46,7 +47,9 @@ def dpo(config: DpoConfig) -> TrainResult:
             ordinary.measure(trainer, others, stage, "before")
             return trainer
 
-        trainer, resumed = run(make, stage, "train dpo")
+        trainer, resumed = run(
+            make, stage, "train dpo", lambda _: [EvaluateFirst()] if config.validation else []
+        )
         with failures(stage.folder):
             ordinary.measure(trainer, others, stage, "after")
             whole = one_piece(trainer)

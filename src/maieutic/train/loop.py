@@ -99,6 +99,8 @@ def arguments(config: TrainConfig, folder: Path) -> dict[str, Any]:
         "report_to": trackers(config.report_to),
         "push_to_hub": False,
         "disable_tqdm": True,
+        # Else every process but the first warns of what this one keeps quiet about.
+        "log_level_replica": "passive",
         "dataloader_pin_memory": has_gpu(),
         "max_length": None,
     }

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from maieutic.console import note
 from maieutic.errors import ContextTooShort, ModelError
-from maieutic.models.checkpoint import Source, check_weights, load_tokenizer
-from maieutic.render import add_end, turn_end_id
+from maieutic.models.checkpoint import Source, check_weights, end_of_text_ids, load_tokenizer
+from maieutic.render import add_end, end_id, turn_end_id
 from maieutic.render.told import wording
 from maieutic.store import Stage
 from maieutic.train import checkpoint
@@ -67,6 +67,15 @@ def base(config: TrainConfig) -> Base:
         )
     longest = config.max_length or min(2048, context or 2048)
     return Base(source, tokenizer, frame, longest, held_dtype(held))
+
+
+def ends(config: TrainConfig, start: Base, rows: Rows) -> bool:
+    """Whether the model that comes out says END: the rows teach it, or its start, still a person's side, knew it."""
+    if rows.report.ends:
+        return True
+    return getattr(config, "role", "assistant") != "assistant" and (
+        end_id(start.tokenizer) in end_of_text_ids(start.source)
+    )
 
 
 def trainable(config: TrainConfig, source: Source) -> Any:
@@ -209,7 +218,7 @@ def finish(
     record = {
         "method": stage.config["method"],
         **({"condition": {"rates": condition, "wording": wording()}} if condition else {}),
-        "end": bool(rows.report.ends),
+        "end": ends(config, start, rows),
         "base": _lineage(config.model),
         "data": data,
         "metrics": {key: numbers[key] for key in numbers.keys() - {"data", "versions"}},

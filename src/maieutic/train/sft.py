@@ -11,7 +11,7 @@ from typing import Any
 
 from maieutic.console import note
 from maieutic.store import Stage
-from maieutic.train.best import KeepBest, load_best
+from maieutic.train.best import EvaluateFirst, KeepBest, load_best
 from maieutic.train.condition import Mixture
 from maieutic.train.config import SftConfig
 from maieutic.train.curve import draw_curve
@@ -20,7 +20,17 @@ from maieutic.train.heldout import HeldOut, Measuring
 from maieutic.train.launch import launch, several
 from maieutic.train.load import quiet
 from maieutic.train.loop import TrainResult, arguments, failures, run, summary
-from maieutic.train.prepare import Base, adapters, base, finish, one_device, one_piece, teach_end, trainable
+from maieutic.train.prepare import (
+    Base,
+    adapters,
+    base,
+    ends,
+    finish,
+    one_device,
+    one_piece,
+    teach_end,
+    trainable,
+)
 from maieutic.train.ranks import Follower, opened
 
 
@@ -48,7 +58,7 @@ def sft(config: SftConfig) -> TrainResult:
         held_out = measured = None
         if config.validation:
             # Where nothing taught END, held-out rows must not ask for it: the model has no row for it.
-            held_out = _rows(config, start, config.validation, "validation", bool(rows.report.ends))
+            held_out = _rows(config, start, config.validation, "validation", ends(config, start, rows))
             measured = HeldOut(held_out.talks or [], start.tokenizer, start.frame, config.role)
         model = trainable(config, start.source)
         fresh = teach_end(model, start.tokenizer, start.frame) if rows.report.ends else []
@@ -96,7 +106,7 @@ def _watch(config: SftConfig, stage: Stage | Follower, trainer: Any, measured: H
     """What goes on at the end of an epoch, in this order."""
     if measured is None:
         return []
-    return [Measuring(trainer, measured, stage), KeepBest(stage, config.early_stopping)]
+    return [EvaluateFirst(), Measuring(trainer, measured, stage), KeepBest(stage, config.early_stopping)]
 
 
 def make_trainer(
