@@ -11,7 +11,12 @@ from maieutic.store import Stage, full_disk
 
 _TRAIN, _HELD_OUT, _END = "#56B4E9", "#D55E00", "#009E73"
 """Okabe and Ito's blue, vermilion and green; markers and dashes tell them apart too."""
-_STYLE = {"svg.hashsalt": "maieutic", "text.parse_math": False, "axes.spines.top": False}
+_STYLE = {
+    "svg.hashsalt": "maieutic",
+    "text.parse_math": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
 
 
 def draw_curve(stage: Stage, best: int | None) -> Path | None:
