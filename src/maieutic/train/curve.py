@@ -65,7 +65,7 @@ def _paint(figure: Any, rows: Sequence[dict[str, Any]], best: int | None) -> Non
         right.set_ylim(0, 1)
         right.set_ylabel("F1 of the ending")
         right.spines["right"].set_visible(True)
-    axes.legend(lines, labels, frameon=False, fontsize=9)
+    figure.legend(lines, labels, loc="outside upper center", ncols=len(lines), frameon=False, fontsize=9)
 
 
 def _points(rows: Sequence[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
