@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from maieutic.errors import InputError, MissingExtra, ModelError
+from maieutic.console import note
+from maieutic.errors import MissingExtra, ModelError
 from maieutic.export.opened import Opened
 from maieutic.export.shapes import Shape, shape
 from maieutic.export.vocabulary import Vocabulary, vocabulary
@@ -58,11 +59,10 @@ def write_gguf(model: Opened, file: Path, precision: str) -> Written:
     Args:
         model: with weights that need no merging.
         file: where to.
-        precision: one of PRECISIONS; norms and biases stay in 32 bits.
+        precision: one of PRECISIONS; norms and biases stay in 32 bits, matrices whose rows make no blocks in 16.
 
     Raises:
         ModelError: an architecture, a tokenizer or weights that would come out wrong.
-        InputError: rows that cannot be quantized.
         MissingExtra: the gguf library is not installed.
     """
     try:
@@ -132,17 +132,20 @@ def _plan(described: Shape, files: Mapping[str, Path], precision: str) -> list[_
             raise ModelError(f"GGUF has no name for {source}", "Export it with --to merged.")
         heads = next((count for end, count in described.permuted.items() if source.endswith(end)), 0)
         tensors.append(_Tensor(source, name, _kind(name, size, precision), size, heads))
+    matrices = [one for one in tensors if len(one.size) > 1]
+    whole = sum(one.kind == "F16" for one in matrices)
+    if whole and precision != "f16":
+        note(
+            f"{whole} of {len(matrices)} matrices stay in 16 bits: their rows make no blocks of {BLOCK} values"
+        )
     return tensors
 
 
 def _kind(name: str, size: tuple[int, ...], precision: str) -> str:
     if len(size) == 1:
         return "F32"
-    if precision != "f16" and size[-1] % BLOCK:
-        raise InputError(
-            f"{name} has rows of {size[-1]} values, which cannot be cut into blocks of {BLOCK}",
-            "Use --quantize f16.",
-        )
+    if size[-1] % BLOCK:
+        return "F16"
     return "Q8_0" if precision == "q4_0" and name in _ENDS else PRECISIONS[precision]
 
 
