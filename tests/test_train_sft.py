@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import tiny_checkpoint
+from tiny import CHATML, tiny_checkpoint
 from transformers import DataCollatorForSeq2Seq
 
 from maieutic.data.corpus import write_corpus
-from maieutic.errors import ContextTooShort, DiskFull, ModelError, RunConflict
+from maieutic.errors import ContextTooShort, DiskFull, InputError, ModelError, RunConflict
 from maieutic.render import END, end_id, prompt_ids, turn_end_id
 from maieutic.store import stage_rows, write_json
 from maieutic.train.config import SftConfig
@@ -232,6 +232,24 @@ def test_a_changed_corpus_is_refused(start: Path, tmp_path: Path) -> None:
     write_corpus(data, TALKS[:2])
     with pytest.raises(RunConflict, match="data"):
         sft(config(start, data, tmp_path / "run", steps=1))
+
+
+def test_a_changed_template_is_refused(start: Path, corpus: Path, tmp_path: Path) -> None:
+    file = tmp_path / "frame.jinja"
+    file.write_text(CHATML)
+    settings = config(start, corpus, tmp_path / "run", steps=1, template=str(file))
+    sft(settings)
+    file.write_text(CHATML + "{# another #}")
+    with pytest.raises(RunConflict, match="template"):
+        sft(settings)
+
+
+def test_a_tracker_that_is_none_is_refused_before_the_model_is_looked_for(
+    start: Path, corpus: Path, tmp_path: Path
+) -> None:
+    nowhere = tmp_path / "no-model"
+    with pytest.raises(InputError, match="no tracker 'nobody'"):
+        sft(config(nowhere, corpus, tmp_path / "run", report_to="nobody"))
 
 
 def test_a_finished_run_is_a_model_and_keeps_its_end(simulator: Path, corpus: Path, tmp_path: Path) -> None:

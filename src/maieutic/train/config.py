@@ -76,10 +76,13 @@ class TrainConfig(Record):
     def settings(self) -> dict[str, Any]:
         """What decides the trained weights: not where they go, how often they are saved, or how many share the work.
 
-        The data stands in it by its content, so that a changed file is refused rather than gone on with.
+        Data and a template's file stand in it by their content, so that a changed one is refused rather than gone on
+        with.
         """
         held = self.model_dump(mode="json", exclude=_UNDECIDING)
         held["data"] = {"name": self.data.name, "sha256": file_sha256(self.data)}
+        if self.template and Path(self.template).is_file():
+            held["template"] = {"name": Path(self.template).name, "sha256": file_sha256(Path(self.template))}
         if self.validation:
             held["validation"] = {"name": self.validation.name, "sha256": file_sha256(self.validation)}
         return held

@@ -16,7 +16,7 @@ from maieutic.train.config import DpoConfig
 from maieutic.train.data import Rows, announce, preference_rows, read_preferences
 from maieutic.train.launch import launch, several
 from maieutic.train.load import quiet
-from maieutic.train.loop import TrainResult, arguments, failures, run, summary
+from maieutic.train.loop import TrainResult, arguments, failures, run, summary, trackers
 from maieutic.train.prepare import Base, adapters, base, finish, one_device, one_piece, trainable
 from maieutic.train.ranks import Follower, opened
 
@@ -36,6 +36,7 @@ def dpo(config: DpoConfig) -> TrainResult:
     with opened(config.out, {"method": "dpo", **config.settings()}) as stage, quiet():
         if stage.done:
             return TrainResult(stage.folder / "model", stage.manifest)
+        trackers(config.report_to)  # a wrong name is refused before anything is rendered
         start = base(config)
         rows = _rows(config.data, config, start, "train")
         held_out = _rows(config.validation, config, start, "validation") if config.validation else None

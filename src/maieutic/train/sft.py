@@ -19,7 +19,7 @@ from maieutic.train.data import Rows, announce, conversation_rows, longest
 from maieutic.train.heldout import HeldOut, Measuring
 from maieutic.train.launch import launch, several
 from maieutic.train.load import quiet
-from maieutic.train.loop import TrainResult, arguments, failures, run, summary
+from maieutic.train.loop import TrainResult, arguments, failures, run, summary, trackers
 from maieutic.train.prepare import (
     Base,
     adapters,
@@ -50,6 +50,7 @@ def sft(config: SftConfig) -> TrainResult:
     with opened(config.out, {"method": "sft", **config.settings()}) as stage, quiet():
         if stage.done:
             return TrainResult(stage.folder / "model", stage.manifest)
+        trackers(config.report_to)  # a wrong name is refused before anything is rendered
         start = base(config)
         rows = _rows(config, start, config.data, "train")
         if not rows.report.ends:
