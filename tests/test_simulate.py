@@ -467,11 +467,19 @@ def test_killed_at_any_moment_it_goes_on_from_the_last_finished_turn(tmp_path):
     assert needed <= asked <= needed + 3 * 4
 
 
+COMMAND = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may have it ignored
+from maieutic.cli import main
+main()
+"""
+
+
 def test_ctrl_c_stops_with_a_word_and_a_second_process_is_refused_meanwhile(tmp_path):
     with Loopback(
         reply=lambda body: f"Why {len(body['messages'])}?", faults=lambda n, _: stall(60) if n >= 12 else None
     ) as server:
-        command = [sys.executable, "-m", "maieutic", "simulate", "--user", server.spec, "--assistant", server.spec,
+        command = [sys.executable, "-c", COMMAND, "simulate", "--user", server.spec, "--assistant", server.spec,
                    "-n", "6", "--rounds", "4", "--guards", "none", "--out", str(tmp_path / "run")]  # fmt: skip
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         deadline = time.monotonic() + 60
