@@ -22,18 +22,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import resource
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from rounds import interleaved, peak_gb, where
 
 ROOT = Path(__file__).parent.parent
 DATA = Path(os.environ.get("MAIEUTIC_DATA", ROOT.parent / "shared" / "data")) / "socratic-llm"
@@ -178,49 +175,18 @@ def run(folder: str, size: str, way: str, device: str) -> None:
         before = time.process_time()
         pairs, seconds = WAYS[way](Path(folder), size, f"{size}.jsonl", device, Path(out) / "run")
         spent = time.process_time() - before
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    if device == "cuda":
-        import torch
-
-        peak = torch.cuda.max_memory_allocated() / 2**30
-    print(json.dumps({"pairs": pairs, "seconds": seconds, "cpu_seconds": spent, "peak_gb": peak}))
-
-
-def asked(*arguments: object) -> dict[str, Any]:
-    """This file run again with arguments; what it prints last."""
-    done = subprocess.run([sys.executable, __file__, *map(str, arguments)], capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr[-3000:])
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    print(json.dumps({"pairs": pairs, "seconds": seconds, "cpu_seconds": spent, "peak_gb": peak_gb(device)}))
 
 
 def measure(sizes: list[str], rounds: int, device: str, ways: list[str]) -> dict[str, Any]:
-    folder = Path(tempfile.mkdtemp())
-    found: dict[str, dict[str, list[dict[str, float]]]] = {size: {way: [] for way in ways} for size in sizes}
-    try:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         prepare(folder, sizes)
-        for size in sizes:
-            for number in range(rounds):
-                for way in ways:
-                    took = asked("run", folder, size, way, device)
-                    found[size][way].append({**took, "rate": took["pairs"] / took["seconds"]})
-                    last = found[size][way][-1]
-                    print(f"{size}, round {number + 1}: {way} {last['rate']:.2f} pairs/s, {last['peak_gb']:.2f} GB",
-                          file=sys.stderr, flush=True)  # fmt: skip
-    finally:
-        shutil.rmtree(folder)
+        found = interleaved(__file__, folder, sizes, ways, rounds, device, "pairs")
     return {
         "rounds": found,
         "table": {size: {way: summed(each, way) for way in each} for size, each in found.items()},
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "cores": len(os.sched_getaffinity(0)),
-            "load": [round(one, 1) for one in os.getloadavg()],
-            "python": platform.python_version(),
-            "device": device,
-        },
-        "versions": {name: version(name) for name in ("torch", "transformers", "trl", "maieutic")},
+        **where(device),
     }
 
 
