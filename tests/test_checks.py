@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maieutic.judge.checks import asks_question, reveals_answer
-from maieutic.judge.fixes import reference_fixes
-from maieutic.judge.numbers import numbers, plain
+from maieutic.checks import asks_question, reveals_answer
+from maieutic.checks.fixes import reference_fixes
+from maieutic.checks.numbers import numbers, plain
 from maieutic.types import Problem
 
 DATA = Path(__file__).parent / "data"

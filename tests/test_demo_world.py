@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from maieutic.checks import asks_question, reveals_answer
 from maieutic.data.corpus import read_corpus
 from maieutic.demo import everyday, pupils
 from maieutic.demo.world import PARTS, Part, Sizes, build, vocabulary, write
 from maieutic.evals.dialogue import states_answer
-from maieutic.judge.checks import asks_question, reveals_answer
 from maieutic.types import Conversation, Problem, Role
 
 SIZES = {"train": Sizes(300, 60, 12), "validation": Sizes(60, 20), "test": Sizes(80, 30)}

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from maieutic.checks import reveals_answer
+from maieutic.checks.answers import answer_values, concludes, states_phrase
 from maieutic.data.corpus import read_corpus
 from maieutic.errors import InputError
 from maieutic.evals import stats
-from maieutic.judge.answers import answer_values, concludes, states_phrase
-from maieutic.judge.checks import reveals_answer
 from maieutic.types import Conversation, Problem, Role
 
 METRICS = ("solved", "told", "turns")

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from maieutic.candidates import read_stage
+from maieutic.checks import CHECKS
 from maieutic.errors import EmptyCorpus, InputError, MaieuticError
-from maieutic.judge.checks import CHECKS
 from maieutic.judge.model import JUDGE, Judgement, ask, prompt_hash
 from maieutic.models import ChatModel, identity
 from maieutic.owed import Failed, check_rate, fault_of, work_through

@@ -50,7 +50,7 @@ class Criterion(Record):
     weight: float = Field(0.0, ge=0)
     """What one point of the value adds to the summary score."""
     code: str | None = None
-    """The deterministic check that decides it where it can; see `judge.checks.CHECKS`."""
+    """The deterministic check that decides it where it can; see `checks.CHECKS`."""
     also: tuple[str, ...] = ()
     """Other names under which published files hold it."""
 

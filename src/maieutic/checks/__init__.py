@@ -9,14 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from maieutic.judge.answers import answer_values, concludes, states_number, states_phrase
-from maieutic.judge.fixes import gives_away, reads_as_fixes, reference_fixes
-from maieutic.judge.questions import asks
+from maieutic.checks.answers import answer_values, concludes, states_number, states_phrase
+from maieutic.checks.fixes import gives_away, reads_as_fixes, reference_fixes
+from maieutic.checks.questions import asks
 from maieutic.types import Problem
 
 
 def asks_question(text: str) -> bool:
-    """Whether the reply asks the student something, by syntax (see `judge.questions`)."""
+    """Whether the reply asks the student something, by syntax (see `checks.questions`)."""
     return asks(text)
 
 

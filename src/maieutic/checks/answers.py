@@ -11,8 +11,8 @@ import re
 from enum import IntEnum
 from fractions import Fraction
 
-from maieutic.judge.numbers import Number, numbers, plain
-from maieutic.judge.questions import Sentence, is_question, sentences
+from maieutic.checks.numbers import Number, numbers, plain
+from maieutic.checks.questions import Sentence, is_question, sentences
 
 Values = frozenset[Fraction]
 
