@@ -27,7 +27,7 @@ FILES = sorted(SRC.rglob("*.py"))
 
 ORDER = [
     *("errors", "types", "console", "progress", "prompts", "rubrics", "numbered"),
-    *("store", "spending", "owed", "data", "checks", "render", "models", "train", "simulate"),
+    *("store", "spending", "owed", "data", "checks", "brief", "render", "models", "train", "simulate"),
     *("candidates", "intents", "judge", "prefer", "evals"),
     *("demo", "costs", "stages", "recipe"),
     *("scale", "report", "demo.run", "export", "serve", "studio", "chat", "cli", "__main__"),

@@ -14,14 +14,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from maieutic import prompts
+from maieutic.brief import Brief
 from maieutic.console import note
 from maieutic.errors import EmptyCorpus, InputError, MaieuticError, MissingInput
-from maieutic.models import ChatModel, identity
+from maieutic.models import ChatModel, briefed, identity
 from maieutic.owed import Failed, fault_of, work_through
 from maieutic.spending import Budget, Purse
 from maieutic.store import Stage, stage_rows
-from maieutic.types import Conversation, Fault, Problem, Reply, Role, Sampling, Turn, fingerprint
+from maieutic.types import Conversation, Fault, Reply, Role, Sampling, Turn, fingerprint
 
 TUTOR = Sampling(temperature=1.2, max_tokens=400)
 """As published (socratic-llm): 400 new tokens at temperature 1.2."""
@@ -102,8 +102,7 @@ class _Candidates:
     ) -> None:
         self._purse = purse
         self._model, self._k, self._sampling, self._limit = model, k, sampling, limit
-        self._prompt = prompts.load(prompt) if prompt else None
-        self._show_solution = show_solution
+        self._brief = Brief.named(prompt, show_solution)
         self._skipped = self._cut = self._tokens = 0
 
     async def run(
@@ -115,8 +114,8 @@ class _Candidates:
         config = {
             "stage": "candidates",
             "model": identity(self._model),
-            "prompt": self._prompt.hash if self._prompt else None,
-            "show_solution": self._show_solution,
+            "prompt": self._brief.prompt.hash if self._brief.prompt else None,
+            "show_solution": self._brief.show_solution,
             "sampling": self._sampling,
             "k": self._k,
             "data": data,
@@ -163,23 +162,12 @@ class _Candidates:
             if last is None:
                 self._skipped += 1
                 continue
-            seed = _Seed(conversation, self._framed(conversation, turns[: last + 1]), index)
+            seed = _Seed(conversation, self._brief.frame(conversation.problem, turns[: last + 1]), index)
             key = self._key(seed)
             self._skipped += key in known
             self._cut += last + 1 < len(turns) and key not in known
             known.add(key)
             yield key, seed
-
-    def _framed(self, conversation: Conversation, turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
-        if self._prompt is None:
-            return turns
-        said = "\n".join(turn.content for turn in turns)
-        about = material(conversation.problem, said, self._show_solution)
-        text = self._prompt.text
-        text = self._prompt.fill(material=about) if "{{material}}" in text else f"{text}\n\n{about}"
-        own = [turn.content for turn in turns if turn.role == Role.SYSTEM]
-        system = Turn(role=Role.SYSTEM, content="\n\n".join([text.strip(), *own]))
-        return (system, *(turn for turn in turns if turn.role != Role.SYSTEM))
 
     def _key(self, seed: _Seed) -> str:
         problem = seed.conversation.problem
@@ -199,7 +187,8 @@ class _Candidates:
             for place in range(self._k)
         ]
         async with asyncio.TaskGroup() as group:
-            asked = [group.create_task(_caught(self._model.reply(seed.messages, draw))) for draw in draws]
+            model = briefed(self._model, seed.conversation.problem)
+            asked = [group.create_task(_caught(model.reply(seed.messages, draw))) for draw in draws]
         outcomes = [task.result() for task in asked]
         replies = [got for got in outcomes if isinstance(got, Reply)]
         for reply in replies:  # paid for also where a sibling failed
@@ -239,25 +228,6 @@ async def _caught(call: Any) -> Reply | MaieuticError:
     except MaieuticError as error:
         return error
     return reply
-
-
-def material(problem: Problem | None, said: str, show_solution: bool) -> str:
-    """What the tutor is told of the problem; what already stands in the dialogue is not told twice."""
-    if problem is None:
-        return ""
-    parts = [("The problem", problem.statement), ("The student's attempt", problem.attempt)]
-    if show_solution:
-        parts += [
-            ("What is wrong in it", problem.misconception),
-            ("The solution, for your eyes only", problem.solution),
-            ("The answer, for your eyes only", problem.answer),
-        ]
-    told = [
-        f"{title}:\n{text.strip()}"
-        for title, text in parts
-        if text and text.strip() and text.strip() not in said
-    ]
-    return "\n\n".join(told)
 
 
 def corpus_hash(conversations: Iterable[Conversation]) -> tuple[int, str]:

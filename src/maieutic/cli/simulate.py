@@ -14,6 +14,15 @@ if TYPE_CHECKING:
     from maieutic.simulate import SimulateConfig, Summary
 
 
+AssistantPrompt = Annotated[
+    str | None,
+    typer.Option(help="What the assistant alone is told of each problem: a prompt's name, or a .md file."),
+]
+ShowSolution = Annotated[
+    bool, typer.Option("--show-solution", help="And with it the solution and the known answer.")
+]
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command("simulate", help=simulate.__doc__)(simulate)
@@ -53,6 +62,8 @@ def simulate(
     temperature: Annotated[float, typer.Option(min=0, help="Of the assistant.")] = 0.7,
     max_tokens: Annotated[int, typer.Option(min=1, help="New tokens of an assistant's turn.")] = 512,
     assistant_system: Annotated[str | None, typer.Option(help="System text of the dialogues.")] = None,
+    assistant_prompt: AssistantPrompt = None,
+    show_solution: ShowSolution = False,
     template: Annotated[
         str | None, typer.Option(help="Of hf/ models: chat, dyadic, plain or a file.")
     ] = None,
@@ -91,6 +102,8 @@ def simulate(
         user=Sampling(temperature=user_temperature, top_p=user_top_p, max_tokens=user_max_tokens, seed=seed),
         assistant=Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed),
         assistant_system=assistant_system,
+        assistant_prompt=assistant_prompt,
+        show_solution=show_solution,
         rounds=rounds,
         min_rounds=min_rounds,
         ending=ending,

@@ -12,7 +12,7 @@ from maieutic.errors import InputError, MissingInput
 from maieutic.evals.simulator import Baseline, evaluate
 from maieutic.models import ChatModel, ModelOptions, load
 
-MODEL_KINDS = ("hf/", "openai/", "ollama/", "script/", "http://", "https://", "inspect/")
+MODEL_KINDS = ("hf/", "openai/", "ollama/", "script/", "probe/", "http://", "https://", "inspect/")
 UNNAMED = "baseline"
 _NAMED = re.compile(r"([\w.-]+)=(.+)", re.DOTALL)
 

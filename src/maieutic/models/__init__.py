@@ -6,6 +6,7 @@
                              machine only to the host in MAIEUTIC_API_HOST
     ollama/NAME              a local Ollama server
     script/FILE              canned replies, for tests and dry runs
+    probe/NAME               a tutor of fixed words: controls, and probes that must not win
 
 Every request is asynchronous, so that thousands of dialogues advance on their own; the local engine gathers what
 waits into batches.
@@ -17,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 from maieutic.errors import InputError
-from maieutic.types import Reply, Role, Sampling, Turn
+from maieutic.types import Problem, Reply, Role, Sampling, Turn
 
 Precision = Literal["auto", "float32", "bfloat16", "float64"]
 
@@ -103,14 +104,25 @@ def load(spec: str, options: ModelOptions | None = None) -> ChatModel:
         from maieutic.models.script import ScriptModel
 
         return ScriptModel(name)
+    if kind == "probe" and name:
+        from maieutic.models.probe import Probe
+
+        return Probe(name)
     if spec.startswith(("http://", "https://")) or (kind in ("openai", "ollama") and name):
         from maieutic.models.remote import RemoteModel
 
         return RemoteModel(spec, options)
     raise InputError(
         f"{spec!r} is no MODEL",
-        "Write hf/PATH_OR_ID, openai/NAME, http://HOST:PORT/v1#NAME, ollama/NAME or script/FILE.",
+        "Write hf/PATH_OR_ID, openai/NAME, http://HOST:PORT/v1#NAME, ollama/NAME, script/FILE or probe/NAME.",
     )
+
+
+def briefed(model: ChatModel, problem: Problem | None) -> ChatModel:
+    """The model as it speaks about a problem: a probe or a scripted student is told it, any other is what it was."""
+    about = getattr(model, "about", None)
+    told: ChatModel = about(problem) if about is not None and problem is not None else model
+    return told
 
 
 def identity(model: ChatModel) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from maieutic import prompts
+from maieutic.brief import Brief
 from maieutic.simulate.run import SimulateConfig
 from maieutic.simulate.starts import Starts
 from maieutic.simulate.users import swapped
@@ -44,10 +45,11 @@ def cost(config: SimulateConfig, user: str, assistant: str, n: int | None = None
     turns = rounds + forced  # of the user, who takes leave with one more
     prompted = config.user_mode == "prompted" or (config.user_mode is None and served)
     frame = [Turn(role=Role.SYSTEM, content=prompts.load("dyadic").text)] if served else []
+    brief = Brief.named(config.assistant_prompt, config.show_solution)
     begun = told = 0
     for start in starts.take(n, "", config.seed):
         messages = start.conversation.messages
-        begun += _tokens(messages)
+        begun += _tokens(brief.frame(start.conversation.problem, messages))
         told += _tokens(swapped(start.conversation, messages, forced) if prompted else messages or frame)
     said, answered = config.user.max_tokens, config.assistant.max_tokens
     user_reads = told * turns + total * (said + answered) * turns * (turns - 1) // 2

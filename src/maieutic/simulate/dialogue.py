@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple
 
+from maieutic.brief import Brief
 from maieutic.errors import ContextFull, ModelError, RenderError
-from maieutic.models import ChatModel
+from maieutic.models import ChatModel, briefed
 from maieutic.owed import HOPELESS, fault_of
 from maieutic.simulate import guards
 from maieutic.simulate.users import CONTROLLER, UserMode, next_user_turn
@@ -62,6 +63,8 @@ class Rules(NamedTuple):
     redraws: int
     ending: Ending = "allow"
     controller: ChatModel | None = None
+    brief: Brief = Brief()
+    """What the assistant alone is told."""
 
 
 class Draw(NamedTuple):
@@ -121,6 +124,7 @@ class Dialogue:
         self._rules = rules
         self._spoken = list(spoken)
         self._messages = [*start.messages, *(each.turn for each in spoken)]
+        self._told = rules.brief.system(start.problem, start.messages)
         self._rounds = sum(turn.role == Role.ASSISTANT for turn in self._messages)
         self._keep = keep
         self._pay = pay
@@ -236,8 +240,15 @@ class Dialogue:
                 side.model, self._rules.mode, self._start, self._messages, sampling, self._may_end(), forced
             )
         else:
-            reply = await side.model.reply(self._messages, sampling)
+            model = briefed(side.model, self._start.problem)
+            reply = await model.reply(self._as_told(), sampling)
         return Draw(reply, sampling, round(time.monotonic() - started, 4))
+
+    def _as_told(self) -> Sequence[Turn]:
+        """The dialogue as the assistant sees it: its brief first, with the system text that both see in it."""
+        if self._told is None:
+            return self._messages
+        return [self._told, *(turn for turn in self._messages if turn.role != Role.SYSTEM)]
 
     _end_info: dict[str, Any] | None = None
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from pydantic import Field
 
+from maieutic.brief import Brief
 from maieutic.errors import BudgetSpent, TooManyFailures
 from maieutic.models import ChatModel, identity
 from maieutic.numbered import Numbered
@@ -46,6 +47,10 @@ class SimulateConfig(Record):
     assistant: Sampling = Sampling(temperature=0.7, max_tokens=512)
     assistant_system: str | None = None
     """A system turn put before dialogues that have none; both sides see it only where the user is trained."""
+    assistant_prompt: str | None = None
+    """What the assistant alone is told, a prompt's name or a `.md` file, with the dialogue's problem in it."""
+    show_solution: bool = False
+    """Let `assistant_prompt` tell it the misconception, the solution and the known answer too."""
     rounds: int = Field(10, ge=1)
     """Rounds at most: an assistant's reply ends a round, those of the start counted."""
     min_rounds: int = Field(1, ge=0)
@@ -166,12 +171,19 @@ def _identity(cast: _Cast, config: SimulateConfig, seeds: str | None) -> dict[st
             "model": identity(assistant),
             "system": config.assistant_system,
             "sampling": config.assistant,
+            **_briefing(config),
         },
         "controller": controller and f"{identity(controller)} {CONTROLLER.hash()}",
         "seeds": seeds,
         "guards": guards.parse(config.guards),
         **config.model_dump(mode="json", include=settings),
     }
+
+
+def _briefing(config: SimulateConfig) -> dict[str, Any]:
+    """What the assistant is told, in a run's settings; nothing where it is told nothing."""
+    brief = Brief.named(config.assistant_prompt, config.show_solution)
+    return {"prompt": brief.prompt.hash, "show_solution": brief.show_solution} if brief.prompt else {}
 
 
 class _Run:
@@ -187,6 +199,7 @@ class _Run:
             config.redraws,
             config.ending,
             cast.controller,
+            Brief.named(config.assistant_prompt, config.show_solution),
         )
         self._config = config
         self._stage = stage

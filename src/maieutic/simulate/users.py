@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Literal
 
 from maieutic import prompts
-from maieutic.models import ChatModel
+from maieutic.models import ChatModel, briefed
 from maieutic.types import Conversation, Finish, Reply, Role, Sampling, Turn
 
 UserMode = Literal["trained", "prompted"]
@@ -56,6 +56,7 @@ async def next_user_turn(
             to go on, without a word if none was said.
         last: whether the person takes leave with this turn.
     """
+    model = briefed(model, start.problem)
     if mode == "trained":
         told = told_turns(model, start, messages)
         reply = await model.reply(told, sampling, role=Role.USER, suppress_end=not may_end)

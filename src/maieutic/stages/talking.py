@@ -28,6 +28,8 @@ class Simulate(Action):
     user_sampling: Sampling = Sampling(temperature=1.0, top_p=0.8, max_tokens=256)
     sampling: Sampling = Sampling(temperature=0.7, max_tokens=512)
     assistant_system: str | None = None
+    assistant_prompt: str | None = None
+    show_solution: bool = False
     rounds: int = 10
     min_rounds: int = 1
     ending: Literal["allow", "suppress", "force"] = "allow"
@@ -48,9 +50,12 @@ class Simulate(Action):
         return SimulateConfig(**others, **renamed)
 
     def check(self) -> None:  # noqa: D102
+        from maieutic import prompts
         from maieutic.simulate.guards import parse
 
         parse(self._config().guards)
+        if self.assistant_prompt:
+            prompts.load(self.assistant_prompt)
 
     def run(self, out: Path) -> None:  # noqa: D102
         from maieutic.models import load
