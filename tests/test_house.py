@@ -29,7 +29,7 @@ ORDER = [
     *("errors", "types", "console", "progress", "prompts", "rubrics", "numbered"),
     *("store", "spending", "owed", "data", "checks", "brief", "render", "models", "train", "simulate"),
     *("candidates", "intents", "judge", "prefer", "evals"),
-    *("demo", "costs", "stages", "recipe"),
+    *("demo", "costs", "stages", "unroll", "recipe"),
     *("scale", "report", "demo.run", "export", "serve", "studio", "chat", "cli", "__main__"),
 ]
 """Rooms, the earlier ones first; a part of a room that comes later stands by its own name."""

@@ -149,6 +149,12 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a bad name": ({"stages": {"A b": IMPORT}}, "not a good name"),
     "a name taken": ({"stages": {"corpus": IMPORT}}, "not a good name"),
+    "a group without stages": ({"stages": {"g": {"for": {"x": 2}, "do": "import"}}}, "group g: not a group"),
+    "a group of nothing": ({"stages": {"g": {"for": {"x": 0}, "stages": {"a": IMPORT}}}}, "x is 0, neither a number"),
+    "a variable that is a value": (
+        {"stages": {"g": {"for": {"corpus": 2}, "stages": {"a": IMPORT}}}}, "'corpus' is a value's name already",
+    ),
+    "two stages of one name": ({"stages": {"g": {"for": {"x": 2}, "stages": {"a": IMPORT}}}}, "two stages are called a"),
 }  # fmt: skip
 
 
@@ -158,6 +164,47 @@ def test_a_wrong_recipe_says_what_and_how_to_mend(here: Path, wrong: dict[str, A
     with pytest.raises(Exception, match=said) as caught:
         recipe.resolve("r.yaml", Path("run"))
     assert len(str(caught.value).splitlines()) == 2 and not Path("run").exists()
+
+
+def test_groups_repeat_their_stages_in_order(here: Path) -> None:
+    stages = {
+        "sets": {
+            "for": {"set": "${sets}"},
+            "stages": {"import-${set}": {"do": "import", "sources": ["${${set}_file}"]}},
+        },
+        "rounds": {
+            "for": {"round": "${rounds}"},
+            "stages": {
+                "clean-${round}": {"do": "clean", "corpus": "${clean-${round.before}}/corpus.jsonl"},
+                "each-${round}": {
+                    "for": {"set": "${sets}"},
+                    "stages": {
+                        "near-${set}-${round}": {
+                            "do": "contamination",
+                            "corpus": "${clean-${round}}/corpus.jsonl",
+                            "against": {
+                                "for": {"other": "${sets}"},
+                                "item": "${import-${other}}/corpus.jsonl",
+                            },
+                        },
+                    },
+                },
+            },
+        },
+    }
+    values = {"sets": ["a", "b"], "rounds": 2, "a_file": "x.jsonl", "b_file": "y.jsonl", "clean-0": "seed"}
+    Path("r.yaml").write_text(yaml.safe_dump({"values": values, "stages": stages}, sort_keys=False))
+    plan = recipe.resolve("r.yaml", Path("run"))
+    names = ["import-a", "import-b", "clean-1", "near-a-1", "near-b-1", "clean-2", "near-a-2", "near-b-2"]
+    assert [step.name for step in plan.steps] == names
+    steps = {step.name: step.action.model_dump(mode="json") for step in plan.steps}
+    assert steps["import-b"]["sources"] == ["y.jsonl"]
+    assert [steps[f"clean-{place}"]["corpus"] for place in (1, 2)] == [
+        "seed/corpus.jsonl",
+        "run/clean-1/corpus.jsonl",
+    ]
+    assert steps["near-b-2"]["against"] == [f"run/import-{name}/corpus.jsonl" for name in "ab"]
+    assert recipe.resolve("r.yaml", Path("run"), {"sets": ["b"], "rounds": 1}).steps[0].name == "import-b"
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@
       import: {do: import, sources: ["${corpus}"]}
       clean: {do: clean, corpus: "${import}/corpus.jsonl"}
 
-What a stage can do, and with which settings, is in `maieutic.stages`. A run folder keeps the resolved recipe; the same
-command goes on with it, and a changed one is refused with the changed settings named. Before the first stage, every
-model that stands in the recipe is checked.
+Stages that repeat stand in a group (`maieutic.unroll`). What a stage can do, and with which settings, is in
+`maieutic.stages`. A run folder keeps the resolved recipe; the same command goes on with it, and a changed one is
+refused with the changed settings named. Before the first stage, every model that stands in the recipe is checked.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from maieutic.errors import MaieuticError, MissingInput, RecipeError, RunConflic
 from maieutic.stages import ACTIONS, Action
 from maieutic.store import changed_keys, full_disk, listed, read_json, write_json
 from maieutic.types import Record
+from maieutic.unroll import unroll
 
 _REFERENCE = re.compile(r"\$\{([^{}]*)\}")
 
@@ -136,7 +137,7 @@ def resolve(name: str | Recipe, out: Path, settings: Mapping[str, Any] | None = 
             f"recipe {recipe.name} needs a value for {', '.join(missing)}", f"Pass --set {missing[0]}=…"
         )
     steps: list[Step] = []
-    for stage, spec in recipe.stages.items():
+    for stage, spec in unroll(recipe.stages, values).items():
         steps.append(_step(stage, spec, values, {step.name: step for step in steps}, out))
     return Plan(recipe.name, out, values, tuple(steps))
 
