@@ -20,7 +20,7 @@ from maieutic.data.formats import FORMATS, from_turns, guess, import_files, last
 from maieutic.data.problems import program
 from maieutic.data.seeds import fragments, parse_seed, seed_conversation
 from maieutic.errors import EmptyCorpus, InputError, MissingInput
-from maieutic.types import Conversation, Role
+from maieutic.types import Conversation, Problem, Role, Turn
 
 
 def one(path: Path, value: Any, format: str = "auto", **options: Any) -> Conversation:
@@ -466,3 +466,24 @@ def _said(prompt: str, kind: str) -> str:
 
 def _bare(text: str) -> str:
     return re.sub(r"\s+", "", text)
+
+
+def test_a_teachers_table_becomes_starts_of_lessons(tmp_path: Path) -> None:
+    table = tmp_path / "forty.csv"
+    table.write_text(
+        'problem;answer;attempt;topic\n"Ana has 3; she gets 4.";7;1;sums\nHalf of 9?;4.5;;\n;3;;\n'
+    )
+    rows, report = import_files([table])
+    first, second = rows
+    assert report.bad.count == 1
+    assert first.problem == Problem(statement="Ana has 3; she gets 4.", answer="7", attempt="1")
+    assert first.messages == (Turn(role=Role.SYSTEM, content="Ana has 3; she gets 4."),)
+    assert first.meta == {"topic": "sums"}
+    assert second.problem == Problem(statement="Half of 9?", answer="4.5")
+
+
+def test_gsm8k_is_taken_apart() -> None:
+    row = {"question": "3 and 4?", "answer": "3 + 4 = <<3+4=7>>7\n#### 1,007"}
+    assert guess(row) == "problems"
+    (one,) = FORMATS["problems"](row)
+    assert one.problem == Problem(statement="3 and 4?", answer="1,007", solution=row["answer"])

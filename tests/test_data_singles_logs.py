@@ -301,6 +301,6 @@ DOCS = (Path(__file__).parent.parent / "docs" / "formats.md").read_text()
 def test_the_documented_example_of_each_format_is_read(format: str, tmp_path: Path) -> None:
     section = DOCS.partition(f"\n### {format}\n")[2].partition("\n### ")[0]
     value = orjson.loads(section.partition("```json\n")[2].partition("```")[0])
-    assert guess(value) == format and read(value).turns(Role.USER)
+    assert guess(value) == format and read(value).messages
     rows, report = import_files([write_lines(tmp_path / "c.jsonl", value)])
     assert len(list(rows)) == 1 and not report.bad.count

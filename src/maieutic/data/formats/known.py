@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from maieutic.data.formats.logs import from_baize, from_log, from_ultrachat, is_transcript
+from maieutic.data.formats.problem import from_problems, is_problem
 from maieutic.data.formats.singles import from_single, from_wizardlm
 from maieutic.data.formats.turns import from_oasst, from_turns, turn_list
 from maieutic.data.formats.tutoring import from_bridge, from_mathdial, from_seeds, from_tutorchat
@@ -20,6 +21,7 @@ FORMATS: dict[str, Callable[[Any], Iterator[Conversation]]] = {
     "socratic-llm": from_seeds,
     "socratic-debugging": from_seeds,
     "tutorchat": from_tutorchat,
+    "problems": from_problems,
     "alpaca": from_single,
     "dolly": from_single,
     "wizardlm": from_wizardlm,
@@ -78,4 +80,4 @@ def _guess_rest(row: Mapping[str, Any], name: str | None) -> str | None:
         return "baize"
     if name is not None:
         return "sharegpt" if name == "items" else "messages"
-    return None
+    return "problems" if is_problem(row) else None
