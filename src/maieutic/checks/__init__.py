@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from maieutic.checks.answers import answer_values, concludes, states_number, states_phrase
 from maieutic.checks.fixes import gives_away, reads_as_fixes, reference_fixes
+from maieutic.checks.numbers import numbers, plain
 from maieutic.checks.questions import asks
 from maieutic.types import Problem
 
@@ -49,6 +50,27 @@ def reveals_answer(text: str, problem: Problem | None, student_said: str | Seque
     if all(concludes(last, one) for one in values):
         return False
     return all(states_number(text, one, problem.statement, given) for one in values)
+
+
+def states_answer(text: str, problem: Problem) -> bool:
+    """Whether a student's turn states the problem's known answer: ends on it, or calls it the answer."""
+    answer = (problem.answer or "").strip()
+    if values := answer_values(answer):
+        return all(concludes(text, one) for one in values)
+    return bool(answer) and states_phrase(text, answer, problem.statement, "")
+
+
+def names_answer(text: str, problem: Problem) -> bool:
+    """Whether a student's turn holds the known answer at all, be it as one of several guesses.
+
+    A number that the statement or the attempt holds names nothing: there the turn must state it.
+    """
+    values = answer_values((problem.answer or "").strip())
+    known = numbers(plain(f"{problem.statement}\n{problem.attempt or ''}"))
+    if not values or any(number.values & one for number in known for one in values):
+        return states_answer(text, problem)
+    said = numbers(plain(text))
+    return all(any(number.values & one for number in said) for one in values)
 
 
 def _known_answer(problem: Problem) -> str | None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from maieutic.cli import benchmarks, utility
+from maieutic.cli import benchmarks, dialogue, utility
 from maieutic.cli.printing import printed, span
 from maieutic.console import Json, note, print_json, say, table
 
@@ -25,6 +25,7 @@ def register(app: typer.Typer) -> None:
         ("judge", judge_app),
     ):
         evals.add_typer(inner, name=name)
+    dialogue.add_to(evals)
     benchmarks.add_to(evals)
     utility.add_to(evals)
     app.add_typer(evals, name="eval")

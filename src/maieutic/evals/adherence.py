@@ -19,9 +19,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
 from maieutic import prompts, rubrics
+from maieutic.checks import states_answer
 from maieutic.errors import ModelError, UnknownModel, WrongKey
 from maieutic.evals import stats
-from maieutic.evals.dialogue import states_answer
 from maieutic.evals.perplexity import with_intent
 from maieutic.judge.model import ask
 from maieutic.models import ChatModel

@@ -89,7 +89,9 @@ def _prefer(m: Mapping[str, Any]) -> str:
 def _dialogues(m: Mapping[str, Any]) -> str:
     scores = m.get("scores") or {}
     return ", ".join(
-        f"{name} {num(of.get('value'))}" for name, of in scores.items() if isinstance(of, Mapping)
+        f"{name} {num(of.get('value'))}"
+        for name in ("solved", "told", "turns")
+        if isinstance(of := scores.get(name), Mapping)
     )
 
 

@@ -90,16 +90,24 @@ class Dialogues(Action):
     outputs = ("scores.json",)
     data: Path
     against: Path | None = None
+    before: Path | None = None
+    """The student's attempts before the dialogues, of an `attempts` stage."""
+    after: Path | None = None
+    """Those after them."""
+    after_against: Path | None = None
+    """Those after the other tutor's."""
 
     def run(self, out: Path) -> None:  # noqa: D102
         from maieutic.evals.dialogue import compare, score
         from maieutic.store import write_json
 
         def work() -> dict[str, Any]:
-            scores: dict[str, Any] = {"scores": score(self.data)}
+            before, both = self.before, (self.after, self.after_against)
+            scores: dict[str, Any] = {"scores": score(self.data, before=before, after=self.after)}
             if self.against:
-                scores["against"] = score(self.against)
-                scores["difference"] = {"metrics": compare(self.data, self.against)}
+                scores["against"] = score(self.against, before=before, after=self.after_against)
+                metrics = compare(self.data, self.against, before=before, after=both)
+                scores["difference"] = {"metrics": metrics}
             write_json(out / "scores.json", scores)
             return scores
 

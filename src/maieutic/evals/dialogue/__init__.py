@@ -1,0 +1,24 @@
+"""Whole dialogues with a tutor, on problems with known answers: did the student get there alone, or was it told?
+
+`outcome.py` says what happened in one dialogue, `score.py` what comes of many, and of two tutors over the same starts;
+`attempts.py` lets the student try alone before and after, `play.py` plays tutors with students, controls with them.
+"""
+
+from __future__ import annotations
+
+from maieutic.checks import states_answer
+from maieutic.evals.dialogue.outcome import Outcome, outcome
+from maieutic.evals.dialogue.reading import Lost, Outcomes, outcomes
+from maieutic.evals.dialogue.score import METRICS, compare, score
+
+__all__ = [
+    "METRICS",
+    "Lost",
+    "Outcome",
+    "Outcomes",
+    "compare",
+    "outcome",
+    "outcomes",
+    "score",
+    "states_answer",
+]
