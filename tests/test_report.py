@@ -238,6 +238,7 @@ def test_a_whole_run_shows_everything(made: Path) -> None:
     for said in (
         "The simulator beside people", "perplexity on people's turns", "Scores of the tutor", "summary score",
         "The judge beside people", "Whole dialogues on problems", "Stages of run", "ab" * 32, "torch 2.13.0",
+        "Pairs to learn from (pairs)", "Chosen less rejected: ", "Where pairs come from (pairs)", "used here",
         "held-out loss", "1.250", "the simulator ended it", "chance of END 90 %", "reveals answer: yes", "unscored:",
     ):  # fmt: skip
         assert said in page.text, said

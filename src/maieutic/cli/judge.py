@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from maieutic.cli.printing import span
 from maieutic.cli.spending import BudgetTokens, BudgetUsd, Prices, budget
 from maieutic.console import Json, note, print_json, say, table
 
@@ -14,6 +15,8 @@ FailureRate = Annotated[float, typer.Option(min=0, max=1, help="Share of failure
 Concurrency = Annotated[int, typer.Option(min=1, help="Calls or dialogues under way at once.")]
 Attempts = Annotated[int, typer.Option(min=1, help="Calls a reply may take.")]
 Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds for one reply, attempts together.")]
+
+Strategy = Literal["best-worst", "all-pairs", "margin"]
 
 
 def register(app: typer.Typer) -> None:
@@ -171,9 +174,36 @@ def prefer(
     source: Annotated[
         Path | None, typer.Option("--from", help="socratic-llm's dpo/DATASET/train_dataset.json instead.")
     ] = None,
-    strategy: Annotated[str, typer.Option(help="best-worst.")] = "best-worst",
+    strategy: Annotated[
+        Strategy,
+        typer.Option(
+            help="The best against the worst; every pair (of too many, an even draw); or every pair, widest gap first."
+        ),
+    ] = "best-worst",
     min_chosen: Annotated[float, typer.Option(help="The chosen reply scores more than this.")] = 0.8,
-    min_margin: Annotated[float, typer.Option(min=0, help="And so much more than the rejected one.")] = 0.0,
+    min_margin: Annotated[
+        float,
+        typer.Option(
+            min=0, help="And at least so much more than the rejected one (best-worst: more than that)."
+        ),
+    ] = 0.0,
+    match_length: Annotated[
+        float | None,
+        typer.Option(
+            metavar="RATIO", min=1, help="The longer reply has at most so many times the other's words."
+        ),
+    ] = None,
+    per_prompt: Annotated[
+        int | None, typer.Option("--per-prompt", min=1, metavar="K", help="Pairs a prompt, at most.")
+    ] = None,
+    agreement: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Where the judging was repeated: share of repeats in which the chosen reply must win; 0: not asked.",
+        ),
+    ] = 0.5,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that holds other pairs.")] = False,
     json: Json = False,
 ) -> None:
@@ -186,14 +216,15 @@ def prefer(
 
     if (run is None) == (source is None):
         raise InputError("name one source of verdicts", "Give a judge stage, or --from FILE.")
-    if strategy != "best-worst":
-        raise InputError(f"--strategy {strategy!r} is not known", "Use best-worst.")
     quality = room(
         source or run or Path(),
         out,
-        strategy="best-worst",
+        strategy=strategy,
         min_chosen=min_chosen,
         min_margin=min_margin,
+        match_length=match_length,
+        per_prompt=per_prompt,
+        agreement=agreement,
         overwrite=force,
     )
     if json:
@@ -203,8 +234,23 @@ def prefer(
     table("", ("", "chosen", "rejected"), [
         ("mean score", quality.score_chosen, quality.score_rejected),
         ("mean words", quality.words_chosen, quality.words_rejected),
+        ("share revealing", 0, quality.rejected_reveal),
     ])  # fmt: skip
-    if quality.refused:
-        say("no pair: " + ", ".join(f"{count} {reason}" for reason, count in quality.refused.items()))
+    gap = quality.words_gap
+    say(
+        f"chosen replies are {gap['value']:+.1f} words longer (95 % {span(gap['ci'])}, {gap['n']} prompts); "
+        f"{quality.longer_chosen:.0%} of them are the longer one"
+    )
+    rows = [
+        (name, of["paired"], of["pairs"], ", ".join(f"{count} {why}" for why, count in of["refused"].items()))
+        for name, of in quality.by_strategy.items()
+    ]
+    table(
+        f"what each strategy would give ({strategy} is written)",
+        ("strategy", "prompts", "pairs", "no pair"),
+        rows,
+    )
+    if quality.unscored:
+        note(f"{quality.unscored} candidates have no score")
     if quality.chosen_cut:
         note(f"{quality.chosen_cut} chosen replies stopped at the token limit")

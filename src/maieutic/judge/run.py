@@ -186,10 +186,22 @@ class _Judging:
             if isinstance(outcome, MaieuticError):
                 raise outcome
         graded = [outcome for text in item.texts if not isinstance(outcome := outcomes[text], MaieuticError)]
-        return self._shape(item, [verdict for verdict, _, _ in graded]) | {
+        row = self._shape(item, [verdict for verdict, _, _ in graded]) | {
             "said": [[one.model_dump() for one in said] for _, said, _ in graded],
             "decided": [decided for _, _, decided in graded],
         }
+        if len(self._panel) * len(self._draws) > 1:
+            row["repeats"] = [self._repeats(*one) for one in graded]
+        return row
+
+    def _repeats(self, verdict: Verdict, said: list[Verdict], decided: dict[str, str]) -> list[float | None]:
+        """The summary score by each verdict alone, what code decided kept; null where one could not be read."""
+        checked = {
+            name: verdict.values[name] for name, by in decided.items() if by == CODE and verdict.scored
+        }
+        return [
+            summary_score(self._rubric, {**one.values, **checked}) if one.scored else None for one in said
+        ]
 
     async def _caught(
         self, text: str, item: _Item

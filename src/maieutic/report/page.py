@@ -14,7 +14,7 @@ from importlib.resources import files
 import orjson
 
 from maieutic.console import shown
-from maieutic.report import tables
+from maieutic.report import preferences, tables
 from maieutic.report.collect import Run
 from maieutic.report.draw import Picture
 from maieutic.report.material import Material
@@ -93,6 +93,7 @@ def _sections(
     yield "simulator", "The simulated person", [*simulators, *drawn("simulator")]
     tutors = made([*map(tables.tutor, of_kind["eval-tutor"]), tables.by_model(material.scores)])
     yield "tutor", "The tutor’s replies", [*drawn("tutor"), *tutors]
+    yield "pairs", "What the tutor learned from", made(list(preferences.pairs(runs)))
     outcomes = made([tables.outcomes(material.outcomes)] if material.outcomes else [])
     outcomes += made([tables.differences(stage) for stage in of_kind["eval-dialogue"]])
     yield "dialogue", "Whole dialogues", [*drawn("dialogue"), *outcomes]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from pydantic import Field
+
 from maieutic.console import note
 from maieutic.costs import VERDICT_TOKENS, Cost, Flow, Size
 from maieutic.spending import Budget
@@ -56,12 +58,16 @@ class Judge(Action):
 
 
 class Prefer(Action):
-    """Best and worst → preference pairs."""
+    """Judged candidates → preference pairs; see `maieutic.prefer.Rules`."""
 
     outputs = ("pairs.jsonl",)
     data: Path
-    strategy: Literal["best-worst"] = "best-worst"
+    strategy: Literal["best-worst", "all-pairs", "margin"] = "best-worst"
     min_chosen: float = 0.8
+    min_margin: float = Field(0.0, ge=0)
+    match_length: float | None = Field(None, ge=1)
+    per_prompt: int | None = Field(None, ge=1)
+    agreement: float = Field(0.5, ge=0, le=1)
 
     def run(self, out: Path) -> None:  # noqa: D102
         from maieutic.prefer import prefer
@@ -74,12 +80,16 @@ class Prefer(Action):
                 out / "pairs.jsonl",
                 strategy=self.strategy,
                 min_chosen=self.min_chosen,
+                min_margin=self.min_margin,
+                match_length=self.match_length,
+                per_prompt=self.per_prompt,
+                agreement=self.agreement,
                 overwrite=True,
             ).json(),
         )
 
     def describe(self) -> str:  # noqa: D102
-        return f"pairs, chosen above {self.min_chosen}"
+        return f"pairs ({self.strategy}), chosen above {self.min_chosen}"
 
     def expect(self, out: Path, flow: Flow) -> Cost:  # noqa: D102
         if size := flow.size(self.data):
