@@ -26,7 +26,7 @@ SRC = ROOT / "src" / "maieutic"
 FILES = sorted(SRC.rglob("*.py"))
 
 ORDER = [
-    *("errors", "types", "console", "progress", "prompts", "rubrics", "numbered"),
+    *("errors", "types", "console", "progress", "prompts", "rubrics", "students", "numbered"),
     *("store", "spending", "owed", "data", "checks", "brief", "render", "models", "train", "simulate"),
     *("candidates", "intents", "judge", "evals.stats", "prefer", "evals"),
     *("demo", "costs", "stages", "unroll", "recipe"),

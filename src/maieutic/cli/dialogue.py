@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from maieutic.cli.printing import printed, span
-from maieutic.console import Json, say, table
+from maieutic.cli.spending import BudgetTokens, BudgetUsd, Prices, budget
+from maieutic.console import Json, print_json, say, table
 
 dialogue_app = typer.Typer(
     help="Whole dialogues: does the student get there, or is it told?",
@@ -25,6 +26,136 @@ After = Annotated[Path | None, typer.Option(help="The student's attempts after: 
 def add_to(evals: typer.Typer) -> None:
     """Add `eval dialogue`."""
     evals.add_typer(dialogue_app, name="dialogue")
+
+
+@dialogue_app.command("run")
+def dialogue_run(
+    tutor: Annotated[list[str], typer.Option(help="[NAME=]MODEL that tutors; may be repeated.")],
+    student: Annotated[list[str], typer.Option(help="[NAME=]MODEL of a student; may be repeated.")],
+    problems: Annotated[Path, typer.Option(help="Corpus of starts whose problems have known answers.")],
+    out: Annotated[Path, typer.Option(help="Run folder; the same command goes on in it.")],
+    kinds: Annotated[
+        str | None,
+        typer.Option(help="Kinds of students, each with every start: a list of names or .yaml files."),
+    ] = None,
+    attempts: Annotated[
+        int, typer.Option(min=0, help="Of the student alone, before and after each dialogue; 0: none.")
+    ] = 8,
+    attempt_prompt: Annotated[
+        str, typer.Option(help="What asks for an attempt: a prompt's name, or a .md file.")
+    ] = "attempt",
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds at most.")] = 6,
+    repeat: Annotated[int, typer.Option(min=1, help="Dialogues a start.")] = 1,
+    seed_turns: Annotated[
+        int | None, typer.Option(min=0, help="Keep only the first turns of each start.")
+    ] = None,
+    user_mode: Annotated[
+        str | None, typer.Option(help="trained or prompted; default: what the checkpoint says.")
+    ] = None,
+    tutor_prompt: Annotated[
+        str, typer.Option(help="What each tutor alone is told: a prompt's name, a .md file, or none.")
+    ] = "tutor_socratic",
+    show_solution: Annotated[
+        bool, typer.Option("--show-solution", help="And with it the solution and the known answer.")
+    ] = False,
+    temperature: Annotated[float, typer.Option(min=0, help="Of the tutors.")] = 0.7,
+    max_tokens: Annotated[int, typer.Option(min=1, help="New tokens of a tutor's turn.")] = 400,
+    student_temperature: Annotated[float, typer.Option(min=0)] = 1.0,
+    student_max_tokens: Annotated[int, typer.Option(min=1)] = 256,
+    guards: Annotated[str, typer.Option(help="default, none, or a list such as empty,repeat.")] = "empty",
+    template: Annotated[
+        str | None, typer.Option(help="Of hf/ models: chat, dyadic, plain or a file.")
+    ] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Dialogues under way at once.")] = 64,
+    seed: int = 0,
+    budget_tokens: BudgetTokens = None,
+    budget_usd: BudgetUsd = None,
+    price: Prices = None,
+    max_failure_rate: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of failures past which the run fails.")
+    ] = 0.05,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost; ask no model.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Play every tutor with every student, a silent and a telling one beside them, and score all.
+
+    Example: maieutic eval dialogue run --tutor tuned=hf/runs/dpo --tutor base=hf/BASE --student student/cooperative
+    --problems problems.jsonl --out runs/played
+    """
+    from maieutic.evals import dialogue
+    from maieutic.models import ModelOptions
+    from maieutic.types import Sampling
+
+    if user_mode not in (None, "trained", "prompted"):
+        raise typer.BadParameter("give trained or prompted", param_hint="--user-mode")
+    config = dialogue.PlayConfig(
+        problems=problems,
+        kinds=tuple(name.strip() for name in kinds.split(",")) if kinds else (),
+        rounds=rounds,
+        repeat=repeat,
+        seed_turns=seed_turns,
+        user_mode=user_mode,
+        student=Sampling(
+            temperature=student_temperature, top_p=0.8, max_tokens=student_max_tokens, seed=seed
+        ),
+        tutor=Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed),
+        assistant_prompt=None if tutor_prompt == "none" else tutor_prompt,
+        show_solution=show_solution,
+        attempts=attempts,
+        attempt_prompt=attempt_prompt,
+        guards=guards,
+        seed=seed,
+        concurrency=concurrency,
+        max_failure_rate=max_failure_rate,
+        budget=budget(budget_tokens, budget_usd, price),
+    )
+    tutors, students = dialogue.name_all(tutor), dialogue.name_all(student)
+    if dry_run:
+        _show_cost(dialogue.play_cost(tutors, students, config)._asdict(), as_json)
+        return
+    options = ModelOptions(template=template, concurrency=concurrency)
+    found = dialogue.play(tutors, students, out, config, options)
+    if not printed(found, as_json):
+        show_played(found)
+
+
+def _show_cost(cost: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(cost)
+        return
+    dollars = "no price is known" if cost["usd"] is None else f"${cost['usd']:,.2f}"
+    tokens = f"{cost['read']:,} tokens read, {cost['written']:,} written"
+    say(f"{cost['dialogues']:,} dialogues: {cost['calls']:,} calls, {tokens}, {dollars}")
+    say(
+        "at most, controls counted though they cost nothing; draws thrown away and calls made again come on top"
+    )
+
+
+_SHOWN = ("solved", "told", "collapse", "over_refusal", "delta_solve", "turns")
+
+
+def show_played(found: Mapping[str, Any]) -> None:
+    """Tutors by metrics with each student, then the differences."""
+    for student in found["models"]["students"]:
+        rows = []
+        for name, by in found["tutors"].items():
+            scores = by[student]
+            cells = [_cell(scores[metric]) for metric in _SHOWN]
+            one = scores["single"] or {}
+            single = [one.get(criterion) for criterion in ("asks_question", "reveals_answer")]
+            rows.append((name, *cells, *single, scores["dialogues"], sum(scores["lost"].values())))
+        columns = ("tutor", *(m.replace("_", " ") for m in _SHOWN), "1st asks", "1st reveals", "n", "lost")
+        table(f"with {student}", columns, rows)
+    for gap in found["differences"]:
+        title = f"{gap['a']} - {gap['b']}, with {gap['student']}, over the same starts"
+        show_difference(title, {name: m for name, m in gap["metrics"].items() if name in _SHOWN})
+    say(f"{found['replies']} replies, {found['tokens']} tokens in this call; {found['run']}/dialogues.json")
+
+
+def _cell(shape: Mapping[str, Any]) -> str:
+    if shape["value"] is None:
+        return "–"
+    return f"{shape['value']:.2f}" + (f" ({shape['ci'][0]:.2f}–{shape['ci'][1]:.2f})" if shape["ci"] else "")
 
 
 @dialogue_app.command("score")

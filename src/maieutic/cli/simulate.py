@@ -23,6 +23,12 @@ ShowSolution = Annotated[
 ]
 
 
+Kinds = Annotated[
+    str | None,
+    typer.Option(help="Kinds of students, each with every seed: a list of names or .yaml files."),
+]
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command("simulate", help=simulate.__doc__)(simulate)
@@ -43,6 +49,7 @@ def simulate(
             min=0, help="Keep only the first turns of each seed; 0: only its intent, profile and problem."
         ),
     ] = None,
+    kinds: Kinds = None,
     user_mode: Annotated[
         str | None, typer.Option(help="trained or prompted; default: what the checkpoint says.")
     ] = None,
@@ -98,6 +105,7 @@ def simulate(
         seeds=seeds,
         seed_turns=seed_turns,
         repeat=repeat,
+        kinds=tuple(name.strip() for name in kinds.split(",")) if kinds else (),
         user_mode=user_mode,
         user=Sampling(temperature=user_temperature, top_p=user_top_p, max_tokens=user_max_tokens, seed=seed),
         assistant=Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed),

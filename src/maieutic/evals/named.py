@@ -12,7 +12,17 @@ from maieutic.errors import InputError, MissingInput
 from maieutic.evals.simulator import Baseline, evaluate
 from maieutic.models import ChatModel, ModelOptions, load
 
-MODEL_KINDS = ("hf/", "openai/", "ollama/", "script/", "probe/", "http://", "https://", "inspect/")
+MODEL_KINDS = (
+    "hf/",
+    "openai/",
+    "ollama/",
+    "script/",
+    "probe/",
+    "student/",
+    "http://",
+    "https://",
+    "inspect/",
+)
 UNNAMED = "baseline"
 _NAMED = re.compile(r"([\w.-]+)=(.+)", re.DOTALL)
 

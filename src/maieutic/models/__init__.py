@@ -7,6 +7,7 @@
     ollama/NAME              a local Ollama server
     script/FILE              canned replies, for tests and dry runs
     probe/NAME               a tutor of fixed words: controls, and probes that must not win
+    student/NAME_OR_FILE     a scripted student: phrases and chances from data
 
 Every request is asynchronous, so that thousands of dialogues advance on their own; the local engine gathers what
 waits into batches.
@@ -108,13 +109,18 @@ def load(spec: str, options: ModelOptions | None = None) -> ChatModel:
         from maieutic.models.probe import Probe
 
         return Probe(name)
+    if kind == "student" and name:
+        from maieutic.models.student import ScriptedStudent
+
+        return ScriptedStudent(name)
     if spec.startswith(("http://", "https://")) or (kind in ("openai", "ollama") and name):
         from maieutic.models.remote import RemoteModel
 
         return RemoteModel(spec, options)
     raise InputError(
         f"{spec!r} is no MODEL",
-        "Write hf/PATH_OR_ID, openai/NAME, http://HOST:PORT/v1#NAME, ollama/NAME, script/FILE or probe/NAME.",
+        "Write hf/PATH_OR_ID, openai/NAME, http://HOST:PORT/v1#NAME, ollama/NAME, script/FILE, probe/NAME or "
+        "student/NAME.",
     )
 
 

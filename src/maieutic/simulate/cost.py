@@ -39,7 +39,7 @@ def cost(config: SimulateConfig, user: str, assistant: str, n: int | None = None
         assistant: the assistant's.
         n: dialogues.
     """
-    starts = Starts(config.seeds, config.seed_turns, config.assistant_system, config.repeat)
+    starts = Starts(config.seeds, config.seed_turns, config.assistant_system, config.repeat, config.kinds)
     total, rounds = starts.total(n), config.rounds
     forced, served = config.ending == "force", user.startswith(_SERVED)
     turns = rounds + forced  # of the user, who takes leave with one more

@@ -88,6 +88,8 @@ def dialogue_row(
     if end_info:
         infos["end"] = end_info
     meta = {"seed": start.id, "dialogue": key, "end": outcome.end, "turns": infos}
+    if kind := start.meta.get("kind"):
+        meta["kind"] = kind
     whole = start.model_copy(
         update={
             "id": key[:16],

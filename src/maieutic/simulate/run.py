@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from pydantic import Field
 
+from maieutic import students
 from maieutic.brief import Brief
 from maieutic.errors import BudgetSpent, TooManyFailures
 from maieutic.models import ChatModel, identity
@@ -41,6 +42,8 @@ class SimulateConfig(Record):
     """Keep only so many turns of each seed: 1 for its first question, 2 for its first round."""
     repeat: int = Field(1, ge=1)
     """Dialogues a seed, each with draws of its own."""
+    kinds: tuple[str, ...] = ()
+    """Kinds of students, each with every seed (see `maieutic.students`): told to the user before the seed's profile."""
     user_mode: UserMode | None = None
     """`trained` or `prompted`; by default what the user's checkpoint says."""
     user: Sampling = Sampling(temperature=1.0, top_p=0.8, max_tokens=256)
@@ -147,7 +150,7 @@ class _Cast(NamedTuple):
 
 
 async def _simulate(cast: _Cast, out: Path, n: int | None, config: SimulateConfig) -> Summary:
-    starts = Starts(config.seeds, config.seed_turns, config.assistant_system, config.repeat)
+    starts = Starts(config.seeds, config.seed_turns, config.assistant_system, config.repeat, config.kinds)
     config.budget.checked([model.id for model in cast.models()])
     try:
         with Stage(out, _identity(cast, config, starts.hash)) as stage:
@@ -175,6 +178,9 @@ def _identity(cast: _Cast, config: SimulateConfig, seeds: str | None) -> dict[st
         },
         "controller": controller and f"{identity(controller)} {CONTROLLER.hash()}",
         "seeds": seeds,
+        **(
+            {"kinds": [f"{kind} {students.load(kind).hash}" for kind in config.kinds]} if config.kinds else {}
+        ),
         "guards": guards.parse(config.guards),
         **config.model_dump(mode="json", include=settings),
     }

@@ -7,11 +7,12 @@ messages stand in the dialogue; the rest is told to a prompted user, and to a tr
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
+from maieutic import students
 from maieutic.errors import EmptyCorpus
 from maieutic.types import Conversation, Role, Turn, fingerprint
 
@@ -34,10 +35,19 @@ class Starts:
         seed_turns: keep only so many turns of each conversation.
         system: put before those that have no system turn.
         repeat: dialogues a start.
+        kinds: of students, each with every start; see `maieutic.students`. Null: as the start has it.
     """
 
-    def __init__(self, path: Path | None, seed_turns: int | None, system: str | None, repeat: int) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        seed_turns: int | None,
+        system: str | None,
+        repeat: int,
+        kinds: Sequence[str] = (),
+    ) -> None:
         self._path, self._seed_turns, self._system, self._repeat = path, seed_turns, system, repeat
+        self._kinds = [students.load(kind).student for kind in kinds]
         self.count = 1
         self.hash = None if path is None else self._hashed()
 
@@ -55,7 +65,7 @@ class Starts:
 
     def total(self, n: int | None) -> int:
         """Dialogues of a run of `n`; null: each start once, or `repeat` times."""
-        return n if n is not None else self.count * self._repeat
+        return n if n is not None else self.count * self._repeat * max(1, len(self._kinds))
 
     def take(self, n: int | None, identity: str, seed: int) -> Iterator[Start]:
         """`total(n)` starts; the corpus is gone through again where `n` asks for more.
@@ -81,8 +91,21 @@ class Starts:
                 free if self._path is None else read_corpus(self._path, on_bad=BadRows(), seeds=True)
             ):
                 framed = self._framed(start)
-                for _ in range(self._repeat):
-                    yield framed
+                for one in self._of_kinds(framed):
+                    for _ in range(self._repeat):
+                        yield one
+
+    def _of_kinds(self, start: Conversation) -> list[Conversation]:
+        """The start with each kind of student: the kind's profile, then the start's own."""
+        return [
+            start.model_copy(
+                update={
+                    "profile": "\n\n".join(filter(None, (kind.profile, start.profile))),
+                    "meta": {**start.meta, "kind": kind.name},
+                }
+            )
+            for kind in self._kinds
+        ] or [start]
 
     def _framed(self, start: Conversation) -> Conversation:
         """A start cut to its first turns and given the assistant's system text."""

@@ -18,8 +18,8 @@ from maieutic.stages.benchmarks import (
 )
 from maieutic.stages.corpora import Base, Clean, Contamination, Convert, Import, Split, Stats, World
 from maieutic.stages.judging import Judge, Prefer
-from maieutic.stages.measuring import Dialogues, Simulator, Tutor
-from maieutic.stages.talking import Candidates, Intents, Simulate
+from maieutic.stages.measuring import Dialogues, Play, Simulator, Tutor
+from maieutic.stages.talking import Attempts, Candidates, Intents, Simulate
 from maieutic.stages.training import Dpo, Sft
 from maieutic.stages.utility import Take, Utility
 
@@ -43,7 +43,9 @@ ACTIONS: dict[str, type[Action]] = {
     "dpo": Dpo,
     "eval-simulator": Simulator,
     "eval-tutor": Tutor,
+    "attempts": Attempts,
     "eval-dialogue": Dialogues,
+    "play": Play,
     "mt-bench-answer": MtBenchAnswer,
     "mt-bench-judge": MtBenchJudge,
     "mt-bench-score": MtBenchScore,

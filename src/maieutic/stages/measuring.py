@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
 from maieutic.costs import Cost, Flow
+from maieutic.spending import Budget
 from maieutic.stages.action import Action, Options, wrapped
+from maieutic.types import Sampling
 
 
 class Simulator(Action):
@@ -115,3 +117,68 @@ class Dialogues(Action):
 
     def describe(self) -> str:  # noqa: D102
         return "who finds the answer" + (", beside another tutor" if self.against else "")
+
+
+class Play(Action):
+    """Every tutor with every student, the two controls with them, attempts before and after, and all scores."""
+
+    outputs = ("dialogues.json",)
+    tutors: dict[str, str] = Field(min_length=1)
+    """MODELs by name."""
+    students: dict[str, str] = Field(min_length=1)
+    problems: Path
+    kinds: tuple[str, ...] = ()
+    rounds: int = Field(6, ge=1)
+    repeat: int = Field(1, ge=1)
+    seed_turns: int | None = None
+    user_mode: Literal["trained", "prompted"] | None = None
+    student: Sampling = Sampling(temperature=1.0, top_p=0.8, max_tokens=256)
+    tutor: Sampling = Sampling(temperature=0.7, max_tokens=400)
+    assistant_prompt: str | None = "tutor_socratic"
+    show_solution: bool = False
+    attempts: int = Field(8, ge=0)
+    attempt_prompt: str = "attempt"
+    guards: str = "empty"
+    seed: int = 0
+    concurrency: int = 64
+    budget: Budget = Budget()
+    max_failure_rate: float = 0.05
+    options: Options = Options()
+
+    def _config(self) -> Any:
+        from maieutic.evals.dialogue import PlayConfig
+
+        return PlayConfig(**self.model_dump(exclude={"tutors", "students", "options"}))
+
+    def run(self, out: Path) -> None:  # noqa: D102
+        from maieutic.evals.dialogue import play
+
+        options = self.options.whole(self.concurrency)
+        wrapped(out, self, lambda: play(self.tutors, self.students, out, self._config(), options))
+
+    def check(self) -> None:  # noqa: D102
+        from maieutic import prompts, students
+        from maieutic.simulate.guards import parse
+
+        parse(self.guards)
+        for kind in self.kinds:
+            students.load(kind)
+        for name in (self.attempt_prompt, self.assistant_prompt):
+            if name:
+                prompts.load(name)
+
+    def models(self) -> list[str]:  # noqa: D102
+        return [*self.tutors.values(), *self.students.values()]
+
+    def describe(self) -> str:  # noqa: D102
+        return f"{len(self.tutors)} tutors and two controls with {len(self.students)} students"
+
+    def expect(self, out: Path, flow: Flow) -> Cost:  # noqa: D102
+        size, memory = flow.size(self.problems), flow.memory(self.models())
+        if size is None:
+            return Cost(None, None, memory)
+        pairs = (len(self.tutors) + 2) * len(self.students)
+        dialogues = pairs * size.rows * self.repeat * max(1, len(self.kinds))
+        tries = 2 * self.attempts * dialogues  # at most: the attempts before are made once for all tutors
+        said = dialogues * self.rounds * (self.student.max_tokens + self.tutor.max_tokens)
+        return Cost(2 * dialogues * self.rounds + tries, said + tries * self.student.max_tokens, memory)

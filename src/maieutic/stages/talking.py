@@ -24,6 +24,8 @@ class Simulate(Action):
     n: int | None = Field(None, ge=1)
     seeds: Path | None = None
     seed_turns: int | None = None
+    kinds: tuple[str, ...] = ()
+    """Kinds of students, each with every seed."""
     user_mode: Literal["trained", "prompted"] | None = None
     user_sampling: Sampling = Sampling(temperature=1.0, top_p=0.8, max_tokens=256)
     sampling: Sampling = Sampling(temperature=0.7, max_tokens=512)
@@ -50,10 +52,12 @@ class Simulate(Action):
         return SimulateConfig(**others, **renamed)
 
     def check(self) -> None:  # noqa: D102
-        from maieutic import prompts
+        from maieutic import prompts, students
         from maieutic.simulate.guards import parse
 
         parse(self._config().guards)
+        for kind in self.kinds:
+            students.load(kind)
         if self.assistant_prompt:
             prompts.load(self.assistant_prompt)
 
@@ -74,12 +78,67 @@ class Simulate(Action):
 
     def expect(self, out: Path, flow: Flow) -> Cost:  # noqa: D102
         seeds = flow.size(self.seeds) if self.seeds else None
-        n = self.n or (seeds.rows * self.repeat if seeds else None)
+        n = self.n or (seeds.rows * self.repeat * max(1, len(self.kinds)) if seeds else None)
         if n is None:
             return Cost(None, None, flow.memory(self.models()))
         written = n * self.rounds * (self.user_sampling.max_tokens + self.sampling.max_tokens)
         flow.put(out, Size(n, written))
         return Cost(2 * n * self.rounds, written, flow.memory(self.models()))
+
+
+class Attempts(Action):
+    """A student tries each problem alone, several times: before the dialogues, or after them."""
+
+    outputs = ("rows.jsonl",)
+    model: str
+    data: Path
+    """A simulate stage."""
+    when: Literal["before", "after"]
+    n: int = Field(8, ge=1)
+    prompt: str = "attempt"
+    """The assistant's turn that asks for it."""
+    mode: Literal["trained", "prompted"] | None = None
+    sampling: Sampling = Sampling(temperature=1.0, top_p=0.8, max_tokens=256)
+    concurrency: int = 64
+    budget: Budget = Budget()
+    max_failure_rate: float = 0.05
+    options: Options = Options()
+
+    def run(self, out: Path) -> None:  # noqa: D102
+        from maieutic.evals.dialogue import attempts
+        from maieutic.models import load
+
+        attempts(
+            load(self.model, self.options.whole(self.concurrency)),
+            self.data,
+            out,
+            self.when,
+            n=self.n,
+            prompt=self.prompt,
+            sampling=self.sampling,
+            mode=self.mode,
+            concurrency=self.concurrency,
+            max_failure_rate=self.max_failure_rate,
+            budget=self.budget,
+        )
+
+    def check(self) -> None:  # noqa: D102
+        from maieutic import prompts
+
+        prompts.load(self.prompt)
+
+    def models(self) -> list[str]:  # noqa: D102
+        return [self.model]
+
+    def describe(self) -> str:  # noqa: D102
+        return f"{self.n} attempts of the student alone, {self.when} the dialogues"
+
+    def expect(self, out: Path, flow: Flow) -> Cost:  # noqa: D102
+        size, memory = flow.size(self.data), flow.memory(self.models())
+        if size is None:
+            return Cost(None, None, memory)
+        calls = size.rows * self.n
+        return Cost(calls, calls * self.sampling.max_tokens, memory)
 
 
 class Candidates(Action):

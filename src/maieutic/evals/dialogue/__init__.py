@@ -7,18 +7,26 @@
 from __future__ import annotations
 
 from maieutic.checks import states_answer
+from maieutic.evals.dialogue.attempts import Attempts, attempts
 from maieutic.evals.dialogue.outcome import Outcome, outcome
+from maieutic.evals.dialogue.play import PlayConfig, name_all, play, play_cost
 from maieutic.evals.dialogue.reading import Lost, Outcomes, outcomes
 from maieutic.evals.dialogue.score import METRICS, compare, score
 
 __all__ = [
     "METRICS",
+    "Attempts",
     "Lost",
     "Outcome",
     "Outcomes",
+    "PlayConfig",
+    "attempts",
     "compare",
+    "name_all",
     "outcome",
     "outcomes",
+    "play",
+    "play_cost",
     "score",
     "states_answer",
 ]

@@ -1,0 +1,189 @@
+"""Tutors played with students: controls always, attempts before and after, nothing asked twice, whose fault what was."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from dialogues import OPENING, PROBLEM
+from typer.testing import CliRunner
+
+from maieutic.cli import evals
+from maieutic.errors import InputError, TooManyFailures
+from maieutic.evals.dialogue import PlayConfig, attempts, name_all, play, play_cost, score
+from maieutic.evals.dialogue.attempts import asked
+from maieutic.models import load
+from maieutic.report import report
+from maieutic.store import stage_rows
+from maieutic.types import Role, Turn
+
+app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
+evals.register(app)
+
+
+@pytest.fixture
+def problems(tmp_path: Path) -> Path:
+    """Four starts."""
+    path = tmp_path / "problems.jsonl"
+    rows = [
+        {
+            "id": f"p{bags}",
+            "messages": [{"role": "user", "content": OPENING}],
+            "problem": {
+                **PROBLEM,
+                "statement": f"Ana packs {bags} bags of 7 nuts. How many?",
+                "answer": str(7 * bags),
+            },
+        }
+        for bags in (3, 4, 5, 6)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def lines(path: Path, *rows: Any) -> str:
+    """A script."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return f"script/{path}"
+
+
+@pytest.fixture
+def asker(tmp_path: Path) -> str:
+    return lines(
+        tmp_path / "asker.jsonl", {"text": "How many nuts are in one bag?"}, {"text": "And in all the bags?"}
+    )
+
+
+def test_controls_always_run_and_nothing_is_asked_twice(problems: Path, asker: str, tmp_path: Path) -> None:
+    config = PlayConfig(problems=problems, rounds=3, attempts=4)
+    call = ({"asker": asker}, {"coop": "student/cooperative"}, tmp_path / "run", config)
+    found = play(*call)
+    assert list(found["tutors"]) == ["asker", "control-silent", "control-telling"]
+    assert found["controls"] == ["control-silent", "control-telling"]
+    telling = found["tutors"]["control-telling"]["coop"]
+    assert (telling["told"]["value"], telling["solved"]["value"]) == (1, 0)
+    assert telling["single"]["reveals_answer"] == 1
+    assert found["tutors"]["asker"]["coop"]["single"]["asks_question"] == 1
+    assert telling["who"] == {"student": ["student/cooperative"], "tutor": ["probe/telling"]}
+    assert len(telling["at"]) == 3
+    assert telling["delta_solve"]["n"] == 4
+    assert [(gap["a"], gap["b"]) for gap in found["differences"]] == [
+        ("asker", "control-silent"),
+        ("asker", "control-telling"),
+    ]
+    again = play(*call)
+    assert again["replies"] == 0
+    assert again["tutors"] == found["tutors"]
+
+
+def test_what_is_known_before_is_the_start_alone(problems: Path, tmp_path: Path) -> None:
+    """A student that knows it only once the tutor has said so: 0 before, 1 after."""
+    student = lines(
+        tmp_path / "student.jsonl",
+        {"trained_role": "user"},
+        {"text": "hm", "when": "Go on"},
+        {"text": "So it is 21.", "when": "bags is 21"},
+        {"text": "I think 10."},
+    )
+    tutor = lines(tmp_path / "tutor.jsonl", {"text": "Go on. What of 3 bags? 7 in each of the bags is 21"})
+    prompt = tmp_path / "ask.md"
+    prompt.write_text("And now?")
+    config = PlayConfig(problems=problems, rounds=1, attempts=2, attempt_prompt=str(prompt), seed_turns=1)
+    found = play({"tells": tutor}, {"s": student}, tmp_path / "run", config)
+    before = list(stage_rows(tmp_path / "run" / "before-s"))
+    assert len(before) == 4, "each start once for all tutors"
+    assert all(one["text"] == "I think 10." for row in before for one in row["attempts"])
+    after = {row["seed"]: row for row in stage_rows(tmp_path / "run" / "after-tells-with-s")}
+    assert set(after) == {"p3", "p4", "p5", "p6"}
+    scores = found["tutors"]["tells"]["s"]
+    assert scores["solve_before"]["value"] == 0
+    assert scores["delta_solve"]["value"] == scores["solve_after"]["value"]
+
+
+def test_the_question_joins_what_the_assistant_said_last() -> None:
+    tutor, student = Turn(role=Role.ASSISTANT, content="Well done."), Turn(role=Role.USER, content="24")
+    assert asked((student, tutor), "And now?")[-1].content == "Well done.\n\nAnd now?"
+    assert [turn.role for turn in asked((tutor, student), "And now?")] == ["assistant", "user", "assistant"]
+
+
+def test_attempts_go_on_where_they_stopped(problems: Path, tmp_path: Path) -> None:
+    broken = lines(
+        tmp_path / "s.jsonl",
+        {"trained_role": "user"},
+        {"error": "gone", "when": "own"},
+    )
+    with pytest.raises(TooManyFailures):
+        attempts(load(broken), problems, tmp_path / "out", "before", n=2)
+    lenient = attempts(load(broken), problems, tmp_path / "out", "before", n=2, max_failure_rate=1)
+    assert (lenient.tried, lenient.failed, lenient.right) == (4, 4, None)
+    fine = attempts(load("student/confused"), problems, tmp_path / "other", "before", n=2)
+    assert (fine.tried, fine.failed, fine.replies) == (4, 0, 8)
+    again = attempts(load("student/confused"), problems, tmp_path / "other", "before", n=2)
+    assert again.replies == 0
+    assert again.right == fine.right
+
+
+def test_a_student_that_breaks_is_lost_and_a_tutor_that_breaks_has_failed(
+    problems: Path, asker: str, tmp_path: Path
+) -> None:
+    student = lines(
+        tmp_path / "s.jsonl", {"trained_role": "user"}, {"error": "gone", "when": "in all"}, {"text": "7"}
+    )
+    tutor = lines(tmp_path / "t.jsonl", {"text": "Go on."}, {"error": "gone"})
+    config = PlayConfig(problems=problems, rounds=3, attempts=0, max_failure_rate=1)
+    found = play({"asker": asker, "breaks": tutor}, {"s": student}, tmp_path / "run", config)
+    assert found["tutors"]["asker"]["s"]["lost"] == {"user_model": 4}
+    assert found["tutors"]["asker"]["s"]["dialogues"] == 0
+    assert found["tutors"]["breaks"]["s"]["failed_by_tutor"] == 4
+    assert found["tutors"]["breaks"]["s"]["solved"]["value"] == 0
+    assert found["differences"][0]["metrics"] == {}, "no start is left in both"
+    assert found["tutors"]["asker"]["s"]["delta_solve"]["value"] is None
+
+
+def test_the_command_its_plan_and_the_report(problems: Path, asker: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = ["eval", "dialogue", "run", "--tutor", f"asker={asker}", "--student", "student/cooperative",
+             "--problems", str(problems), "--out", str(out), "--kinds", "cooperative,confused", "--attempts", "2",
+             "--rounds", "2"]  # fmt: skip
+    plan = json.loads(CliRunner().invoke(app, [*words, "--dry-run", "--json"]).stdout)
+    assert plan["dialogues"] == 3 * 4 * 2
+    assert plan["calls"] == plan["dialogues"] * (2 + 2 + 2)
+    assert not out.exists()
+    people = CliRunner().invoke(app, words)
+    assert people.exit_code == 0, people.output
+    assert "control-silent" in people.stdout
+    done = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
+    assert done["replies"] == 0
+    by_kind = done["tutors"]["asker"]["cooperative"]["by_kind"]
+    assert set(by_kind) == {"cooperative", "confused"}
+    assert done["tutors"]["asker"]["cooperative"]["solved"]["n"] == 4, (
+        "a start is one unit, whatever the kind"
+    )
+    report([out])
+    page = (out / "report.html").read_text(encoding="utf-8")
+    for tutor in ("asker", "control-silent", "control-telling"):
+        assert f"{tutor}-with-cooperative" in page
+    words[words.index("--out") + 1] = str(tmp_path / "again")
+    rescored = score(out / "asker-with-cooperative", before=out / "before-cooperative",
+                     after=out / "after-asker-with-cooperative", rounds=2)  # fmt: skip
+    assert rescored["delta_solve"] == done["tutors"]["asker"]["cooperative"]["delta_solve"]
+
+
+def test_names() -> None:
+    assert name_all(["a=hf/x", "student/cooperative", "http://h:1/v1#m=2"]) == {
+        "a": "hf/x",
+        "cooperative": "student/cooperative",
+        "m-2": "http://h:1/v1#m=2",
+    }
+    with pytest.raises(InputError, match="no name of its own"):
+        name_all(["a=hf/x", "a=hf/y"])
+
+
+def test_a_plan_grows_with_what_is_asked(problems: Path) -> None:
+    small = play_cost({"t": "script/t"}, {"s": "student/confused"}, PlayConfig(problems=problems, attempts=0))
+    tried = play_cost({"t": "script/t"}, {"s": "student/confused"}, PlayConfig(problems=problems, attempts=8))
+    assert tried.calls - small.calls == 8 * small.dialogues
+    assert tried.read > small.read
