@@ -124,7 +124,6 @@ class Dialogue:
         self._rules = rules
         self._spoken = list(spoken)
         self._messages = [*start.messages, *(each.turn for each in spoken)]
-        self._told = rules.brief.system(start.problem, start.messages)
         self._rounds = sum(turn.role == Role.ASSISTANT for turn in self._messages)
         self._keep = keep
         self._pay = pay
@@ -245,10 +244,9 @@ class Dialogue:
         return Draw(reply, sampling, round(time.monotonic() - started, 4))
 
     def _as_told(self) -> Sequence[Turn]:
-        """The dialogue as the assistant sees it: its brief first, with the system text that both see in it."""
-        if self._told is None:
-            return self._messages
-        return [self._told, *(turn for turn in self._messages if turn.role != Role.SYSTEM)]
+        """The dialogue as the assistant sees it: as `candidates` shows it to a tutor at the same place."""
+        brief = self._rules.brief
+        return brief.frame(self._start.problem, self._messages) if brief.prompt else self._messages
 
     _end_info: dict[str, Any] | None = None
 
