@@ -16,8 +16,8 @@ HEAD = """# The commands
 Made by `python tools/commands.py` from the commands themselves; a test holds it true. Every command prints for people,
 and with `--json` one JSON document on standard output and nothing else; notes and progress go to standard error.
 Exit 0: done, 1: failed, 2: the call was wrong. A MODEL is `hf/PATH_OR_ID` (in this process), `openai/NAME`
-(`OPENAI_BASE_URL`, `OPENAI_API_KEY`), `http://HOST:PORT/v1#NAME` (`MAIEUTIC_API_KEY`), `ollama/NAME`, `script/FILE`
-or `probe/NAME` (tutors of fixed words, for comparison).
+(`OPENAI_BASE_URL`, `OPENAI_API_KEY`), `http://HOST:PORT/v1#NAME` (`MAIEUTIC_API_KEY`), `ollama/NAME`, `script/FILE`,
+`probe/NAME` (tutors of fixed words, for comparison) or `student/NAME` (scripted students).
 """
 
 
