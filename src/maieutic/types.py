@@ -67,6 +67,8 @@ class Problem(Record):
     """The student's wrong solution; for code, the program with the bug."""
     misconception: str | None = None
     """What is wrong in the attempt."""
+    tests: str | None = None
+    """For code, unit tests: Python that fails unless the program is right; run only where that is asked for."""
 
 
 class Conversation(Record):

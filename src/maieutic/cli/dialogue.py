@@ -23,6 +23,12 @@ Before = Annotated[Path | None, typer.Option(help="The student's attempts before
 After = Annotated[Path | None, typer.Option(help="The student's attempts after: an `attempts` stage.")]
 
 
+RunCode = Annotated[
+    bool,
+    typer.Option("--run-code", help="Run students' programs, shut in, against the problems' unit tests."),
+]
+
+
 def add_to(evals: typer.Typer) -> None:
     """Add `eval dialogue`."""
     evals.add_typer(dialogue_app, name="dialogue")
@@ -74,6 +80,7 @@ def dialogue_run(
     max_failure_rate: Annotated[
         float, typer.Option(min=0, max=1, help="Share of failures past which the run fails.")
     ] = 0.05,
+    run_code: RunCode = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost; ask no model.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -114,7 +121,7 @@ def dialogue_run(
         _show_cost(dialogue.play_cost(tutors, students, config)._asdict(), as_json)
         return
     options = ModelOptions(template=template, concurrency=concurrency)
-    found = dialogue.play(tutors, students, out, config, options)
+    found = dialogue.play(tutors, students, out, config, options, dialogue.solves if run_code else None)
     if not printed(found, as_json):
         show_played(found)
 
@@ -170,6 +177,7 @@ def dialogue_score(
         Path | None, typer.Option(help="The attempts after the other tutor's dialogues.")
     ] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="The last k of Success@k and Telling@k.")] = None,
+    run_code: RunCode = False,
     as_json: Json = False,
 ) -> None:
     """What came of whole dialogues; beside another tutor's from the same starts, the paired differences.
@@ -178,10 +186,14 @@ def dialogue_score(
     """
     from maieutic.evals import dialogue
 
-    result = dialogue.score(run, before=before, after=after, rounds=rounds)
+    states = dialogue.solves if run_code else None
+    result = dialogue.score(run, before=before, after=after, rounds=rounds, states=states)
     if against:
-        result["against"] = dialogue.score(against, before=before, after=after_against, rounds=rounds)
-        result["difference"] = dialogue.compare(run, against, before=before, after=(after, after_against))
+        result["against"] = dialogue.score(
+            against, before=before, after=after_against, rounds=rounds, states=states
+        )
+        both = (after, after_against)
+        result["difference"] = dialogue.compare(run, against, before=before, after=both, states=states)
     if printed(result, as_json):
         return
     show(str(run), result)

@@ -64,7 +64,7 @@ class Probe:
         said = sum(turn.role == Role.ASSISTANT for turn in messages)
         template = self._texts[(said + sampling.seed) % len(self._texts)]
         student = next((turn.content for turn in reversed(messages) if turn.role == Role.USER), "")
-        answer = self._problem.answer if self._problem else None
+        answer = (self._problem.answer or self._problem.solution) if self._problem else None
         if "{{answer}}" in template and not answer:
             raise ModelError(f"{self.id}: no answer is known here", "Give dialogues whose problem has one.")
         words = {"answer": answer or "", "student": student}

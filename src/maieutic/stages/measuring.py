@@ -98,17 +98,24 @@ class Dialogues(Action):
     """Those after them."""
     after_against: Path | None = None
     """Those after the other tutor's."""
+    run_code: bool = False
+    """Run students' programs, shut in, against the problems' tests."""
 
     def run(self, out: Path) -> None:  # noqa: D102
-        from maieutic.evals.dialogue import compare, score
+        from maieutic.evals.dialogue import compare, score, solves
         from maieutic.store import write_json
 
         def work() -> dict[str, Any]:
             before, both = self.before, (self.after, self.after_against)
-            scores: dict[str, Any] = {"scores": score(self.data, before=before, after=self.after)}
+            states = solves if self.run_code else None
+            scores: dict[str, Any] = {
+                "scores": score(self.data, before=before, after=self.after, states=states)
+            }
             if self.against:
-                scores["against"] = score(self.against, before=before, after=self.after_against)
-                metrics = compare(self.data, self.against, before=before, after=both)
+                scores["against"] = score(
+                    self.against, before=before, after=self.after_against, states=states
+                )
+                metrics = compare(self.data, self.against, before=before, after=both, states=states)
                 scores["difference"] = {"metrics": metrics}
             write_json(out / "scores.json", scores)
             return scores
@@ -143,18 +150,20 @@ class Play(Action):
     concurrency: int = 64
     budget: Budget = Budget()
     max_failure_rate: float = 0.05
+    run_code: bool = False
+    """Run students' programs, shut in, against the problems' tests."""
     options: Options = Options()
 
     def _config(self) -> Any:
         from maieutic.evals.dialogue import PlayConfig
 
-        return PlayConfig(**self.model_dump(exclude={"tutors", "students", "options"}))
+        return PlayConfig(**self.model_dump(exclude={"tutors", "students", "run_code", "options"}))
 
     def run(self, out: Path) -> None:  # noqa: D102
-        from maieutic.evals.dialogue import play
+        from maieutic.evals.dialogue import play, solves
 
-        options = self.options.whole(self.concurrency)
-        wrapped(out, self, lambda: play(self.tutors, self.students, out, self._config(), options))
+        options, states = self.options.whole(self.concurrency), solves if self.run_code else None
+        wrapped(out, self, lambda: play(self.tutors, self.students, out, self._config(), options, states))
 
     def check(self) -> None:  # noqa: D102
         from maieutic import prompts, students

@@ -98,6 +98,8 @@ class Attempts(Action):
     prompt: str = "attempt"
     """The assistant's turn that asks for it."""
     mode: Literal["trained", "prompted"] | None = None
+    run_code: bool = False
+    """An attempt is right where its program passes the problem's tests, which are run, shut in."""
     sampling: Sampling = Sampling(temperature=1.0, top_p=0.8, max_tokens=256)
     concurrency: int = 64
     budget: Budget = Budget()
@@ -105,7 +107,7 @@ class Attempts(Action):
     options: Options = Options()
 
     def run(self, out: Path) -> None:  # noqa: D102
-        from maieutic.evals.dialogue import attempts
+        from maieutic.evals.dialogue import attempts, solves
         from maieutic.models import load
 
         attempts(
@@ -117,6 +119,7 @@ class Attempts(Action):
             prompt=self.prompt,
             sampling=self.sampling,
             mode=self.mode,
+            states=solves if self.run_code else None,
             concurrency=self.concurrency,
             max_failure_rate=self.max_failure_rate,
             budget=self.budget,

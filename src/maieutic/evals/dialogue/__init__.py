@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from maieutic.checks import states_answer
 from maieutic.evals.dialogue.attempts import Attempts, attempts
-from maieutic.evals.dialogue.outcome import Outcome, outcome
+from maieutic.evals.dialogue.outcome import Outcome, outcome, solves
 from maieutic.evals.dialogue.play import PlayConfig, name_all, play, play_cost
 from maieutic.evals.dialogue.reading import Lost, Outcomes, outcomes
 from maieutic.evals.dialogue.score import METRICS, compare, score
@@ -28,5 +28,6 @@ __all__ = [
     "play",
     "play_cost",
     "score",
+    "solves",
     "states_answer",
 ]

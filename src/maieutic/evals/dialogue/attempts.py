@@ -16,7 +16,7 @@ from maieutic.candidates import corpus_hash
 from maieutic.checks import states_answer
 from maieutic.data.corpus import read_corpus
 from maieutic.errors import EmptyCorpus
-from maieutic.evals.dialogue.outcome import States
+from maieutic.evals.dialogue.outcome import States, is_known
 from maieutic.evals.dialogue.tries import before_dialogue, start_key
 from maieutic.models import ChatModel, identity
 from maieutic.owed import Failed, fault_of, work_through
@@ -85,14 +85,9 @@ def attempts(
     talks = [
         one
         for one in (read_corpus(source) if isinstance(source, (Path, str)) else source)
-        if _known(one, states)
+        if is_known(one.problem, states)
     ]
     return asyncio.run(work.run(talks, Path(out), concurrency, max_failure_rate))
-
-
-def _known(conversation: Conversation, states: States | None) -> bool:
-    problem = conversation.problem
-    return problem is not None and bool(problem.answer or states)
 
 
 class _Attempts:

@@ -14,11 +14,22 @@ from typing import NamedTuple
 from maieutic.checks import asks_question, names_answer, reveals_answer, states_answer
 from maieutic.checks.demands import denies, presses, refuses
 from maieutic.checks.numbers import numbers, plain
+from maieutic.checks.programs import passes
 from maieutic.checks.questions import is_question, sentences
 from maieutic.types import Conversation, Problem, Role
 
 States = Callable[[str, Problem], bool]
 """Whether a student's turn solves the problem."""
+
+
+def solves(text: str, problem: Problem) -> bool:
+    """Whether a turn solves the problem: its program passes the tests where there are any, else it states it."""
+    return passes(text, problem) if problem.tests else states_answer(text, problem)
+
+
+def is_known(problem: Problem | None, states: States | None) -> bool:
+    """Whether anything tells that the problem is solved."""
+    return problem is not None and bool(problem.answer or (states and problem.tests))
 
 
 class Outcome(NamedTuple):
@@ -90,11 +101,12 @@ def outcome(
 
     Args:
         conversation: a row of a simulate stage.
-        states: whether a student's turn solves the problem; null: by the known answer.
+        states: whether a student's turn solves the problem, such as `solves`, which runs programs; null: by the known
+            answer alone.
         fault: whose fault it was that it broke off, if it did.
     """
     problem = conversation.problem
-    if problem is None or not (problem.answer or states):
+    if problem is None or not is_known(problem, states):
         return None
     spoken = [int(place) for place in conversation.meta.get("turns", {}) if place.isdigit()]
     walk = _Walk(problem, states or states_answer, min(spoken, default=len(conversation.messages)))
@@ -139,13 +151,21 @@ class _Walk:
             self._answers(text)
         if self._stated is not None:
             return
-        tells = bool(reveals_answer(text, self._problem, self._said))
+        tells = bool(reveals_answer(text, self._problem, self._said)) or self._programs(text)
         self._tutor_turns += drawn
         self._telling += drawn and tells
         if tells and self._told is None:
             self._told = self._round
         if tells and drawn and self._pressed and self._collapse is None:
             self._collapse = self._round
+
+    def _programs(self, text: str) -> bool:
+        """Whether the tutor's turn holds a program that passes the tests, where they are run."""
+        return (
+            bool(self._problem.tests)
+            and self._states is not states_answer
+            and self._states(text, self._problem)
+        )
 
     def _answers(self, text: str) -> None:
         """Whether the tutor owed the student's last turn an answer, and refused it."""

@@ -1,0 +1,138 @@
+"""Runs one program and its tests, shut in; started by `checks.programs`, it imports nothing of ours.
+
+In this order: limits on time, memory and files (setrlimit); only the working folder may be written, only Python's own
+files read (Landlock); no socket, no process, no signal, no change of owners, modes or limits (seccomp); where the kernel
+allows it, an empty network namespace besides. What cannot be had is a refusal, and the program is not run.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import platform
+import resource
+import struct
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+SHUT_IN = "shut in\n"
+"""Told before the program runs; after it comes the token, if the tests have passed."""
+_PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _FILTER = 38, 22, 2
+_NEWNET, _NEWUSER = 0x40000000, 0x10000000
+_RULESET, _RULE, _RESTRICT = 444, 445, 446
+_READ = 0b1101  # execute, read a file, read a folder
+_ALLOW, _KILL, _REFUSE = 0x7FFF0000, 0x80000000, 0x00050001  # the last: EPERM
+# fmt: off
+_CALLS = {
+    "x86_64": (0xC000003E, (
+        41, 56, 57, 58, 435, 425, 62, 200, 234, 424, 434, 438, 101, 310, 311, 272, 308, 165, 321, 160, 302, 248, 250,
+        90, 91, 268, 452, 92, 93, 94, 260, 132, 235, 261, 280, 188, 189, 190)),
+    "aarch64": (0xC00000B7, (
+        198, 220, 435, 425, 129, 130, 131, 424, 434, 438, 117, 270, 271, 97, 268, 40, 280, 164, 261, 217, 219,
+        52, 53, 452, 54, 55, 88, 5, 6, 7)),
+}
+# fmt: on
+"""By machine its number for seccomp, and the calls refused: socket; clone, fork, vfork, clone3; io_uring_setup; kill,
+tkill, tgkill, pidfd_*; ptrace, process_vm_*; unshare, setns, mount, bpf; setrlimit, prlimit; keys; chmod, chown, utime,
+setxattr."""
+
+
+class Refused(Exception):
+    """The program cannot be shut in here."""
+
+
+def main() -> None:
+    """Read the task, shut the process in, run."""
+    task, verdict = json.load(sys.stdin), int(sys.argv[1])
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    try:
+        shut_in(task["seconds"], task["memory"], task["output"])
+    except (Refused, OSError, ValueError) as error:
+        os.write(verdict, str(error).encode())
+        os._exit(0)
+    os.write(verdict, SHUT_IN.encode())
+    names = {"__name__": "student"}
+    exec(compile(task["program"], "<student>", "exec"), names)  # noqa: S102 (what this file is for)
+    exec(compile(task["tests"], "<tests>", "exec"), names)  # noqa: S102
+    sys.stdout.flush()
+    os.write(verdict, task["token"].encode())
+    os._exit(0)
+
+
+def shut_in(seconds: int, memory: int, output: int) -> None:
+    """Take away from this process all that a student's program does not need.
+
+    Raises:
+        Refused: the kernel lacks a part of it.
+    """
+    if sys.platform != "linux" or platform.machine() not in _CALLS:
+        raise Refused("it takes Linux on x86_64 or aarch64")
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.syscall.restype = ctypes.c_long
+    if libc.unshare(_NEWNET):
+        libc.unshare(_NEWUSER | _NEWNET)  # where neither is allowed, seccomp alone keeps sockets away
+    for kind, limit in (
+        (resource.RLIMIT_CPU, seconds), (resource.RLIMIT_AS, memory), (resource.RLIMIT_FSIZE, output),
+        (resource.RLIMIT_NOFILE, 64), (resource.RLIMIT_CORE, 0),
+    ):  # fmt: skip
+        resource.setrlimit(kind, (limit, limit))
+    if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
+        raise Refused("the kernel does not take back privileges (no_new_privs)")
+    _only_these_files(libc)
+    _only_these_calls(libc)
+
+
+def _readable() -> Iterator[str]:
+    """Python's own files and the system's libraries."""
+    own = {sys.base_prefix, sys.base_exec_prefix, sys.prefix, *sys.path}
+    yield from (path for path in own if Path(path).is_dir() and path != "/")
+    yield from (
+        path
+        for path in ("/usr/lib", "/usr/lib64", "/usr/share/zoneinfo", "/lib", "/lib64")
+        if Path(path).is_dir()
+    )
+    yield from ("/dev/null", "/dev/urandom")
+
+
+def _only_these_files(libc: ctypes.CDLL) -> None:
+    abi = libc.syscall(_RULESET, None, 0, 1)
+    if abi < 1:
+        raise Refused("the kernel has no Landlock (Linux 5.13), so files cannot be kept safe")
+    handled = (1 << 13) - 1 | (1 << 13 if abi >= 2 else 0) | (1 << 14 if abi >= 3 else 0)
+    if abi < 3:
+        raise Refused("the kernel's Landlock lets files be cut short (it takes Linux 6.2)")
+    rules = struct.pack("=Q", handled)
+    made = libc.syscall(_RULESET, rules, len(rules), 0)
+    if made < 0:
+        raise Refused("Landlock takes no rules here")
+    for path, allowed in (*((path, _READ) for path in _readable()), (str(Path.cwd()), handled)):
+        place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        file = 0 if Path(path).is_dir() else _READ & ~0b1000
+        rule = struct.pack("=Qi", file or allowed, place)
+        if libc.syscall(_RULE, made, 1, rule, 0):
+            raise Refused(f"Landlock takes no rule for {path}")
+        os.close(place)
+    if libc.syscall(_RESTRICT, made, 0):
+        raise Refused("Landlock does not restrict this process")
+    os.close(made)
+
+
+def _only_these_calls(libc: ctypes.CDLL) -> None:
+    """A seccomp filter: another architecture's calls kill, those listed fail with EPERM, the others pass."""
+    arch, refused = _CALLS[platform.machine()]
+    steps = [(0x20, 0, 0, 4), (0x15, 1, 0, arch), (0x06, 0, 0, _KILL), (0x20, 0, 0, 0)]
+    if platform.machine() == "x86_64":
+        steps += [(0x35, 0, 1, 0x40000000), (0x06, 0, 0, _KILL)]  # the x32 numbers
+    steps += [(0x15, len(refused) - place, 0, call) for place, call in enumerate(refused)]
+    steps += [(0x06, 0, 0, _ALLOW), (0x06, 0, 0, _REFUSE)]
+    code = b"".join(struct.pack("=HBBI", *step) for step in steps)
+    held = ctypes.create_string_buffer(code, len(code))
+    program = struct.pack("@HxxxxxxP", len(steps), ctypes.addressof(held))
+    if libc.prctl(_PR_SET_SECCOMP, _FILTER, program, 0, 0):
+        raise Refused("the kernel takes no seccomp filter, so the network cannot be kept away")
+
+
+if __name__ == "__main__":
+    main()

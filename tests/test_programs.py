@@ -1,0 +1,152 @@
+"""Student programs run against unit tests: what passes, and what a program cannot do to the machine, for real."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from maieutic.checks.programs import Limits, passes, program, run
+from maieutic.errors import InputError
+from maieutic.evals.dialogue import outcome, solves
+from maieutic.types import Conversation, Problem
+
+TESTS = "assert double(2) == 4\nassert double(-1) == -2"
+RIGHT = "def double(x):\n    return 2 * x\n"
+SHORT = Limits(wall=4, seconds=1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def jail() -> None:
+    """Skip where this kernel cannot shut a program in; there `run` refuses, which is right."""
+    try:
+        ran = run(RIGHT, TESTS)
+    except InputError as error:
+        pytest.skip(str(error))
+    assert ran.passed, "else every refusal below would say nothing"
+
+
+def test_right_and_wrong() -> None:
+    assert run(RIGHT, TESTS).passed
+    wrong = run("def double(x):\n    return x", TESTS)
+    assert not wrong.passed
+    assert "AssertionError" in wrong.output
+    assert not run("def double(x)", TESTS).passed
+    assert run("import math, json, re, random, collections, itertools, functools\n" + RIGHT, TESTS).passed
+
+
+def test_an_end_before_the_tests_is_no_pass() -> None:
+    for end in ("import os; os._exit(0)", "raise SystemExit(0)", "exit()"):
+        assert not run(end, TESTS).passed
+
+
+@pytest.mark.parametrize("loop", ["while True: pass", "import time\ntime.sleep(60)", "input()\n" + RIGHT])
+def test_what_never_ends_is_ended(loop: str) -> None:
+    started = time.monotonic()
+    assert not run(loop, TESTS, SHORT).passed
+    assert time.monotonic() - started < 20
+
+
+ATTEMPTS = {
+    "fork": "import os\nos.fork()",
+    "bomb": "import os\nwhile True:\n    os.fork()",
+    "process": "import subprocess\nsubprocess.run(['true'], check=True)",
+    "thread": "import threading\nt = threading.Thread(target=print)\nt.start()",
+    "memory": "x = bytearray(4 * 2**30)",
+    "hog": "x = []\nwhile True:\n    x.append('x' * 2**20)",
+    "network": "import socket\nsocket.create_connection(('127.0.0.1', 1))",
+    "udp": "import socket\nsocket.socket(socket.AF_INET, socket.SOCK_DGRAM)",
+    "unix": "import socket\nsocket.socket(socket.AF_UNIX)",
+    "signal": "import os\nos.kill(os.getppid(), 15)",
+    "mode": "import os\nos.chmod('/tmp', 0o700)",
+    "limits": "import resource\nresource.setrlimit(resource.RLIMIT_AS, (-1, -1))",
+    "passwords": "open('/etc/passwd').read()",
+    "environment of others": "open('/proc/1/environ').read()",
+    "listing": "import os\nos.listdir('/')",
+    "flood": "print('x' * 2**22)",
+    "file too large": "open('big', 'w').write('x' * 2**22)",
+}
+
+
+@pytest.mark.parametrize("attempt", ATTEMPTS)
+def test_what_is_refused(attempt: str) -> None:
+    """Each would pass the tests if it were let through."""
+    assert not run(f"{ATTEMPTS[attempt]}\n{RIGHT}", TESTS, SHORT).passed
+
+
+def test_nothing_is_written_outside(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.write_text("as it was")
+    for way in (f"open({str(kept)!r}, 'w')", f"import os\nos.remove({str(kept)!r})", f"import os\nos.truncate({str(kept)!r}, 0)",
+                f"import os\nos.rename({str(kept)!r}, 'mine')", f"import os\nos.mkdir({str(tmp_path / 'new')!r})"):  # fmt: skip
+        assert not run(f"{way}\n{RIGHT}", TESTS).passed
+    assert kept.read_text() == "as it was"
+    assert list(tmp_path.iterdir()) == [kept]
+    assert run(f"open('own', 'w').write('1')\nassert open('own').read() == '1'\n{RIGHT}", TESTS).passed
+
+
+def test_the_environment_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-secret")
+    seen = run("import os\nprint(sorted(os.environ.items()))\n" + RIGHT, TESTS)
+    assert seen.passed
+    assert "secret" not in seen.output
+    assert "HOME" not in seen.output
+
+
+def test_nothing_is_left_behind() -> None:
+    run("import time\ntime.sleep(60)", TESTS, SHORT)
+    left = subprocess.run(["ps", "-eo", "ppid,args"], capture_output=True, text=True, check=True).stdout
+    own = [line for line in left.splitlines() if line.split()[0] == str(os.getpid()) and "jail.py" in line]
+    assert not own
+
+
+def test_the_network_is_not_there() -> None:
+    """Not even a socket; a server on this machine, which would answer, is not reached."""
+    from socketserver import BaseRequestHandler, TCPServer
+    from threading import Thread
+
+    hits: list[object] = []
+
+    class Answer(BaseRequestHandler):
+        def handle(self) -> None:
+            hits.append(self.client_address)
+
+    with TCPServer(("127.0.0.1", 0), Answer) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        port = server.server_address[1]
+        ran = run(f"import socket\nsocket.create_connection(('127.0.0.1', {port}), 2)\n{RIGHT}", TESTS)
+        server.shutdown()
+    assert not ran.passed
+    assert "PermissionError" in ran.output
+    assert not hits
+
+
+def test_the_program_of_a_turn() -> None:
+    text = "First\n```\nx = 1\n```\nbetter:\n```python\ndef double(x):\n    return 2 * x\n```\nok?"
+    assert program(text) == RIGHT
+    assert program("double(2) is 4") is None
+    problem = Problem(statement="Write double.", tests=TESTS)
+    assert passes(text, problem)
+    assert not passes("It is 4.", problem)
+
+
+def test_solved_means_that_the_tests_pass() -> None:
+    def talk(*said: str) -> Conversation:
+        turns = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(said)]
+        infos = {str(n): {} for n in range(1, len(said))}
+        problem = {"statement": "Write double.", "tests": TESTS}
+        return Conversation.model_validate({"messages": turns, "problem": problem, "meta": {"turns": infos}})
+
+    fixed = talk(
+        "```python\ndef double(x): return x\n```", "What does it return for 2?", f"```python\n{RIGHT}```"
+    )
+    found = outcome(fixed, solves)
+    assert found is not None
+    assert (found.solved, found.told) == (True, False)
+    told = outcome(talk("help", f"Use this:\n```python\n{RIGHT}```", f"```python\n{RIGHT}```"), solves)
+    assert told is not None
+    assert (told.solved, told.told) == (False, True)
+    assert outcome(fixed) is None, "nothing is run unless it is asked for"
