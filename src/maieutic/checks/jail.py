@@ -1,8 +1,8 @@
 """Runs one program and its tests, shut in; started by `checks.programs`, it imports nothing of ours.
 
 In this order: limits on time, memory and files (setrlimit); only the working folder may be written, only Python's own
-files read (Landlock); no socket, no process, no signal, no change of owners, modes or limits (seccomp); where the kernel
-allows it, an empty network namespace besides. What cannot be had is a refusal, and the program is not run.
+files read (Landlock); no socket, no process, no signal, no change of owners, modes or limits (seccomp); where the
+kernel allows it, an empty network namespace besides. What cannot be had is a refusal, and the program is not run.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from maieutic.evals import likeness, stats, text, topics
+from maieutic.evals import likeness, pupils, stats, text, topics
 from maieutic.evals.embed import Embed, lexical
 from maieutic.progress import track
 from maieutic.types import Conversation, Estimate, Role, fingerprint
@@ -136,7 +136,7 @@ def _lengths(conversations: Corpus) -> list[list[float]]:
     return [[float(len(text.words(turn))) for turn in human_turns(c)] for c in conversations]
 
 
-def _scalars(limits: Mapping[int, int]) -> dict[str, Scalar]:
+def _scalars(limits: Mapping[int, int], tutored: bool) -> dict[str, Scalar]:
     return {
         "first_turn_diversity": first_turn_diversity,
         "distinct_1": _distinct(1, limits[1] or None),
@@ -147,6 +147,7 @@ def _scalars(limits: Mapping[int, int]) -> dict[str, Scalar]:
         "empty_turns_rate": _per_hundred(lambda c: sum(map(text.empty, human_turns(c)))),
         "intent_overlap": intent_overlap,
         "turns_per_conversation": lambda cs: stats.mean([value for row in _turn_counts(cs) for value in row]),
+        **(pupils.SCALARS if tutored else {}),
     }
 
 
@@ -193,7 +194,7 @@ def compare(
     limits = {n: min(found, default=0) for n, found in totals.items()}
     embed = embed or lexical([turn for c in people for turn in human_turns(c)])
     at = topics.cuts(topics.embedded([human_turns(c) for c in people], embed))
-    scalars = _scalars(limits)
+    scalars = _scalars(limits, pupils.tutored(people))
 
     def alone(corpus: Corpus) -> Measured:
         bar.advance()

@@ -95,7 +95,10 @@ class Outcome(NamedTuple):
 
 
 def outcome(
-    conversation: Conversation, states: States | None = None, fault: str | None = None
+    conversation: Conversation,
+    states: States | None = None,
+    fault: str | None = None,
+    first: int | None = None,
 ) -> Outcome | None:
     """What came of a simulated dialogue; null where nothing tells whether the problem is solved.
 
@@ -104,12 +107,14 @@ def outcome(
         states: whether a student's turn solves the problem, such as `solves`, which runs programs; null: by the known
             answer alone.
         fault: whose fault it was that it broke off, if it did.
+        first: where the turns to be measured begin; null: at the first that the simulation drew.
     """
     problem = conversation.problem
     if problem is None or not is_known(problem, states):
         return None
     spoken = [int(place) for place in conversation.meta.get("turns", {}) if place.isdigit()]
-    walk = _Walk(problem, states or states_answer, min(spoken, default=len(conversation.messages)))
+    begin = min(spoken, default=len(conversation.messages)) if first is None else first
+    walk = _Walk(problem, states or states_answer, begin)
     for place, turn in enumerate(conversation.messages):
         if turn.role == Role.USER:
             walk.student(place, turn.content)
