@@ -8,15 +8,17 @@ from typing import Any
 
 import pytest
 import typer
-from dialogues import OPENING, PROBLEM
+from dialogues import OPENING, PROBLEM, row, stage
 from typer.testing import CliRunner
 
+from maieutic import recipe
 from maieutic.cli import evals
-from maieutic.errors import InputError, TooManyFailures
-from maieutic.evals.dialogue import PlayConfig, attempts, name_all, play, play_cost, score
+from maieutic.errors import BudgetSpent, InputError, TooManyFailures
+from maieutic.evals.dialogue import PlayConfig, attempts, name_all, play, play_cost, score, solves
 from maieutic.evals.dialogue.attempts import asked
 from maieutic.models import load
 from maieutic.report import report
+from maieutic.spending import Budget
 from maieutic.store import stage_rows
 from maieutic.types import Role, Turn
 
@@ -187,3 +189,69 @@ def test_a_plan_grows_with_what_is_asked(problems: Path) -> None:
     tried = play_cost({"t": "script/t"}, {"s": "student/confused"}, PlayConfig(problems=problems, attempts=8))
     assert tried.calls - small.calls == 8 * small.dialogues
     assert tried.read > small.read
+
+
+def test_a_spent_budget_stops_and_the_same_call_goes_on(problems: Path, asker: str, tmp_path: Path) -> None:
+    """What is asked in two calls together is what one call asks."""
+    cast = ({"asker": asker}, {"coop": "student/cooperative"})
+    whole = play(*cast, tmp_path / "whole", PlayConfig(problems=problems, rounds=2, attempts=3))
+    out, replies, calls = tmp_path / "run", 0, 0
+    while True:
+        calls += 1
+        config = PlayConfig(problems=problems, rounds=2, attempts=3, concurrency=1, budget=Budget(tokens=400))
+        try:
+            done = play(*cast, out, config)
+        except BudgetSpent:
+            assert calls < 50
+            continue
+        replies = done["replies"]
+        break
+    assert calls > 2
+    assert replies < whole["replies"]
+    assert done["tutors"] == whole["tutors"]
+
+
+def test_the_stages_of_a_recipe(problems: Path, asker: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"""
+name: talk
+about: Whole dialogues.
+stages:
+  talk: {{do: simulate, user: student/cooperative, assistant: "{asker}", seeds: {problems}, kinds: [cooperative], rounds: 2}}
+  told: {{do: simulate, user: student/cooperative, assistant: probe/telling, seeds: {problems}, kinds: [cooperative], rounds: 2}}
+  before: {{do: attempts, model: student/cooperative, data: "${{talk}}", when: before, n: 2}}
+  after: {{do: attempts, model: student/cooperative, data: "${{talk}}", when: after, n: 2}}
+  after-told: {{do: attempts, model: student/cooperative, data: "${{told}}", when: after, n: 2}}
+  outcomes: {{do: eval-dialogue, data: "${{talk}}", against: "${{told}}", before: "${{before}}", after: "${{after}}", after_against: "${{after-told}}"}}
+  played: {{do: play, tutors: {{asker: "{asker}"}}, students: {{coop: student/cooperative}}, problems: {problems}, rounds: 2, attempts: 1}}
+""")
+    plan = recipe.resolve(str(path), tmp_path / "run", {})
+    stages = recipe.run(plan)
+    found = stages["outcomes"]
+    assert found["difference"]["metrics"]["told"]["difference"] == -1
+    assert found["difference"]["metrics"]["delta_solve"]["n"] == 4
+    assert found["scores"]["by_kind"]["cooperative"]["solved"] == found["scores"]["solved"]
+    assert set(stages["played"]["tutors"]) == {"asker", "control-silent", "control-telling"}
+    report([tmp_path / "run"])
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "played, tutors, control-telling, coop" in page
+    again = recipe.run(recipe.resolve(str(path), tmp_path / "run", {}))
+    assert again["played"] == stages["played"]
+
+
+def test_programs_are_run_only_when_asked(tmp_path: Path) -> None:
+    code = "```python\ndef double(x):\n    return 2 * x\n```"
+    one = row("a", "T What does it return for 2?")
+    one["problem"] = {"statement": "Write double.", "tests": "assert double(2) == 4"}
+    one["messages"] += [{"role": "user", "content": code}]
+    one["meta"]["turns"]["2"] = {"model": "m/user"}
+    folder = stage(tmp_path / "run", one)
+    with pytest.raises(InputError, match="no dialogue has a known answer"):
+        score(folder)
+    try:
+        found = score(folder, states=solves)
+    except InputError as error:
+        pytest.skip(str(error))
+    assert found["solved"]["value"] == 1
+    done = CliRunner().invoke(app, ["eval", "dialogue", "score", str(folder), "--run-code", "--json"])
+    assert json.loads(done.stdout)["solved"]["value"] == 1
