@@ -55,7 +55,10 @@ def test_the_phrases_do_what_they_are_for(kind: str, problem: Problem) -> None:
         ("How many nuts are in one bag?", "takes_up"),
         ("What do you think?", "asks"),
         ("Not quite. Read the task again.", "hints"),
+        ("Each of the bags holds the same.", "hints"),
         ("Go on.", "idle"),
+        ("Please go on.", "idle"),
+        ("Perfect! I could not have said it better. You have fully understood this!", "idle"),
         ("I think it is 10.", "idle"),
     ],
 )

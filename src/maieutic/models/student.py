@@ -15,7 +15,7 @@ from typing import Any
 
 from maieutic import students
 from maieutic.checks import asks_question, reveals_answer, states_answer
-from maieutic.checks.demands import refuses
+from maieutic.checks.demands import denies, refuses
 from maieutic.errors import ModelError
 from maieutic.students import Chances, Phrases, Style
 from maieutic.types import Finish, Problem, Reply, Role, Sampling, Turn, fingerprint
@@ -138,8 +138,9 @@ def move(text: str, problem: Problem, said: Sequence[str]) -> str:
     """What a tutor's turn does, by the checks: one of `students.MOVES`.
 
     It `tells` the answer; `refuses`; asks something that takes up the problem or what the student said (`takes_up`), or
-    something that fits any problem (`asks`); says at least three words that the student's last turn did not hold
-    (`hints`); or nothing of use (`idle`).
+    something that fits any problem (`asks`); calls what was said wrong, or says something of the problem, with at least
+    three words that the student's last turn did not hold (`hints`); or does none of this, as praise and "go on" do
+    (`idle`).
     """
     if reveals_answer(text, problem, said):
         return "tells"
@@ -149,7 +150,8 @@ def move(text: str, problem: Problem, said: Sequence[str]) -> str:
         return "takes_up" if _takes_up(text, problem, said) else "asks"
     heard = set(re.findall(r"\w+", (said[-1] if said else "").lower()))
     new = [word for word in re.findall(r"\w+", text.lower()) if word not in heard]
-    return "hints" if len(new) >= _HINT_WORDS else "idle"
+    helps = denies(text) or _takes_up(text, problem, said)
+    return "hints" if helps and len(new) >= _HINT_WORDS else "idle"
 
 
 def _takes_up(text: str, problem: Problem, said: Sequence[str]) -> bool:
