@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from maieutic.cli import benchmarks, dialogue, utility
+from maieutic.cli import benchmarks, dialogue, pairwise, utility
 from maieutic.cli.printing import printed, span
 from maieutic.console import Json, note, print_json, say, table
 
@@ -26,6 +26,7 @@ def register(app: typer.Typer) -> None:
     ):
         evals.add_typer(inner, name=name)
     dialogue.add_to(evals)
+    pairwise.add_to(tutor_app)
     benchmarks.add_to(evals)
     utility.add_to(evals)
     app.add_typer(evals, name="eval")

@@ -23,9 +23,9 @@ from maieutic.console import note
 from maieutic.errors import EmptyCorpus, InputError, ModelError, RenderError
 from maieutic.evals.alpaca_answer import Output, read_outputs
 from maieutic.evals.result_file import run_folder
-from maieutic.evals.verdicts import fenced
 from maieutic.models import ChatModel, identity
 from maieutic.owed import check_rate, fault_of, work_through
+from maieutic.prompts import fenced
 from maieutic.store import Stage, write_json
 from maieutic.types import Fault, Reply, Role, Sampling, Turn, fingerprint
 

@@ -15,7 +15,7 @@ from maieutic import prompts
 from maieutic.errors import InputError
 from maieutic.evals.files import read_table
 from maieutic.evals.mt_files import Question
-from maieutic.evals.verdicts import fenced
+from maieutic.prompts import fenced
 from maieutic.types import Role, Turn, fingerprint
 
 _FASTCHAT = {"single": ("single-v1", "single-math-v1"), "pair": ("pair-v2", "pair-math-v1")}

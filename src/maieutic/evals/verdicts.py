@@ -1,20 +1,12 @@
-"""What the benchmarks' judges share: fenced material, and verdicts that a judged text cannot speak for the judge."""
+"""What the benchmarks' judges share: verdicts that a judged text cannot speak for the judge."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
-from maieutic.prompts import mark_for
-
 _RATINGS = (re.compile(r"\[\[(\d+\.?\d*)\]\]"), re.compile(r"\[(\d+\.?\d*)\]"))
 _WINNER = re.compile(r"\[\[([ABC])\]\]")
-
-
-def fenced(parts: Sequence[tuple[str, str]]) -> tuple[str, str]:
-    """A mark that stands in none of the texts, and the titled texts between lines that carry it."""
-    mark = mark_for([text for _, text in parts])
-    return mark, "\n\n".join(f"--- {mark} {title} ---\n{text}\n--- {mark} end ---" for title, text in parts)
 
 
 def rating(judgment: str, material: Sequence[str] = ()) -> float | None:

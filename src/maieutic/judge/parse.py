@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence, Set
 from typing import Any, NamedTuple
 
 from maieutic.rubrics import Criterion, Kind, Rubric
 
 _THINKING = re.compile(r"\A\s*<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
+_WORD = re.compile(r"[\s.!,;:\"'*`]+")
+"""What may stand around a word."""
 _YES = frozenset({"yes", "y", "true", "1"})
 _NO = frozenset({"no", "n", "false", "0"})
 REASON = "reason"
@@ -31,19 +33,97 @@ class _Twice(ValueError):
     """A key stands twice in one object."""
 
 
-def parse_verdict(text: str, rubric: Rubric) -> Parsed:
-    """The verdict in a judge's answer."""
+def parse_verdict(text: str, rubric: Rubric, material: Sequence[str] = ()) -> Parsed:
+    """The verdict in a judge's answer; an object that stands in the `material` is a quotation, not a verdict."""
+    names = [name for criterion in rubric.criteria for name in (criterion.name, *criterion.also)]
+    shown = [criterion.name for criterion in rubric.criteria]
+    return _parse(text, names, shown, lambda found: read_values(found, rubric), material)
+
+
+def _parse(
+    text: str,
+    names: Sequence[str],
+    shown: Sequence[str],
+    read: Callable[[dict[str, Any]], Parsed],
+    material: Sequence[str],
+) -> Parsed:
+    """The one verdict among the objects of an answer: those with any of the `names`, not quoted from the material."""
+    try:
+        return _sole(text, {_key(name) for name in names}, shown, read, material)
+    except RecursionError:
+        return Parsed({}, "its JSON is nested too deeply")
+
+
+def _sole(
+    text: str,
+    known: Set[str],
+    shown: Sequence[str],
+    read: Callable[[dict[str, Any]], Parsed],
+    material: Sequence[str],
+) -> Parsed:
     objects = list(_objects(_THINKING.sub("", text)))
     if not objects:
         return Parsed({}, "it holds no JSON object" if text.strip() else "it is empty")
-    verdicts = [found for found in objects if _known(found, rubric)]
+    verdicts = [found for found in objects if any(_key(key) in known for key in found)]
     if not verdicts:
-        return Parsed({}, f"the object has none of the keys {', '.join(c.name for c in rubric.criteria)}")
-    parsed = [read_values(found, rubric) for found in verdicts]
+        return Parsed({}, f"the object has none of the keys {', '.join(shown)}")
+    own = [found for found in verdicts if not _quoted(found, material)]
+    if not own:
+        return Parsed({}, "it repeats, word for word, an object that stands in the material")
+    parsed = [read(found) for found in own]
     whole = [one for one in parsed if one.error is None]
     if any(one.values != whole[0].values for one in whole[1:]):
         return Parsed({}, "it holds several verdicts that differ")
     return whole[0] if whole and len(whole) == len(parsed) else next(one for one in parsed if one.error)
+
+
+def _quoted(found: dict[str, Any], material: Sequence[str]) -> bool:
+    """Whether an object stands in one of the texts, whatever the white space."""
+    written = {_squeezed(json.dumps(found, ensure_ascii=plain)) for plain in (True, False)}
+    return any(one in squeezed for squeezed in map(_squeezed, material) for one in written)
+
+
+def _squeezed(text: str) -> str:
+    return re.sub(r"\s+", "", text)
+
+
+BETTER = "better"
+"""The key of a verdict on a pair, and of its value: 1 for A, 0 for B, .5 for a tie."""
+_SIDES = {"a": 1.0, "b": 0.0, "tie": 0.5}
+
+
+def parse_pair(text: str, material: Sequence[str] = ()) -> Parsed:
+    """Which of A and B a judge's answer says is better."""
+    return _parse(text, [BETTER], [BETTER], _read_pair, material)
+
+
+def _read_pair(found: dict[str, Any]) -> Parsed:
+    strange = [key for key in found if _key(key) not in (BETTER, REASON)]
+    if strange:
+        return Parsed({}, f"not asked for: {', '.join(_short(key) for key in strange)}")
+    said = [value for key, value in found.items() if _key(key) == BETTER]
+    word = _WORD.sub("", said[0]).lower() if len(said) == 1 and isinstance(said[0], str) else ""
+    if word not in _SIDES:
+        return Parsed({}, f'{BETTER} must be "A", "B" or "tie", not {_short(said[0])}')
+    return Parsed({BETTER: _SIDES[word]})
+
+
+def pair_schema() -> dict[str, Any]:
+    """The JSON schema of a verdict on a pair."""
+    return {
+        "type": "object",
+        "properties": {
+            REASON: {"type": "string", "description": "One sentence."},
+            BETTER: {"type": "string", "enum": ["A", "B", "tie"]},
+        },
+        "required": [REASON, BETTER],
+        "additionalProperties": False,
+    }
+
+
+def pair_shape() -> str:
+    """Its shape, as the prompt shows it."""
+    return f'{{\n  "{REASON}": "one sentence",\n  "{BETTER}": "A", "B" or "tie"\n}}'
 
 
 def read_values(found: dict[str, Any], rubric: Rubric) -> Parsed:
@@ -141,11 +221,6 @@ def _refuse(constant: str) -> Any:
     raise ValueError(constant)
 
 
-def _known(found: dict[str, Any], rubric: Rubric) -> bool:
-    names = {_key(name) for criterion in rubric.criteria for name in (criterion.name, *criterion.also)}
-    return any(_key(key) in names for key in found)
-
-
 def _key(name: str) -> str:
     return re.sub(r"[\s-]+", "_", name.strip().lower())
 
@@ -155,7 +230,7 @@ def _yes_no(raw: Any) -> float | None:
         return float(raw)
     if isinstance(raw, (int, float)):
         return float(raw) if raw in (0, 1) else None
-    word = re.sub(r"[\s.!,;:\"'*`]+", "", raw).lower() if isinstance(raw, str) else ""
+    word = _WORD.sub("", raw).lower() if isinstance(raw, str) else ""
     return 1.0 if word in _YES else 0.0 if word in _NO else None
 
 

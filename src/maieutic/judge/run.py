@@ -28,7 +28,7 @@ from maieutic.store import Stage
 from maieutic.types import Fault, Problem, Role, Sampling, Turn, Verdict, fingerprint
 
 CODE = "code"
-_UNREADABLE = (
+UNREADABLE = (
     "Choose a judge that keeps to JSON (and a new --out), or raise --max-failure-rate; nothing was lost."
 )
 
@@ -51,7 +51,9 @@ class Judged(NamedTuple):
     run: str
 
 
-class _Item(NamedTuple):
+class Item(NamedTuple):
+    """A row to judge."""
+
     row: dict[str, Any]
     turns: tuple[Turn, ...]
     texts: tuple[str, ...]
@@ -164,7 +166,7 @@ class _Judging:
                 result = self._counted(stage, time.monotonic() - started)
                 graded = result.judged + result.unscored + result.undecided
                 check_rate(
-                    result.unscored, graded, max_failure_rate, "verdicts", _first_error(stage), _UNREADABLE
+                    result.unscored, graded, max_failure_rate, "verdicts", _first_error(stage), UNREADABLE
                 )
                 stage.finish(
                     {name: value for name, value in result._asdict().items() if name not in ("run", "calls")}
@@ -173,11 +175,11 @@ class _Judging:
             await asyncio.gather(*(model.close() for model in self._panel))
         return result
 
-    def _owed(self, rows: Iterable[dict[str, Any]]) -> Iterator[tuple[str, _Item]]:
+    def _owed(self, rows: Iterable[dict[str, Any]]) -> Iterator[tuple[str, Item]]:
         for row in rows:
-            yield fingerprint({"row": row["key"], **self._identity}), _item(row)
+            yield fingerprint({"row": row["key"], **self._identity}), read_item(row)
 
-    async def _row(self, item: _Item) -> dict[str, Any]:
+    async def _row(self, item: Item) -> dict[str, Any]:
         """Equal texts of one prompt are judged once."""
         async with asyncio.TaskGroup() as group:
             tasks = {text: group.create_task(self._caught(text, item)) for text in dict.fromkeys(item.texts)}
@@ -204,14 +206,14 @@ class _Judging:
         ]
 
     async def _caught(
-        self, text: str, item: _Item
+        self, text: str, item: Item
     ) -> tuple[Verdict, list[Verdict], dict[str, str]] | MaieuticError:
         try:
             return await self._grade(text, item)
         except MaieuticError as error:
             return error
 
-    async def _grade(self, text: str, item: _Item) -> tuple[Verdict, list[Verdict], dict[str, str]]:
+    async def _grade(self, text: str, item: Item) -> tuple[Verdict, list[Verdict], dict[str, str]]:
         """The verdict that counts, what each model said, and who decided each criterion."""
         checked = checks(self._rubric, text, item.problem, item.turns)
         said: list[Verdict] = []
@@ -220,7 +222,7 @@ class _Judging:
             said = [judgement.verdict for judgement in await asyncio.gather(*asked)]
         return (*merge(self._rubric, checked, said), decided_by(self._rubric, checked, said))
 
-    async def _ask(self, model: ChatModel, draw: Sampling, text: str, item: _Item) -> Judgement:
+    async def _ask(self, model: ChatModel, draw: Sampling, text: str, item: Item) -> Judgement:
         async with self._slots:
             return await ask(
                 model,
@@ -233,12 +235,12 @@ class _Judging:
                 pay=self._purse.pay,
             )
 
-    def _given_up(self, item: _Item, error: Failed) -> dict[str, Any]:
+    def _given_up(self, item: Item, error: Failed) -> dict[str, Any]:
         names = "+".join(model.id for model in self._panel)
         unscored = [Verdict(judge=names, error=error.what) for _ in item.texts]
         return {**self._shape(item, unscored), "fault": fault_of(error, Fault.JUDGE), "error": error.what}
 
-    def _shape(self, item: _Item, verdicts: list[Verdict]) -> dict[str, Any]:
+    def _shape(self, item: Item, verdicts: list[Verdict]) -> dict[str, Any]:
         scores = [
             summary_score(self._rubric, verdict.values) if verdict.scored else None for verdict in verdicts
         ]
@@ -322,14 +324,19 @@ def _hash(rows: Iterable[dict[str, Any]]) -> tuple[int, str]:
     return len(keys), sha256("\n".join(keys).encode()).hexdigest()[:32]
 
 
-def _item(row: dict[str, Any]) -> _Item:
+def read_item(row: dict[str, Any]) -> Item:
+    """The dialogue, the replies and the problem of a row; see `judge` for what a row may be.
+
+    Raises:
+        InputError: it is no such row.
+    """
     try:
         turns = tuple(
             Turn.model_validate({"role": t["role"], "content": t["content"]}) for t in row["messages"]
         )
         problem = Problem.model_validate(row["problem"]) if row.get("problem") else None
         if "candidates" in row:
-            return _Item(row, turns, tuple(str(one["text"]) for one in row["candidates"]), problem)
+            return Item(row, turns, tuple(str(one["text"]) for one in row["candidates"]), problem)
     except (KeyError, TypeError, ValidationError) as error:
         words = (
             error.errors()[0]["msg"]
@@ -345,7 +352,7 @@ def _item(row: dict[str, Any]) -> _Item:
             f"row {row.get('id', row['key'])}: no `candidates`, and its last turn is not the assistant's",
             "Make candidates first: `maieutic candidates`.",
         )
-    return _Item(row, turns[:-1], (turns[-1].content,), problem)
+    return Item(row, turns[:-1], (turns[-1].content,), problem)
 
 
 def _first_error(stage: Stage) -> str:

@@ -64,3 +64,9 @@ def mark_for(texts: Sequence[str]) -> str:
     while any(mark in text for text in texts):
         mark = fingerprint(mark)[:12]
     return mark
+
+
+def fenced(parts: Sequence[tuple[str, str]]) -> tuple[str, str]:
+    """A mark that stands in none of the texts, and the titled texts between lines that carry it."""
+    mark = mark_for([text for _, text in parts])
+    return mark, "\n\n".join(f"--- {mark} {title} ---\n{text}\n--- {mark} end ---" for title, text in parts)
