@@ -142,27 +142,31 @@ _SHOWN = ("solved", "told", "collapse", "over_refusal", "delta_solve", "turns")
 
 
 def show_played(found: Mapping[str, Any]) -> None:
-    """Tutors by metrics with each student, then the differences."""
+    """With each student metrics by tutors, then the differences between the tutors that are no controls."""
     for student in found["models"]["students"]:
-        rows = []
-        for name, by in found["tutors"].items():
-            scores = by[student]
-            cells = [_cell(scores[metric]) for metric in _SHOWN]
-            one = scores["single"] or {}
-            single = [one.get(criterion) for criterion in ("asks_question", "reveals_answer")]
-            rows.append((name, *cells, *single, scores["dialogues"], sum(scores["lost"].values())))
-        columns = ("tutor", *(m.replace("_", " ") for m in _SHOWN), "1st asks", "1st reveals", "n", "lost")
-        table(f"with {student}", columns, rows)
+        sides = {name: by[student] for name, by in found["tutors"].items()}
+        rows = [
+            (metric.replace("_", " "), *(_cell(of[metric]) for of in sides.values())) for metric in _SHOWN
+        ]
+        for label, criterion in (("1st reply asks", "asks_question"), ("1st reveals", "reveals_answer")):
+            shares = [(of["single"] or {}).get(criterion) for of in sides.values()]
+            rows.append((label, *("–" if share is None else f"{share:.2f}" for share in shares)))
+        rows.append(("dialogues", *(str(of["dialogues"]) for of in sides.values())))
+        rows.append(("lost", *(str(sum(of["lost"].values())) for of in sides.values())))
+        table(f"with {student}", ("", *sides), rows)
     for gap in found["differences"]:
-        title = f"{gap['a']} - {gap['b']}, with {gap['student']}, over the same starts"
-        show_difference(title, {name: m for name, m in gap["metrics"].items() if name in _SHOWN})
+        if {gap["a"], gap["b"]}.isdisjoint(found["controls"]):
+            title = f"{gap['a']} - {gap['b']}, with {gap['student']}, over the same starts"
+            show_difference(title, {name: m for name, m in gap["metrics"].items() if name in _SHOWN})
     say(f"{found['replies']} replies, {found['tokens']} tokens in this call; {found['run']}/dialogues.json")
 
 
 def _cell(shape: Mapping[str, Any]) -> str:
+    """A value with its interval, short enough to stand beside three others."""
     if shape["value"] is None:
         return "–"
-    return f"{shape['value']:.2f}" + (f" ({shape['ci'][0]:.2f}–{shape['ci'][1]:.2f})" if shape["ci"] else "")
+    ends = [f"{end:.2f}".replace("0.", ".", 1) if abs(end) < 1 else f"{end:.2f}" for end in shape["ci"] or ()]
+    return f"{shape['value']:.2f}" + (f" ({'–'.join(ends)})" if ends else "")
 
 
 @dialogue_app.command("score")
