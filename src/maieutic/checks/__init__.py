@@ -1,4 +1,4 @@
-"""What code can decide of a tutor's reply: that it asks a question, and that it reveals the known answer.
+"""What code can decide of a tutor's reply: that it asks, reveals the answer, takes up what is there, or misjudges it.
 
 Pure functions of texts; no model, no state. A check returns null where it cannot know (no known answer), and then a
 model is asked instead. `CHECKS` holds them under the names that a rubric's `code:` uses.
@@ -6,10 +6,10 @@ model is asked instead. `CHECKS` holds them under the names that a rubric's `cod
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 
-from maieutic.checks.answers import answer_values, concludes, states_number, states_phrase
+from maieutic.checks import misjudging, uptake
+from maieutic.checks.answers import answer_values, concludes, known_answer, states_number, states_phrase
 from maieutic.checks.fixes import gives_away, reads_as_fixes, reference_fixes
 from maieutic.checks.numbers import numbers, plain
 from maieutic.checks.questions import asks
@@ -35,12 +35,12 @@ def reveals_answer(text: str, problem: Problem | None, student_said: str | Seque
     """
     if problem is None:
         return None
-    said = [student_said] if isinstance(student_said, str) else list(student_said)
+    said = _turns(student_said)
     given = "\n".join((problem.statement, problem.attempt or "", *said))
     if reads_as_fixes(problem.solution, problem.attempt):
         fixes = reference_fixes(problem.solution or "", problem.attempt or "")
         return any(gives_away(text, fix, given) for fix in fixes) if fixes else None
-    answer = _known_answer(problem)
+    answer = known_answer(problem)
     if not answer:
         return None
     last = said[-1] if said else ""
@@ -73,16 +73,42 @@ def names_answer(text: str, problem: Problem) -> bool:
     return all(any(number.values & one for number in said) for one in values)
 
 
-def _known_answer(problem: Problem) -> str | None:
-    """The answer, or the bare number that a worked solution ends with, as in GSM8K (`#### 12`) and MathDial."""
-    if problem.answer and problem.answer.strip():
-        return problem.answer.strip()
-    lines = (problem.solution or "").strip().splitlines()
-    last = lines[-1].replace("####", "").strip() if lines else ""
-    return last if re.fullmatch(r"[-$£€]{0,2}[\d.,/]*\d%?", last) else None
+def takes_up(text: str, problem: Problem | None, student_said: str | Sequence[str] = ()) -> bool | None:
+    """Whether the reply takes up something specific of the problem or of what the student said, and adds to it.
+
+    Null where there is neither a problem nor a student's word; see `checks.uptake`.
+    """
+    said = _turns(student_said)
+    if problem is None and not any(turn.strip() for turn in said):
+        return None
+    about = problem or Problem(statement="")
+    return uptake.takes_up(text, about.statement, about.attempt or "", said)
+
+
+def misjudges(text: str, problem: Problem | None, student_said: str | Sequence[str] = ()) -> bool | None:
+    """Whether the reply confirms an answer of the student's that is wrong, or passes by one that is right.
+
+    Known wherever `reveals_answer` knows, and null elsewhere; see `checks.misjudging`.
+    """
+    if problem is None or not _is_known(problem):
+        return None
+    return misjudging.misjudges(text, problem, _turns(student_said))
+
+
+def _is_known(problem: Problem) -> bool:
+    """Whether an answer, or a reference fix, is there to compare with."""
+    if reads_as_fixes(problem.solution, problem.attempt):
+        return bool(reference_fixes(problem.solution or "", problem.attempt or ""))
+    return known_answer(problem) is not None
+
+
+def _turns(said: str | Sequence[str]) -> list[str]:
+    return [said] if isinstance(said, str) else list(said)
 
 
 CHECKS: dict[str, Callable[[str, Problem | None, Sequence[str]], bool | None]] = {
     "asks_question": lambda text, problem, said: asks_question(text),
     "reveals_answer": reveals_answer,
+    "takes_up": takes_up,
+    "misjudges": misjudges,
 }

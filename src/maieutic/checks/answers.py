@@ -10,9 +10,11 @@ from __future__ import annotations
 import re
 from enum import IntEnum
 from fractions import Fraction
+from typing import NamedTuple
 
 from maieutic.checks.numbers import Number, numbers, plain
 from maieutic.checks.questions import Sentence, is_question, sentences
+from maieutic.types import Problem
 
 Values = frozenset[Fraction]
 
@@ -34,7 +36,7 @@ _MONEY = r"[$£€]?"
 _FILLER = r"""(?:\s*(?:about|exactly|actually|only|just|really|indeed|approximately|roughly|simply|around|also|then|now
     |still|a\s+total\s+of|equal\s+to|[:,])\s*){0,3}"""
 
-_LABEL = _rule(
+LABEL = _rule(
     r"""\b(?:steps?|lines?|day|part|question|problem|exercise|figure|page|option|case|row|column|chapter|level|grade
     |round|phase|stage|equation|test|example)\s*\#?$ | \#$"""
 )
@@ -140,6 +142,41 @@ def states_number(text: str, values: Values, statement: str, given: str) -> bool
     return False
 
 
+def known_answer(problem: Problem) -> str | None:
+    """The answer, or the bare number that a worked solution ends with, as in GSM8K (`#### 12`) and MathDial."""
+    if problem.answer and problem.answer.strip():
+        return problem.answer.strip()
+    lines = (problem.solution or "").strip().splitlines()
+    last = lines[-1].replace("####", "").strip() if lines else ""
+    return last if re.fullmatch(r"[-$£€]{0,2}[\d.,/]*\d%?", last) else None
+
+
+class Conclusion(NamedTuple):
+    """The number that a text ends on, or calls the answer."""
+
+    values: Values
+    called: bool
+    """It is called the answer."""
+    before: str
+    after: str
+
+
+def conclusion(text: str) -> Conclusion | None:
+    """The number that a student comes to: what is called the answer, else the last one that is not denied."""
+    found = None
+    for sentence in sentences(plain(text)):
+        for number in numbers(sentence.text):
+            before, after = _around(sentence, number)
+            if _DENIED_BEFORE.search(before) or _DENIED_AFTER.match(after):
+                continue
+            if _OPERAND_AFTER.match(after) or LABEL.search(before):
+                continue
+            found = Conclusion(number.values, bool(_CONCLUDED.search(before)), before, after)
+            if found.called:
+                return found
+    return found
+
+
 def concludes(text: str, values: Values) -> bool:
     """Whether a student's turn ends on one of the values, or calls it the answer."""
     concluded = False
@@ -147,7 +184,7 @@ def concludes(text: str, values: Values) -> bool:
         for number in numbers(sentence.text):
             before, after = _around(sentence, number)
             denied = _DENIED_BEFORE.search(before) or _DENIED_AFTER.match(after)
-            aside = _OPERAND_AFTER.match(after) or _LABEL.search(before)
+            aside = _OPERAND_AFTER.match(after) or LABEL.search(before)
             concluded = bool(number.values & values) and not denied and not aside
             if concluded and _CONCLUDED.search(before):
                 return True
@@ -156,18 +193,18 @@ def concludes(text: str, values: Values) -> bool:
 
 def states_phrase(text: str, answer: str, given: str, last: str) -> bool:
     """Whether the text holds an answer in words or symbols; a short or known one must be called the answer."""
-    phrase = _bare(answer)
+    phrase = bare(answer)
     if not phrase:
         return re.sub(r"\s+", "", plain(answer)) in re.sub(r"\s+", "", plain(text))
     found = rf"(?<!\w){re.escape(phrase)}(?!\w)"
-    reply = _bare(text)
+    reply = bare(text)
     if reply == phrase:
-        return _bare(last) != phrase
-    if phrase in _TOO_COMMON or len(phrase) <= 2 or re.search(found, _bare(given)):
+        return bare(last) != phrase
+    if phrase in _TOO_COMMON or len(phrase) <= 2 or re.search(found, bare(given)):
         noun, verb = r"(?:answer|option|choice|solution)", r"(?: \w+){0,3}? ?(?:is|are|be|was)?"
         called = rf"\b{noun}\b{verb} ?(?:the |an? |option )?{found}"
         called += rf"|{found} is (?:the|your) (?:\w+ )?{noun}"
-        return bool(re.search(called, reply)) and not re.search(called, _bare(last)) and _bare(last) != phrase
+        return bool(re.search(called, reply)) and not re.search(called, bare(last)) and bare(last) != phrase
     denied = rf"\b(?:not|isn t|aren t|wasn t) (?:an? |the )?{found}"
     return bool(re.search(found, re.sub(denied, " ", reply)))
 
@@ -176,7 +213,7 @@ def _standing(sentence: Sentence, number: Number, nouns: set[str]) -> _Standing:
     before, after = _around(sentence, number)
     if not re.search(r"\w", before + after):
         return _Standing.ANSWER  # the number is all there is
-    if _LABEL.search(before) or _OPERAND_AFTER.match(after) or _UNKNOWN_LEFT.search(before):
+    if LABEL.search(before) or _OPERAND_AFTER.match(after) or _UNKNOWN_LEFT.search(before):
         return _Standing.NONE
     if _DENIED_BEFORE.search(before) or _DENIED_AFTER.match(after):
         return _Standing.NONE
@@ -205,6 +242,6 @@ def _holds(text: str, values: Values) -> bool:
     return any(number.values & values for number in numbers(plain(text)))
 
 
-def _bare(text: str) -> str:
+def bare(text: str) -> str:
     """Lower-case words and signs with single spaces."""
     return " ".join(re.findall(r"\w+|[-+*/^=<>]", plain(text).lower()))

@@ -35,7 +35,7 @@ _EDIT = re.compile(
     r"\b(?:insert|add|chang|replac|initiali[sz]|set|us)\w*\b[^\n]*(?:`|\bline\b)", re.IGNORECASE
 )
 _MOVE = re.compile(r"\b(move|remove|delete|swap|indent|unindent|dedent)\w*\b", re.IGNORECASE)
-_CHANGE = re.compile(
+CHANGE = re.compile(
     r"\b(?:replac|chang|swap|substitut|instead|rather|should(?:n't)?\s+be|switch|us(?:e|ing)\b|need|try|turn|add|insert|writ)",
     re.IGNORECASE,
 )
@@ -214,7 +214,7 @@ def _swapped(text: str, spans: set[str], old: str, new: str, known: str) -> bool
     if squeeze(new) in {squeeze(span) for span in code_spans(known)}:
         return False
     for sentence in re.split(r"(?<=[.!?])\s|\n", text):
-        if _CHANGE.search(sentence) and _holds(sentence, new) and _holds(sentence, old):
+        if CHANGE.search(sentence) and _holds(sentence, new) and _holds(sentence, old):
             return True
     return (
         len(squeeze(new)) >= 2

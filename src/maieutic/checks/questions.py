@@ -101,7 +101,7 @@ def sentences(text: str) -> list[Sentence]:
 
 def asks(text: str) -> bool:
     """Whether the speaker asks something, by the rules of this module."""
-    own = _own_words(text)
+    own = own_words(text)
     return any(_is_question(sentence) for sentence in sentences(own)) or _glued(own)
 
 
@@ -110,7 +110,8 @@ def is_question(sentence: Sentence) -> bool:
     return _is_question(sentence)
 
 
-def _own_words(text: str) -> str:
+def own_words(text: str) -> str:
+    """The text with code, quotations and addresses taken out: what the speaker says themselves."""
     text = _unwrap(text.strip()).replace("’", "'")
     text = _CODE.sub(" CODE ", text)
     text = _URL.sub(" URL ", text)

@@ -1,0 +1,193 @@
+"""Does a reply take up something of this problem, or of what the student said, and add something to it?
+
+"What do you think?" fits any lesson, and a copy of the student's words brings nothing. A reply takes up where one of
+its sentences holds something *specific* (a content word, a number, a name of the program, the name of an operation
+that was used, a quoted word of the problem) together with something that the student has not said there: a word with
+a meaning, another number, or a question of why, how or where. The name is that of Demszky et al. 2021 (arXiv
+2106.03873), who measure uptake with a model; here it is a matter of words, so what is only meant is not seen.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
+from functools import cache, lru_cache
+from typing import NamedTuple
+
+from maieutic.checks.answers import LABEL
+from maieutic.checks.fixes import code_spans
+from maieutic.checks.numbers import numbers, plain
+from maieutic.checks.questions import Sentence, is_question, sentences
+from maieutic.checks.words import lines, listed, stem, words
+
+_QUOTED = re.compile(
+    r"[\"“‘']([^\"”’'\n]{1,60})[\"”’']|\b(?:words?|phrases?|sign)\s+((?:[\w'-]+\s*){1,4})", re.IGNORECASE
+)
+_SIGN = re.compile(
+    r"(?<=\w)\s?(?:[-+*/]\s?(?=[$£€]?\d)|%)|(?<=\d)\s?[-+*/]\s?(?=[\w(])|(?<=\s)[+*/%](?=\s)|\[|\+=|:$",
+    re.MULTILINE,
+)
+_LINE = re.compile(r"\blines?\s+(\d{1,3})\b", re.IGNORECASE)
+_PROGRAM = re.compile(
+    r"^\s*(?:\d+[.:)]\s*)?(?:def \w+|for \w+ in|while .+:|return\b|import \w+|print\()", re.MULTILINE
+)
+_ASKING = frozenset(("why", "how", "where", "which", "when", "whose", "who"))
+_EMPTY_ASKING = re.compile(
+    r"\b(?:what|how)\s+about\b|\bhow\s+(?:come|so|nice|good|great)\b|\bhow\s+do\s+you\s+(?:feel|know)\b",
+    re.IGNORECASE,
+)
+_BOTH = frozenset(("you", "your", "we", "you've"))
+_RUN = 3
+"""Words in a row; a sentence that is made of a text's own runs of this length is copied from it."""
+
+
+class _Kind(NamedTuple):
+    """Something with several names: see `lists/kinds.txt`."""
+
+    names: frozenset[str]
+    signs: frozenset[str]
+    of_programs: bool
+    common: bool
+    """That one multiplies is said in any lesson; that the student did is not."""
+
+
+class _Heard(NamedTuple):
+    """What a reply can take up."""
+
+    stems: frozenset[str]
+    values: frozenset[Fraction]
+    kinds: frozenset[str]
+    text: str
+    """All of it, lower-case words with single spaces, a space at both ends."""
+    lines: int
+    """Of the program; 0 where there is none."""
+    letters: frozenset[str]
+    """Its names of one letter."""
+
+
+class _Turn(NamedTuple):
+    """One of the student's turns; the problem's own statement is left out of the words, not of the runs."""
+
+    words: frozenset[str]
+    stems: frozenset[str]
+    runs: frozenset[tuple[str, ...]]
+
+
+def takes_up(text: str, statement: str, attempt: str, said: Sequence[str]) -> bool:
+    """Whether the text takes up something specific and adds to it; see the module.
+
+    Args:
+        text: the tutor's reply.
+        statement: the problem, or empty.
+        attempt: the student's solution or program, or empty.
+        said: the student's turns.
+    """
+    heard = _heard((statement, attempt, *said))
+    turns = [_turn(turn, statement) for turn in said]
+    told = _turn(statement, "")
+    letters = heard.letters.intersection(code_spans(text))
+    for sentence in sentences(plain(text)):
+        spoken = words(sentence.text)
+        if not spoken or any(_copies(spoken, turn) for turn in turns):
+            continue
+        if len(spoken) > 2 * _RUN and _copies(spoken, told):
+            continue
+        specific = _specific(sentence, spoken, heard) or not letters.isdisjoint(spoken)
+        if specific and all(_adds(sentence, spoken, turn) for turn in turns):
+            return True
+    return False
+
+
+@lru_cache(maxsize=256)  # a prompt's candidates all answer the same turns
+def _heard(texts: tuple[str, ...]) -> _Heard:
+    whole = plain("\n".join(texts))
+    spoken = words(whole)
+    program = next((text for text in texts if _PROGRAM.search(text)), "")
+    signs = {match[0].strip() for match in _SIGN.finditer(whole)} | set(spoken)
+    return _Heard(
+        frozenset(map(stem, _content(spoken))),
+        frozenset(value for number in numbers(whole) for value in number.values),
+        frozenset(_kinds_in(signs, bool(program))),
+        _joined(spoken),
+        len(program.strip().splitlines()),
+        frozenset(re.findall(r"\b[a-zA-Z]\b", program)),
+    )
+
+
+def _kinds_in(signs: set[str], program: bool) -> Iterator[str]:
+    for name, kind in _kinds().items():
+        if kind.of_programs and not program:
+            continue
+        if kind.signs & signs or (not kind.of_programs and kind.names & signs):
+            yield name
+
+
+@lru_cache(maxsize=256)
+def _turn(text: str, statement: str) -> _Turn:
+    spoken, told = words(plain(text)), words(plain(statement))
+    own = _joined(spoken).replace(_joined(told), " ", 1).split() if told else spoken
+    return _Turn(frozenset(own), frozenset(map(stem, own)), frozenset(_runs(spoken)))
+
+
+def _specific(sentence: Sentence, spoken: list[str], heard: _Heard) -> bool:
+    """Whether a sentence holds something of what was heard that does not fit any lesson."""
+    if any(stem(word) in heard.stems for word in _content(spoken)):
+        return True
+    kinds = [kind for name in heard.kinds if not (kind := _kinds()[name]).names.isdisjoint(spoken)]
+    if any(not kind.common for kind in kinds) or (kinds and not _BOTH.isdisjoint(spoken)):
+        return True
+    if any(0 < int(line) <= heard.lines for line in _LINE.findall(sentence.text)):
+        return True
+    for number in numbers(sentence.text):
+        before = sentence.text[max(0, number.start - 40) : number.start]
+        small = number.words and max(number.values) <= 2
+        if number.values & heard.values and not small and not LABEL.search(before):
+            return True
+    return any(_quoted(one or other, heard) for one, other in _QUOTED.findall(sentence.text))
+
+
+def _quoted(fragment: str, heard: _Heard) -> bool:
+    """Whether a quoted fragment, or the first word or two of what follows "the word", was heard."""
+    quoted = words(fragment)
+    return any(f" {' '.join(quoted[:length])} " in heard.text for length in (1, 2) if len(quoted) >= length)
+
+
+def _adds(sentence: Sentence, spoken: list[str], turn: _Turn) -> bool:
+    """Whether a sentence holds more than a turn's own words in a frame."""
+    new = [word for word in spoken if word not in turn.words and stem(word) not in turn.stems]
+    if any(word not in listed("framing") and word not in _ASKING and word != "what" for word in new):
+        return True
+    asking = not _ASKING.isdisjoint(new) and not _EMPTY_ASKING.search(sentence.text)
+    return asking and is_question(sentence)
+
+
+def _copies(spoken: list[str], turn: _Turn) -> bool:
+    """Whether a sentence is made of a turn's runs of words."""
+    if len(spoken) < _RUN:
+        return turn.words.issuperset(spoken)
+    return turn.runs.issuperset(_runs(spoken))
+
+
+def _runs(spoken: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    return zip(*(spoken[place:] for place in range(_RUN)), strict=False)
+
+
+def _joined(spoken: Sequence[str]) -> str:
+    return f" {' '.join(spoken)} "
+
+
+def _content(spoken: Iterable[str]) -> Iterator[str]:
+    """The words that do not fit any lesson; numbers are read apart."""
+    common = listed("framing") | listed("generic")
+    return (word for word in spoken if len(word) > 1 and not word[0].isdigit() and word not in common)
+
+
+@cache
+def _kinds() -> dict[str, _Kind]:
+    kinds: dict[str, _Kind] = {}
+    for line in lines("kinds"):
+        names, _, signs = line.partition("|")
+        name, *others = names.split()
+        kinds[name] = _Kind(frozenset(others), frozenset(signs.split()), name[0] == "!", name[0] == "?")
+    return kinds
