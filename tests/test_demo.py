@@ -48,7 +48,13 @@ def test_the_summary_has_its_shape(run: Demo) -> None:
     assert list(found["simulator"]) == [
         *("perplexity_on_human_turns", "end_f1", "first_turn_diversity", "distinct_2", "repeats_rate")
     ]
-    assert list(found["tutor"]) == ["asks_question", "reveals_answer", "summary_score"]
+    criteria = ["asks_question", "reveals_answer", "takes_up", "misjudges", "summary_score"]
+    assert list(found["tutor"]) == criteria
+    assert list(found["probes"]) == ["question-only", "sycophant", "never-ending", "repeater"]
+    for row in found["probes"].values():
+        assert list(row) == [*criteria, "difference", "ci", "n"]
+        gap = found["tutor"]["summary_score"]["tuned"] - row["summary_score"]
+        assert row["difference"] == pytest.approx(gap)
     assert list(found["dialogue"]) == ["solved", "told", "turns"]
     _estimates(found["simulator"], {"value", "ci", "n", "human", "baseline"})
     for part in ("tutor", "dialogue"):
@@ -73,12 +79,14 @@ def test_a_second_call_finds_it_done(run: Demo) -> None:
 def test_the_report_lies_beside_it(run: Demo) -> None:
     page = (run.run / "report.html").read_text(encoding="utf-8")
     assert "What came out" in page and "Told against solved" in page
+    assert "Probes: tutors that must not win (socratic_checks, code)" in page
+    assert "sycophant" in page and "tuned-judged less it" in page
     assert {path.suffix for path in (run.run / "figures").iterdir()} == {".png", ".svg"}
 
 
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_numbers_in_another_folder(run: Demo, tmp_path: Path) -> None:
     again = demo(tmp_path / "elsewhere", 3, SMALL).json()
-    assert {part: again[part] for part in ("simulator", "tutor", "dialogue")} == {
-        part: run.json()[part] for part in ("simulator", "tutor", "dialogue")
+    assert {part: again[part] for part in ("simulator", "tutor", "probes", "dialogue")} == {
+        part: run.json()[part] for part in ("simulator", "tutor", "probes", "dialogue")
     }

@@ -150,7 +150,11 @@ def test_summary_score_is_the_published_one(topic: int, helpful: int, asks: bool
 
 def test_a_missing_criterion_leaves_the_score_undefined() -> None:
     assert summary_score(SOCRATIC, {"asks_question": 1.0, "reveals_answer": 0.0}) is None
-    assert summary_score(load("socratic_checks"), {"asks_question": 1.0, "reveals_answer": 0.0}) == 1.0
+    checks = load("socratic_checks")
+    known = {"asks_question": 1.0, "reveals_answer": 0.0, "takes_up": 1.0, "misjudges": 0.0}
+    assert summary_score(checks, known) == 1.0
+    for name in known:  # where no answer is known, a tutor that tells it must not win by what is left
+        assert summary_score(checks, {other: known[other] for other in known if other != name}) is None
     assert (
         summary_score(
             load("question_quality"),

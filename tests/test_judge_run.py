@@ -156,11 +156,10 @@ def test_code_alone(replies: Path, tmp_path: Path) -> None:
     result = judge(replies, tmp_path / "j", rubric="socratic_checks")
     assert (result.judged, result.unscored, result.undecided, result.calls) == (20, 0, 0, 0)
     row = rows(tmp_path / "j")[0]
-    assert row["scores"] == [1.0, 0.0, 0.5, 0.5, 1.0]
-    assert row["verdicts"][1] == {
-        "judge": "code", "values": {"asks_question": 0.0, "reveals_answer": 1.0}, "raw": "", "error": None,
-    }  # fmt: skip
-    assert row["decided"][0] == {"asks_question": "code", "reveals_answer": "code"}
+    assert row["scores"] == [1.0, 0.5, 0.5, 0.5, 1.0]
+    told = {"asks_question": 0.0, "reveals_answer": 1.0, "takes_up": 1.0, "misjudges": 0.0}
+    assert row["verdicts"][1] == {"judge": "code", "values": told, "raw": "", "error": None}
+    assert row["decided"][0] == dict.fromkeys(told, "code")
     with pytest.raises(InputError, match="on_topic, helpful"):
         judge(replies, tmp_path / "k", rubric="socratic")
 
@@ -169,7 +168,8 @@ def test_without_an_answer_code_leaves_it_undecided(tmp_path: Path) -> None:
     row = {"id": "a", "messages": [{"role": "user", "content": "Hi"}], "candidates": [{"text": "Why?"}]}
     result = judge([row], tmp_path / "j", rubric="socratic_checks")
     assert (result.judged, result.undecided) == (0, 1)
-    model = Speaker(lambda messages, sampling: json.dumps({"asks_question": "no", "reveals_answer": "no"}))
+    said = dict.fromkeys(("asks_question", "reveals_answer", "takes_up", "misjudges"), "no")
+    model = Speaker(lambda messages, sampling: json.dumps(said))
     assert judge([row], tmp_path / "k", rubric="socratic_checks", model=model).judged == 1
 
 

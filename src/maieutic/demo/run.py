@@ -11,7 +11,9 @@ from maieutic import recipe
 from maieutic.console import say, table
 from maieutic.data.corpus import read_corpus
 from maieutic.demo.base import one_thread
+from maieutic.evals.paired import compare
 from maieutic.report import report
+from maieutic.report.probes import shown_better
 from maieutic.store import read_json, write_json
 from maieutic.types import Conversation
 
@@ -25,6 +27,8 @@ _SIMULATOR = (
 _TUTOR = (
     ("asks_question", "asks a question"),
     ("reveals_answer", "reveals the answer"),
+    ("takes_up", "takes up what is there"),
+    ("misjudges", "misjudges the answer"),
     ("summary_score", "summary score"),
 )
 _DIALOGUE = (
@@ -49,7 +53,7 @@ class Demo(NamedTuple):
         return self.run / "summary.json"
 
     def json(self) -> dict[str, Any]:
-        """`{"seconds", "stages": [{"name", "seconds"}], "simulator": …, "tutor": …, "dialogue": …}`."""
+        """`{"seconds", "stages": [{"name", "seconds"}], "simulator": …, "tutor": …, "probes": …, "dialogue": …}`."""
         realism = self.stages["realism"]["metrics"]
         timings = read_json(self.run / "timings.json")
         keys = ("value", "ci", "n", "human", "baseline")
@@ -58,7 +62,22 @@ class Demo(NamedTuple):
             "stages": [{"name": name, "seconds": timings.get(name)} for name in self.stages],
             "simulator": {name: {key: realism[name][key] for key in keys} for name, _ in _SIMULATOR},
             "tutor": _differences(self.stages["scores"], _TUTOR),
+            "probes": {name: self._beside_tutor(name) for name in self.probes},
             "dialogue": _differences(self.stages["outcomes"], _DIALOGUE),
+        }
+
+    @property
+    def probes(self) -> list[str]:
+        """The tutors of fixed words that were judged too."""
+        judged = (name.removesuffix("-judged") for name in self.stages if name.endswith("-judged"))
+        return [name for name in judged if name not in ("base", "tuned")]
+
+    def _beside_tutor(self, probe: str) -> dict[str, Any]:
+        """A probe's means, and the tuned tutor's summary score less its own, paired by dialogue."""
+        found = compare(self.run / "tuned-judged", self.run / f"{probe}-judged")
+        return {
+            **{name: found["metrics"][name]["b"] for name, _ in _TUTOR},
+            **{key: found[key] for key in ("difference", "ci", "n")},
         }
 
     def show(self) -> None:
@@ -79,11 +98,25 @@ class Demo(NamedTuple):
             ("Whole lessons of a simulated pupil with both tutors", "dialogue", _DIALOGUE),
         ):
             table(title, ("measure", *header), [(label, *_paired(found[part][name])) for name, label in rows])
+        self._show_probes(found["probes"])
         if open_ones := _holding_zero(found):
             say(f"No difference is shown in {', '.join(open_ones)}: the interval holds zero.")
         say("Tiny models in a toy world: this proves the machinery, not the science.")
         say(f"{self.run}: {len(self.stages)} stages, {self.seconds:.0f} s; {self.run / 'report.html'}")
         say(str(self.summary))
+
+    def _show_probes(self, probes: Mapping[str, Any]) -> None:
+        names = [name for name, _ in _TUTOR]
+        table(
+            "Probes: tutors that must not win, on the same problems",
+            ("tutor", *(label for _, label in _TUTOR), "tuned less it", "95 % interval", "n"),
+            [
+                (probe, *(row[name] for name in names), row["difference"], _interval(row["ci"]), row["n"])
+                for probe, row in probes.items()
+            ],
+        )
+        if winning := [name for name, row in probes.items() if not shown_better(row)]:
+            say(f"Not shown to be below the tuned tutor: {', '.join(winning)}.")
 
     def _gains(self) -> Iterator[str]:
         """What the simulator has over the base, paired by conversation."""

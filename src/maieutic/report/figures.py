@@ -76,6 +76,8 @@ _PANELS = {
     "summary_score": "summary score",
     "asks_question": "asks a question",
     "reveals_answer": "reveals the answer",
+    "takes_up": "takes up what is there",
+    "misjudges": "misjudges the answer",
 }
 
 
@@ -109,9 +111,7 @@ def scores_by_model(scores: Sequence[Scores]) -> Picture:
         + ", ".join(f"{_PANELS[name]} {_said(one.values[name])}" for name in names if name in one.values)
         for one in kept
     ]
-    says = (
-        "Means over judged replies with their 95 % intervals. To reveal the answer is bad, all else is good."
-    )
+    says = "Means over judged replies with their 95 % intervals. To reveal or to misjudge is bad, all else is good."
     return draw(
         paint, len(names) * (0.55 + 0.34 * len(kept)) + 0.5, name="scores", section="tutor",
         title="Scores by model and set", says=says, alt=". ".join(parts) + ".",

@@ -14,7 +14,7 @@ from importlib.resources import files
 import orjson
 
 from maieutic.console import shown
-from maieutic.report import preferences, tables
+from maieutic.report import preferences, probes, tables
 from maieutic.report.collect import Run
 from maieutic.report.draw import Picture
 from maieutic.report.material import Material
@@ -87,12 +87,14 @@ def _sections(
         kind: [stage for run in runs for stage in run.stages if stage.kind == kind]
         for kind in ("eval-simulator", "eval-tutor", "eval-dialogue")
     }
-    found = "".join(f"<li>{escaped(line)}</li>" for line in tables.findings(runs))
+    probed = probes.probed(runs, material.scores)
+    lines = [*tables.findings(runs), *probes.warnings(probed)]
+    found = "".join(f"<li>{escaped(line)}</li>" for line in lines)
     yield "findings", "What came out", [f'<ul class="findings">{found}</ul>'] if found else []
     simulators = made([tables.simulator(stage) for stage in of_kind["eval-simulator"]])
     yield "simulator", "The simulated person", [*simulators, *drawn("simulator")]
     tutors = made([*map(tables.tutor, of_kind["eval-tutor"]), tables.by_model(material.scores)])
-    yield "tutor", "The tutor’s replies", [*drawn("tutor"), *tutors]
+    yield "tutor", "The tutor’s replies", [*drawn("tutor"), *tutors, *made([*map(probes.table, probed)])]
     yield "pairs", "What the tutor learned from", made(list(preferences.pairs(runs)))
     outcomes = made([tables.outcomes(material.outcomes)] if material.outcomes else [])
     outcomes += made([tables.differences(stage) for stage in of_kind["eval-dialogue"]])

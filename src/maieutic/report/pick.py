@@ -14,9 +14,9 @@ from maieutic.types import Conversation
 
 TEN = 10
 RULE = (
-    "Every simulation and way of ending is one group, and so is every set of judged replies. The groups, in the "
-    "order of the run, take turns, and each gives its next dialogue in the order of the SHA-256 of the row's key, "
-    "until there are ten."
+    "Every simulation and way of ending is one group, and so is every set of judged replies but those of probes. The "
+    "groups, in the order of the run, take turns, and each gives its next dialogue in the order of the SHA-256 of the "
+    "row's key, until there are ten."
 )
 ENDS = {
     "end": "the simulator ended it",
@@ -60,7 +60,7 @@ def pick(runs: Sequence[Run], limit: int = TEN) -> list[Shown]:
     for run in runs:
         for stage in run.stages:
             if stage.kind in ("simulate", "judge"):
-                groups = _smallest(stage, limit)
+                groups = {} if _probes(stage) else _smallest(stage, limit)
                 queues += [[(run, stage, row) for row in groups[name]] for name in sorted(groups)]
     chosen: list[Shown] = []
     for place in range(limit):
@@ -68,6 +68,11 @@ def pick(runs: Sequence[Run], limit: int = TEN) -> list[Shown]:
             if place < len(queue) and len(chosen) < limit:
                 chosen.append(_shown(*queue[place]))
     return chosen
+
+
+def _probes(stage: StageRun) -> bool:
+    """Whether the replies are a probe's, whose words everybody knows."""
+    return stage.kind == "judge" and str(next(stage.rows(), {}).get("model")).startswith("probe/")
 
 
 def _smallest(stage: StageRun, limit: int) -> dict[str, list[dict[str, Any]]]:

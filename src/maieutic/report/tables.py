@@ -134,13 +134,22 @@ def simulator(stage: StageRun) -> Table | None:
     return Table(f"The simulator beside people ({stage.label})", columns, rows, note) if rows else None
 
 
-_CRITERIA = ("summary_score", "asks_question", "on_topic", "helpful", "reveals_answer")
+_CRITERIA = (
+    "summary_score",
+    "asks_question",
+    "on_topic",
+    "helpful",
+    "reveals_answer",
+    "takes_up",
+    "misjudges",
+)
 
 
 def tutor(stage: StageRun) -> Table | None:
     """A tutor's scores; beside another's, with the paired difference."""
     manifest = stage.manifest or {}
-    own, other, gap = manifest.get("scores") or {}, manifest.get("against"), manifest.get("difference") or {}
+    own, other = _whole(manifest.get("scores") or {}), _whole(manifest.get("against") or {})
+    gap = manifest.get("difference") or {}
     named = [name for name in _CRITERIA if own.get(name) is not None]
     rows = []
     for name in named:
@@ -160,6 +169,16 @@ def tutor(stage: StageRun) -> Table | None:
     if own.get("unscored"):
         note += f" {own['unscored']} replies unscored."
     return Table(f"Scores of the tutor ({stage.label})", columns, rows, note) if rows else None
+
+
+def _whole(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Scores with the criteria of another rubric beside the published ones, in the same form."""
+    shapes = scores.get("criteria") or {}
+    return {
+        **scores,
+        **{name: shape.get("value") for name, shape in shapes.items()},
+        **{f"{name}_ci": shape.get("ci") for name, shape in shapes.items()},
+    }
 
 
 def over(value: Any, ci: Any) -> str:
@@ -233,7 +252,7 @@ def differences(stage: StageRun) -> Table | None:
 
 
 _COMPARED = {
-    "eval-tutor": ("summary_score", "asks_question", "reveals_answer"),
+    "eval-tutor": ("summary_score", "asks_question", "reveals_answer", "takes_up", "misjudges"),
     "eval-dialogue": ("solved", "told", "turns"),
 }
 
