@@ -12,8 +12,8 @@ from enum import IntEnum
 from fractions import Fraction
 from typing import NamedTuple
 
-from maieutic.checks.numbers import Number, numbers, plain
-from maieutic.checks.questions import Sentence, is_question, sentences
+from maieutic.checks.numbers import Form, Number, numbers, plain
+from maieutic.checks.questions import TAG, Sentence, is_question, sentences
 from maieutic.types import Problem
 
 Values = frozenset[Fraction]
@@ -38,20 +38,28 @@ _FILLER = r"""(?:\s*(?:about|exactly|actually|only|just|really|indeed|approximat
 
 LABEL = _rule(
     r"""\b(?:steps?|lines?|day|part|question|problem|exercise|figure|page|option|case|row|column|chapter|level|grade
-    |round|phase|stage|equation|test|example)\s*\#?$ | \#$"""
+    |round|phase|stage|equation|test|example|lesson|unit|session|sheet|book|group)\s*\#?$ | \#$"""
 )
 _OPERAND_BEFORE = _rule(
-    rf"""(?:[\w)%]\s*[+*/^] | [\w)%]\s*- | [+*/^(])\s*\(?{_MONEY}$
+    rf"""(?:[\w)%]\s*[+*/^] | [\w)%](?:\s+-\s+|-\s*) | [+*/^(])\s*\(?{_MONEY}$
     | \b(?:plus|minus|times|by|add|adding|subtract|subtracting|multiply|multiplying|divide|dividing|doubling|tripling
       |halving|add\sup|deduct|over|from|than|least|most|under|above|below|between|nearly|almost)
       \s+(?:(?:the|these|those)\s+)?{_MONEY}$"""
 )
 _OPERAND_AFTER = _rule(
     r"""\s?(?:[a-z]+\s){0,2}?(?:[+*/^]\s?[$£€(]?[\d(a-z] | -\s?[$£€(]?\d | -\s[$£€(]?[a-z]\b)
-    | \s(?:[a-z]+\s){0,2}?(?:plus|minus|times\s+(?:\d|the|that|by|as)|multiplied|divided|over\s\d|added\sto|subtracted
-      |each\b|per\b)
+    | \s(?:[a-z]+\s){0,2}?(?:plus|minus|times\s+(?:\d|the|that|by|as)|multiplied|divided|over\s\d|added\sto|subtracted)
     | \s?= | \)\s?[*/^(]"""
 )
+_RATE_AFTER = _rule(r"\s(?:[a-z]+\s){0,2}?(?:each|per)\b")
+_IS = _rule(rf"(?:\b(?:is|are|was|be|equals?)|=)\s*{_MONEY}$")
+_FACT_AFTER = _rule(r"\s[a-z]+\s(?:in|to|make)\s(?:an?|one|every|each|the)\s[a-z]+\b")
+"""Sixty minutes in an hour: what a unit holds, where a number is followed by its unit and another."""
+_SHARE_AFTER = _rule(r"\s(?:of|as|the)\b(?!\s(?:the\s|all\s)?(?:time|cases|outcomes|it|them)\b)")
+_NOT_SO = _rule(
+    r"\b(would|is|are|does|do|did|could|should|was|were|will)n't(?=\s(?:that|it|this|the|she|he|they|you|we)\b)"
+)
+"""Of a question that expects a yes: wouldn't that make it 30?"""
 _DENIED_BEFORE = _rule(
     rf"(?:\bnot|n't|\bnever|\bwithout|\binstead\s+of|\brather\s+than)\s+(?:\w+\s+){{0,3}}{_MONEY}$"
 )
@@ -73,7 +81,7 @@ _ANSWER_BEFORE = _rule(
     | \b(?:comes?|works?|adds?|sums?|amounts?|rounds?|simplif(?:y|ies))\s+(?:(?:out|up|down)\s+)?(?:to|as){_FILLER}
     | \b(?:total|sum|difference|product|quotient|remainder|average|mean|it|that|this|which|[xyz])\s*
       (?:'s|\s(?:is|are|was|would\s+be|will\s+be|should\s+be|must\s+be|=)){_FILLER}
-    | \b(?:left|remaining)\s+(?:is|are){_FILLER}
+    | \b(?:left|remaining)\s+(?:is|are|with){_FILLER}
     | \btotal(?:\s+\w+){{0,4}}?\s+(?:is|was|be|are){_FILLER}
     | \b(?:that|this|it)\s+(?:actually\s+)?(?:be|mean){_FILLER}
     | \b(?:should|would|will|must)\s+(?:\w+\s+)?(?:be|have|get|equal){_FILLER}
@@ -125,19 +133,21 @@ def states_number(text: str, values: Values, statement: str, given: str) -> bool
         statement: the problem; a number in it must be called the answer to count.
         given: the problem and all that the student has said; a number in it must at least come out of something.
     """
-    in_statement, said = _holds(statement, values), _holds(given, values)
+    told = [number.form for number in numbers(plain(statement)) if number.values & values]
+    others = given.removeprefix(statement)
+    said = [*told, *(Form.PLAIN for number in numbers(plain(others)) if number.values & values)]
     nouns = {word[:4].lower() for word in re.findall(r"[A-Za-z]{3,}", given)}
     for sentence in sentences(plain(text)):
         for number in numbers(sentence.text):
             if not number.values & values:
                 continue
             standing = _standing(sentence, number, nouns)
-            if standing == _Standing.MENTIONED and not said:
+            if standing == _Standing.MENTIONED and not _written(number, said):
                 return True
             clause = _CLAUSES.split(_around(sentence, number)[0])[-1]
-            if standing != _Standing.ANSWER or (said and _OF_STUDENT.search(clause)):
+            if standing != _Standing.ANSWER or (_written(number, said) and _OF_STUDENT.search(clause)):
                 continue
-            if not in_statement or _CALLED_ANSWER.search(sentence.text):
+            if not _written(number, told) or _CALLED_ANSWER.search(sentence.text):
                 return True
     return False
 
@@ -211,17 +221,22 @@ def states_phrase(text: str, answer: str, given: str, last: str) -> bool:
 
 def _standing(sentence: Sentence, number: Number, nouns: set[str]) -> _Standing:
     before, after = _around(sentence, number)
+    asks = is_question(sentence) and not TAG.search(sentence.text)
+    if asks:
+        before = _NOT_SO.sub(r"\1", before)
     if not re.search(r"\w", before + after):
         return _Standing.ANSWER  # the number is all there is
     if LABEL.search(before) or _OPERAND_AFTER.match(after) or _UNKNOWN_LEFT.search(before):
+        return _Standing.NONE
+    if (_RATE_AFTER.match(after) and not _IS.search(before)) or _FACT_AFTER.match(after):
         return _Standing.NONE
     if _DENIED_BEFORE.search(before) or _DENIED_AFTER.match(after):
         return _Standing.NONE
     if _ANSWER_BEFORE.search(before) or _ANSWER_AFTER.match(after):
         return _Standing.ANSWER
-    if _OPERAND_BEFORE.search(before) or _SUPPOSED.search(before) or is_question(sentence):
+    if _OPERAND_BEFORE.search(before) or _SUPPOSED.search(before) or asks:
         return _Standing.NONE
-    if number.fraction and re.match(r"\s(?:of|as|the)\b", after):
+    if number.fraction and _SHARE_AFTER.match(after):
         return _Standing.NONE  # a share of something, on the way
     if number.words and not number.fraction and max(number.values) <= 10:
         noun = re.match(
@@ -238,8 +253,9 @@ def _around(sentence: Sentence, number: Number) -> tuple[str, str]:
     ]
 
 
-def _holds(text: str, values: Values) -> bool:
-    return any(number.values & values for number in numbers(plain(text)))
+def _written(number: Number, forms: list[Form]) -> bool:
+    """Whether a value stands there in this writing: who is asked for 7/8 as a decimal does not have it yet."""
+    return any(form in (number.form, Form.PLAIN) or number.form == Form.PLAIN for form in forms)
 
 
 def bare(text: str) -> str:

@@ -9,6 +9,7 @@ question as well as in a statement. Code is compared without its white space and
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 _FENCE = re.compile(r"```[\w+-]*\n?(.*?)```", re.DOTALL)
@@ -43,6 +44,17 @@ _SHIFT = re.compile(
     r"\b(?:(?:mov|remov|delet|swapp|shift|switch|plac)(?:e|es|ed|ing)?|(?:un|de|out)?-?(?:in)?dent(?:ed|ing)?|swap|put|outside|above|below)\b",
     re.IGNORECASE,
 )
+_KEYWORD = re.compile(r"(return|yield|break|continue|global|nonlocal|await)(\w+)$")
+_ITEM = re.compile(r"(\w+)=\w+\[(0|-1)\]$")
+_ENDS = {
+    "0": re.compile(r"\bfirst\s+(?:element|item|value|entry|number|one|member|word)\b", re.IGNORECASE),
+    "-1": re.compile(r"\blast\s+(?:element|item|value|entry|number|one|member|word)\b", re.IGNORECASE),
+}
+_BRACKETS = re.compile(r"\b(?:brackets?|parenthes[ei]s|wrap\w*|group\w*)\b", re.IGNORECASE)
+_ONE_MORE = re.compile(
+    r"\b(?:add|adding|subtract|subtracting)\s+(?:one|1)\b|\b(?:plus|minus)\s+one\b|\bby\s+(?:one|1)\b|\bone\s+(?:more|less)\b",
+    re.IGNORECASE,
+)
 _SIGNS = {
     ">=": r"greater than or equal|at least as (?:large|big)",
     "<=": r"less than or equal|smaller than or equal",
@@ -65,6 +77,8 @@ class Fix(NamedTuple):
     """Names and signs that the program does not hold and the fix brings in."""
     moved: frozenset[str]
     """Lines moved, removed or indented: `line 9`, or their squeezed code."""
+    indented: frozenset[tuple[str, str, int]]
+    """Of a line that is to be indented otherwise: the line before it, itself, and how much deeper it stands now."""
 
 
 def squeeze(code: str) -> str:
@@ -99,10 +113,32 @@ def gives_away(text: str, fix: Fix, known: str) -> bool:
         if len(code) >= 8 and re.search(r"\W", code) and code in whole:
             return True
     return (
-        any(_swapped(text, spans, old, new, known) for old, new in fix.swaps)
+        _in_words(text, fix, known)
+        or _reindents(text, fix)
+        or any(_swapped(text, spans, old, new, known) for old, new in fix.swaps)
         or any(_named(text, name, known) for name in fix.fresh)
         or any(_shifted(text, spans, line) for line in fix.moved)
     )
+
+
+def _in_words(text: str, fix: Fix, known: str) -> bool:
+    """Whether the text says in words what the fix writes: a keyword and its name, brackets, the first item."""
+    for line in fix.code:
+        written = _KEYWORD.match(line)
+        if written and not _holds(known, written[1]):
+            said = rf"\b{written[1]}(?:s|ing)?\s+(?:\w+\s+){{0,3}}`*{re.escape(written[2])}\b"
+            if re.search(said, text, re.IGNORECASE):
+                return True
+        item = _ITEM.match(line)
+        if item and re.search(rf"\b{re.escape(item[1])}\b", text) and _ENDS[item[2]].search(text):
+            return True
+    for old, new in fix.swaps:
+        bare_old, bare_new = squeeze(old), squeeze(new)
+        if re.sub(r"[()]", "", bare_new) == bare_old != bare_new and _BRACKETS.search(text):
+            return True
+        if bare_new in (f"{bare_old}+1", f"{bare_old}-1") and _ONE_MORE.search(text):
+            return True
+    return False
 
 
 def code_spans(text: str) -> list[str]:
@@ -161,7 +197,11 @@ def _read(part: str, program: list[str]) -> Fix:
         if token in _SIGNS or len(token) >= 3
     }
     return Fix(
-        frozenset(code), tuple(swaps), frozenset(fresh), frozenset(_moved(prose, program, touched, code))
+        frozenset(code),
+        tuple(swaps),
+        frozenset(fresh),
+        frozenset(_moved(prose, program, touched, code)),
+        frozenset(_steps(program, touched)) if "ndent" in prose and not code else frozenset(),
     )
 
 
@@ -207,6 +247,29 @@ def _moved(prose: str, program: list[str], touched: list[int], code: set[str]) -
     lines = _touched(program, touched) if touched else []
     named = {squeeze(line) for line in lines} | {squeeze(span) for span in code_spans(prose)}
     return {name for name in named if len(name) >= 4} | {f"line {number}" for number in touched}
+
+
+def _steps(program: Sequence[str], touched: Sequence[int] = ()) -> Iterator[tuple[str, str, int]]:
+    """Each line (of those named, if any are) with the one before it, and how much deeper it stands."""
+    pairs = zip(program, program[1:], strict=False)
+    for number, (above, line) in enumerate(pairs, 2):
+        if not touched or number in touched:
+            yield squeeze(above), squeeze(line), _depth(line) - _depth(above)
+
+
+def _depth(line: str) -> int:
+    return len(line.expandtabs(4)) - len(line.expandtabs(4).lstrip())
+
+
+def _reindents(text: str, fix: Fix) -> bool:
+    """Whether code in the text shows a line at another depth than the program has it."""
+    wrong = {(above, line): depth for above, line, depth in fix.indented}
+    blocks = _FENCE.findall(text) if wrong else []
+    for block in blocks:
+        shown = [_NUMBERED.sub("", line) for line in block.splitlines() if line.strip()]
+        if any(wrong.get((above, line), depth) != depth for above, line, depth in _steps(shown)):
+            return True
+    return False
 
 
 def _swapped(text: str, spans: set[str], old: str, new: str, known: str) -> bool:

@@ -7,6 +7,7 @@ does in its sentence (an answer, an operand, a line number) is not decided here.
 from __future__ import annotations
 
 import re
+from enum import Enum
 from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
@@ -75,15 +76,37 @@ _NORMAL: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"[−‒–](?=\s?[$£€]?\d)", "-", 0),
         (r"[’ʼ]", "'", 0),
         (r"[\u00a0\u2007\u2009\u202f]", " ", 0),
+        (r"(?<![\d.,])(\d{1,3}) (\d{3})(?: (\d{3}))?(?![\d.,]?\d)", r"\1\2\3", 0),  # 10 000
         (r"\*\*([^*\n]+)\*\*", r"\1", 0),
         (r"__([^_\n]+)__", r"\1", 0),
         (r"(?<![\w*])\*(?=\S)([^*\n]+)(?<=\S)\*(?![\w*])", r"\1", 0),
         (r"`", " ", 0),
         (r"(?<=\d)\s?[xX]\s?(?=[$£€]?\d)", " * ", 0),
-        (r"^[ \t]*(?:\d{1,2}[.)]|[-*•#]+)[ \t]+(?=\S)", "", re.MULTILINE),  # list markers
+        (r"^[ \t]*[-*•#]+[ \t]+(?=\S)", "", re.MULTILINE),  # list markers
         (r"([½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞])", r" \1 ", 0),
     )
 )
+
+
+_MARKS = re.compile(r"^[ \t]*(\d{1,2})[.)][ \t]+(?=\S)", re.MULTILINE)
+_TEN_TO = re.compile(
+    r"(?<![\w.])(?:(?P<times>\d{1,6}(?:\.\d{1,6})?)\s*\*\s*)?10(?:\^\s?(?P<power>\d{1,2})|(?P<raised>[⁰¹²³⁴-⁹]{1,2}))(?!\d)"
+)
+_RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
+_ODDS = re.compile(
+    rf"\b(?P<top>\d{{1,4}}|{_WORD})\s+(?:out\s+of|in)\s+(?:every\s+)?(?P<bottom>\d{{1,4}}|{_WORD})\b"
+    r"(?=\s+(?:of|times|cases|outcomes|chances?)\b|\s*(?:[.,;!?)]|$))",
+    re.IGNORECASE,
+)
+
+
+class Form(Enum):
+    """How a value is written."""
+
+    PLAIN = "plain"
+    DECIMAL = "decimal"
+    FRACTION = "fraction"
+    PERCENT = "percent"
 
 
 class Number(NamedTuple):
@@ -94,6 +117,7 @@ class Number(NamedTuple):
     end: int
     words: bool
     fraction: bool
+    form: Form
 
 
 @lru_cache(maxsize=256)  # a prompt's statement is read anew for each of its candidates
@@ -101,6 +125,9 @@ def plain(text: str) -> str:
     """The text with LaTeX, typographic signs, emphasis and list markers reduced to plain writing."""
     for pattern, to in _NORMAL:
         text = pattern.sub(to, text)
+    text = _TEN_TO.sub(_written_out, text)
+    if len(marks := _MARKS.findall(text)) > 1 or marks == ["1"]:
+        text = _MARKS.sub("", text)  # one alone may be the answer: "9. You add them"
     for glyph, fraction in _GLYPHS.items():
         text = text.replace(glyph, fraction)
     return re.sub(r"[ \t]+", " ", text)
@@ -109,13 +136,33 @@ def plain(text: str) -> str:
 @lru_cache(maxsize=256)
 def numbers(text: str) -> tuple[Number, ...]:
     """The numbers of a text that went through `plain`, in order."""
-    found = [*_digits(text), *_words(text)]
+    found = [*_odds(text), *_digits(text), *_words(text)]
     found.sort(key=lambda number: (number.start, -number.end))
     kept: list[Number] = []
     for number in found:
         if not kept or number.start >= kept[-1].end:
             kept.append(number)
     return tuple(kept)
+
+
+def _written_out(match: re.Match[str]) -> str:
+    """`1 * 10^4` as `10000`."""
+    power = int(match["power"] or match["raised"].translate(_RAISED))
+    value = Fraction(match["times"] or 1) * 10**power
+    return str(value) if value.denominator == 1 and power <= 15 else match[0]
+
+
+def _odds(text: str) -> list[Number]:
+    """`one in four`, `1 out of 4`: a share."""
+    found = []
+    for match in _ODDS.finditer(text):
+        both = [
+            Fraction(int(one)) if one.isdigit() else _counts(one) for one in (match["top"], match["bottom"])
+        ]
+        if both[0] and both[1] and both[0] <= both[1]:
+            share = frozenset({both[0] / both[1]})
+            found.append(Number(share, match.start(), match.end(), True, True, Form.FRACTION))
+    return found
 
 
 def _digits(text: str) -> list[Number]:
@@ -139,7 +186,15 @@ def _digits(text: str) -> list[Number]:
         values, end = _with_unit(value, text, end)
         if _negative(text, match.start()):
             values = {-value for value in values}
-        found.append(Number(frozenset(values), match.start(), end, False, fraction))
+        form = (
+            Form.FRACTION
+            if fraction
+            else Form.PERCENT
+            if len(values) > 1 and "%" in text[match.end() : end]
+            else None
+        )
+        form = form or (Form.DECIMAL if value.denominator > 1 else Form.PLAIN)
+        found.append(Number(frozenset(values), match.start(), end, False, fraction, form))
     return found
 
 
@@ -173,13 +228,19 @@ def _words(text: str) -> list[Number]:
         if whole is None:
             continue
         part = match["plus"] or match["of"] or match["a"] or match["half"]
+        start = match.start()
+        if re.search(r"\bnegative $", text[max(0, start - 10) : start]):
+            start, whole = start - len("negative "), -whole
+        if count and "dozen" in count.lower():
+            part = None  # a dozen thirds is twelve of them
         if part is None:
             values, end = _with_unit(whole, text, match.end())
-            found.append(Number(frozenset(values), match.start(), end, True, False))
+            form = Form.PERCENT if "percent" in text[match.end() : end] else Form.PLAIN
+            found.append(Number(frozenset(values), start, end, True, False, form))
             continue
         share = Fraction(1, _PARTS[part.lower()])
         value = whole + share if match["plus"] else whole * share
-        found.append(Number(frozenset({value}), match.start(), match.end(), True, True))
+        found.append(Number(frozenset({value}), start, match.end(), True, True, Form.FRACTION))
     return found
 
 

@@ -50,14 +50,18 @@ _RULES = tuple(
         r"what\s+happens\b|what\s+comes\s+(?:next|after)|who\s+(?:has|gets|is)\b|which\s+(?:one|of)\b",
         rf"how\s+(?:many|much|old|far|long|often|tall|fast)\b(?!(?:\s+\w+){{0,3}}\s+{_SUBJECT}\b)",
         rf"(?:is|are|was|does|did|can|could|would|will|shall|isn't|aren't|doesn't|didn't|can't|couldn't|wouldn't|won't"
-        rf"|wasn't|shouldn't|hasn't)\s+(?:{_SUBJECT}|{_DETERMINER}|[A-Z]\w+)\b\s*\S",
+        rf"|wasn't|shouldn't|hasn't)\s+(?:{_SUBJECT}|{_DETERMINER}|(?-i:[A-Z])\w+)\b\s*\S",
         r"(?:do|have|don't|haven't|should|may|might)\s+(?:i|you|we|they)\b\s+\S",
         r"does\s+\w+|did\s+\w+",
         rf"(?:i\s+wonder|i(?:'m|\s+am)\s+(?:wondering|curious))\b.*?\b(?:{_WH}|if|whether)\b",
         rf"(?:tell|show|remind)\s+me\s+(?:again\s+)?(?:in\s+your\s+own\s+words\s+)?{_WH}\b",
-        r"(?:explain|describe|say)\s+(?:to\s+me\s+)?(?:why|how|what|which)\b",
+        r"(?:explain|describe|say|state)\s+(?:to\s+me\s+)?(?:in\s+your\s+own\s+words\s+)?(?:why|how|what|which)\b",
+        r"(?:give|tell|show|name)\s+me\s+(?:an?|the|one|two|three|your|another)\b",
+        r"(?:list|name|identify|state)\s+(?:the|all|one|two|three|each|an?|your)\s+\w",
+        r"i(?:'d|\s+would)\s+like\s+you\s+to\s+(?:tell|show|explain|describe|say)\b|i\s+want\s+you\s+to\s+(?:tell|explain)\b",
+        r"what\s+makes\s+you\b|(?:what|which)\s+\w+\s+(?:goes|comes|fits|belongs)\s+(?:in|into|next|here|there|before|after)\b",
         r"(?:walk|talk|take)\s+me\s+through\b",
-        r"let\s+me\s+know\s+(?:what|which|why|how)\s+you\b|i(?:'d|\s+would)\s+like\s+to\s+know\b",
+        r"let\s+me\s+know\s+(?:what|which|why|how)\b|i(?:'d|\s+would)\s+like\s+to\s+know\b",
     )
 )
 _NOT = tuple(
@@ -65,15 +69,21 @@ _NOT = tuple(
     for rule in (
         r"what\s+(?:is|was|'s|matters|remains|comes|happens)\b.*?\s(?:is|was)\s+(?:that|to|how|why|what|the|a|not)\b",
         r"which\s+(?:is|are|was|were|means|gives|makes|leaves|would|can|will|should|has|have)\b",
-        r"when\s+(?:is|are|was)\s+\w+ing\b|(?:when|where)\b[^,]*,",
+        rf"when\s+(?:is|are|was)\s+\w+ing\b|(?:when|where)\b(?!\s+{_AUX}\s+(?:{_SUBJECT}|{_DETERMINER})\b)[^,]*,",
+        r"(?:who|what|which|how|why)\b.*?\b(?:is\s+(?:not\s+(?:important|relevant)|irrelevant|beside)|does(?:n't|\s+not)\s+matter)\b",
         rf"(?:should|had|were)\s+{_SUBJECT}\s+(?:need|want|have\s+any|get\s+stuck|require|wish|find|prefer)\b",
         r"how\s+\w+\s*!|what\s+an?\b(?!.*\b(?:do|does|did|is|are|would|could|should|can)\b)",
         r"may\s+(?:i|we)\s+(?:add|suggest|remind|point)\b|will\s+(?:be|do)\b|can\s+be\b",
         r"(?:explain|describe|say)\s+(?:why|how|what|which)\s+(?:this|it|that|the)\s+\w+\s+(?:is|was)\s+wrong\b.*below",
     )
 )
-_TAG = re.compile(
+TAG = re.compile(
     r",\s*(?:isn't|aren't|doesn't|don't|didn't|can't|wasn't|won't|wouldn't|is|are|does|do|did)\s+(?:it|you|they|we|he|she|that)$",
+    re.IGNORECASE,
+)
+_RELATIVE = re.compile(r"(?:which|who|whose|where|when|is|are|was|does|did|will|would)\b", re.IGNORECASE)
+_INVERTED = re.compile(
+    rf"(?:(?:when|where)\s+(?:do|does|did|will|would|is|are|was|were)|is|are|does|did|was)\s+{_SUBJECT}\b",
     re.IGNORECASE,
 )
 _ASKED = re.compile(rf"\b(?:{_WH}|{_AUX})\b", re.IGNORECASE)
@@ -134,7 +144,7 @@ def _is_question(sentence: Sentence) -> bool:
     if _MARK.search(sentence.mark):
         return bool(re.search(r"\w|\)", sentence.text))
     body = sentence.text.strip(" \t*_#>-•\"'()")
-    if _TAG.search(body):
+    if TAG.search(body):
         return True
     starts = [0, *(match.end() for match in _CLAUSE.finditer(body))]
     return any(_opens_question(body[start:], inner=start > 0) for start in starts)
@@ -142,9 +152,7 @@ def _is_question(sentence: Sentence) -> bool:
 
 def _opens_question(clause: str, inner: bool) -> bool:
     clause = _OPENERS.sub("", clause.strip()).strip()
-    if inner and re.match(
-        r"(?:which|who|whose|where|when|is|are|was|does|did|will|would)\b", clause, re.IGNORECASE
-    ):
+    if inner and _RELATIVE.match(clause) and not _INVERTED.match(clause):
         return False  # after a comma these open a relative clause or a second verb
     return any(rule.match(clause) for rule in _RULES) and not any(rule.match(clause) for rule in _NOT)
 
