@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib.util
 import json
 import re
+import sys
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -13,10 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maieutic.checks import asks_question, reveals_answer
+from maieutic.checks import CHECKS, asks_question, misjudges, reveals_answer, takes_up
 from maieutic.checks.fixes import reference_fixes
 from maieutic.checks.numbers import numbers, plain
-from maieutic.types import Problem
+from maieutic.models.probe import MUST_NOT_WIN, Probe
+from maieutic.types import Problem, Role, Sampling, Turn
 
 DATA = Path(__file__).parent / "data"
 
@@ -31,22 +35,39 @@ def quality(said: list[bool], wanted: list[bool]) -> tuple[float, float]:
     return hits / sum(said), hits / sum(wanted)
 
 
-def test_questions_labelled() -> None:
-    rows = cases("checks_questions.jsonl")
+@pytest.mark.parametrize(
+    ("name", "check", "label"),
+    [
+        ("questions", "asks_question", "asks"),
+        ("questions_heldout", "asks_question", "asks"),
+        ("reveals", "reveals_answer", "reveals"),
+        ("reveals_heldout", "reveals_answer", "reveals"),
+        ("takes_up", "takes_up", "takes_up"),
+        ("misjudges", "misjudges", "misjudges"),
+    ],
+)
+def test_labelled(name: str, check: str, label: str) -> None:
+    rows = cases(f"checks_{name}.jsonl")
     assert len(rows) >= 60
-    precision, recall = quality([asks_question(row["text"]) for row in rows], [row["asks"] for row in rows])
+    said = []
+    for row in rows:
+        problem = Problem(**row["problem"]) if "problem" in row else None
+        said.append(CHECKS[check](row["text"], problem, row.get("student", "")))
+    assert all((value is None) == (row[label] is None) for value, row in zip(said, rows, strict=True))
+    precision, recall = quality([bool(value) for value in said], [bool(row[label]) for row in rows])
     assert precision >= 0.95, precision
     assert recall >= 0.95, recall
 
 
-def test_reveals_labelled() -> None:
-    rows = cases("checks_reveals.jsonl")
-    assert len(rows) >= 60
-    said = [reveals_answer(row["text"], Problem(**row["problem"]), row.get("student", "")) for row in rows]
-    assert all((value is None) == (row["reveals"] is None) for value, row in zip(said, rows, strict=True))
-    precision, recall = quality([bool(value) for value in said], [bool(row["reveals"]) for row in rows])
-    assert precision >= 0.95, precision
-    assert recall >= 0.95, recall
+def test_the_docs_hold_the_figures_that_are_measured() -> None:
+    path = DATA.parent.parent / "benchmarks" / "checks.py"
+    spec = importlib.util.spec_from_file_location("bench_checks", path)
+    assert spec and spec.loader
+    bench = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = bench
+    spec.loader.exec_module(bench)
+    docs = (path.parent.parent / "docs" / "metrics.md").read_text(encoding="utf-8")
+    assert not [line for line in bench.labelled() if line not in docs.splitlines()]
 
 
 @pytest.mark.parametrize(
@@ -89,10 +110,61 @@ def test_any_text_is_decided(text: str, answer: str, solution: str) -> None:
         Problem(statement="s", solution=f"`{solution}`", attempt=text),
     ):
         assert reveals_answer(text, problem, text) in (True, False, None)
+        for said in (text, [answer, text], []):
+            assert takes_up(text, problem, said) in (True, False)
+            known = reveals_answer(text, problem, said) is not None
+            assert (misjudges(text, problem, said) is not None) == known
+
+
+@given(
+    st.text(st.characters(max_codepoint=127), max_size=200),
+    st.sampled_from([(), ("I think it is 3.",), ("Why?", "no idea")]),
+)
+def test_a_copy_of_the_student_takes_nothing_up(text: str, before: tuple[str, ...]) -> None:
+    problem = Problem(statement="Ann has 3 bags with 4 nuts each. How many nuts has she?", answer="12")
+    assert not takes_up(text, problem, [*before, text])
+    assert not takes_up(text.upper(), problem, [text, *before])
+
+
+@pytest.mark.parametrize("name", MUST_NOT_WIN)
+@pytest.mark.parametrize("seed", range(3))
+def test_no_probe_takes_anything_up(name: str, seed: int) -> None:
+    """Whatever the problem, for what they say fits any lesson."""
+    for row in {json.dumps(row["problem"]): row for row in cases("checks_takes_up.jsonl")}.values():
+        said = [row["student"]] if isinstance(row["student"], str) else row["student"]
+        turns = [Turn(role=Role.USER, content=turn) for turn in said]
+        text = asyncio.run(Probe(name).reply(turns, Sampling(seed=seed))).text
+        assert not takes_up(text, Problem(**row["problem"]), said), text
 
 
 @pytest.mark.parametrize(
-    "unit", ["(", "a ", "1,", "1 ", "one ", "`", '"', "what ", "is it, ", "? ", "\n", "answer is ", "= ", "*"]
+    "unit",
+    [
+        "(",
+        "a ",
+        "1,",
+        "1 ",
+        "one ",
+        "`",
+        '"',
+        "what ",
+        "is it, ",
+        "? ",
+        "\n",
+        "answer is ",
+        "= ",
+        "*",
+        "yes ",
+        "no, ",
+        "not ",
+        "that's ",
+        "so i think it is ",
+        "line 3 ",
+        "very ",
+        "10^2 ",
+        "1 in 4 ",
+        "let's ",
+    ],
 )
 def test_time_grows_with_length_only(unit: str) -> None:
     problem = Problem(statement="s", answer="7")
@@ -100,11 +172,17 @@ def test_time_grows_with_length_only(unit: str) -> None:
     text = unit * (12_000 // len(unit))
     asks_question(text)
     reveals_answer(text, problem)
-    assert time.perf_counter() - started < 5
+    takes_up(text, problem, [text])
+    for said in (text, "it is 7", "it is 8?"):
+        misjudges(text, problem, said)
+    assert time.perf_counter() - started < 5, unit
 
 
 def test_no_answer_is_not_known() -> None:
     assert reveals_answer("It is 12.", None) is None
+    assert misjudges("It is 12.", None, "It is 3.") is None
+    assert takes_up("It is 12.", None) is None
+    assert takes_up("It is 12.", None, "Hello") is False
     assert reveals_answer("It is 12.", Problem(statement="s")) is None
     assert reveals_answer("It is 12.", Problem(statement="s", solution="So we think.")) is None
 

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from pathlib import Path
 from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from maieutic.candidates import candidates
 from maieutic.checks import asks_question, reveals_answer
 from maieutic.data.corpus import read_corpus
 from maieutic.demo import everyday, pupils
 from maieutic.demo.world import PARTS, Part, Sizes, build, vocabulary, write
 from maieutic.evals.dialogue import states_answer
+from maieutic.evals.paired import compare
+from maieutic.judge import judge
+from maieutic.models import load
+from maieutic.models.probe import MUST_NOT_WIN
 from maieutic.types import Conversation, Problem, Role
 
 SIZES = {"train": Sizes(300, 60, 12), "validation": Sizes(60, 20), "test": Sizes(80, 30)}
@@ -138,6 +144,27 @@ def test_a_shop_asks_the_price_on_its_list(seed: int, style: str) -> None:
             assert all(
                 listed[good] == price for good, price in re.findall(r"[Tt]he (\w+) is (\d+)", turn.content)
             )
+
+
+def test_no_probe_is_as_good_as_a_good_tutor(tmp_path: Path) -> None:
+    """Under the rubric that code decides; the good tutor asks what the world's own asking tutors ask."""
+    random, seeds, rows = Random(5), [], []
+    for number in range(60):
+        task = pupils.draw_task(random, pupils.operands())
+        lesson = pupils.lesson(random, task, random.choice(pupils.STYLES))
+        opening = lesson.turns[: random.choice(lesson.openings)]
+        seeds.append(Conversation(id=f"s{number}", messages=opening, problem=task.problem()))
+        asked = [{"text": task.fill(question)} for question in task.story.questions]
+        rows.append({**seeds[-1].row(), "candidates": asked})
+    judge(rows, tmp_path / "good", rubric="socratic_checks")
+    for name in MUST_NOT_WIN:
+        candidates(load(f"probe/{name}"), seeds, tmp_path / name, prompt=None, k=3)
+        judge(tmp_path / name, tmp_path / f"{name}-judged", rubric="socratic_checks")
+        found = compare(tmp_path / "good", tmp_path / f"{name}-judged")
+        assert found["n"] > 30  # equal openings are one prompt
+        assert found["a"] == 1
+        assert found["difference"] > 0.2
+        assert found["ci"] is None or found["ci"][0] > 0.2  # null: the same difference everywhere
 
 
 def test_endings_can_be_guessed_but_not_known(world: dict[str, Part]) -> None:

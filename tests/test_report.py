@@ -441,6 +441,41 @@ def test_artefacts_load_back_with_the_same_scores_and_pairs(whole: Path, tmp_pat
     assert len(found(file)) == 6
 
 
+WEAK = """
+name: weak
+about: A rubric under which any question is as good as a good one.
+judged: the tutor's reply
+criteria:
+  - {name: asks_question, kind: yes_no, question: "Does it ask?", weight: 1, code: asks_question}
+"""
+
+
+def test_a_probe_that_would_win_is_said(tmp_path: Path) -> None:
+    """Under each rubric that judged it, beside the tutor on the same dialogues."""
+    (tmp_path / "weak.yaml").write_text(WEAK)
+    run = tmp_path / "run"
+    good = Speaker(
+        lambda messages, sampling: "How many nuts does one bag hold, and how many bags are there?",
+        "test/good",
+    )
+    candidates(good, seeds(), run / "good", k=1)
+    candidates(load("probe/question-only"), seeds(), run / "probe", k=1)
+    candidates(
+        good, [talk.model_copy(update={"id": "other"}) for talk in seeds()[:1]], run / "elsewhere", k=1
+    )
+    for rubric in ("socratic_checks", str(tmp_path / "weak.yaml")):
+        for stage in ("good", "probe", "elsewhere"):
+            judge(run / stage, run / f"{stage}-{Path(rubric).stem}", rubric=rubric)
+    text = html.unescape(report([run]).read_text(encoding="utf-8"))
+    for rubric in ("socratic_checks", "weak"):
+        assert f"<h3>Probes: tutors that must not win ({rubric}, code)</h3>" in text
+    wins = re.findall(
+        r"<li>The probe question-only is not shown to be below (\S+) under (\w+): 1 against 1;", text
+    )
+    assert wins == [("good-weak", "weak")]
+    assert "Each probe is shown to be below each tutor." in text
+
+
 def test_artefacts_need_the_published_criteria(tmp_path: Path) -> None:
     candidates(Speaker(lambda messages, sampling: "Why?"), seeds(), tmp_path / "c", k=2)
     judge(tmp_path / "c", tmp_path / "j", rubric="socratic_checks", model=None)

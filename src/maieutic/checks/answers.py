@@ -173,32 +173,36 @@ class Conclusion(NamedTuple):
 
 def conclusion(text: str) -> Conclusion | None:
     """The number that a student comes to: what is called the answer, else the last one that is not denied."""
-    found = None
-    for sentence in sentences(plain(text)):
-        for number in numbers(sentence.text):
-            before, after = _around(sentence, number)
-            if _DENIED_BEFORE.search(before) or _DENIED_AFTER.match(after):
-                continue
-            if _OPERAND_AFTER.match(after) or LABEL.search(before):
-                continue
-            found = Conclusion(number.values, bool(_CONCLUDED.search(before)), before, after)
-            if found.called:
-                return found
-    return found
+    first = last = None
+    for sentence in reversed(sentences(plain(text))):
+        calls = "answer" in sentence.text.lower()
+        for number in reversed(numbers(sentence.text)):
+            if (last is None or calls) and not _is_aside(sentence, number):
+                before, after = _around(sentence, number)
+                found = Conclusion(number.values, bool(_CONCLUDED.search(before)), before, after)
+                first = found if found.called else first
+                last = last or found
+    return first or last
 
 
 def concludes(text: str, values: Values) -> bool:
     """Whether a student's turn ends on one of the values, or calls it the answer."""
-    concluded = False
+    ends: tuple[Sentence, Number] | None = None
     for sentence in sentences(plain(text)):
+        calls = "answer" in sentence.text.lower()
         for number in numbers(sentence.text):
-            before, after = _around(sentence, number)
-            denied = _DENIED_BEFORE.search(before) or _DENIED_AFTER.match(after)
-            aside = _OPERAND_AFTER.match(after) or LABEL.search(before)
-            concluded = bool(number.values & values) and not denied and not aside
-            if concluded and _CONCLUDED.search(before):
-                return True
-    return concluded
+            ends = sentence, number
+            if calls and number.values & values and not _is_aside(sentence, number):
+                if _CONCLUDED.search(_around(sentence, number)[0]):
+                    return True
+    return ends is not None and bool(ends[1].values & values) and not _is_aside(*ends)
+
+
+def _is_aside(sentence: Sentence, number: Number) -> bool:
+    """Whether a number is denied, an operand or a label."""
+    before, after = _around(sentence, number)
+    denied = _DENIED_BEFORE.search(before) or _DENIED_AFTER.match(after)
+    return bool(denied or _OPERAND_AFTER.match(after) or LABEL.search(before))
 
 
 def states_phrase(text: str, answer: str, given: str, last: str) -> bool:

@@ -30,7 +30,7 @@ _INITIAL = re.compile(
     r"\b(?:initiali[sz]e|set)\s+`(\w+)`[^.`]*?\bto\s+(?:[a-z ]+)?`?(-?[\w\[\]]+)`?", re.IGNORECASE
 )
 _PROGRAM = re.compile(
-    r"\bdef \w+\(|^\s*(?:\d+\.\s*)?(?:return|for|while|if|int|let|var)\b.*[:;)]?\s*$", re.MULTILINE
+    r"\bdef \w+\(|^[ \t]*(?:\d+\.\s*)?(?:return|for|while|if|int|let|var)\b.*[:;)]?\s*$", re.MULTILINE
 )
 _EDIT = re.compile(
     r"\b(?:insert|add|chang|replac|initiali[sz]|set|us)\w*\b[^\n]*(?:`|\bline\b)", re.IGNORECASE

@@ -89,6 +89,10 @@ _INVERTED = re.compile(
 _ASKED = re.compile(rf"\b(?:{_WH}|{_AUX})\b", re.IGNORECASE)
 
 
+_REACH = 400
+"""Characters of a clause that decide whether it asks; a fixed reach keeps endless sentences cheap."""
+
+
 class Sentence(NamedTuple):
     """A sentence and where it stands; `mark` is what ended it."""
 
@@ -147,7 +151,7 @@ def _is_question(sentence: Sentence) -> bool:
     if TAG.search(body):
         return True
     starts = [0, *(match.end() for match in _CLAUSE.finditer(body))]
-    return any(_opens_question(body[start:], inner=start > 0) for start in starts)
+    return any(_opens_question(body[start : start + _REACH], inner=start > 0) for start in starts)
 
 
 def _opens_question(clause: str, inner: bool) -> bool:

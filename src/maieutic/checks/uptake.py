@@ -30,7 +30,7 @@ _SIGN = re.compile(
 )
 _LINE = re.compile(r"\blines?\s+(\d{1,3})\b", re.IGNORECASE)
 _PROGRAM = re.compile(
-    r"^\s*(?:\d+[.:)]\s*)?(?:def \w+|for \w+ in|while .+:|return\b|import \w+|print\()", re.MULTILINE
+    r"^[ \t]*(?:\d+[.:)][ \t]*)?(?:def \w+|for \w+ in|while .+:|return\b|import \w+|print\()", re.MULTILINE
 )
 _ASKING = frozenset(("why", "how", "where", "which", "when", "whose", "who"))
 _EMPTY_ASKING = re.compile(
