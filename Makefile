@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint format bench-corpora bench-evals bench-simulate bench-train
+.PHONY: demo test test-all lint format bench-checks bench-corpora bench-evals bench-simulate bench-train
 
 .venv/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -32,6 +32,9 @@ lint: .venv/.done
 format: .venv/.done
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+bench-checks: .venv/.done
+	$(BIN)/python benchmarks/checks.py --out benchmarks/results/checks.json
 
 bench-corpora: .venv/.done
 	mkdir -p benchmarks/results
