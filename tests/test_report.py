@@ -470,7 +470,7 @@ def test_a_probe_that_would_win_is_said(tmp_path: Path) -> None:
     for rubric in ("socratic_checks", "weak"):
         assert f"<h3>Probes: tutors that must not win ({rubric}, code)</h3>" in text
     wins = re.findall(
-        r"<li>The probe question-only is not shown to be below (\S+) under (\w+): 1 against 1;", text
+        r"<li>The probe question-only is not shown to be below (\S+) under (\w+): 1.000 against 1.000;", text
     )
     assert wins == [("good-weak", "weak")]
     assert "Each probe is shown to be below each tutor." in text

@@ -192,9 +192,9 @@ def concludes(text: str, values: Values) -> bool:
         calls = "answer" in sentence.text.lower()
         for number in numbers(sentence.text):
             ends = sentence, number
-            if calls and number.values & values and not _is_aside(sentence, number):
-                if _CONCLUDED.search(_around(sentence, number)[0]):
-                    return True
+            called = calls and number.values & values and _CONCLUDED.search(_around(sentence, number)[0])
+            if called and not _is_aside(sentence, number):
+                return True
     return ends is not None and bool(ends[1].values & values) and not _is_aside(*ends)
 
 

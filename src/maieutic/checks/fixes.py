@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 _FENCE = re.compile(r"```[\w+-]*\n?(.*?)```", re.DOTALL)
@@ -251,8 +252,7 @@ def _moved(prose: str, program: list[str], touched: list[int], code: set[str]) -
 
 def _steps(program: Sequence[str], touched: Sequence[int] = ()) -> Iterator[tuple[str, str, int]]:
     """Each line (of those named, if any are) with the one before it, and how much deeper it stands."""
-    pairs = zip(program, program[1:], strict=False)
-    for number, (above, line) in enumerate(pairs, 2):
+    for number, (above, line) in enumerate(pairwise(program), 2):
         if not touched or number in touched:
             yield squeeze(above), squeeze(line), _depth(line) - _depth(above)
 

@@ -49,6 +49,11 @@ _AFTER = re.compile(
     re.IGNORECASE,
 )
 _COUNT = rf"(?:{_WORD})(?:(?:[\s-]+|\s+and\s+)(?:{_WORD}))*"
+_DOLLARS = re.compile(
+    rf"\b(?P<whole>\d{{1,9}}|{_COUNT})\s+(?:dollars?|euros?|pounds?)\s+(?:and\s+)?(?P<cents>\d{{1,2}}|{_COUNT})"
+    r"(?:\s+(?:cents?|pence)\b)",
+    re.IGNORECASE,
+)
 _WORDS = re.compile(
     rf"\b(?:(?P<count>{_COUNT}|\d+)(?:\s+and\s+an?\s+(?P<plus>half|third|quarter)|[\s-]+(?P<of>{_PART}))"
     rf"|an?\s+(?P<a>{_PART})|(?P<half>half)|(?P<plain>{_COUNT}))\b",
@@ -136,7 +141,7 @@ def plain(text: str) -> str:
 @lru_cache(maxsize=256)
 def numbers(text: str) -> tuple[Number, ...]:
     """The numbers of a text that went through `plain`, in order."""
-    found = [*_odds(text), *_digits(text), *_words(text)]
+    found = [*_odds(text), *_dollars(text), *_digits(text), *_words(text)]
     found.sort(key=lambda number: (number.start, -number.end))
     kept: list[Number] = []
     for number in found:
@@ -162,6 +167,19 @@ def _odds(text: str) -> list[Number]:
         if both[0] and both[1] and both[0] <= both[1]:
             share = frozenset({both[0] / both[1]})
             found.append(Number(share, match.start(), match.end(), True, True, Form.FRACTION))
+    return found
+
+
+def _dollars(text: str) -> list[Number]:
+    """`twelve dollars and fifty cents`: one amount."""
+    found = []
+    for match in _DOLLARS.finditer(text):
+        both = [
+            Fraction(int(one)) if one.isdigit() else _counts(one) for one in (match["whole"], match["cents"])
+        ]
+        if both[0] is not None and both[1] is not None:
+            amount = frozenset({both[0] + both[1] / 100})
+            found.append(Number(amount, match.start(), match.end(), True, True, Form.DECIMAL))
     return found
 
 

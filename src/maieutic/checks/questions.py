@@ -8,6 +8,7 @@ asks for an answer ("tell me how you got 12", "I wonder what happens then").
 from __future__ import annotations
 
 import re
+from itertools import islice
 from typing import NamedTuple
 
 _CODE = re.compile(r"```.*?(?:```|\Z)|~~~.*?(?:~~~|\Z)|``[^`]+``|`[^`\n]+`", re.DOTALL)
@@ -93,6 +94,10 @@ _REACH = 400
 """Characters of a clause that decide whether it asks; a fixed reach keeps endless sentences cheap."""
 
 
+_CLAUSES = 40
+"""Clauses of a sentence that are looked at, for the same reason."""
+
+
 class Sentence(NamedTuple):
     """A sentence and where it stands; `mark` is what ended it."""
 
@@ -150,7 +155,7 @@ def _is_question(sentence: Sentence) -> bool:
     body = sentence.text.strip(" \t*_#>-•\"'()")
     if TAG.search(body):
         return True
-    starts = [0, *(match.end() for match in _CLAUSE.finditer(body))]
+    starts = [0, *(match.end() for match in islice(_CLAUSE.finditer(body), _CLAUSES))]
     return any(_opens_question(body[start : start + _REACH], inner=start > 0) for start in starts)
 
 
