@@ -49,11 +49,7 @@ _AFTER = re.compile(
     re.IGNORECASE,
 )
 _COUNT = rf"(?:{_WORD})(?:(?:[\s-]+|\s+and\s+)(?:{_WORD}))*"
-_DOLLARS = re.compile(
-    rf"\b(?P<whole>\d{{1,9}}|{_COUNT})\s+(?:dollars?|euros?|pounds?)\s+(?:and\s+)?(?P<cents>\d{{1,2}}|{_COUNT})"
-    r"(?:\s+(?:cents?|pence)\b)",
-    re.IGNORECASE,
-)
+_DOLLARS = re.compile(r"\s+(?:dollars?|euros?)\s+(?:and\s+)?", re.IGNORECASE)
 _WORDS = re.compile(
     rf"\b(?:(?P<count>{_COUNT}|\d+)(?:\s+and\s+an?\s+(?P<plus>half|third|quarter)|[\s-]+(?P<of>{_PART}))"
     rf"|an?\s+(?P<a>{_PART})|(?P<half>half)|(?P<plain>{_COUNT}))\b",
@@ -141,13 +137,13 @@ def plain(text: str) -> str:
 @lru_cache(maxsize=256)
 def numbers(text: str) -> tuple[Number, ...]:
     """The numbers of a text that went through `plain`, in order."""
-    found = [*_odds(text), *_dollars(text), *_digits(text), *_words(text)]
+    found = [*_odds(text), *_digits(text), *_words(text)]
     found.sort(key=lambda number: (number.start, -number.end))
     kept: list[Number] = []
     for number in found:
         if not kept or number.start >= kept[-1].end:
             kept.append(number)
-    return tuple(kept)
+    return tuple(_amounts(text, kept))
 
 
 def _written_out(match: re.Match[str]) -> str:
@@ -170,17 +166,18 @@ def _odds(text: str) -> list[Number]:
     return found
 
 
-def _dollars(text: str) -> list[Number]:
-    """`twelve dollars and fifty cents`: one amount."""
-    found = []
-    for match in _DOLLARS.finditer(text):
-        both = [
-            Fraction(int(one)) if one.isdigit() else _counts(one) for one in (match["whole"], match["cents"])
-        ]
-        if both[0] is not None and both[1] is not None:
-            amount = frozenset({both[0] + both[1] / 100})
-            found.append(Number(amount, match.start(), match.end(), True, True, Form.DECIMAL))
-    return found
+def _amounts(text: str, found: list[Number]) -> list[Number]:
+    """`twelve dollars and fifty cents`: the two as one amount, where a number of cents follows one of dollars."""
+    merged: list[Number] = []
+    for number in found:
+        last = merged[-1] if merged else None
+        between = text[last.end : number.start] if last and number.start - last.end < 20 else ""
+        if last and _DOLLARS.fullmatch(between) and "cent" in text[number.end - 5 : number.end]:
+            amount = frozenset({min(last.values) + min(number.values)})
+            merged[-1] = Number(amount, last.start, number.end, last.words, True, Form.DECIMAL)
+        else:
+            merged.append(number)
+    return merged
 
 
 def _digits(text: str) -> list[Number]:
