@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import typer
 from dialogues import OPENING, PROBLEM, row, stage
+from loopback import Loopback
 from typer.testing import CliRunner
 
 from maieutic import recipe
@@ -255,3 +256,19 @@ def test_programs_are_run_only_when_asked(tmp_path: Path) -> None:
     assert found["solved"]["value"] == 1
     done = CliRunner().invoke(app, ["eval", "dialogue", "score", str(folder), "--run-code", "--json"])
     assert json.loads(done.stdout)["solved"]["value"] == 1
+
+
+def test_what_was_lost_can_be_mended_and_tutors_added_later(problems: Path, tmp_path: Path) -> None:
+    """The same folder goes on: with a dialogue that the network had lost, and with one tutor more."""
+    with Loopback(reply="How many nuts are in one bag?") as server:
+        server.faults = lambda number, body: 400 if "6 bags" in json.dumps(body) else None
+        config = PlayConfig(problems=problems, rounds=1, attempts=2, max_failure_rate=0.5)
+        first = play({"served": server.spec}, {"coop": "student/cooperative"}, tmp_path / "run", config)
+        assert first["tutors"]["served"]["coop"]["failed_by_tutor"] == 1
+        server.faults = []
+        cast = {"served": server.spec, "more": "probe/sycophant"}
+        second = play(cast, {"coop": "student/cooperative"}, tmp_path / "run", config)
+    assert second["tutors"]["served"]["coop"]["failed_by_tutor"] == 0
+    assert second["tutors"]["served"]["coop"]["delta_solve"]["n"] == 4
+    assert second["tutors"]["served"]["coop"]["single"]["n"] == 4
+    assert second["tutors"]["more"]["coop"]["dialogues"] == 4

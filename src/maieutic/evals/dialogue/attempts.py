@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from maieutic import prompts
-from maieutic.candidates import corpus_hash
 from maieutic.checks import states_answer
 from maieutic.data.corpus import read_corpus
 from maieutic.errors import EmptyCorpus
@@ -109,7 +108,7 @@ class _Attempts:
         self, talks: list[Conversation], out: Path, concurrency: int, max_failure_rate: float
     ) -> Attempts:
         try:
-            with Stage(out, self._identity(talks)) as stage:
+            with Stage(out, self._identity()) as stage:
                 await self._model.check()
                 worked = await work_through(
                     stage, self._owed(talks), self._row, self._given_up,
@@ -128,7 +127,8 @@ class _Attempts:
             worked.rows, worked.failed, right, self.purse.replies, self.purse.tokens, usd or None, str(out)
         )
 
-    def _identity(self, talks: list[Conversation]) -> dict[str, Any]:
+    def _identity(self) -> dict[str, Any]:
+        """The settings; not the dialogues, of which a later call may have more: each stands in its row's key."""
         return {
             "stage": "attempts",
             "when": self._when,
@@ -138,12 +138,12 @@ class _Attempts:
             "prompt": self._prompt.hash,
             "sampling": self._sampling,
             "n": self._n,
-            "data": corpus_hash(talks)[1],
         }
 
     def _owed(self, talks: Iterable[Conversation]) -> Iterator[tuple[str, Conversation]]:
         for one in talks:
-            yield fingerprint([self._when, self._of(one)]), one
+            said = [[turn.role, turn.content] for turn in one.messages] if self._when == "after" else None
+            yield fingerprint([self._when, self._of(one), said]), one
 
     def _of(self, talk: Conversation) -> str:
         return start_key(talk) if self._when == "before" else talk.id

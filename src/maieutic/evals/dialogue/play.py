@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from pydantic import Field
@@ -29,7 +30,7 @@ from maieutic.models.probe import CONTROLS
 from maieutic.simulate import SimulateConfig, cost, simulate
 from maieutic.simulate.users import UserMode
 from maieutic.spending import Budget
-from maieutic.store import Stage, write_json
+from maieutic.store import Stage, stage_rows, write_json
 from maieutic.types import Conversation, Record, Role, Sampling
 
 RUBRIC = "socratic_checks"
@@ -247,8 +248,19 @@ def _single(out: Path, pair: str, talks: Sequence[Conversation]) -> dict[str, An
     rows = [row for talk in talks if (row := _first_reply(talk))]
     if not rows:
         return None
-    judge(rows, out / f"judged-{pair}", rubric=RUBRIC)
-    return single.score(out / f"judged-{pair}")
+    folder = out / f"judged-{pair}"
+    with (
+        TemporaryDirectory() as fresh,
+        Stage(folder, {"stage": "judge", "rubric": RUBRIC, "data": pair}) as stage,
+    ):
+        judge(
+            rows, Path(fresh) / "judge", rubric=RUBRIC
+        )  # asks no model; a later call may have dialogues more
+        for verdict in stage_rows(Path(fresh) / "judge"):
+            if verdict["key"] not in stage.rows:
+                stage.rows.append(verdict["key"], verdict)
+        stage.finish({})
+    return single.score(folder)
 
 
 def _first_reply(talk: Conversation) -> dict[str, Any] | None:
