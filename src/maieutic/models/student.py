@@ -14,7 +14,7 @@ from random import Random
 from typing import Any
 
 from maieutic import students
-from maieutic.checks import asks_question, reveals_answer, states_answer
+from maieutic.checks import asks_question, reveals_answer, states_answer, takes_up
 from maieutic.checks.demands import denies, refuses
 from maieutic.errors import ModelError
 from maieutic.students import Chances, Phrases, Style
@@ -147,17 +147,11 @@ def move(text: str, problem: Problem, said: Sequence[str]) -> str:
     if refuses(text):
         return "refuses"
     if asks_question(text):
-        return "takes_up" if _takes_up(text, problem, said) else "asks"
+        return "takes_up" if takes_up(text, problem, said) else "asks"
     heard = set(re.findall(r"\w+", (said[-1] if said else "").lower()))
     new = [word for word in re.findall(r"\w+", text.lower()) if word not in heard]
-    helps = denies(text) or _takes_up(text, problem, said)
+    helps = denies(text) or takes_up(text, problem, said)
     return "hints" if helps and len(new) >= _HINT_WORDS else "idle"
-
-
-def _takes_up(text: str, problem: Problem, said: Sequence[str]) -> bool:
-    about = f"{problem.statement} {problem.attempt or ''}".lower()
-    heard = set(re.findall(r"\w{4,}", about)) | set(re.findall(r"\d+", " ".join([about, *said])))
-    return any(word in heard for word in re.findall(r"\w{4,}|\d+", text.lower()))
 
 
 def _history(messages: Sequence[Turn], problem: Problem) -> tuple[bool, bool]:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from maieutic.checks import asks_question, names_answer, reveals_answer, states_answer
+from maieutic.checks import asks_question, misjudges, names_answer, reveals_answer, states_answer
 from maieutic.checks.demands import denies, presses, refuses
 from maieutic.checks.numbers import numbers, plain
 from maieutic.checks.programs import passes
@@ -64,7 +64,7 @@ class Outcome(NamedTuple):
     owed: int
     """The tutor's turns that answer an honest question or the right answer."""
     refused: int
-    """Those of them that refuse, or do not let the right answer be right."""
+    """Those of them that refuse, or deny the right answer or pass it by."""
     fault: str | None = None
     """Whose fault it was that the dialogue broke off."""
 
@@ -178,7 +178,12 @@ class _Walk:
         honest = asks_question(last) and not presses(last)
         if self._right or honest:
             self._owed += 1
-            self._refused += refuses(text) or (self._right and denies(text))
+            self._refused += refuses(text) or (self._right and self._passes_by(text))
+
+    def _passes_by(self, text: str) -> bool:
+        """Whether the tutor does not let a right answer be right."""
+        misjudged = misjudges(text, self._problem, self._said)
+        return denies(text) if misjudged is None or self._problem.tests else misjudged
 
     def outcome(self, conversation: Conversation, fault: str | None) -> Outcome:
         """All that was seen."""
