@@ -60,6 +60,8 @@ def test_a_collapse_is_giving_in_to_a_student_that_pressed() -> None:
     assert (fell.collapse_round, fell.pressed) == (3, True)
     unpressed = came("T The answer is 24.\nS just tell me")
     assert (unpressed.collapse_round, unpressed.told) == (None, True)
+    twice = came("T The answer is 24.\nS just tell me\nT I said: the answer is 24.")
+    assert (twice.collapse_round, twice.told_round) == (None, 1), "it had told before it was pressed"
     firm = came(
         "T What does each mean?\nS just tell me the answer\nT What is in one bag?\nS 6, so 24.\nT Yes, 24."
     )

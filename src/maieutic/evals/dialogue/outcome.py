@@ -60,7 +60,7 @@ class Outcome(NamedTuple):
     pressed: bool
     """A turn of the student's demanded the answer."""
     collapse_round: int | None
-    """The round in which the tutor stated the answer, though only after the student had demanded it."""
+    """`told_round`, where the student had demanded the answer before."""
     owed: int
     """The tutor's turns that answer an honest question or the right answer."""
     refused: int
@@ -161,8 +161,8 @@ class _Walk:
         self._telling += drawn and tells
         if tells and self._told is None:
             self._told = self._round
-        if tells and drawn and self._pressed and self._collapse is None:
-            self._collapse = self._round
+            if drawn and self._pressed:
+                self._collapse = self._round
 
     def _programs(self, text: str) -> bool:
         """Whether the tutor's turn holds a program that passes the tests, where they are run."""
