@@ -1,7 +1,7 @@
 """A YAML recipe → stages with declared inputs and outputs, run in order; done stages are skipped.
 
     name: platolm
-    values:                       # what --set changes; null must be set
+    values:                       # what --set changes; null must be set where a stage uses it
       corpus: null
     stages:                       # in order; ${name} is a value, ${stage} an earlier stage's folder
       import: {do: import, sources: ["${corpus}"]}
@@ -31,6 +31,7 @@ from maieutic.console import note
 from maieutic.costs import Cost, Flow
 from maieutic.errors import MaieuticError, MissingInput, RecipeError, RunConflict
 from maieutic.stages import ACTIONS, Action
+from maieutic.stages.examiner import refuse_own_examiner
 from maieutic.store import changed_keys, full_disk, listed, read_json, write_json
 from maieutic.types import Record
 from maieutic.unroll import unroll
@@ -109,12 +110,13 @@ def load(name: str, above: tuple[str, ...] = ()) -> Recipe:
     values, stages = recipe.values, recipe.stages
     if recipe.extends:
         parent = load(recipe.extends, (*above, name))
-        if unknown := sorted(values.keys() - parent.values.keys()):
+        values, stages = {**parent.values, **values}, {**parent.stages, **stages}
+        strange = sorted(recipe.values.keys() - parent.values.keys())
+        if unknown := strange and [key for key in strange if key not in _references(unroll(stages, values))]:
             raise RecipeError(
                 f"{name}: {recipe.extends} has no value {unknown[0]!r}",
                 _did_you_mean(unknown[0], parent.values),
             )
-        values, stages = {**parent.values, **values}, {**parent.stages, **stages}
     if not stages:
         raise RecipeError(f"{name}: no stages", "List them under `stages:`.")
     return Recipe(name=recipe.name or name, about=recipe.about, values=values, stages=stages)
@@ -127,19 +129,31 @@ def resolve(name: str | Recipe, out: Path, settings: Mapping[str, Any] | None = 
         RecipeError: a value is missing or unknown, a reference leads nowhere, a stage has a setting it does not know.
     """
     recipe = load(name) if isinstance(name, str) else name
-    values = dict(recipe.values)
-    for key, value in (settings or {}).items():
-        if key not in values:
-            raise RecipeError(f"recipe {recipe.name} has no value {key!r}", _did_you_mean(key, values))
-        values[key] = value
-    if missing := [key for key, value in values.items() if value is None]:
+    values = {**recipe.values, **(settings or {})}
+    stages = unroll(recipe.stages, values)
+    used = _references(stages) - stages.keys()
+    if unknown := [key for key in settings or {} if key not in recipe.values and key not in used]:
+        raise RecipeError(
+            f"recipe {recipe.name} has no value {unknown[0]!r}", _did_you_mean(unknown[0], recipe.values)
+        )
+    if missing := [key for key, value in values.items() if value is None and key in used]:
         raise RecipeError(
             f"recipe {recipe.name} needs a value for {', '.join(missing)}", f"Pass --set {missing[0]}=…"
         )
     steps: list[Step] = []
-    for stage, spec in unroll(recipe.stages, values).items():
+    for stage, spec in stages.items():
         steps.append(_step(stage, spec, values, {step.name: step for step in steps}, out))
+    refuse_own_examiner({step.name: step.action for step in steps}, {step.name: step.needs for step in steps})
     return Plan(recipe.name, out, values, tuple(steps))
+
+
+def _references(stages: Any) -> set[str]:
+    """Every name that stands in `${…}` somewhere in these stages."""
+    if isinstance(stages, dict):
+        return {name for item in (*stages, *stages.values()) for name in _references(item)}
+    if isinstance(stages, list):
+        return {name for item in stages for name in _references(item)}
+    return set(_REFERENCE.findall(stages)) if isinstance(stages, str) else set()
 
 
 def expect(plan: Plan) -> list[Expected]:

@@ -8,7 +8,7 @@
 
 Each round's stages stand one after the other; several variables go each with each. A counted variable also has
 `.before`, the number before its own. Inside a setting, `{for: {set: […]}, item: "${judge-${set}}"}` is the list of its
-items. Only the variables are filled in here; everything else is left to the recipe.
+items. An empty list repeats nothing. Only the variables are filled in here; everything else is left to the recipe.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _items(
     given = values.get(whole[1]) if whole else given
     if isinstance(given, int) and not isinstance(given, bool) and given > 0:
         return [{name: number, f"{name}.before": number - 1} for number in range(1, given + 1)]
-    if isinstance(given, list) and given:
+    if isinstance(given, list):
         return [{name: item} for item in given]
     raise RecipeError(
         f"{where}: {name} is {given!r}, neither a number from 1 on nor a list", "Give one of both."

@@ -221,6 +221,15 @@ class Held:
             self._whole.look(item.grams)
             self._openings.look(item.opening_grams)
 
+    def given_away(self) -> dict[int, tuple[str, ...]]:
+        """The places of test items that were given away so far, in order, and how."""
+        near_ones = self._whole.found if self._whole else set()
+        kinds = {"exact": self.exact, "near": near_ones, "problem": self.problems, "program": self.programs}
+        return {
+            place: tuple(name for name, places in kinds.items() if place in places)
+            for place in sorted(set().union(*kinds.values()))
+        }
+
     def overlap(self) -> Overlap:
         """What was given away so far."""
         near_only = self._whole.found - self.exact if self._whole else None

@@ -43,7 +43,7 @@ def read_scored(path: Path | str, model: str | None = None) -> tuple[Scored, lis
     elif any("question_id" in row for row in rows):
         scored = _fastchat(rows, path, model)
     else:
-        scored = _tutor(rows, path)
+        scored = scored_replies(rows, path)
     return scored, [*notes, *(f"{path}: {note}" for note in scored.notes)]
 
 
@@ -99,7 +99,8 @@ def _fastchat(rows: Sequence[Row], path: object, model: str | None) -> Scored:
     )
 
 
-def _tutor(rows: Sequence[Row], path: object) -> Scored:
+def scored_replies(rows: Sequence[Row], path: object) -> Scored:
+    """The items of judged tutor replies, by prompt."""
     items: list[tuple[tuple[str, ...], dict[str, float] | None]] = []
     replies = tutor.replies(rows, path)
     nameless = len({reply.group for reply in replies if not reply.named})
@@ -131,9 +132,15 @@ def compare(
     (a, notes_a), (b, notes_b) = read_scored(first, first_model), read_scored(second, second_model)
     if a.kind != b.kind:
         raise InputError(f"{first} holds {a.kind}, {second} {b.kind}", "Compare two files of one kind.")
-    shared = [item for item in a.items if item in b.items]
-    if not shared:
+    if not any(item in b.items for item in a.items):
         raise InputError(f"{first} and {second} have no item in common", "Both must answer the same prompts.")
+    result = compare_scored(a, b)
+    return {**result, "notes": [*notes_a, *notes_b, *result["notes"]]}
+
+
+def compare_scored(a: Scored, b: Scored) -> dict[str, Any]:
+    """`compare` on items already read, of which both have at least one."""
+    shared = [item for item in a.items if item in b.items]
     common = {item: [name for name in a.items[item] if name in b.items[item]] for item in shared}
     names = list(dict.fromkeys(name for of in common.values() for name in of))
     metrics = {
@@ -151,7 +158,7 @@ def compare(
         "only_b": len(b.items) - len(shared),
         "unscored_a": a.unscored,
         "unscored_b": b.unscored,
-        "notes": [*notes_a, *notes_b, *_left_out(a.items, b.items, shared, metrics)],
+        "notes": _left_out(a.items, b.items, shared, metrics),
     }
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from maieutic.console import note
 from maieutic.errors import InputError
 from maieutic.evals import tutor
+from maieutic.evals.people import published
 from maieutic.report.collect import Run, StageRun
 from maieutic.store import full_disk, read_json, write_json
 from maieutic.types import Role, fingerprint
@@ -33,9 +34,7 @@ def write(runs: Sequence[Run], out: Path) -> list[Path]:
             for name, rows in _by_set(run, stage).items():
                 items = [item for row in rows if (item := training_item(row))]
                 _add(files, out / "dpo" / name / "train_dataset.json", items)
-        trained_on = "-".join(dict.fromkeys(name for stage in training for name in _by_set(run, stage)))
-        for stage, tuned in evaluations:
-            model = stage.name if tuned is None else f"from_finetuned_with_{trained_on}" if tuned else "base"
+        for stage, model in evaluations:
             for name, rows in _by_set(run, stage).items():
                 items = [item for row in rows for item in evaluation_items(row)]
                 _add(files, out / "evaluation" / name / f"{_slug(model)}.json", items)
@@ -113,46 +112,51 @@ def _evaluation(text: str, verdict: Mapping[str, Any], score: float | None) -> d
         "output": text,
         "raw_evaluation": verdict.get("raw") or "",
         "evaluation_error": str(error) if error else None,
-        "evaluation": _published(values) if fits else None,
+        "evaluation": published(values) if fits else None,
     }
 
 
-def _published(values: Mapping[str, float]) -> dict[str, Any]:
-    """The criteria under their published names; a mean of several judges stays the number it is."""
-
-    def yes_no(value: float) -> Any:
-        return "Yes" if value == 1 else "No" if value == 0 else value
-
-    def rating(value: float) -> Any:
-        return int(value) if value == int(value) else value
-
-    return {
-        "questions": yes_no(values["asks_question"]),
-        "on_topic": rating(values["on_topic"]),
-        "helpful": rating(values["helpful"]),
-        "reveal_answer": yes_no(values["reveals_answer"]),
-    }
-
-
-def _roles(run: Run) -> tuple[list[StageRun], list[tuple[StageRun, bool | None]]]:
-    """The judge stages that made pairs, and those that score: with whether their model is the tuned one.
+def _roles(run: Run) -> tuple[list[StageRun], list[tuple[StageRun, str]]]:
+    """The judge stages that made pairs, and those that score: each with the file name of its model.
 
     Read from what the later stages say they read; without such stages, several candidates a prompt are training data.
+    A judge that was set beside people scores no model.
     """
     judged = [stage for stage in run.stages if stage.kind == "judge"]
-    feeding = [
-        run.named(s.recipe.get("data") or s.config.get("data")) for s in run.stages if s.kind == "prefer"
-    ]
-    sides: dict[str, bool] = {}
+    feeding = [run.named(_setting(s, "data")) for s in run.stages if s.kind == "prefer"]
+    names: dict[str, str] = {}
     for stage in run.stages:
         if stage.kind == "eval-tutor":
-            for setting, tuned in (("data", True), ("against", False)):
-                if (of := run.named(stage.recipe.get(setting) or stage.config.get(setting))) is not None:
-                    sides[of.name] = tuned
+            names |= {_setting(stage, "data"): _TUNED, _setting(stage, "against"): "base"}
+        elif stage.kind == "grid":
+            names |= _of_grid(stage)
+    models = {of.name: model for path, model in names.items() if (of := run.named(path)) is not None}
     training = [stage for stage in judged if stage in feeding]
     if not training:
-        training = [stage for stage in judged if stage.name not in sides and _several(stage)]
-    return training, [(stage, sides.get(stage.name)) for stage in judged if stage not in training]
+        training = [stage for stage in judged if stage.name not in models and _several(stage)]
+    trained_on = "-".join(dict.fromkeys(name for stage in training for name in _by_set(run, stage)))
+    models = {name: model + trained_on if model == _TUNED else model for name, model in models.items()}
+    beside = [run.named(_setting(stage, "data")) for stage in run.stages if stage.kind == "agreement"]
+    rest = [stage for stage in judged if stage not in training and stage not in beside]
+    return training, [(stage, models.get(stage.name, stage.name)) for stage in rest]
+
+
+_TUNED = "from_finetuned_with_"
+
+
+def _setting(stage: StageRun, name: str) -> Any:
+    return stage.recipe.get(name) or stage.config.get(name)
+
+
+def _of_grid(stage: StageRun) -> dict[str, str]:
+    """What each judged stage of a grid goes by: `base`, the name of a prompted one, or what it learned from."""
+    sets, others = _setting(stage, "sets"), _setting(stage, "others") or []
+    columns = (("base", ["base"]), ("beside", others), ("tuned", [_TUNED + name for name in sets]))
+    return {
+        path: name
+        for setting, names in columns
+        for path, name in zip(_setting(stage, setting) or [], list(names) * len(sets), strict=True)
+    }
 
 
 def _several(stage: StageRun) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
+from maieutic.report import gridded
 from maieutic.report.draw import BLACK, COLOURS, DASHES, GREY, MARKERS, Picture, draw, label, light_grid
 from maieutic.report.material import Agreement, Curve, Endings, Material, Outcome, Scores
 from maieutic.report.numbers import num, plural, sure
@@ -23,11 +24,13 @@ def pictures(material: Material) -> list[Picture]:
     if material.talks:
         found.append(turn_shapes(material.talks))
     found += [ending(one, place) for place, one in enumerate(material.endings, 1)]
-    if any("summary_score" in scores.values for scores in material.scores):
+    found += [picture for grid in material.grids[:1] for picture in gridded.pictures(grid)]
+    if not material.grids and any("summary_score" in scores.values for scores in material.scores):
         found.append(scores_by_model(material.scores))
     if material.outcomes:
         found.append(told_solved(material.outcomes))
     found += [human_judge(one, place) for place, one in enumerate(material.agreements, 1)]
+    found += [confusion(one, place) for place, one in enumerate(material.agreements, 1) if one.yes_no]
     if material.curves:
         found.append(learning(material.curves))
     return found
@@ -286,6 +289,34 @@ def human_judge(agreement: Agreement, place: int) -> Picture:
         paint, 4.2, name=_numbered("human-judge", place), section="judge",
         title=f"People against the judge ({agreement.label})",
         says=f"Each text as people and as the judge rated it. {said}{beside}.", alt=alt,
+    )  # fmt: skip
+
+
+def confusion(agreement: Agreement, place: int) -> Picture:
+    """For each yes/no criterion how often people and the judge said yes and no."""
+    words = ("no", "yes")
+
+    def paint(figure: Any) -> None:
+        panels = figure.subplots(1, len(agreement.yes_no), squeeze=False)[0]
+        for axes, (name, counts) in zip(panels, agreement.yes_no.items(), strict=True):
+            most = max(counts.values())
+            cells = [[counts.get((person, judge), 0) for person in (0, 1)] for judge in (0, 1)]
+            axes.imshow(cells, cmap="Blues", vmin=0, vmax=1.6 * most, origin="lower")
+            for judge, row in enumerate(cells):
+                for person, n in enumerate(row):
+                    axes.text(person, judge, str(n), ha="center", va="center", fontsize=12)
+            axes.set(xlabel="people", ylabel="judge", title=label(name.replace("_", " "), 20))
+            axes.set_xticks((0, 1), words)
+            axes.set_yticks((0, 1), words)
+
+    parts = []
+    for name, counts in agreement.yes_no.items():
+        same = sum(n for (person, judge), n in counts.items() if person == judge)
+        parts.append(f"{name.replace('_', ' ')}: {same} of {sum(counts.values())} alike")
+    return draw(
+        paint, 2.6, name=_numbered("human-judge-criteria", place), section="judge",
+        title=f"Yes and no, people against the judge ({agreement.label})",
+        says=f"How many texts people and the judge said yes and no of. {'; '.join(parts)}.", alt=f"{'; '.join(parts)}.",
     )  # fmt: skip
 
 

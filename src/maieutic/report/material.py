@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,8 @@ from maieutic.errors import InputError
 from maieutic.evals import judge, tutor
 from maieutic.evals.files import number, read_table, yes_no
 from maieutic.report.collect import Run, StageRun
+from maieutic.report.estimates import estimate, estimates, interval
+from maieutic.report.grid import Grid, grids
 from maieutic.report.talks import Talk, talks
 from maieutic.types import Estimate
 
@@ -73,6 +76,8 @@ class Agreement(NamedTuple):
     """The person's and the judge's rating."""
     result: dict[str, Any]
     """As `eval judge score` prints it."""
+    yes_no: dict[str, Counter[tuple[int, int]]]
+    """By criterion, of socratic-llm's form: how many texts a person and the judge said no (0) and yes (1) of."""
 
 
 class Material(NamedTuple):
@@ -84,6 +89,7 @@ class Material(NamedTuple):
     endings: list[Endings]
     outcomes: list[Outcome]
     agreements: list[Agreement]
+    grids: list[Grid]
 
 
 def gather(runs: Sequence[Run]) -> Material:
@@ -96,6 +102,7 @@ def gather(runs: Sequence[Run]) -> Material:
         endings=[e for _, stage in stages if stage.kind == "eval-simulator" and (e := _endings(stage))],
         outcomes=[o for run in runs for o in _of_run(run)],
         agreements=[a for run in runs for path in run.ratings if (a := _agreement(run, path))],
+        grids=grids([stage for _, stage in stages]),
     )
 
 
@@ -127,31 +134,6 @@ def _scores(run: Run, stage: StageRun) -> Iterator[Scores]:
             stage.label, model, of, said, str(stage.config.get("rubric", "")),
             estimates(result), result["n"], result["unscored"],
         )  # fmt: skip
-
-
-def estimates(result: Mapping[str, Any]) -> dict[str, Estimate]:
-    """The numbers of `eval tutor score` as estimates, those that its rubric has."""
-    found = {}
-    for name in ("summary_score", *tutor.CRITERIA):
-        if (value := number(result.get(name))) is not None:
-            reason = (result.get("reasons") or {}).get(name)
-            found[name] = Estimate(value, _ci(result.get(f"{name}_ci")), result.get("n") or 0, reason)
-    for name, shape in (result.get("criteria") or {}).items():
-        if shape.get("value") is not None:
-            found[str(name)] = estimate(shape)
-    return found
-
-
-def estimate(shape: Mapping[str, Any]) -> Estimate:
-    """An estimate from its printed shape."""
-    n = shape.get("n")
-    reason = shape.get("reason")
-    return Estimate(number(shape.get("value")), _ci(shape.get("ci")), n if isinstance(n, int) else 0, reason)
-
-
-def _ci(value: Any) -> tuple[float, float] | None:
-    ends = [number(end) for end in value] if isinstance(value, (list, tuple)) else []
-    return (ends[0], ends[1]) if len(ends) == 2 and ends[0] is not None and ends[1] is not None else None
 
 
 def _endings(stage: StageRun) -> Endings | None:
@@ -205,9 +187,9 @@ def _side(value: Mapping[str, Any], name: str, side: str) -> Estimate | None:
             found = estimate(shape[side])
         else:
             count = shape.get("n", n)
-            found = Estimate(number(shape.get(side)), _ci(shape.get(f"{side}_ci")), int(count or 0))
+            found = Estimate(number(shape.get(side)), interval(shape.get(f"{side}_ci")), int(count or 0))
     else:
-        found = Estimate(number(shape), _ci(value.get(f"{name}_ci")), n if isinstance(n, int) else 0)
+        found = Estimate(number(shape), interval(value.get(f"{name}_ci")), n if isinstance(n, int) else 0)
     return found if found.value is not None else None
 
 
@@ -225,7 +207,17 @@ def _agreement(run: Run, path: Path) -> Agreement | None:
     except InputError:  # rows that only look like ratings
         return None
     label = run.plain(str(path)) if path.parent != run.folder else path.name
-    return Agreement(label, points, result) if points else None
+    return Agreement(label, points, result, _yes_no(rows)) if points else None
+
+
+def _yes_no(rows: Sequence[Mapping[str, Any]]) -> dict[str, Counter[tuple[int, int]]]:
+    found: dict[str, Counter[tuple[int, int]]] = {}
+    for row in rows:
+        person, judged = tutor.criteria(row.get("human")), tutor.criteria(row.get("judge", row.get("gpt4o")))
+        if person and judged:
+            for name in ("asks_question", "reveals_answer"):
+                found.setdefault(name, Counter())[int(person[name]), int(judged[name])] += 1
+    return found
 
 
 def _rating(value: Any) -> float | None:

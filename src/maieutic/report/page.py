@@ -14,7 +14,7 @@ from importlib.resources import files
 import orjson
 
 from maieutic.console import shown
-from maieutic.report import preferences, probes, tables
+from maieutic.report import gridded, preferences, probes, tables
 from maieutic.report.collect import Run
 from maieutic.report.draw import Picture
 from maieutic.report.material import Material
@@ -88,13 +88,16 @@ def _sections(
         for kind in ("eval-simulator", "eval-tutor", "eval-dialogue")
     }
     probed = probes.probed(runs, material.scores)
-    lines = [*tables.findings(runs), *probes.warnings(probed)]
+    of_grids = [line for one in material.grids for line in gridded.findings(one)]
+    lines = [*tables.findings(runs), *of_grids, *probes.warnings(probed)]
     found = "".join(f"<li>{escaped(line)}</li>" for line in lines)
     yield "findings", "What came out", [f'<ul class="findings">{found}</ul>'] if found else []
     simulators = made([tables.simulator(stage) for stage in of_kind["eval-simulator"]])
     yield "simulator", "The simulated person", [*simulators, *drawn("simulator")]
+    grids = made([table for one in material.grids for table in gridded.tables(one)])
     tutors = made([*map(tables.tutor, of_kind["eval-tutor"]), tables.by_model(material.scores)])
-    yield "tutor", "The tutor’s replies", [*drawn("tutor"), *tutors, *made([*map(probes.table, probed)])]
+    probe_tables = made([*map(probes.table, probed)])
+    yield "tutor", "The tutor’s replies", [*grids, *drawn("tutor"), *tutors, *probe_tables]
     yield "pairs", "What the tutor learned from", made(list(preferences.pairs(runs)))
     outcomes = made([tables.outcomes(material.outcomes)] if material.outcomes else [])
     outcomes += made([tables.differences(stage) for stage in of_kind["eval-dialogue"]])

@@ -267,16 +267,17 @@ def findings(runs: Sequence[Run]) -> Iterator[str]:
             gaps = (manifest.get("difference") or {}).get("metrics") or {}
             for name in _COMPARED.get(stage.kind, ()):
                 if name in gaps:
-                    yield _compared(f"{stage.label}: {name.replace('_', ' ')}", gaps[name])
+                    yield compared(f"{stage.label}: {name.replace('_', ' ')}", gaps[name])
         if any(stage.kind == "eval-dialogue" for stage in run.stages):
             continue
         for name, gap in (run.summary.get("dialogue") or {}).items():
             if isinstance(gap, Mapping) and gap.get("difference") is not None:
                 sides = {"a": gap.get("tuned"), "b": gap.get("base")}
-                yield _compared(f"whole dialogues: {name}", {**sides, **gap})
+                yield compared(f"whole dialogues: {name}", {**sides, **gap})
 
 
-def _compared(what: str, gap: Mapping[str, Any]) -> str:
+def compared(what: str, gap: Mapping[str, Any]) -> str:
+    """A paired difference as a sentence."""
     said = (
         f"{what} {num(gap.get('a'))}, against {num(gap.get('b'))}; "
         f"difference {num(gap.get('difference'))} ({sure(gap)}, n = {gap.get('n')})."
@@ -293,7 +294,7 @@ def _of_simulator(metrics: Mapping[str, Any], label: str) -> Iterator[str]:
             base = m.get("baseline")
             gap = m.get("difference") or {}
             if base is not None and gap.get("difference") is not None:
-                yield _compared(f"{label}: {_SIMULATOR[name]}", {"a": m["value"], "b": base, **gap})
+                yield compared(f"{label}: {_SIMULATOR[name]}", {"a": m["value"], "b": base, **gap})
                 continue
             beside = "" if base is None else f"; the baseline: {num(base)}"
             yield f"{label}: {_SIMULATOR[name]} {num(m['value'])} ({sure(m)}, n = {m.get('n')}){beside}."

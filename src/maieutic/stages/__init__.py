@@ -2,7 +2,7 @@
 
 A stage calls the library function that its command calls. Those that append rows keep their own run folder; the
 others are wrapped into one, with the manifest last. `corpora`, `training`, `talking`, `judging`, `measuring`,
-`benchmarks` and `utility` hold them by what they do.
+`tutoring`, `benchmarks` and `utility` hold them by what they do.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from maieutic.stages.judging import Judge, Prefer
 from maieutic.stages.measuring import Dialogues, Play, Simulator, Tutor
 from maieutic.stages.talking import Attempts, Candidates, Intents, Simulate
 from maieutic.stages.training import Dpo, Sft
+from maieutic.stages.tutoring import Agreement, Grid, Leaks, Lists, Rated
 from maieutic.stages.utility import Take, Utility
 
 __all__ = ["ACTIONS", "Action", "Options", "Prefer", "Simulator", "Tutor"]
@@ -32,6 +33,8 @@ ACTIONS: dict[str, type[Action]] = {
     "clean": Clean,
     "split": Split,
     "contamination": Contamination,
+    "lists": Lists,
+    "leaks": Leaks,
     "stats": Stats,
     "convert": Convert,
     "intents": Intents,
@@ -46,6 +49,9 @@ ACTIONS: dict[str, type[Action]] = {
     "attempts": Attempts,
     "eval-dialogue": Dialogues,
     "play": Play,
+    "rated": Rated,
+    "agreement": Agreement,
+    "grid": Grid,
     "mt-bench-answer": MtBenchAnswer,
     "mt-bench-judge": MtBenchJudge,
     "mt-bench-score": MtBenchScore,
