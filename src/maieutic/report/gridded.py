@@ -7,7 +7,7 @@ from typing import Any
 
 from maieutic.report.draw import COLOURS, DASHES, MARKERS, Picture, draw, label, light_grid
 from maieutic.report.grid import Grid, called
-from maieutic.report.numbers import NONE, num, span, sure
+from maieutic.report.numbers import NONE, num, sure
 from maieutic.report.tables import Table, compared
 from maieutic.types import Estimate
 
@@ -51,14 +51,25 @@ def _scores(grid: Grid) -> Table:
         "prompted, with any train set. Both are of the same replies and verdicts; an item that stands in a list twice "
         "is answered once."
     )
-    columns = ("test set", *map(called, grid.tutors))
+    columns = ("test set", *map(_head, grid.tutors))
     return Table(f"Every test set with every tutor ({grid.label})", columns, rows, note)
+
+
+def _head(tutor: str) -> str:
+    return called(tutor).replace("tuned on ", "tuned on\n")
 
 
 def _cell(estimate: Estimate) -> str:
     if estimate.value is None:
-        return f"{NONE}\nn = 0"
-    return f"{num(estimate.value)}\n{span(estimate) if estimate.ci else 'no interval'}, n = {estimate.n}"
+        return f"{NONE}\nn 0"
+    return f"{num(estimate.value)}\n{_between(estimate.ci)}, n {estimate.n}"
+
+
+def _between(ci: Sequence[float] | None) -> str:
+    """An interval in two places: five columns shall fit a page."""
+    if ci is None:
+        return "no interval"
+    return " to ".join(f"{end:.2f}".replace("0.", ".", 1).replace("-", "−") for end in ci)
 
 
 def _differences(grid: Grid) -> Table:
@@ -80,9 +91,9 @@ def _differences(grid: Grid) -> Table:
 def _gap(cell: Mapping[str, Any], part: str) -> str:
     gap = ((cell.get("difference") or {}).get(part) or {}).get("metrics", {}).get("summary_score")
     if not gap:
-        return f"{NONE}\nn = 0"
+        return f"{NONE}\nn 0"
     plus = "+" if gap["difference"] > 0 else ""
-    return f"{plus}{num(gap['difference'])}\n{span(gap) if gap['ci'] else 'no interval'}, n = {gap['n']}"
+    return f"{plus}{num(gap['difference'])}\n{_between(gap['ci'])}, n {gap['n']}"
 
 
 def _leaks(grid: Grid) -> Table:
@@ -136,7 +147,7 @@ def _all_scores(grid: Grid) -> Picture:
     return draw(
         paint, len(grid.tests) * (0.6 + 0.36 * count) + 0.5, name="grid-scores", section="tutor",
         title="Every test set with every tutor",
-        says="Mean summary scores with their 95 % intervals. Filled: all test items, as published; hollow: the clean ones.",
+        says="Mean summary scores with their 95 % intervals. Filled: all items, as published; hollow: the clean ones.",
         alt=_said(grid, "summary_score", grid.tutors),
     )  # fmt: skip
 

@@ -137,9 +137,10 @@ def _table(table: Table) -> str:
         whole = escaped(above) + (f'<br><span class="ci">{escaped(second)}</span>' if below else "")
         return f'<th scope="row"{named}>{whole}</th>' if row_head else f"<td{named}>{whole}</td>"
 
+    heads = ["<br>".join(map(escaped, name.splitlines())) for name in table.columns]
     head = "".join(
-        f'<th scope="col"{" class=w" if place in table.words else ""}>{escaped(name)}</th>'
-        for place, name in enumerate(table.columns)
+        f'<th scope="col"{" class=w" if place in table.words else ""}>{name}</th>'
+        for place, name in enumerate(heads)
     )
     rows = "\n".join(
         "<tr>" + "".join(cell(text, place, place == 0) for place, text in enumerate(row)) + "</tr>"
