@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint format bench-checks bench-corpora bench-evals bench-simulate bench-train
+.PHONY: demo test test-all lint format bench-checks bench-corpora bench-evals bench-simulate bench-train bench-tutor
 
 .venv/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -53,3 +53,7 @@ bench-train: .venv/.done
 	mkdir -p benchmarks/results
 	$(BIN)/python benchmarks/train_sft.py --out benchmarks/results/train_sft.json
 	$(BIN)/python benchmarks/train_dpo.py --out benchmarks/results/train_dpo.json
+
+bench-tutor: .venv/.done
+	mkdir -p benchmarks/results
+	$(BIN)/python benchmarks/tutor.py --out benchmarks/results/tutor.json

@@ -30,7 +30,7 @@ from maieutic.store import stage_rows
 GIB = 2**30
 FULL = {
     "platolm": {"corpus": "chats.jsonl"},
-    "socratic-tutor": {"seeds": "seeds.jsonl"},
+    "socratic-tutor": {"sets": ["debugging"], "debugging_train": "seeds.jsonl", "beside": [], "people": []},
 }
 SMALL = {
     "platolm": {"user_base": "hf/a/b", "assistant_base": "hf/a/b", "respondent": "hf/a/b"},
@@ -89,38 +89,38 @@ def test_platolm_at_full_size(here: Path) -> None:
 
 
 def test_socratic_tutor_at_full_size(here: Path) -> None:
-    plan = recipe.resolve("socratic-tutor", Path("run"), FULL["socratic-tutor"])
+    settings = {**FULL["socratic-tutor"], "test_share": 0.2, "beside": ["gpt4o"]}
+    plan = recipe.resolve("socratic-tutor", Path("run"), settings)
     stages = {step.name: step.action.model_dump() for step in plan.steps}
-    assert stages["candidates"]["k"] == 5
-    drawn = stages["candidates"]["sampling"]
+    assert stages["candidates-debugging"]["k"] == 5
+    drawn = stages["candidates-debugging"]["sampling"]
     assert (drawn["temperature"], drawn["max_tokens"]) == (1.2, 400)
-    dpo = stages["tutor"]
+    dpo = stages["tutor-debugging"]
     assert (dpo["beta"], dpo["learning_rate"], dpo["epochs"]) == (0.1, 5e-5, 2)
     assert (dpo["batch"], dpo["micro_batch"], dpo["warmup_ratio"], dpo["clip"]) == (4, 1, 0.05, 0.3)
-    assert stages["pairs"]["min_chosen"] == 0.8
-    for name in ("base-answers", "tuned-answers"):
-        sampling = stages[name]["sampling"]
-        assert (sampling["temperature"], sampling["max_tokens"]) == (0, 250)
-    assert stages["judge"]["judge"] != stages["tuned-judged"]["judge"]
+    assert stages["pairs-debugging"]["min_chosen"] == 0.8
+    assert stages["judge-debugging"]["judge"] != stages["judged-debugging-base"]["judge"]
     cost = costs(plan)
-    assert cost["candidates"].calls == cost["judge"].calls == 80 * 5
-    assert cost["candidates"].tokens == 80 * 5 * 400
+    assert cost["candidates-debugging"].calls == cost["judge-debugging"].calls == 80 * 5
+    assert cost["candidates-debugging"].tokens == 80 * 5 * 400
     assert (
-        2 * 2 * 80 * (200 + 400) < cost["tutor"].tokens < 2 * 2 * 80 * (200 + 400 + 500)
+        2 * 2 * 80 * (200 + 400) < cost["tutor-debugging"].tokens < 2 * 2 * 80 * (200 + 400 + 500)
     )  # and the tutor's prompt
-    assert cost["tutor"].gpu_bytes == 16 * 3.8e9
-    assert cost["candidates"].gpu_bytes == cost["tuned-answers"].gpu_bytes == 2 * 3.8e9
-    assert [
-        cost[name].calls for name in ("base-answers", "tuned-answers", "base-judged", "tuned-judged")
-    ] == [10] * 4
+    assert cost["tutor-debugging"].gpu_bytes == 16 * 3.8e9
+    for name in ("candidates-debugging", "answers-debugging-from-debugging"):
+        assert cost[name].gpu_bytes == 2 * 3.8e9
+    asked = [
+        line.cost.calls for line in recipe.expect(plan) if line.stage.startswith(("answers-", "judged-"))
+    ]
+    assert asked == [20] * 6
 
 
 def test_several_judges_are_a_panel_and_cost_each(here: Path) -> None:
     judges = ["openai/a", "openai/b"]
-    settings = {**FULL["socratic-tutor"], "training_judge": judges}
+    settings = {**FULL["socratic-tutor"], "training_judge": judges, "test_share": 0.2}
     plan = recipe.resolve("socratic-tutor", Path("run"), settings)
-    assert costs(plan)["judge"].calls == 80 * 5 * 2
-    assert [step.action.models() for step in plan.steps if step.name == "judge"] == [judges]
+    assert costs(plan)["judge-debugging"].calls == 80 * 5 * 2
+    assert [step.action.models() for step in plan.steps if step.name == "judge-debugging"] == [judges]
 
 
 # What is refused, and how it is said.
@@ -154,6 +154,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a variable that is a value": (
         {"stages": {"g": {"for": {"corpus": 2}, "stages": {"a": IMPORT}}}}, "'corpus' is a value's name already",
     ),
+    "a value that nobody has": ({"stages": {"a": IMPORT}, "extends": "platolm", "values": {"nix": 1}}, "no value 'nix'"),
     "two stages of one name": ({"stages": {"g": {"for": {"x": 2}, "stages": {"a": IMPORT}}}}, "two stages are called a"),
 }  # fmt: skip
 
@@ -207,6 +208,24 @@ def test_groups_repeat_their_stages_in_order(here: Path) -> None:
     assert recipe.resolve("r.yaml", Path("run"), {"sets": ["b"], "rounds": 1}).steps[0].name == "import-b"
 
 
+def test_an_empty_list_repeats_nothing_and_what_nobody_reads_may_be_unset(here: Path) -> None:
+    stages = {
+        "each": {"for": {"set": "${sets}"}, "stages": {"import-${set}": {"do": "import", "sources": ["${${set}_file}"]}}},
+        "last": {"do": "import", "sources": {"for": {"set": "${sets}"}, "item": "${${set}_file}"}, "source": "${word}"},
+    }  # fmt: skip
+    values = {"sets": ["a"], "a_file": None, "word": "w"}
+    Path("r.yaml").write_text(yaml.safe_dump({"values": values, "stages": stages}, sort_keys=False))
+    with pytest.raises(RecipeError, match="needs a value for a_file"):
+        recipe.resolve("r.yaml", Path("run"))
+    assert [step.name for step in recipe.resolve("r.yaml", Path("run"), {"sets": []}).steps] == ["last"]
+    named = recipe.resolve(
+        "r.yaml", Path("run"), {"sets": ["b"], "b_file": "chats.jsonl"}
+    )  # named by a stage alone
+    assert [step.name for step in named.steps] == ["import-b", "last"]
+    Path("c.yaml").write_text("extends: r.yaml\nvalues: {sets: [c], c_file: chats.jsonl}\n")
+    assert recipe.resolve("c.yaml", Path("run")).steps[0].name == "import-c"
+
+
 @pytest.mark.parametrize(
     ("name", "settings", "said"),
     [
@@ -215,7 +234,8 @@ def test_groups_repeat_their_stages_in_order(here: Path) -> None:
         ("platolm", {"corpus": "c", "epochs": "many"}, "stage simulator: epochs: .*number"),
         ("platolm", {"corpus": "c", "parts": [0.9, 0.1]}, "stage split: parts"),
         ("plato", {}, "no recipe 'plato'\n.*platolm"),
-        ("socratic-tutor-small", {"seeds": "s"}, "needs a value for base"),
+        ("socratic-tutor-small", {"debugging_train": "s"}, "needs a value for base"),
+        ("platolm", {"corpus": "c", "clean": 1}, "no value 'clean'"),
     ],
 )
 def test_a_wrong_value_says_what_and_how_to_mend(name: str, settings: dict[str, Any], said: str) -> None:

@@ -25,8 +25,10 @@ from maieutic.data.corpus import read_corpus
 from maieutic.data.leaks import write_leaks
 from maieutic.data.lists import write_lists as take_lists
 from maieutic.demo.base import build
-from maieutic.errors import EmptyCorpus, RecipeError
+from maieutic.errors import EmptyCorpus, InputError, RecipeError
 from maieutic.evals import judge, tutor
+from maieutic.evals.grid import Cell, Tutor, grid
+from maieutic.evals.people import rated_replies
 from maieutic.judge.model import judge_prompt
 from maieutic.prefer import judged_rows, pairs
 from maieutic.report import report
@@ -162,6 +164,73 @@ def test_without_a_test_list_whole_problems_are_held_out(real_data: Path, tmp_pa
         take_lists(few, tmp_path / "b", name="few")
 
 
+def graded(path: Path, helpful: dict[str, int]) -> Path:
+    rows = []
+    for name, value in helpful.items():
+        values = {"asks_question": 1.0, "reveals_answer": 0.0, "on_topic": 5.0, "helpful": float(value)}
+        verdict = {"judge": "j", "values": values, "error": None}
+        rows.append(
+            {
+                "key": name,
+                "id": name,
+                "candidates": [{"text": "Why?"}],
+                "verdicts": [verdict],
+                "scores": [0.0],
+            }
+        )
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_clean_items_are_those_the_tutor_was_not_given(tmp_path: Path) -> None:
+    def leaks(name: str, ids: list[str]) -> Path:
+        counts = {
+            "overlap": {"exact": len(ids), "near": 0, "problems": 0},
+            "programs": 0,
+            "leaked": len(ids),
+            "test": 4,
+        }
+        found = {"tests": {"t": {**counts, "ids": {one: ["exact"] for one in ids}}}}
+        (tmp_path / f"{name}.json").write_text(json.dumps(found))
+        return tmp_path / f"{name}.json"
+
+    base = graded(tmp_path / "base.jsonl", {"a": 1, "b": 2, "c": 3, "d": 4})
+    tuned = graded(tmp_path / "tuned.jsonl", {"a": 5, "b": 5, "c": 3, "d": 5})
+    tutors = [Tutor("base", None), Tutor("from_x", "x"), Tutor("from_y", "y")]
+    cells = [Cell("t", one, base if one.trained_on is None else tuned) for one in tutors]
+    found = grid(cells, {"x": leaks("x", ["a", "b"]), "y": leaks("y", ["a", "b", "c", "d"])})
+    own, by_x, by_y = found["cells"]
+    assert own["published"]["n"] == 4 and own["clean"]["n"] == 0  # y was given all
+    assert by_x["clean"]["n"] == 2 and by_x["clean"]["summary_score"] == pytest.approx(
+        (0.75 + 0.15 + 1) / 2 + 0.0
+    )
+    assert by_x["difference"]["clean"]["metrics"]["helpful"]["difference"] == pytest.approx((0 + 1) / 2 / 5)
+    assert by_x["difference"]["published"]["metrics"]["helpful"]["difference"] == pytest.approx(
+        (4 + 3 + 0 + 1) / 4 / 5
+    )
+    assert by_y["clean"]["summary_score"] is None and by_y["difference"]["clean"] is None
+    assert "none of the 4 test items is clean" in by_y["clean"]["reasons"]["summary_score"]
+    assert found["leakage"]["y"]["t"]["leaked"] == 4 and "ids" not in found["leakage"]["y"]["t"]
+    with pytest.raises(InputError, match="leaks of t in z are not known"):
+        grid([Cell("t", Tutor("from_z", "z"), tuned)], {"x": tmp_path / "x.json"})
+
+
+def test_people_in_either_form_and_nobody(tmp_path: Path) -> None:
+    evaluation = {"questions": "yes", "on_topic": 4.0, "helpful": 1.0, "reveal_answer": "no"}
+    rows = [
+        {"prompt": "p", "output": "o", "evaluation": evaluation},
+        {"prompt": "q", "output": "r", "human": evaluation},
+    ]
+    (tmp_path / "h.json").write_text(json.dumps(rows))
+    found = list(rated_replies(tmp_path / "h.json"))
+    assert [row["human"] for row in found] == [evaluation, evaluation] and found[0]["messages"][0][
+        "content"
+    ] == "p"
+    (tmp_path / "n.json").write_text(json.dumps([{"prompt": "p", "output": "o"}]))
+    with pytest.raises(InputError, match="row 1 is no reply that people scored"):
+        list(rated_replies(tmp_path / "n.json"))
+
+
 # A whole run, killed again and again.
 
 
@@ -229,10 +298,8 @@ KILLED = {
     "judge-mathdial": 2,
     "pairs-mathdial": 0,
     "tutor-mathdial": 2,
-    "judge-debugging": 3,
     "answers-tutorchat-base": 1,
     "judged-tutorchat-gpt4o": 1,
-    "answers-debugging-from-tutorchat": 1,
     "judged-human": 1,
 }
 """Stages at which the run is killed, once they hold so many rows (0: when they are done)."""
@@ -313,6 +380,7 @@ def runs(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_a_killed_run_judges_and_generates_nothing_twice(runs: dict[str, Any]) -> None:
     final = stored(runs["folder"] / "killed")
     straight, *sessions = (after - before for before, after in pairwise([Counter(), *runs["asked"]]))
@@ -337,6 +405,7 @@ def test_a_killed_run_judges_and_generates_nothing_twice(runs: dict[str, Any]) -
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_a_killed_run_ends_as_one_that_was_left_alone(runs: dict[str, Any]) -> None:
     straight, killed = runs["folder"] / "straight", runs["folder"] / "killed"
     for name in (
@@ -348,10 +417,11 @@ def test_a_killed_run_ends_as_one_that_was_left_alone(runs: dict[str, Any]) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_the_table_has_every_set_and_tutor_as_published_and_clean(runs: dict[str, Any], lists: Lists) -> None:
-    grid = read_json(runs["folder"] / "killed" / "grid" / "grid.json")
-    assert len(grid["cells"]) == 3 * 5 and grid["shown"] == "tutorchat"
-    for cell in grid["cells"]:
+    found = read_json(runs["folder"] / "killed" / "grid" / "grid.json")
+    assert len(found["cells"]) == 3 * 5 and found["shown"] == "tutorchat"
+    for cell in found["cells"]:
         given = sum(lists.leaks[cell["test"]].values())
         seen = cell["trained_on"] in (None, cell["test"])
         assert cell["published"]["n"] == 5 + given
@@ -365,11 +435,12 @@ def test_the_table_has_every_set_and_tutor_as_published_and_clean(runs: dict[str
                 gap = cell["difference"][part]["metrics"]["summary_score"]
                 assert gap["n"] == own["n"] and gap["a"] == pytest.approx(own["summary_score"])
     for name in SETS:
-        assert grid["leakage"][name][name]["leaked"] == sum(lists.leaks[name].values())
-        assert all(grid["leakage"][name][other]["leaked"] == 0 for other in SETS if other != name)
+        assert found["leakage"][name][name]["leaked"] == sum(lists.leaks[name].values())
+        assert all(found["leakage"][name][other]["leaked"] == 0 for other in SETS if other != name)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_the_report_shows_the_table_and_its_files_load_back(runs: dict[str, Any], tmp_path: Path) -> None:
     run = runs["folder"] / "killed"
     page = checked(report([run], tmp_path / "r", artefacts=True))
