@@ -77,6 +77,11 @@ def test_each_set_is_tested_with_each_tutor() -> None:
         for name in SETS:
             assert asked[f"answers-{test}-from-{name}"] == f"hf/run/tutor-{name}"
     assert len(found["grid"]["tuned"]) == 9 and len(found["grid"]["base"]) == 3
+    for name in SETS:
+        assert found[f"train-{name}"]["tests"] == [f"run/lists-{test}/test.jsonl" for test in SETS]
+        assert found[f"candidates-{name}"]["data"] == f"run/train-{name}/corpus.jsonl"
+        assert not found[f"train-{name}"]["drop"]
+        assert stages(resolved(without_leaks=True))[f"train-{name}"]["drop"]
     alone = stages(resolved(sets=["mine"], mine_train="m.json", mine_test="t.json", beside=[], people=[]))
     assert [name for name in alone if "mine" not in name] == ["grid"]
     with pytest.raises(RecipeError, match="needs a value for human"):

@@ -191,4 +191,4 @@ class Grid(Action):
             )
 
     def describe(self) -> str:  # noqa: D102
-        return f"{len(self.sets)} test sets × {1 + len(self.others) + len(self.sets)} tutors"
+        return f"tutors by test sets: {1 + len(self.others) + len(self.sets)} × {len(self.sets)}"
