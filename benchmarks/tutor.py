@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 from rounds import interleaved, peak_gb, where
 from train_dpo import DATA, SHAPES, SOURCES
 
-PROMPTS = {"quick": 3, "10m": 6, "50m": 3}
+PROMPTS = {"quick": 3, "10m": 3, "50m": 3}
 """Of one run; as many from each of the three sets."""
 TOKENS = {"quick": 16, "10m": 400, "50m": 400}
 K, TEMPERATURE, CONTEXT = 5, 1.2, 4096
