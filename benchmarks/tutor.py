@@ -2,9 +2,9 @@
 
     make bench-tutor            (or: python benchmarks/tutor.py --out benchmarks/results/tutor.json)
 
-Real tutoring prompts (Socratic LLM's, under MAIEUTIC_DATA) behind the tutor's own instructions, temperature 1.2, 400 new
-tokens, as published; Llama shapes of 10 and 50 million weights, from nothing, float32, with a byte-level BPE of 32,000
-tokens trained on the prompts' text. The ways:
+Real tutoring prompts (Socratic LLM's, under MAIEUTIC_DATA) behind the tutor's own instructions, temperature 1.2 and 400
+new tokens, as published (160 at the larger size); Llama shapes of 10 and 50 million weights, from nothing, float32, with
+a byte-level BPE of 32,000 tokens trained on the prompts' text. The ways:
 
 - published: for each prompt, five calls of transformers' `generate`, one reply each;
 - one call: for each prompt, one `generate` call with `num_return_sequences=5`;
@@ -32,7 +32,8 @@ from train_dpo import DATA, SHAPES, SOURCES
 
 PROMPTS = {"quick": 3, "10m": 3, "50m": 3}
 """Of one run; as many from each of the three sets."""
-TOKENS = {"quick": 16, "10m": 400, "50m": 400}
+TOKENS = {"quick": 16, "10m": 400, "50m": 160}
+"""New tokens of a reply: at 50 million weights fewer than published, so that all of it stays within the hour."""
 K, TEMPERATURE, CONTEXT = 5, 1.2, 4096
 PUBLISHED, ONE_CALL, OURS = "five calls", "one call of five", "candidates"
 
