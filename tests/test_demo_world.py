@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from maieutic import students
 from maieutic.candidates import candidates
-from maieutic.checks import asks_question, reveals_answer
+from maieutic.checks import asks_question, reveals_answer, takes_up
 from maieutic.data.corpus import read_corpus
 from maieutic.demo import everyday, pupils
 from maieutic.demo.world import PARTS, Part, Sizes, build, vocabulary, write
@@ -185,3 +186,67 @@ def test_written_files_are_corpora(tmp_path, world: dict[str, Part]) -> None:
     assert counts["conversations"]["train.jsonl"] == 300
     assert list(read_corpus(tmp_path / "test.jsonl")) == world["test"].dialogues
     assert list(read_corpus(tmp_path / "starts.jsonl")) == world["train"].starts
+
+
+WAYS = pupils.Ways(idle=0.6, exams=0.3)
+
+
+def test_idle_questions_lead_nowhere_and_the_rubric_cannot_see_all_of_them() -> None:
+    lessons = [talk for talk in build(SIZES, 0, WAYS)["train"].dialogues if talk.problem]
+    solved: dict[str, list[bool]] = {"idle": [], "good": []}
+    seen = 0
+    for talk in lessons:
+        assert talk.problem
+        idle = {pupils._PREFIX[0] + text for text in pupils._IDLE} | set(pupils._IDLE)
+        for place, turn in enumerate(talk.messages[:-1]):
+            if turn.role != Role.ASSISTANT or "?" not in turn.content or pupils.EXAM in turn.content:
+                continue
+            if reveals_answer(turn.content, talk.problem) or talk.messages[place + 1].role != Role.USER:
+                continue
+            bare = turn.content.removeprefix("Not quite. ").removeprefix("Good try. ")
+            kind = "idle" if any(bare == _named(text, bare) for text in idle) else "good"
+            solved[kind].append(states_answer(talk.messages[place + 1].content, talk.problem))
+            seen += kind == "idle" and bool(takes_up(turn.content, talk.problem, [talk.messages[1].content]))
+    assert min(map(len, solved.values())) > 20
+    rates = {kind: sum(found) / len(found) for kind, found in solved.items()}
+    assert rates["idle"] < 0.3 < 0.5 < rates["good"]
+    assert seen > 10  # they speak of this very problem: no rubric by code tells them from good ones
+
+
+def _named(text: str, said: str) -> str:
+    """An idle question with whatever name or thing the text has."""
+    pattern = re.escape(text).replace(r"\{things\}", r"\w+").replace(r"\{name\}", r"\w+")
+    return said if re.fullmatch(pattern, said) else text
+
+
+def test_an_exam_is_answered_by_what_the_pupil_knows() -> None:
+    asked = 0
+    for talk in build(SIZES, 0, WAYS)["train"].dialogues:
+        known = False
+        for place, turn in enumerate(talk.messages):
+            if talk.problem is None or turn.role == Role.SYSTEM:
+                continue
+            if (
+                turn.role == Role.ASSISTANT
+                and turn.content.endswith(pupils.EXAM)
+                and place + 1 < len(talk.messages)
+            ):
+                said = talk.messages[place + 1].content
+                asked += 1
+                if known:  # found alone before: it is kept
+                    assert states_answer(said, talk.problem)
+            if turn.role == Role.ASSISTANT and reveals_answer(turn.content, talk.problem, []):
+                break  # told: kept by half of them
+            known = known or (turn.role == Role.USER and states_answer(turn.content, talk.problem))
+    assert asked > 30
+
+
+def test_the_pupils_by_rule_are_a_student_file(tmp_path: Path) -> None:
+    write(tmp_path, SIZES, 0, WAYS)
+    student = students.load(str(tmp_path / "pupils.yaml")).student
+    assert set(student.styles) == set(pupils.STYLES)
+    assert student.styles["terse"].solves == ("{{answer}}.", "so {{answer}}.")
+    assert (tmp_path / "exam.md").read_text().strip() == pupils.EXAM
+    assert (
+        student.chances["takes_up"].solves > student.chances["hints"].solves > student.chances["asks"].solves
+    )

@@ -28,7 +28,7 @@ FILES = sorted(SRC.rglob("*.py"))
 ORDER = [
     *("errors", "types", "console", "progress", "prompts", "rubrics", "students", "numbered"),
     *("store", "spending", "owed", "data", "checks", "brief", "render", "models", "train", "simulate"),
-    *("candidates", "intents", "judge", "evals.stats", "prefer", "evals"),
+    *("candidates", "intents", "judge", "evals.stats", "prefer", "evals", "play", "mix"),
     *("demo", "costs", "stages", "unroll", "recipe"),
     *("scale", "report", "demo.run", "export", "serve", "studio", "chat", "cli", "__main__"),
 ]

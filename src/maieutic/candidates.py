@@ -48,7 +48,10 @@ class Candidates(NamedTuple):
 
 class _Seed(NamedTuple):
     conversation: Conversation
+    turns: tuple[Turn, ...]
+    """The dialogue up to the student's last turn."""
     messages: tuple[Turn, ...]
+    """The same as the tutor sees it."""
     place: int
 
 
@@ -162,7 +165,8 @@ class _Candidates:
             if last is None:
                 self._skipped += 1
                 continue
-            seed = _Seed(conversation, self._brief.frame(conversation.problem, turns[: last + 1]), index)
+            said = turns[: last + 1]
+            seed = _Seed(conversation, said, self._brief.frame(conversation.problem, said), index)
             key = self._key(seed)
             self._skipped += key in known
             self._cut += last + 1 < len(turns) and key not in known
@@ -209,6 +213,7 @@ class _Candidates:
             "id": conversation.id,
             "index": seed.place,
             "messages": [turn.model_dump(mode="json") for turn in seed.messages],
+            **self._beside(seed),
             "problem": problem.model_dump(exclude_none=True) if problem else None,
             "source": conversation.source,
             "licence": conversation.licence,
@@ -219,6 +224,14 @@ class _Candidates:
             "model": self._model.id,
             "sampling": self._sampling.model_dump(),
         }
+
+    def _beside(self, seed: _Seed) -> dict[str, Any]:
+        """What a student who goes on from here needs, and must not see: the dialogue without the tutor's brief."""
+        talk = seed.conversation
+        known = {name: value for name in ("intent", "profile") if (value := getattr(talk, name))}
+        if self._brief.prompt is None:
+            return known
+        return {**known, "dialogue": [turn.model_dump(mode="json") for turn in seed.turns]}
 
 
 async def _caught(call: Any) -> Reply | MaieuticError:

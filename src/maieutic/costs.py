@@ -1,14 +1,18 @@
-"""What a stage is expected to take, before anything has run: calls, tokens, memory, by rules of thumb."""
+"""What a stage is expected to take, before anything has run: calls, tokens, memory, hours, by rules of thumb."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
+from pydantic import Field
+
+from maieutic.spending import Price, spend
+from maieutic.types import Record
 
 CHARS_A_TOKEN = 4
 VERDICT_TOKENS = 200
@@ -18,6 +22,8 @@ HELD_BYTES = 2
 """A weight that is only read."""
 SAMPLE = 200
 """Rows of a file that are looked into, to tell how much of it is text."""
+_AT_ONCE = ("script/", "probe/", "student/")
+"""Models that take no time worth counting."""
 _TURNS = ("messages", "conversations", "turns", "prompt")
 
 
@@ -33,6 +39,33 @@ class Size(NamedTuple):
     """Tokens of such a reply at most."""
 
 
+class Rates(Record):
+    """How fast things go: rules of thumb for one GPU of the H100's kind, to be replaced by what was measured."""
+
+    served: float = Field(2000, gt=0)
+    """Tokens a second that a server writes, all that is asked of it at once together; its reading is not counted."""
+    local: float = Field(500, gt=0)
+    """Tokens a second that a model of 7e9 weights writes in this process, its batch together; half the weights, twice
+    as many, since each step reads all of them."""
+    flops: float = Field(2e14, gt=0)
+    """Floating-point operations a second that training, and the reading of prompts, reaches."""
+
+
+FORWARD, BACKWARD = 2, 4
+"""Operations a weight and token (Kaplan et al. 2020: training takes 6 · weights · tokens)."""
+
+
+class Ask(NamedTuple):
+    """What is asked of one model."""
+
+    model: str
+    calls: int
+    read: int
+    """Tokens of all prompts: each call reads the dialogue so far."""
+    written: int
+    """Tokens at most."""
+
+
 class Cost(NamedTuple):
     """What a stage is expected to take; null where nothing can be said."""
 
@@ -42,12 +75,17 @@ class Cost(NamedTuple):
     """Tokens written at most, or trained on."""
     gpu_bytes: int | None = None
     """Memory of one device that holds it, weights and optimizer, without activations."""
+    hours: float | None = None
+    """By the rules of thumb in `Rates`."""
+    usd: float | None = None
+    """Dollars, of the models that have a price."""
 
 
 class Flow:
     """Sizes of corpora, by path, and of models, by name, as they are expected to come out of the stages so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, rates: Rates | None = None) -> None:
+        self._rates = rates or Rates()
         self._sizes: dict[str, Size] = {}
         self._weights: dict[str, float] = {}
 
@@ -77,6 +115,49 @@ class Flow:
         here = {_bare(model) for model in models if model.startswith("hf/")}
         known = [weights for model in here if (weights := self.weights(model))]
         return round(HELD_BYTES * sum(known)) if known else None
+
+    def asked(self, asks: Sequence[Ask], prices: Mapping[str, Price] | None = None) -> Cost:
+        """What it costs to ask these models for so much."""
+        hours = [self._asking(ask) for ask in asks]
+        known = [hour for hour in hours if hour is not None]
+        paid = [spend(prices or {}, ask.model, ask.read, ask.written) for ask in asks]
+        dollars = [usd for usd in paid if usd is not None]
+        return Cost(
+            sum(ask.calls for ask in asks),
+            sum(ask.written for ask in asks),
+            self.memory(ask.model for ask in asks),
+            sum(known) if len(known) == len(hours) else None,
+            sum(dollars) if dollars else None,
+        )
+
+    def _asking(self, ask: Ask) -> float | None:
+        """Hours of one model's answers; null where its size cannot be told."""
+        if not ask.model.startswith("hf/"):
+            return 0.0 if ask.model.startswith(_AT_ONCE) else ask.written / self._rates.served / 3600
+        weights = self.weights(ask.model)
+        if weights is None:
+            return None
+        writing = ask.written / (self._rates.local * 7e9 / weights)
+        return (writing + FORWARD * weights * ask.read / self._rates.flops) / 3600
+
+    def trained(self, model: str, tokens: int, operations: int) -> float | None:
+        """Hours to train on so many tokens, at so many operations a weight and token."""
+        weights = self.weights(model)
+        return operations * weights * tokens / self._rates.flops / 3600 if weights else None
+
+
+def taking_turns(dialogues: int, start: int, *speakers: tuple[str, int, int]) -> list[Ask]:
+    """What dialogues ask of their speakers, each `(MODEL, turns, tokens a turn)`, from starts of so many tokens."""
+    a_round = sum(tokens for _, _, tokens in speakers)
+    return [
+        Ask(
+            model,
+            dialogues * turns,
+            dialogues * (turns * start + a_round * turns * (turns - 1) // 2),
+            dialogues * turns * tokens,
+        )
+        for model, turns, tokens in speakers
+    ]
 
 
 def _bare(model: str) -> str:

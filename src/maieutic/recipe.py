@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from hashlib import sha256
 from importlib.resources import files
@@ -28,7 +28,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator
 
 from maieutic.console import note
-from maieutic.costs import Cost, Flow
+from maieutic.costs import Cost, Flow, Rates
 from maieutic.errors import MaieuticError, MissingInput, RecipeError, RunConflict
 from maieutic.stages import ACTIONS, Action
 from maieutic.stages.examiner import refuse_own_examiner
@@ -47,9 +47,14 @@ class Recipe(Record):
     extends: str | None = None
     """A recipe whose values and stages are taken over; its own win."""
     values: dict[str, Any] = Field(default_factory=dict)
+    """What `--set` changes; a value may name stages (`hf/${tiny}/model`), where they stand before those that use it."""
+    rates: dict[str, Any] = Field(default_factory=dict)
+    """How fast things go, for the hours of a dry run; see `maieutic.costs.Rates`."""
+    first: dict[str, Any] = Field(default_factory=dict)
+    """Stages that come before those taken over."""
     stages: dict[str, Any] = Field(default_factory=dict)
 
-    @field_validator("values", "stages", mode="before")
+    @field_validator("values", "rates", "first", "stages", mode="before")
     @classmethod
     def _nothing_is_none(cls, value: Any) -> Any:
         return {} if value is None else value
@@ -72,6 +77,7 @@ class Plan(NamedTuple):
     out: Path
     values: dict[str, Any]
     steps: tuple[Step, ...]
+    rates: Rates = Rates()
 
 
 class Expected(NamedTuple):
@@ -107,19 +113,22 @@ def load(name: str, above: tuple[str, ...] = ()) -> Recipe:
             f"{name}: not a recipe: {_first(error)}",
             f"Its keys are {', '.join(sorted(Recipe.model_fields))}.",
         ) from None
-    values, stages = recipe.values, recipe.stages
+    values, rates, stages = recipe.values, recipe.rates, {**recipe.first, **recipe.stages}
     if recipe.extends:
         parent = load(recipe.extends, (*above, name))
-        values, stages = {**parent.values, **values}, {**parent.stages, **stages}
+        values, rates = {**parent.values, **values}, {**parent.rates, **rates}
+        stages = {**recipe.first, **parent.stages, **recipe.stages}
         strange = sorted(recipe.values.keys() - parent.values.keys())
-        if unknown := strange and [key for key in strange if key not in _references(unroll(stages, values))]:
+        if unknown := strange and [
+            key for key in strange if key not in _used(unroll(stages, values), values)
+        ]:
             raise RecipeError(
                 f"{name}: {recipe.extends} has no value {unknown[0]!r}",
                 _did_you_mean(unknown[0], parent.values),
             )
     if not stages:
         raise RecipeError(f"{name}: no stages", "List them under `stages:`.")
-    return Recipe(name=recipe.name or name, about=recipe.about, values=values, stages=stages)
+    return Recipe(name=recipe.name or name, about=recipe.about, values=values, rates=rates, stages=stages)
 
 
 def resolve(name: str | Recipe, out: Path, settings: Mapping[str, Any] | None = None) -> Plan:
@@ -131,7 +140,7 @@ def resolve(name: str | Recipe, out: Path, settings: Mapping[str, Any] | None = 
     recipe = load(name) if isinstance(name, str) else name
     values = {**recipe.values, **(settings or {})}
     stages = unroll(recipe.stages, values)
-    used = _references(stages) - stages.keys()
+    used = _used(stages, values) - stages.keys()
     if unknown := [key for key in settings or {} if key not in recipe.values and key not in used]:
         raise RecipeError(
             f"recipe {recipe.name} has no value {unknown[0]!r}", _did_you_mean(unknown[0], recipe.values)
@@ -140,11 +149,19 @@ def resolve(name: str | Recipe, out: Path, settings: Mapping[str, Any] | None = 
         raise RecipeError(
             f"recipe {recipe.name} needs a value for {', '.join(missing)}", f"Pass --set {missing[0]}=…"
         )
+    try:
+        rates = Rates.model_validate(recipe.rates)
+    except ValidationError as error:
+        raise RecipeError(
+            f"recipe {recipe.name}: rates: {_first(error)}", f"Its keys are {', '.join(Rates.model_fields)}."
+        ) from None
     steps: list[Step] = []
     for stage, spec in stages.items():
         steps.append(_step(stage, spec, values, {step.name: step for step in steps}, out))
     refuse_own_examiner({step.name: step.action for step in steps}, {step.name: step.needs for step in steps})
-    return Plan(recipe.name, out, values, tuple(steps))
+    for step in steps:
+        step.action.check_among({str(other.out): other.action for other in steps})
+    return Plan(recipe.name, out, values, tuple(steps), rates)
 
 
 def _references(stages: Any) -> set[str]:
@@ -156,9 +173,19 @@ def _references(stages: Any) -> set[str]:
     return set(_REFERENCE.findall(stages)) if isinstance(stages, str) else set()
 
 
+def _used(stages: Any, values: Mapping[str, Any]) -> set[str]:
+    """Every name that these stages use, by themselves or through a value that names another."""
+    used: set[str] = set()
+    new = _references(stages)
+    while new:
+        used |= new
+        new = {name for key in new if key in values for name in _references(values[key])} - used
+    return used
+
+
 def expect(plan: Plan) -> list[Expected]:
-    """What each stage will cost: calls, tokens, memory. Runs nothing and asks no model."""
-    flow = Flow()
+    """What each stage will cost: calls, tokens, memory, hours. Runs nothing and asks no model."""
+    flow = Flow(plan.rates)
     for step in plan.steps:
         step.action.weigh(step.out, flow)
     lines = []
@@ -166,6 +193,24 @@ def expect(plan: Plan) -> list[Expected]:
         cost = step.action.expect(step.out, flow)
         lines.append(Expected(step.name, step.action.describe(), _done(step), cost))
     return lines
+
+
+def total(lines: Sequence[Expected]) -> Cost:
+    """Of all stages together what can be told; memory is that of the largest."""
+    costs = [line.cost for line in lines]
+    return Cost(
+        _sum(cost.calls for cost in costs),
+        _sum(cost.tokens for cost in costs),
+        max((cost.gpu_bytes for cost in costs if cost.gpu_bytes), default=None),
+        _sum(cost.hours for cost in costs),
+        _sum(cost.usd for cost in costs),
+    )
+
+
+def _sum(values: Iterable[Any]) -> Any:
+    """Of what is known; null where nothing is."""
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
 
 
 def run(plan: Plan, *, check: bool = True) -> dict[str, Any]:
@@ -257,16 +302,23 @@ def _filled(
             needs[name] = None
             return str(earlier[name].out)
         if name in values:
-            return values[name]
+            return _filled(values[name], f"value {name}", _without(values, name), earlier, needs)
         hint = _did_you_mean(name, [*values, *earlier])
         raise RecipeError(f"{where}: ${{{name}}} is no value and no earlier stage", hint)
 
     if whole := _REFERENCE.fullmatch(value):
         return lookup(whole[1])
-    text = _REFERENCE.sub(lambda match: str(lookup(match[1])), value)
+    text = value
+    while _REFERENCE.search(text):  # the inner ones first: ${tutor-${rounds}}
+        text = _REFERENCE.sub(lambda match: str(lookup(match[1])), text)
     for stage in needs:
         _check_output(where, text, earlier[stage])
     return text
+
+
+def _without(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The values a value may name: not itself."""
+    return {key: value for key, value in values.items() if key != name}
 
 
 def _check_output(where: str, text: str, step: Step) -> None:

@@ -77,7 +77,7 @@ def _fail(what: str, hint: str) -> NoReturn:
 
 def gather() -> None:
     """Import the command files, in the order of the pipeline; none of them imports a heavy library."""
-    from maieutic.cli import data, evals, intents, judge, mask, models, recipe, report, simulate, train
+    from maieutic.cli import data, evals, intents, judge, mask, models, play, recipe, report, simulate, train
 
-    for room in (recipe, data, mask, intents, train, simulate, judge, evals, report, models):
+    for room in (recipe, data, mask, intents, train, simulate, judge, play, evals, report, models):
         room.register(app)

@@ -28,6 +28,12 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and its cost; run nothing.")
     ] = False,
+    rate: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="served=, local= (tokens a second) or flops=: how fast, for the hours of --dry-run."
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Run a recipe's stages in order; done ones are skipped, an interrupted run goes on.
@@ -36,7 +42,10 @@ def run(
     """
     from maieutic import recipe as room
 
-    plan = room.resolve(recipe, out, _settings(set or []))
+    loaded = room.load(recipe)
+    if rate:
+        loaded = loaded.model_copy(update={"rates": {**loaded.rates, **_settings(rate, "--rate")}})
+    plan = room.resolve(loaded, out, _settings(set or []))
     if dry_run:
         show_plan(plan, json)
         return
@@ -47,7 +56,7 @@ def run(
         say(f"{len(manifests)} stages done in {out}")
 
 
-def _settings(pairs: list[str]) -> dict[str, Any]:
+def _settings(pairs: list[str], option: str = "--set") -> dict[str, Any]:
     import yaml
 
     from maieutic.errors import InputError
@@ -56,7 +65,7 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
     for pair in pairs:
         key, found, value = pair.partition("=")
         if not found:
-            raise InputError(f"--set {pair!r} is no key=value", "Write --set corpus=chats.jsonl.")
+            raise InputError(f"{option} {pair!r} is no key=value", "Write --set corpus=chats.jsonl.")
         try:
             settings[key] = yaml.safe_load(value)
         except yaml.YAMLError:
@@ -81,30 +90,74 @@ def show_plan(plan: Any, json: bool) -> None:
                 "run": str(plan.out),
                 "values": plan.values,
                 "stages": stages,
+                "total": room.total(lines)._asdict(),
+                "rates": plan.rates.model_dump(),
                 "missing": missing,
             }
         )
         return
+    priced = any(line.cost.usd is not None for line in lines)
     width = max(len(line.stage) for line in lines) + 2
     rows = [
         (
             f"{'✓' if line.done else ' '} {line.stage:<{width}}{line.does}",
             _count(line.cost.calls),
             _count(line.cost.tokens),
+            _hours(line.cost.hours),
+            *([_dollars(line.cost.usd)] if priced else []),
             _memory(line.cost.gpu_bytes),
         )
         for line in lines
     ]
+    total = room.total(lines)
+    rows.append(
+        (
+            f"  {'in all':<{width}}",
+            _count(total.calls),
+            _count(total.tokens),
+            _hours(total.hours),
+            *([_dollars(total.usd)] if priced else []),
+            _memory(total.gpu_bytes),
+        )
+    )
     table(
-        f"{plan.name}: {len(rows)} stages in {plan.out}",
-        (f"  {'stage':<{width}}does", "calls", "tokens", "GPU memory"),
+        f"{plan.name}: {len(lines)} stages in {plan.out}",
+        (
+            f"  {'stage':<{width}}does",
+            "calls",
+            "tokens",
+            "hours",
+            *(["dollars"] if priced else []),
+            "GPU memory",
+        ),
         rows,
     )
     note(
         "tokens: written at most, or trained on; memory: weights and optimizer. – : not known beforehand, or none"
     )
+    rates = plan.rates
+    note(
+        "hours: a rule of thumb, one stage after the other on one GPU. "
+        f"A server writes {rates.served:g} tokens a second, a model of 7e9 weights here {rates.local:g}, "
+        f"training reaches {rates.flops:g} FLOP/s; --rate changes them"
+    )
+    if unknown := [line.stage for line in lines if _untold(line)]:
+        note(f"in no total, since nothing tells their hours: {', '.join(unknown)}")
     for path in room.missing(plan):
         note(f"{path}: no such file or folder; a run would stop before its first stage")
+
+
+def _untold(line: Any) -> bool:
+    """Whether a stage has work whose hours are not known."""
+    return line.cost.hours is None and bool(line.cost.tokens or line.cost.gpu_bytes)
+
+
+def _hours(value: float | None) -> str | None:
+    return None if not value else f"{value:.1f}" if value >= 0.05 else "< 0.1"
+
+
+def _dollars(value: float | None) -> str | None:
+    return None if value is None else f"{value:,.2f}"
 
 
 def _memory(value: int | None) -> str | None:

@@ -7,7 +7,7 @@ are beside the point, as they often are.
 from __future__ import annotations
 
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from maieutic.types import Problem, Role, Turn
 
@@ -152,9 +152,26 @@ _TELLS = (
     "The answer is {answer}. Do you see why?",
 )
 _HINTS = ("Not quite. Read the task again.", "No, that is not it. Look at the words again.")
+_IDLE = (
+    "Are you sure?",
+    "What do you think?",
+    "Do you like {things}?",
+    "Who is {name}?",
+    "Can you see the {things}?",
+)
+"""Questions that lead nowhere; the last three speak of this very problem."""
 _PREFIX = ("Not quite. ", "Good try. ", "")
 _CONFIRMS = ("Yes, that is right.", "Well done, {answer} is right.")
 _MOVES = ("ask", "hint", "tell")
+_SOLVES = {"ask": 0.65, "hint": 0.25, "idle": 0.1}
+"""How probably a pupil finds the sign after such a turn of the tutor's; the idle is no move of its own choice."""
+_MORE = {"ask": 0.15, "hint": 0.15, "idle": 0.05}
+"""By so much more after each turn before."""
+_KEEPS = 0.5
+"""How probably a pupil who was told the sign says it when asked again."""
+EXAM = "What do you say now?"
+_PRESSES = 0.4
+"""How probably a pupil who has not found it asks for the answer."""
 
 
 class Lesson(NamedTuple):
@@ -166,7 +183,19 @@ class Lesson(NamedTuple):
     ended: bool
 
 
-def lesson(random: Random, task: Task, style: str) -> Lesson:
+class Ways(NamedTuple):
+    """How a world's lessons go beside the ordinary; with the defaults nothing of it occurs."""
+
+    idle: float = 0.0
+    """Share of the tutor's questions that lead nowhere."""
+    exams: float = 0.0
+    """Share of the tutor's turns that also ask what the pupil says now, as attempts before and after a dialogue do."""
+
+
+ORDINARY = Ways()
+
+
+def lesson(random: Random, task: Task, style: str, ways: Ways = ORDINARY) -> Lesson:
     """A whole dialogue on a problem, from the pupil's wrong attempt to their leaving."""
     turns = [sheet(task)]
     openings: list[int] = []
@@ -175,7 +204,20 @@ def lesson(random: Random, task: Task, style: str) -> Lesson:
         text = choice if isinstance(choice, str) else random.choice(choice)
         turns.append(Turn(role=role, content=task.fill(text)))
 
+    def examined() -> bool:
+        return bool(ways.exams) and random.random() < ways.exams
+
+    def close(text: tuple[str, ...], knows: float) -> None:
+        """The tutor's last turn, and where it asks for the sign once more, the pupil's word."""
+        asks = examined()
+        say(Role.ASSISTANT, f"{random.choice(text)}\n\n{EXAM}" if asks else text)
+        if asks:
+            say(Role.USER, _SOLVED[style] if random.random() < knows else OPENINGS[style])
+
     say(Role.USER, OPENINGS[style])
+    if examined():
+        say(Role.ASSISTANT, EXAM)
+        say(Role.USER, OPENINGS[style])
     asked_for_it, tries, done = False, 0, False
     while not done:
         openings.append(len(turns))
@@ -184,25 +226,34 @@ def lesson(random: Random, task: Task, style: str) -> Lesson:
         if move == "tell":
             say(Role.ASSISTANT, _TELLS)
             say(Role.USER, _TOLD[style])
-            say(Role.ASSISTANT, ("Good.", "Well done."))
+            close(("Good.", "Well done."), _KEEPS)
             done = True
             continue
-        hint = random.choice(_HINTS)
-        say(
-            Role.ASSISTANT,
-            hint if move == "hint" else random.choice(_PREFIX) + random.choice(task.story.questions),
-        )
-        solves = (0.25 if move == "hint" else 0.65) + 0.15 * (tries - 1)
-        if random.random() < solves:
+        if move == "ask" and ways.idle and random.random() < ways.idle:
+            move = "idle"
+        asks = examined()
+        say(Role.ASSISTANT, _moved(random, move, task) + (f"\n\n{EXAM}" if asks else ""))
+        if random.random() < _SOLVES[move] + _MORE[move] * (tries - 1):
             say(Role.USER, _SOLVED[style])
-            say(Role.ASSISTANT, _CONFIRMS)
+            close(_CONFIRMS, 1.0)
             done = True
+        elif asks:
+            asked_for_it = False
+            say(Role.USER, OPENINGS[style])
         else:
-            asked_for_it = random.random() < 0.4
+            asked_for_it = random.random() < _PRESSES
             say(Role.USER, _ASK_FOR_IT[style] if asked_for_it else _STUCK[style])
     if random.random() >= LEAVES[style]:
         say(Role.USER, THANKS[style])
     return Lesson(tuple(turns), tuple(openings), True)
+
+
+def _moved(random: Random, move: str, task: Task) -> str:
+    """What a tutor who does not tell says."""
+    hint = random.choice(_HINTS)
+    if move == "hint":
+        return hint
+    return random.choice(_PREFIX) + random.choice(_IDLE if move == "idle" else task.story.questions)
 
 
 def _tutor_move(random: Random, style: str, tries: int, asked_for_it: bool) -> str:
@@ -210,3 +261,47 @@ def _tutor_move(random: Random, style: str, tries: int, asked_for_it: bool) -> s
         return "tell"
     ask = 0.25 if asked_for_it else _ASKS[style]
     return random.choices(_MOVES, (ask, 0.15 * (1 - ask), 0.85 * (1 - ask)))[0]
+
+
+def scripted() -> dict[str, Any]:
+    """The same pupils by rule, as a file of `maieutic.students` holds them.
+
+    A rule cannot see which of two questions about the problem leads anywhere: it tells apart only those that speak of
+    it and those that would fit anything.
+    """
+    asks, hint, idle = ({"solves": _SOLVES[move], "more": _MORE[move]} for move in ("ask", "hint", "idle"))
+    rest = {"presses": _PRESSES, "sticks": 0.5}
+    return {
+        "name": "pupils",
+        "about": "The closed world's pupils, by rule.",
+        "profile": "You are a pupil who chose the wrong sign. You say little.",
+        "styles": {style: _spoken(style) for style in STYLES},
+        "chances": {
+            "takes_up": asks | rest,
+            "asks": idle | rest,
+            "hints": hint | rest,
+            "idle": idle | rest,
+            "refuses": idle | rest,
+            "tells": {},
+        },
+        "keeps": {"solved": 1.0, "told": _KEEPS},
+    }
+
+
+def _spoken(style: str) -> dict[str, Any]:
+    """One style's phrases, with the marks that such a file has."""
+    stuck = _STUCK[style]
+    phrases = {
+        "opens": OPENINGS[style],
+        "solves": _SOLVED[style],
+        "sticks": [text for text in stuck if "{attempt}" in text] or OPENINGS[style],
+        "lost": [text for text in stuck if "{attempt}" not in text],
+        "presses": [_ASK_FOR_IT[style]],
+        "told": _TOLD[style],
+        "thanks": THANKS[style],
+    }
+    marked = {
+        name: [text.replace("{", "{{").replace("}", "}}") for text in texts]
+        for name, texts in phrases.items()
+    }
+    return {**marked, "leaves": LEAVES[style]}

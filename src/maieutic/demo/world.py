@@ -12,6 +12,8 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
+import yaml
+
 from maieutic.demo import everyday, pupils
 from maieutic.types import Conversation, Problem, Role, Turn
 
@@ -42,8 +44,11 @@ class Part(NamedTuple):
     starts: list[Conversation]
 
 
-def build(sizes: dict[str, Sizes], seed: int = 0) -> dict[str, Part]:
-    """The whole world, by part; the same seed and sizes give the same world."""
+def build(sizes: dict[str, Sizes], seed: int = 0, ways: pupils.Ways = pupils.ORDINARY) -> dict[str, Part]:
+    """The whole world, by part; the same seed and sizes give the same world.
+
+    `ways` is what its lessons have beside the ordinary.
+    """
     random = Random(f"maieutic world {seed}")  # noqa: S311 (not cryptography)
     pairs = _dealt(random, pupils.operands(), (0.6, 0.15, 0.25))
     by_good = [
@@ -54,12 +59,17 @@ def build(sizes: dict[str, Sizes], seed: int = 0) -> dict[str, Part]:
     parts = {}
     for place, part in enumerate(PARTS):
         own = Random(f"maieutic world {seed} {part}")  # noqa: S311
-        parts[part] = _Maker(own, part, pairs[place], facts[place]).make(sizes[part])
+        parts[part] = _Maker(own, part, pairs[place], facts[place], ways).make(sizes[part])
     return parts
 
 
-def write(out: Path, sizes: dict[str, Sizes], seed: int = 0) -> dict[str, Any]:
+def write(
+    out: Path, sizes: dict[str, Sizes], seed: int = 0, ways: pupils.Ways = pupils.ORDINARY
+) -> dict[str, Any]:
     """Write the world into a folder: `PART.jsonl`, `PART-seeds.jsonl`, `starts.jsonl` (those of train).
+
+    Beside them `pupils.yaml`, its pupils by rule (`student/…/pupils.yaml`), and `exam.md`, what a pupil is asked in
+    words of this world before and after a dialogue.
 
     Returns:
         Counts by file, and the number of different words.
@@ -67,13 +77,16 @@ def write(out: Path, sizes: dict[str, Sizes], seed: int = 0) -> dict[str, Any]:
     from maieutic.data.corpus import write_corpus
 
     counts = {}
-    parts = build(sizes, seed)
+    parts = build(sizes, seed, ways)
     for name, part in parts.items():
         files = {f"{name}.jsonl": part.dialogues, f"{name}-seeds.jsonl": part.seeds}
         if name == "train":
             files["starts.jsonl"] = part.starts
         for file, conversations in files.items():
             counts[file] = write_corpus(out / file, conversations, overwrite=True)
+    text = yaml.safe_dump(pupils.scripted(), sort_keys=False, width=120)
+    (out / "pupils.yaml").write_text(text, encoding="utf-8")
+    (out / "exam.md").write_text(f"{pupils.EXAM}\n", encoding="utf-8")
     return {"conversations": counts, "vocabulary": len(vocabulary(parts))}
 
 
@@ -94,9 +107,15 @@ def _dealt(random: Random, items: list[Any], shares: tuple[float, float, float])
 
 class _Maker:
     def __init__(
-        self, random: Random, part: str, pairs: list[tuple[int, int]], facts: list[tuple[str, int]]
+        self,
+        random: Random,
+        part: str,
+        pairs: list[tuple[int, int]],
+        facts: list[tuple[str, int]],
+        ways: pupils.Ways,
     ) -> None:
         self._random, self._part, self._pairs, self._facts = random, part, pairs, facts
+        self._ways = ways
         self._people = 0
 
     def make(self, sizes: Sizes) -> Part:
@@ -124,7 +143,7 @@ class _Maker:
         problem = None
         if kind == "lesson":
             task = pupils.draw_task(self._random, self._pairs)
-            turns, problem = list(pupils.lesson(self._random, task, style).turns), task.problem()
+            turns, problem = list(self._lesson(task, style).turns), task.problem()
         elif kind == "shop":
             turns = everyday.shop(self._random, style, self._facts)
         else:
@@ -136,9 +155,12 @@ class _Maker:
 
     def _seed(self, style: str, about: dict[str, Any]) -> Conversation:
         task = pupils.draw_task(self._random, self._pairs)
-        lesson = pupils.lesson(self._random, task, style)
+        lesson = self._lesson(task, style)
         stop = lesson.openings[0] if self._random.random() < 0.8 else self._random.choice(lesson.openings)
         return _row(list(lesson.turns[:stop]), _INTENTS["lesson"], task.problem(), False, about)
+
+    def _lesson(self, task: pupils.Task, style: str) -> pupils.Lesson:
+        return pupils.lesson(self._random, task, style, self._ways)
 
     def _start(self, number: int) -> Conversation:
         """What lies there before anybody speaks: of three, two problems and a shop's list."""

@@ -95,10 +95,26 @@ def _dialogues(m: Mapping[str, Any]) -> str:
     )
 
 
+def _mix(m: Mapping[str, Any]) -> str:
+    if "agreement" not in m:
+        return ""
+    scored = f"{num(m['scored'])} of {num(m['replies'])} replies scored"
+    return _joined(scored, f"{num(m['plays'])} plays count", f"{num(m['lost'])} lost")
+
+
+def _play(m: Mapping[str, Any]) -> str:
+    models = m.get("models") or {}
+    return (
+        f"{plural(len(models['tutors']), 'tutor')} with {plural(len(models['students']), 'student')}"
+        if models
+        else ""
+    )
+
+
 _SAY: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "base": _base, "import": _import, "clean": _clean, "split": _split, "sft": _train, "dpo": _train,
     "simulate": _simulate, "candidates": _candidates, "judge": _judge, "prefer": _prefer,
     "eval-simulator": lambda m: plural(len(m.get("metrics") or {}), "metric"),
-    "eval-dialogue": _dialogues,
+    "eval-dialogue": _dialogues, "play": _play, "play-on": _simulate, "mix": _mix,
     "eval-tutor": lambda m: f"summary score {num((m.get('scores') or {}).get('summary_score'))}",
 }  # fmt: skip

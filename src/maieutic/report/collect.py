@@ -13,7 +13,12 @@ from maieutic.errors import MissingInput
 from maieutic.store import first_per_key, read_json, read_rows
 from maieutic.types import fingerprint
 
-_KINDS = {"simulator": "eval-simulator", "tutor": "eval-tutor", "dialogues": "eval-dialogue"}
+_KINDS = {
+    "simulator": "eval-simulator",
+    "tutor": "eval-tutor",
+    "dialogues": "eval-dialogue",
+    "playon": "play-on",
+}
 """Names that a kept recipe gives to what the recipe itself calls otherwise."""
 _BY_FILE = (
     ("metrics.json", "eval-simulator"),

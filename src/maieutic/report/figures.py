@@ -12,6 +12,7 @@ from maieutic.report.draw import BLACK, COLOURS, DASHES, GREY, MARKERS, Picture,
 from maieutic.report.material import Agreement, Curve, Endings, Material, Outcome, Scores
 from maieutic.report.numbers import num, plural, sure
 from maieutic.report.talks import Talk
+from maieutic.report.worth import Worth, said
 from maieutic.types import Estimate
 
 MOST = 6
@@ -29,6 +30,8 @@ def pictures(material: Material) -> list[Picture]:
         found.append(scores_by_model(material.scores))
     if material.outcomes:
         found.append(told_solved(material.outcomes))
+    if material.worths:
+        found.append(rubric_worth(material.worths))
     found += [human_judge(one, place) for place, one in enumerate(material.agreements, 1)]
     found += [confusion(one, place) for place, one in enumerate(material.agreements, 1) if one.yes_no]
     if material.curves:
@@ -230,32 +233,82 @@ def ending(endings: Endings, place: int) -> Picture:
 
 
 def told_solved(outcomes: Sequence[Outcome]) -> Picture:
-    """Each tutor as a point: how often it told the answer, how often the student solved the problem."""
-    kept = outcomes[:MOST]
+    """Each tutor as a point: how often it told, how often the student solved the problem; a panel for each student."""
+    students = list(dict.fromkeys(one.student for one in outcomes))
+    names = list(dict.fromkeys(one.label for one in outcomes))[:MOST]
+    looks = {name: (COLOURS[place], MARKERS[place]) for place, name in enumerate(names)}
+    kept = [one for one in outcomes if one.label in looks]
+
+    def paint(figure: Any) -> None:
+        panels = figure.subplots(len(students), 1, squeeze=False)[:, 0]
+        for axes, student in zip(panels, students, strict=True):
+            for one in kept:
+                if one.student == student:
+                    _cross(axes, one, *looks[one.label], named=student == students[0])
+            axes.set(
+                xlabel="the tutor told the answer", ylabel="the student solved it",
+                xlim=(-0.02, 1.02), ylim=(-0.02, 1.02),
+            )  # fmt: skip
+            if student:
+                axes.set_title(label(f"with the student “{student}”"))
+            light_grid(axes, "both")
+        figure.legend(loc="outside upper left", ncols=1)
+
+    parts = [
+        f"{one.label}{f' with {one.student}' if one.student else ''}: "
+        f"solved {_said(one.solved)}, told {_said(one.told)}"
+        for one in kept
+    ]
+    says = "Whole dialogues on problems with known answers: a good tutor is high and to the left."
+    says += " The crosses are 95 % intervals." if any(one.solved.ci for one in kept) else ""
+    dropped = len({one.label for one in outcomes}) - len(names)
+    if dropped > 0:
+        says += f" The first {MOST} of {MOST + dropped} tutors."
+    return draw(
+        paint, 3.6 * len(students) + 0.4 + 0.25 * len(names), name="told-solved", section="dialogue",
+        title="Told against solved", says=says, alt=". ".join(parts) + ".",
+    )  # fmt: skip
+
+
+def _cross(axes: Any, one: Outcome, colour: str, marker: str, named: bool) -> None:
+    x, y = one.told.value, one.solved.value
+    assert x is not None and y is not None
+    spread = {
+        side: [[max(0.0, value - of.ci[0])], [max(0.0, of.ci[1] - value)]] if of.ci else None
+        for side, value, of in (("xerr", x, one.told), ("yerr", y, one.solved))
+    }
+    axes.errorbar(
+        [x], [y], **spread, color=colour, marker=marker, markersize=8, linestyle="", clip_on=False,
+        label=label(one.label) if named else None,
+    )  # fmt: skip
+
+
+def rubric_worth(worths: Sequence[Worth]) -> Picture:
+    """The mean outcome of the replies that the rubric gave one score, a line for each round."""
+    kept = worths[:MOST]
 
     def paint(figure: Any) -> None:
         axes = figure.subplots()
         for place, one in enumerate(kept):
-            x, y = one.told.value, one.solved.value
-            spread = {
-                "xerr": [[x - one.told.ci[0]], [one.told.ci[1] - x]] if one.told.ci and x is not None else None,
-                "yerr": [[y - one.solved.ci[0]], [one.solved.ci[1] - y]] if one.solved.ci and y is not None else None,
-            }  # fmt: skip
-            axes.errorbar(
-                [x], [y], **spread, color=COLOURS[place], marker=MARKERS[place], markersize=8, linestyle="",
-                label=label(one.label), clip_on=False,
+            xs, ys = [g.rubric for g in one.given], [g.outcome for g in one.given]
+            axes.plot(xs, ys, color=COLOURS[place], linewidth=1)
+            most = max(g.n for g in one.given)
+            axes.scatter(
+                xs, ys, s=[25 + 175 * g.n / most for g in one.given], color=COLOURS[place], marker=MARKERS[place],
+                label=label(f"{one.label} (area: replies)"), zorder=3, clip_on=False,
             )  # fmt: skip
-        axes.set(xlabel="the tutor told the answer", ylabel="the student solved it", xlim=(0, 1), ylim=(0, 1))
+        axes.set(
+            xlabel="score by the rubric", ylabel="plays that were solved", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02)
+        )  # fmt: skip
         light_grid(axes, "both")
         figure.legend(loc="outside upper left", ncols=1)
 
-    parts = [f"{one.label}: solved {_said(one.solved)}, told {_said(one.told)}" for one in kept]
-    says = "Whole dialogues on problems with known answers: a good tutor is high and to the left."
-    if len(outcomes) > MOST:
-        says += f" The first {MOST} of {len(outcomes)}."
+    says = (
+        "Candidate replies by what the rubric gave them, and how often a student then found the answer alone."
+    )
     return draw(
-        paint, 4.0 + 0.25 * len(kept), name="told-solved", section="dialogue", title="Told against solved", says=says,
-        alt=". ".join(parts) + ".",
+        paint, 3.8 + 0.25 * len(kept), name="rubric-outcome", section="pairs", title="What the rubric’s score is worth",
+        says=says, alt=" ".join(map(said, kept)),
     )  # fmt: skip
 
 

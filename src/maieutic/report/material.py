@@ -14,6 +14,7 @@ from maieutic.report.collect import Run, StageRun
 from maieutic.report.estimates import estimate, estimates, interval
 from maieutic.report.grid import Grid, grids
 from maieutic.report.talks import Talk, talks
+from maieutic.report.worth import Worth, tutor_name, worths
 from maieutic.types import Estimate
 
 
@@ -66,6 +67,8 @@ class Outcome(NamedTuple):
     solved: Estimate
     told: Estimate
     turns: Estimate | None
+    student: str = ""
+    """With whom, where several students talked with each tutor."""
 
 
 class Agreement(NamedTuple):
@@ -90,6 +93,8 @@ class Material(NamedTuple):
     outcomes: list[Outcome]
     agreements: list[Agreement]
     grids: list[Grid]
+    worths: list[Worth]
+    """What plays said of the rubric that the replies were scored by."""
 
 
 def gather(runs: Sequence[Run]) -> Material:
@@ -103,6 +108,7 @@ def gather(runs: Sequence[Run]) -> Material:
         outcomes=[o for run in runs for o in _of_run(run)],
         agreements=[a for run in runs for path in run.ratings if (a := _agreement(run, path))],
         grids=grids([stage for _, stage in stages]),
+        worths=worths(runs),
     )
 
 
@@ -151,13 +157,24 @@ def _of_run(run: Run) -> list[Outcome]:
     several: list[Outcome] = []
     for stage in run.stages:
         manifest = stage.manifest or {}
-        if stage.kind == "eval-dialogue":  # the tutors go by the stages in which they talked
+        if stage.kind == "play":
+            several += _played(manifest)
+        elif stage.kind == "eval-dialogue":  # the tutors go by the stages in which they talked
             for part, setting in (("scores", "data"), ("against", "against")):
                 name = Path(str(stage.config.get(setting) or stage.label)).name
                 several += _outcomes(manifest.get(part) or {}, name)
         else:
             several += _outcomes(manifest, stage.label)
     return several or list(_outcomes(run.summary.get("dialogue") or {}, ""))
+
+
+def _played(manifest: Mapping[str, Any]) -> Iterator[Outcome]:
+    """Every tutor with every student."""
+    for tutor_, by in (manifest.get("tutors") or {}).items():
+        for student, scores in by.items():
+            solved, told, turns = (estimate(scores[name]) for name in ("solved", "told", "turns"))
+            if solved.value is not None:
+                yield Outcome(tutor_name(tutor_), solved, told, turns, student)
 
 
 def _outcomes(value: Any, label: str) -> Iterator[Outcome]:

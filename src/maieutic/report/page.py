@@ -14,7 +14,7 @@ from importlib.resources import files
 import orjson
 
 from maieutic.console import shown
-from maieutic.report import gridded, preferences, probes, tables
+from maieutic.report import gridded, loops, preferences, probes, tables
 from maieutic.report.collect import Run
 from maieutic.report.draw import Picture
 from maieutic.report.material import Material
@@ -89,7 +89,7 @@ def _sections(
     }
     probed = probes.probed(runs, material.scores)
     of_grids = [line for one in material.grids for line in gridded.findings(one)]
-    lines = [*tables.findings(runs), *of_grids, *probes.warnings(probed)]
+    lines = [*loops.findings(runs), *tables.findings(runs), *of_grids, *probes.warnings(probed)]
     found = "".join(f"<li>{escaped(line)}</li>" for line in lines)
     yield "findings", "What came out", [f'<ul class="findings">{found}</ul>'] if found else []
     simulators = made([tables.simulator(stage) for stage in of_kind["eval-simulator"]])
@@ -98,8 +98,11 @@ def _sections(
     tutors = made([*map(tables.tutor, of_kind["eval-tutor"]), tables.by_model(material.scores)])
     probe_tables = made([*map(probes.table, probed)])
     yield "tutor", "The tutor’s replies", [*grids, *drawn("tutor"), *tutors, *probe_tables]
-    yield "pairs", "What the tutor learned from", made(list(preferences.pairs(runs)))
-    outcomes = made([tables.outcomes(material.outcomes)] if material.outcomes else [])
+    learned = made([loops.cost_of_plays(runs), *preferences.pairs(runs)])
+    yield "pairs", "What the tutor learned from", [*drawn("pairs"), *learned]
+    alone = [one for one in material.outcomes if not one.student]
+    outcomes = made([tables.outcomes(alone)] if alone else [])
+    outcomes += made(list(loops.tables(runs)))
     outcomes += made([tables.differences(stage) for stage in of_kind["eval-dialogue"]])
     yield "dialogue", "Whole dialogues", [*drawn("dialogue"), *outcomes]
     yield (

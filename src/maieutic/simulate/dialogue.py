@@ -32,11 +32,15 @@ class End(StrEnum):
     """The controller said that such a person stops here."""
     FORCED = "forced"
     """It has the rounds it was allowed, and the user was made to take leave."""
+    DECIDED = "decided"
+    """Whoever asked for it knows what it was for."""
 
 
 ENDED = (End.END, End.CONTROLLER, End.FORCED)
 """Endings that are the person's, and may be taught as such."""
 Ending = Literal["allow", "suppress", "force"]
+Decided = Callable[[Conversation], bool]
+"""Whether nothing that may follow matters any more; asked after each drawn turn."""
 
 
 class Failure(NamedTuple):
@@ -65,6 +69,9 @@ class Rules(NamedTuple):
     controller: ChatModel | None = None
     brief: Brief = Brief()
     """What the assistant alone is told."""
+    user_turns: int | None = None
+    """Turns that the user may draw; the last is its own."""
+    decided: Decided | None = None
 
 
 class Draw(NamedTuple):
@@ -170,7 +177,20 @@ class Dialogue:
             return End.END
         if self._spoken and self._spoken[-1].info.get("forced"):
             return End.FORCED
+        if self._spoken and self._rules.decided and self._rules.decided(self._so_far()):
+            return End.DECIDED
+        if self._rules.user_turns and self._drawn_by_user() >= self._rules.user_turns:
+            return End.ROUNDS
         return End.ROUNDS if self._rounds_used_up() and self._rules.ending != "force" else None
+
+    def _so_far(self) -> Conversation:
+        """The dialogue up to now, its drawn turns marked as such."""
+        first = len(self._start.messages)
+        turns: dict[str, Any] = {str(place): {} for place in range(first, len(self._messages))}
+        return self._start.model_copy(update={"messages": tuple(self._messages), "meta": {"turns": turns}})
+
+    def _drawn_by_user(self) -> int:
+        return sum(spoken.turn.role == Role.USER for spoken in self._spoken)
 
     def _rounds_used_up(self) -> bool:
         return self._rounds >= self._rules.rounds and self._next_role() == Role.USER

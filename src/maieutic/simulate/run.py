@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,13 +24,13 @@ from maieutic.models import ChatModel, identity
 from maieutic.numbered import Numbered
 from maieutic.progress import Progress, track
 from maieutic.simulate import guards
-from maieutic.simulate.dialogue import Dialogue, Ending, Rules, Side, Spoken
+from maieutic.simulate.dialogue import Decided, Dialogue, Ending, Rules, Side, Spoken
 from maieutic.simulate.rows import dialogue_row, first_error, partial_dialogues, tally
 from maieutic.simulate.starts import Start, Starts
 from maieutic.simulate.users import CONTROLLER, UserMode, prompt_hash, user_mode
 from maieutic.spending import Budget, Purse
 from maieutic.store import Stage
-from maieutic.types import Record, Sampling, fingerprint
+from maieutic.types import Conversation, Record, Sampling, fingerprint
 
 
 class SimulateConfig(Record):
@@ -56,6 +56,8 @@ class SimulateConfig(Record):
     """Let `assistant_prompt` tell it the misconception, the solution and the known answer too."""
     rounds: int = Field(10, ge=1)
     """Rounds at most: an assistant's reply ends a round, those of the start counted."""
+    user_turns: int | None = Field(None, ge=1)
+    """The user speaks at most so many times after the start, and has the last word then."""
     min_rounds: int = Field(1, ge=0)
     """The user may not end before so many."""
     ending: Ending = "allow"
@@ -106,11 +108,15 @@ def simulate(
     n: int | None = None,
     config: SimulateConfig | None = None,
     controller: ChatModel | None = None,
+    *,
+    starts: Sequence[Conversation] | None = None,
+    decided: Decided | None = None,
 ) -> Summary:
     """Simulate `n` dialogues into the run folder `out` (default: `repeat` for each seed).
 
     `controller` is asked after each reply whether such a person would stop here: an end for prompted users, who
-    seldom find it themselves.
+    seldom find it themselves. `starts` are conversations in place of the corpus that `config.seeds` names. Where
+    `decided` says of what was said so far that nothing which may follow matters, the dialogue is over.
 
     Raises:
         TooManyFailures: past `max_failure_rate`; every dialogue is a row all the same.
@@ -120,7 +126,14 @@ def simulate(
     """
     with _seldom_collected():
         return asyncio.run(
-            _simulate(_Cast(user, assistant, controller), Path(out), n, config or SimulateConfig())
+            _simulate(
+                _Cast(user, assistant, controller),
+                Path(out),
+                n,
+                config or SimulateConfig(),
+                starts,
+                decided,
+            )
         )
 
 
@@ -149,13 +162,27 @@ class _Cast(NamedTuple):
         return [model for model in self if model is not None]
 
 
-async def _simulate(cast: _Cast, out: Path, n: int | None, config: SimulateConfig) -> Summary:
-    starts = Starts(config.seeds, config.seed_turns, config.assistant_system, config.repeat, config.kinds)
+async def _simulate(
+    cast: _Cast,
+    out: Path,
+    n: int | None,
+    config: SimulateConfig,
+    given: Sequence[Conversation] | None,
+    decided: Decided | None,
+) -> Summary:
+    starts = Starts(
+        config.seeds if given is None else given,
+        config.seed_turns,
+        config.assistant_system,
+        config.repeat,
+        config.kinds,
+    )
     config.budget.checked([model.id for model in cast.models()])
     try:
-        with Stage(out, _identity(cast, config, starts.hash)) as stage:
+        identified = _identity(cast, config, starts.hash) | ({"decided": True} if decided else {})
+        with Stage(out, identified) as stage:
             await asyncio.gather(*(model.check() for model in cast.models()))
-            run = _Run(cast, stage, config)
+            run = _Run(cast, stage, config, decided)
             summary = await run.all(starts, n)
             return _close(stage, summary, config)
     finally:
@@ -183,6 +210,7 @@ def _identity(cast: _Cast, config: SimulateConfig, seeds: str | None) -> dict[st
         ),
         "guards": guards.parse(config.guards),
         **config.model_dump(mode="json", include=settings),
+        **({} if config.user_turns is None else {"user_turns": config.user_turns}),
     }
 
 
@@ -195,7 +223,7 @@ def _briefing(config: SimulateConfig) -> dict[str, Any]:
 class _Run:
     """The dialogues of one call."""
 
-    def __init__(self, cast: _Cast, stage: Stage, config: SimulateConfig) -> None:
+    def __init__(self, cast: _Cast, stage: Stage, config: SimulateConfig, decided: Decided | None) -> None:
         self._sides = (Side(cast.user, config.user), Side(cast.assistant, config.assistant))
         self._rules = Rules(
             user_mode(cast.user, config.user_mode),
@@ -206,6 +234,8 @@ class _Run:
             config.ending,
             cast.controller,
             Brief.named(config.assistant_prompt, config.show_solution),
+            config.user_turns,
+            decided,
         )
         self._config = config
         self._stage = stage

@@ -7,7 +7,7 @@ messages stand in the dialogue; the rest is told to a prompted user, and to a tr
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
@@ -31,7 +31,7 @@ class Starts:
     """The starts of a run.
 
     Args:
-        path: a corpus; without one every start is free.
+        given: a corpus, or conversations; without either every start is free.
         seed_turns: keep only so many turns of each conversation.
         system: put before those that have no system turn.
         repeat: dialogues a start.
@@ -40,28 +40,37 @@ class Starts:
 
     def __init__(
         self,
-        path: Path | None,
+        given: Path | Sequence[Conversation] | None,
         seed_turns: int | None,
         system: str | None,
         repeat: int,
         kinds: Sequence[str] = (),
     ) -> None:
-        self._path, self._seed_turns, self._system, self._repeat = path, seed_turns, system, repeat
+        self._given, self._seed_turns, self._system, self._repeat = given, seed_turns, system, repeat
         self._kinds = [students.load(kind).student for kind in kinds]
         self.count = 1
-        self.hash = None if path is None else self._hashed()
+        self.hash = None if given is None else self._hashed()
 
     def _hashed(self) -> str:
-        from maieutic.data.corpus import read_corpus
-
-        assert self._path
         digest, self.count = hashlib.sha256(), 0
-        for conversation in read_corpus(self._path, seeds=True):
+        for conversation in self._once(tell=True):
             digest.update(fingerprint(conversation.row()).encode())
             self.count += 1
         if not self.count:
-            raise EmptyCorpus(f"{self._path} holds no seeds", "Give a corpus with conversations.")
+            where = self._given if isinstance(self._given, Path) else "the list of starts"
+            raise EmptyCorpus(f"{where} holds no seeds", "Give a corpus with conversations.")
         return digest.hexdigest()[:32]
+
+    def _once(self, tell: bool = False) -> Iterable[Conversation]:
+        """The starts, each once; `tell` names broken rows on standard error, which the later readings need not."""
+        if self._given is None:
+            return [Conversation(id="free", messages=())]
+        if not isinstance(self._given, Path):
+            return self._given
+        from maieutic.data.corpus import read_corpus
+        from maieutic.data.reading import BadRows
+
+        return read_corpus(self._given, on_bad=None if tell else BadRows(), seeds=True)
 
     def total(self, n: int | None) -> int:
         """Dialogues of a run of `n`; null: each start once, or `repeat` times."""
@@ -81,15 +90,8 @@ class Starts:
             yield Start(fingerprint([identity, number, start.row()]), draws, start)
 
     def _conversations(self) -> Iterator[Conversation]:
-        from maieutic.data.corpus import read_corpus
-        from maieutic.data.reading import BadRows
-
-        free = [Conversation(id="free", messages=())]
         for _ in count():
-            # Broken rows were named when the corpus was hashed.
-            for start in (
-                free if self._path is None else read_corpus(self._path, on_bad=BadRows(), seeds=True)
-            ):
+            for start in self._once():
                 framed = self._framed(start)
                 for one in self._of_kinds(framed):
                     for _ in range(self._repeat):

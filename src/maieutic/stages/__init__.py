@@ -1,8 +1,8 @@
 """What a recipe's stage can do: each kind with its settings, the files it makes, the models it asks, what it costs.
 
 A stage calls the library function that its command calls. Those that append rows keep their own run folder; the
-others are wrapped into one, with the manifest last. `corpora`, `training`, `talking`, `judging`, `measuring`,
-`tutoring`, `benchmarks` and `utility` hold them by what they do.
+others are wrapped into one, with the manifest last. `corpora`, `training`, `talking`, `judging`, `playing`,
+`measuring`, `tutoring`, `benchmarks` and `utility` hold them by what they do.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from maieutic.stages.benchmarks import (
     MtBenchJudge,
     MtBenchScore,
 )
-from maieutic.stages.corpora import Base, Clean, Contamination, Convert, Import, Split, Stats, World
+from maieutic.stages.corpora import Base, Clean, Contamination, Convert, Deal, Import, Split, Stats, World
 from maieutic.stages.judging import Judge, Prefer
 from maieutic.stages.measuring import Dialogues, Play, Simulator, Tutor
+from maieutic.stages.playing import Mix, PlayOn
 from maieutic.stages.talking import Attempts, Candidates, Intents, Simulate
 from maieutic.stages.training import Dpo, Sft
 from maieutic.stages.tutoring import Agreement, Grid, Leaks, Lists, Rated
@@ -32,6 +33,7 @@ ACTIONS: dict[str, type[Action]] = {
     "import": Import,
     "clean": Clean,
     "split": Split,
+    "deal": Deal,
     "contamination": Contamination,
     "lists": Lists,
     "leaks": Leaks,
@@ -42,6 +44,8 @@ ACTIONS: dict[str, type[Action]] = {
     "simulate": Simulate,
     "candidates": Candidates,
     "judge": Judge,
+    "play-on": PlayOn,
+    "mix": Mix,
     "prefer": Prefer,
     "dpo": Dpo,
     "eval-simulator": Simulator,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import orjson
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from maieutic.costs import Cost, Flow
 from maieutic.models import Precision
@@ -30,6 +30,13 @@ class Action(Record):
 
         Raises:
             ValidationError, MaieuticError: says which setting.
+        """
+
+    def check_among(self, stages: Mapping[str, Action]) -> None:
+        """Refuse what does not go together with the recipe's other stages, given by their folders.
+
+        Raises:
+            RecipeError: says what.
         """
 
     def inputs(self) -> list[Path]:
@@ -58,6 +65,10 @@ class Action(Record):
         """Its settings, with the run folder's own path left out: a moved run is the same run."""
         text = self.model_dump_json(exclude_defaults=True).replace(f"{root}/", "")
         return {"do": type(self).__name__.lower(), **orjson.loads(text)}
+
+
+PromptName = Annotated[str | None, BeforeValidator(lambda value: None if value == "none" else value)]
+"""A prompt's name, or a `.md` file; null or `none`: no prompt, the dialogue as it is."""
 
 
 class Options(Record):

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from maieutic.costs import VERDICT_TOKENS, Cost, Flow, Size
+from maieutic.costs import VERDICT_TOKENS, Ask, Cost, Flow, Size
 from maieutic.stages.action import Action, Options, wrapped
 
 
@@ -38,7 +38,7 @@ class _Answers(Action):
         rows = min(size.rows, self.limit or size.rows)
         calls = rows * turns
         flow.put(out, Size(rows, size.tokens + calls * self.max_tokens))
-        return Cost(calls, calls * self.max_tokens, memory)
+        return flow.asked([Ask(self.model, calls, size.tokens * turns, calls * self.max_tokens)])
 
 
 class MtBenchAnswer(_Answers):
@@ -221,4 +221,5 @@ def _verdicts(flow: Flow, data: Path, models: list[str], each: int) -> Cost:
     size, memory = flow.size(data), flow.memory(models)
     if size is None:
         return Cost(None, None, memory)
-    return Cost(size.rows * each, size.rows * each * VERDICT_TOKENS, memory)
+    calls = size.rows * each
+    return flow.asked([Ask(models[0], calls, size.tokens * each, calls * VERDICT_TOKENS)])

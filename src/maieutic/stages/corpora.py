@@ -15,12 +15,17 @@ if TYPE_CHECKING:
     from maieutic.data.options import CleanOptions
 
 
+_WORLD_TOKENS = 75
+"""Tokens of one of the closed world's dialogues, about."""
+
+
 class World(Action):
     """The demo's closed world: dialogues, seeds and starts, in parts that share no problem."""
 
     outputs = (
         *("train.jsonl", "validation.jsonl", "test.jsonl", "starts.jsonl"),
         *("train-seeds.jsonl", "validation-seeds.jsonl", "test-seeds.jsonl"),
+        *("pupils.yaml", "exam.md"),
     )
     dialogues: tuple[int, int, int] = (3000, 200, 300)
     """In train, validation and test."""
@@ -28,17 +33,31 @@ class World(Action):
     """Lessons that stop at a pupil who has not got it yet."""
     starts: int = 72
     """Sheets of train before which nobody has spoken yet."""
+    idle: float = Field(0.0, ge=0, le=1)
+    """Share of its tutors' questions that lead nowhere."""
+    exams: float = Field(0.0, ge=0, le=1)
+    """Share of its tutors' turns that also ask what the pupil says now."""
     seed: int = 0
 
     def run(self, out: Path) -> None:  # noqa: D102
+        from maieutic.demo.pupils import Ways
         from maieutic.demo.world import PARTS, Sizes, write
 
         counts = zip(self.dialogues, self.seeds, (self.starts, 0, 0), strict=True)
         sizes = {part: Sizes(*three) for part, three in zip(PARTS, counts, strict=True)}
-        wrapped(out, self, lambda: write(out, sizes, self.seed))
+        ways = Ways(self.idle, self.exams)
+        wrapped(out, self, lambda: write(out, sizes, self.seed, ways))
 
     def describe(self) -> str:  # noqa: D102
         return "the dialogues of a small closed world"
+
+    def expect(self, out: Path, flow: Flow) -> Cost:  # noqa: D102
+        for part, dialogues, seeds in zip(
+            ("train", "validation", "test"), self.dialogues, self.seeds, strict=True
+        ):
+            flow.put(out / f"{part}.jsonl", Size(dialogues, dialogues * _WORLD_TOKENS))
+            flow.put(out / f"{part}-seeds.jsonl", Size(seeds, seeds * _WORLD_TOKENS // 2))
+        return Cost()
 
 
 class Base(Action):
@@ -220,6 +239,35 @@ class Convert(Action):
 
     def describe(self) -> str:  # noqa: D102
         return f"write {self.corpus.name} as {self.to}"
+
+
+class Deal(Action):
+    """A corpus in disjoint parts of about one size, such as the problems of each round."""
+
+    outputs = tuple(f"part-{number}.jsonl" for number in range(1, 65))
+    corpus: Path
+    parts: int = Field(2, ge=1, le=64)
+    by: Literal["problem", "user", "conversation"] = "problem"
+    apart_from: list[Path] = Field(default_factory=list)
+    """Corpora that must hold none of them, such as those that evaluate."""
+    seed: int = 0
+
+    def run(self, out: Path) -> None:  # noqa: D102
+        from maieutic.data.deal import deal
+
+        settings = self.model_dump(exclude={"corpus"})
+        wrapped(out, self, lambda: deal(self.corpus, out, overwrite=True, **settings).json())
+
+    def describe(self) -> str:  # noqa: D102
+        return f"deal into {self.parts}, by {self.by}" + (
+            ", none of them evaluates" if self.apart_from else ""
+        )
+
+    def expect(self, out: Path, flow: Flow) -> Cost:  # noqa: D102
+        if size := flow.size(self.corpus):
+            for name in self.outputs[: self.parts]:
+                flow.put(out / name, Size(size.rows // self.parts, size.tokens // self.parts))
+        return Cost()
 
 
 class Split(Action):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from maieutic.errors import RecipeError
 from maieutic.stages.action import Action
 from maieutic.stages.judging import Judge, Prefer
+from maieutic.stages.playing import Mix
 from maieutic.stages.training import Dpo
 
 
@@ -24,7 +25,8 @@ def refuse_own_examiner(stages: Mapping[str, Action], needs: Mapping[str, Sequen
         RecipeError: names the model and both stages.
     """
     above = _above(needs)
-    teaching = {name for name, action in stages.items() if isinstance(action, Prefer) for name in needs[name]}
+    made = [name for name, action in stages.items() if isinstance(action, (Prefer, Mix))]
+    teaching = {read for name in made for read in needs[name]}
     judges = {name: set(map(str.strip, a.models())) for name, a in stages.items() if isinstance(a, Judge)}
     for grading in (name for name in judges if name not in teaching):
         tutors = [name for name in above[grading] if isinstance(stages[name], Dpo)]

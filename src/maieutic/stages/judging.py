@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from maieutic.console import note
-from maieutic.costs import VERDICT_TOKENS, Cost, Flow, Size
+from maieutic.costs import VERDICT_TOKENS, Ask, Cost, Flow, Size
 from maieutic.spending import Budget
 from maieutic.stages.action import Action, Options, wrapped
 
@@ -53,8 +53,10 @@ class Judge(Action):
         memory = flow.memory(self.models())
         if not self.models() or size is None:
             return Cost(0 if size else None, None, memory)
-        calls = size.rows * max(1, size.replies) * len(self.models())
-        return Cost(calls, calls * VERDICT_TOKENS, memory)
+        calls = size.rows * max(1, size.replies)
+        read = calls * (VERDICT_TOKENS + size.reply_tokens) + max(1, size.replies) * size.tokens
+        asks = [Ask(model, calls, read, calls * VERDICT_TOKENS) for model in self.models()]
+        return flow.asked(asks, self.budget.prices)
 
 
 class Prefer(Action):

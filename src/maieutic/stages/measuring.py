@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
-from maieutic.costs import Cost, Flow
+from maieutic.costs import Ask, Cost, Flow, taking_turns
+from maieutic.errors import RecipeError
+from maieutic.models.probe import CONTROLS
 from maieutic.spending import Budget
-from maieutic.stages.action import Action, Options, wrapped
+from maieutic.stages.action import Action, Options, PromptName, wrapped
+from maieutic.stages.playing import PlayOn
+from maieutic.stages.talking import Simulate
 from maieutic.types import Sampling
 
 
@@ -86,6 +91,16 @@ class Tutor(Action):
         return "score the tutor" + (" against another" if self.against else "")
 
 
+def _refuse_partial(students: Iterable[str], stages: Mapping[str, Action]) -> None:
+    """A student that made pairs never evaluates: a tutor may have learned to please it alone."""
+    made = {stage.student for stage in stages.values() if isinstance(stage, PlayOn)}
+    if partial := [student for student in students if student in made]:
+        raise RecipeError(
+            f"the student {partial[0]} made the pairs (`play-on`), and would evaluate as well",
+            "Evaluate with one trained on other people with another seed, a scripted or a prompted one.",
+        )
+
+
 class Dialogues(Action):
     """What came of whole dialogues with a tutor: solved, told, turns; beside another's from the same starts."""
 
@@ -122,6 +137,15 @@ class Dialogues(Action):
 
         wrapped(out, self, work)
 
+    def check_among(self, stages: Mapping[str, Action]) -> None:
+        """See `_refuse_partial`."""
+        talks = [
+            stages.get(str(path)) or stages.get(str(path.parent))
+            for path in (self.data, self.against)
+            if path
+        ]
+        _refuse_partial([talk.user for talk in talks if isinstance(talk, Simulate)], stages)
+
     def describe(self) -> str:  # noqa: D102
         return "who finds the answer" + (", beside another tutor" if self.against else "")
 
@@ -141,7 +165,7 @@ class Play(Action):
     user_mode: Literal["trained", "prompted"] | None = None
     student: Sampling = Sampling(temperature=1.0, top_p=0.8, max_tokens=256)
     tutor: Sampling = Sampling(temperature=0.7, max_tokens=400)
-    assistant_prompt: str | None = "tutor_socratic"
+    assistant_prompt: PromptName = "tutor_socratic"
     show_solution: bool = False
     attempts: int = Field(8, ge=0)
     attempt_prompt: str = "attempt"
@@ -173,8 +197,17 @@ class Play(Action):
         for kind in self.kinds:
             students.load(kind)
         for name in (self.attempt_prompt, self.assistant_prompt):
-            if name:
+            if name and not name.endswith(".md"):
                 prompts.load(name)
+
+    def inputs(self) -> list[Path]:
+        """Its files of prompts too: an earlier stage may make one."""
+        named = (self.attempt_prompt, self.assistant_prompt)
+        return [*super().inputs(), *(Path(name) for name in named if name and name.endswith(".md"))]
+
+    def check_among(self, stages: Mapping[str, Action]) -> None:
+        """See `_refuse_partial`."""
+        _refuse_partial(self.students.values(), stages)
 
     def models(self) -> list[str]:  # noqa: D102
         return [*self.tutors.values(), *self.students.values()]
@@ -186,8 +219,14 @@ class Play(Action):
         size, memory = flow.size(self.problems), flow.memory(self.models())
         if size is None:
             return Cost(None, None, memory)
-        pairs = (len(self.tutors) + 2) * len(self.students)
-        dialogues = pairs * size.rows * self.repeat * max(1, len(self.kinds))
-        tries = 2 * self.attempts * dialogues  # at most: the attempts before are made once for all tutors
-        said = dialogues * self.rounds * (self.student.max_tokens + self.tutor.max_tokens)
-        return Cost(2 * dialogues * self.rounds + tries, said + tries * self.student.max_tokens, memory)
+        start, said = size.tokens // max(1, size.rows), self.student.max_tokens
+        dialogues = size.rows * self.repeat * max(1, len(self.kinds))
+        asks = []
+        for student in self.students.values():
+            for tutor in (*self.tutors.values(), *(f"probe/{name}" for name in CONTROLS)):
+                sides = ((student, self.rounds, said), (tutor, self.rounds, self.tutor.max_tokens))
+                asks += taking_turns(dialogues, start, *sides)
+                tries = 2 * self.attempts * dialogues  # at most: those before are made once for all tutors
+                held = start + self.rounds * (said + self.tutor.max_tokens)
+                asks.append(Ask(student, tries, tries * held, tries * said))
+        return flow.asked(asks, self.budget.prices)

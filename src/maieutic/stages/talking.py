@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from maieutic.costs import CHARS_A_TOKEN, Cost, Flow, Size
+from maieutic.costs import CHARS_A_TOKEN, Ask, Cost, Flow, Size, taking_turns
 from maieutic.spending import Budget
-from maieutic.stages.action import Action, Options
+from maieutic.stages.action import Action, Options, PromptName
 from maieutic.types import Sampling
 
 _NOT_CONFIG = {"user", "assistant", "controller", "n", "user_sampling", "sampling", "options"}
@@ -30,7 +30,7 @@ class Simulate(Action):
     user_sampling: Sampling = Sampling(temperature=1.0, top_p=0.8, max_tokens=256)
     sampling: Sampling = Sampling(temperature=0.7, max_tokens=512)
     assistant_system: str | None = None
-    assistant_prompt: str | None = None
+    assistant_prompt: PromptName = None
     show_solution: bool = False
     rounds: int = 10
     min_rounds: int = 1
@@ -81,9 +81,16 @@ class Simulate(Action):
         n = self.n or (seeds.rows * self.repeat * max(1, len(self.kinds)) if seeds else None)
         if n is None:
             return Cost(None, None, flow.memory(self.models()))
-        written = n * self.rounds * (self.user_sampling.max_tokens + self.sampling.max_tokens)
-        flow.put(out, Size(n, written))
-        return Cost(2 * n * self.rounds, written, flow.memory(self.models()))
+        start = seeds.tokens // max(1, seeds.rows) if seeds else 0
+        asks = taking_turns(
+            n,
+            start,
+            (self.user, self.rounds, self.user_sampling.max_tokens),
+            (self.assistant, self.rounds, self.sampling.max_tokens),
+        )
+        cost = flow.asked(asks, self.budget.prices)
+        flow.put(out, Size(n, n * start + (cost.tokens or 0)))
+        return cost._replace(gpu_bytes=flow.memory(self.models()))
 
 
 class Attempts(Action):
@@ -152,7 +159,7 @@ class Candidates(Action):
     data: Path
     k: int = Field(5, ge=1)
     sampling: Sampling = Sampling(temperature=1.2, max_tokens=400)
-    prompt: str | None = "tutor_socratic"
+    prompt: PromptName = "tutor_socratic"
     """The tutor's system text; null: none, the dialogue as it is."""
     show_solution: bool = False
     limit: int | None = Field(None, ge=1)
@@ -198,7 +205,8 @@ class Candidates(Action):
         told = len(prompts.load(self.prompt).text) // CHARS_A_TOKEN if self.prompt else 0
         read = round(size.tokens * rows / max(1, size.rows)) + rows * told
         flow.put(out, Size(rows, read, self.k, self.sampling.max_tokens))
-        return Cost(rows * self.k, rows * self.k * self.sampling.max_tokens, memory)
+        ask = Ask(self.model, rows * self.k, read * self.k, rows * self.k * self.sampling.max_tokens)
+        return flow.asked([ask], self.budget.prices)
 
 
 class Intents(Action):
@@ -238,4 +246,5 @@ class Intents(Action):
         if size is None:
             return Cost(None, None, memory)
         flow.put(out, size)
-        return Cost(size.rows, size.rows * self.sampling.max_tokens, memory)
+        ask = Ask(self.model, size.rows, size.tokens, size.rows * self.sampling.max_tokens)
+        return flow.asked([ask], self.budget.prices)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from maieutic.console import note
-from maieutic.costs import FULL_BYTES, HELD_BYTES, Cost, Flow
+from maieutic.costs import BACKWARD, FORWARD, FULL_BYTES, HELD_BYTES, Cost, Flow
 from maieutic.stages.action import Action
 
 
@@ -23,6 +23,7 @@ class _Training(Action):
     warmup_ratio: float
     max_length: int | None = None
     lora: int | None = None
+    """Rank of adapters; null or 0: all weights."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     checkpoint_activations: bool = False
     save_steps: int = 100
@@ -46,7 +47,7 @@ class _Training(Action):
         return [self.model if self.model.startswith("hf/") else f"hf/{self.model}"]
 
     def _settings(self, out: Path) -> dict[str, Any]:
-        return {**self.model_dump(exclude={"parameters"}), "out": out}
+        return {**self.model_dump(exclude={"parameters"}), "lora": self.lora or None, "out": out}
 
     def _for_run(self, out: Path) -> Any:
         """The config of its work; an empty validation part, as a small split makes, is left out."""
@@ -60,18 +61,24 @@ class _Training(Action):
         flow.weigh(self.model, self.parameters)
         flow.weigh(out, flow.weights(self.model))
 
-    def _cost(self, flow: Flow, texts: int = 1) -> Cost:
-        """Of so many texts a row, each of which is cut or refused at the longest length."""
+    def _cost(self, flow: Flow, texts: int = 1, operations: int = FORWARD + BACKWARD) -> Cost:
+        """Of so many texts a row, each of which is cut or refused at the longest length.
+
+        With adapters the weights themselves get no gradient: half of the way back is saved.
+        """
         size = flow.size(self.data)
         weights = flow.weights(self.model)
         if size is not None:
             longest = self.max_length or 2048
             size = size._replace(tokens=min(size.tokens, size.rows * texts * longest))
             passes = self.steps * self.batch / max(1, size.rows) if self.steps else self.epochs
+        tokens = round(size.tokens * passes) if size is not None else None
+        operations -= BACKWARD // 2 if self.lora else 0
         return Cost(
             None,
-            round(size.tokens * passes) if size is not None else None,
+            tokens,
             round(weights * (HELD_BYTES if self.lora else FULL_BYTES)) if weights else None,
+            flow.trained(self.model, tokens, operations) if tokens is not None else None,
         )
 
 
@@ -133,4 +140,4 @@ class Dpo(_Training):
         return "train on preferences (DPO)"
 
     def expect(self, out: Path, flow: Flow) -> Cost:  # noqa: D102
-        return self._cost(flow, texts=2)
+        return self._cost(flow, texts=2, operations=2 * FORWARD + BACKWARD)  # the reference reads too

@@ -1,0 +1,132 @@
+"""`play-on`, `mix`: preference pairs by what becomes of the student."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from maieutic.cli.printing import span
+from maieutic.cli.spending import BudgetTokens, BudgetUsd, Prices, budget
+from maieutic.console import Json, note, print_json, say
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("play-on", help=play_on.__doc__)(play_on)
+    app.command("mix", help=mix.__doc__)(mix)
+
+
+def play_on(
+    run: Annotated[Path, typer.Argument(help="Replies: a judge or candidates stage, its run, or its rows.")],
+    student: Annotated[str, typer.Option(help="MODEL that plays the student.")],
+    tutor: Annotated[str, typer.Option(help="MODEL that gave the replies, and goes on.")],
+    out: Annotated[Path, typer.Option(help="Stage folder; the same command goes on in it.")],
+    m: Annotated[int, typer.Option("-m", min=1, help="Plays a reply.")] = 4,
+    turns: Annotated[int, typer.Option(min=1, help="Turns of the student's, at most.")] = 3,
+    user_mode: Annotated[
+        str | None, typer.Option(help="trained or prompted; default: what the student's checkpoint says.")
+    ] = None,
+    student_temperature: Annotated[float, typer.Option(min=0)] = 1.0,
+    student_top_p: Annotated[float, typer.Option(min=0.01, max=1)] = 0.8,
+    student_max_tokens: Annotated[int, typer.Option(min=1, help="New tokens of a student's turn.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0, help="Of the tutor.")] = 0.7,
+    max_tokens: Annotated[int, typer.Option(min=1, help="New tokens of a reply.")] = 512,
+    assistant_prompt: Annotated[
+        str | None, typer.Option(help="What the tutor alone is told: a prompt's name, or a .md file.")
+    ] = None,
+    show_solution: Annotated[
+        bool, typer.Option("--show-solution", help="Let it tell the solution and the answer too.")
+    ] = False,
+    guards: Annotated[str, typer.Option(help="default, none, or a list.")] = "default",
+    seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
+    template: Annotated[
+        str | None, typer.Option(help="Of hf/ models: chat, dyadic, plain or a file.")
+    ] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Plays under way at once.")] = 64,
+    attempts: Annotated[int, typer.Option(min=1, help="Calls a turn may take.")] = 8,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for one turn, attempts together.")] = 600.0,
+    budget_tokens: BudgetTokens = None,
+    budget_usd: BudgetUsd = None,
+    price: Prices = None,
+    max_failure_rate: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of failures past which the run fails.")
+    ] = 0.05,
+    json: Json = False,
+) -> None:
+    """Play each candidate reply on with a student, several times.
+
+    Example: maieutic play-on RUN/judge --student hf/runs/student --tutor hf/runs/tutor -m 4 --out RUN/play
+    """
+    from maieutic.models import ModelOptions, load
+    from maieutic.play import play as room
+    from maieutic.simulate import SimulateConfig
+    from maieutic.types import Sampling
+
+    if user_mode not in (None, "trained", "prompted"):
+        raise typer.BadParameter("give trained or prompted", param_hint="--user-mode")
+    config = SimulateConfig(
+        user_mode=user_mode,
+        user=Sampling(
+            temperature=student_temperature, top_p=student_top_p, max_tokens=student_max_tokens, seed=seed
+        ),
+        assistant=Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed),
+        assistant_prompt=assistant_prompt,
+        show_solution=show_solution,
+        guards=guards,
+        seed=seed,
+        concurrency=concurrency,
+        max_failure_rate=max_failure_rate,
+        budget=budget(budget_tokens, budget_usd, price),
+    )
+    options = ModelOptions(template=template, attempts=attempts, timeout=timeout, concurrency=concurrency)
+    cast = {spec: load(spec, options) for spec in (student, tutor)}
+    done = room(run, cast[student], cast[tutor], out, m=m, turns=turns, config=config)
+    if json:
+        print_json(done._asdict())
+        return
+    say(f"{done.replies} replies to {done.prompts} dialogues: {done.plays} plays, {done.lost} lost, in {out}")
+    if done.told or done.unknown:
+        say(
+            f"not played: {done.told} replies that state the answer, {done.unknown} dialogues without a known one"
+        )
+    spent = "" if done.usd is None else f", ${done.usd:.2f}"
+    say(f"this call: {done.calls} replies, {done.tokens} tokens{spent}, {done.seconds} s")
+
+
+def mix(
+    run: Annotated[Path, typer.Argument(help="Verdicts: a judge stage, its run, or a file of such rows.")],
+    plays: Annotated[Path, typer.Option(help="The stage of `play` over the same replies.")],
+    out: Annotated[Path, typer.Option(help="Stage folder of the mixed rows, for `prefer`.")],
+    weight: Annotated[float, typer.Option(min=0, max=1, help="Of the outcome; 0: the rubric alone.")] = 0.5,
+    json: Json = False,
+) -> None:
+    """Mix the rubric's scores with what came of each reply.
+
+    Example: maieutic mix RUN/judge --plays RUN/play --weight 0.5 --out RUN/mix
+    """
+    from maieutic.mix import mix as room
+
+    done = room(run, plays, out, weight=weight)
+    if json:
+        print_json(done.json())
+        return
+    say(
+        f"{done.scored} of {done.replies} replies to {done.prompts} dialogues scored, {done.unscored} not, in {out}"
+    )
+    say(f"{done.plays} plays count, {done.lost} were lost; {done.told} replies state the answer themselves")
+    for name, of in (
+        ("over all replies", done.agreement),
+        ("among the replies of one dialogue", done.within),
+    ):
+        say(f"rubric and outcome {name}: r {_r(of)}")
+    note(
+        f"scores closer than {done.margin:.2f} are noise (one standard error): prefer --min-margin {done.margin:.2f}"
+    )
+
+
+def _r(estimate: Any) -> str:
+    if estimate.value is None:
+        return f"undefined ({estimate.reason})"
+    return f"{estimate.value:.2f} ({span(estimate.ci) or 'no interval'})"

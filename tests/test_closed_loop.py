@@ -1,0 +1,200 @@
+"""The closed loop as a recipe: what it refuses, that rounds share no problem, and what it costs at full size."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from maieutic import recipe
+from maieutic.costs import Ask, Cost, Flow, Rates, taking_turns
+from maieutic.data.corpus import write_corpus
+from maieutic.errors import InputError, RecipeError
+from maieutic.report import report
+from maieutic.spending import Price
+from maieutic.types import Conversation
+
+
+def start(number: int, problem: int) -> Conversation:
+    return Conversation.model_validate(
+        {
+            "id": str(number),
+            "user_id": str(number),
+            "messages": [{"role": "user", "content": "I think it is 10." * 8}],
+            "problem": {"statement": f"What is {problem} + {problem}?", "answer": str(2 * problem)},
+        }
+    )
+
+
+@pytest.fixture
+def full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The settings of a run at full size; with no network at all."""
+    monkeypatch.chdir(tmp_path)
+    write_corpus(Path("lessons.jsonl"), [start(number, number) for number in range(60)])
+    write_corpus(Path("seeds.jsonl"), [start(number, 100 + number) for number in range(40)])
+    write_corpus(Path("held.jsonl"), [start(number, 200 + number) for number in range(20)])
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise AssertionError("a dry run reached for the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refused)
+    return {
+        "lessons": "lessons.jsonl",
+        "people": "lessons.jsonl",
+        "seeds": "seeds.jsonl",
+        "held": "held.jsonl",
+        "student-second": "http://10.0.0.5:8000/v1#student",
+        "judge": "openai/judge",
+        "final-judge": "openai/other-judge",
+    }
+
+
+def costs(settings: dict[str, Any], name: str = "closed-loop") -> dict[str, Cost]:
+    return {line.stage: line.cost for line in recipe.expect(recipe.resolve(name, Path("run"), settings))}
+
+
+def test_full_size_resolves_offline_and_says_calls_tokens_hours_and_dollars(full: dict[str, Any]) -> None:
+    prices = {"openai/judge": [2.0, 10.0], "openai/other-judge": [2.0, 10.0], full["student-second"]: [0, 0]}
+    plan = recipe.resolve("closed-loop", Path("run"), full | {"budget": {"usd": 50, "prices": prices}})
+    cost = {line.stage: line.cost for line in recipe.expect(plan)}
+    starts, k, m, turns = 20, 5, 4, 3
+    assert cost["outcome-candidates-1"].calls == starts * k
+    play = cost["play-on-1"]
+    assert play.calls == starts * k * m * (turns + turns - 1)
+    assert play.tokens == starts * k * m * (turns * 128 + (turns - 1) * 256)
+    assert play.hours and play.hours > cost["outcome-candidates-1"].hours > 0  # type: ignore[operator]
+    judged = cost["outcome-judge-1"]
+    assert judged.calls == starts * k and judged.usd and judged.hours
+    assert play.usd is None and cost["single-2"].hours and cost["single-2"].tokens
+    assert not Path("run").exists()
+    total = recipe.total(recipe.expect(plan))
+    assert total.hours == pytest.approx(sum(one.hours for one in cost.values() if one.hours))
+    assert total.calls == sum(one.calls for one in cost.values() if one.calls)
+    asks = [step for step in plan.steps if step.action.models() and hasattr(step.action, "budget")]
+    assert len(asks) == 17 and all(step.action.budget.usd == 50 for step in asks)  # type: ignore[attr-defined]
+
+
+def test_more_plays_cost_more_and_a_faster_machine_takes_less(full: dict[str, Any]) -> None:
+    once, twice = costs(full), costs(full | {"plays": 8})
+    assert twice["play-on-1"].calls == 2 * (once["play-on-1"].calls or 0)
+    loaded = recipe.load("closed-loop").model_copy(update={"rates": {"local": 1e12, "flops": 1e30}})
+    fast = {line.stage: line.cost for line in recipe.expect(recipe.resolve(loaded, Path("run"), full))}
+    assert fast["play-on-1"].hours < 1e-6 < (once["play-on-1"].hours or 0)  # type: ignore[operator]
+    wrong = recipe.load("closed-loop").model_copy(update={"rates": {"served": -1}})
+    with pytest.raises(RecipeError, match="rates: served"):
+        recipe.resolve(wrong, Path("run"), full)
+
+
+def test_hours_by_hand() -> None:
+    flow = Flow(Rates(served=1000, local=100, flops=1e12))
+    flow.weigh("seven", 7e9)
+    flow.weigh("half", 3.5e9)
+    assert flow.asked([Ask("http://h/v1#x", 1, 10**9, 3_600_000)]).hours == pytest.approx(1)
+    assert flow.asked([Ask("hf/seven", 1, 0, 360_000)]).hours == pytest.approx(1)
+    assert flow.asked([Ask("hf/half", 1, 0, 360_000)]).hours == pytest.approx(0.5)
+    assert flow.asked([Ask("hf/seven", 1, 257_143, 0)]).hours == pytest.approx(
+        1, rel=1e-4
+    )  # 2 · 7e9 · n / 1e12 s
+    assert flow.asked([Ask("hf/unknown", 1, 5, 5)]).hours is None
+    assert flow.trained("seven", 85_714, 6) == pytest.approx(1, rel=1e-4)
+    paid = flow.asked([Ask("openai/j", 1, 10**6, 10**6)], {"openai/j": Price(2, 10)})
+    assert paid.usd == pytest.approx(12)
+    student, tutor = taking_turns(10, 100, ("hf/s", 3, 20), ("hf/t", 2, 30))
+    assert (student.calls, student.written) == (30, 600) and (tutor.calls, tutor.written) == (20, 600)
+    assert student.read == 10 * (100 + 150 + 200) and tutor.read == 10 * (100 + 150)
+
+
+@pytest.mark.parametrize("who", ["student-other", "student-second"])
+def test_the_student_that_made_the_pairs_does_not_evaluate(full: dict[str, Any], who: str) -> None:
+    with pytest.raises(RecipeError, match=r"student hf/.*student made the pairs .*would evaluate"):
+        recipe.resolve("closed-loop", Path("run"), full | {who: "hf/${student}"})
+    assert not Path("run").exists()
+
+
+def test_rounds_have_problems_of_their_own_and_start_from_the_tutor_before(full: dict[str, Any]) -> None:
+    plan = recipe.resolve("closed-loop", Path("run"), full | {"rounds": 3})
+    stages = {step.name: step.action.model_dump() for step in plan.steps}
+    for arm in ("single", "outcome"):
+        data = [str(stages[f"{arm}-candidates-{number}"]["data"]) for number in (1, 2, 3)]
+        assert len(set(data)) == 3
+        assert stages[f"{arm}-1"]["model"] == "Qwen/Qwen2.5-7B-Instruct"
+        assert stages[f"{arm}-3"]["model"] == str(Path("run", f"{arm}-2"))
+        assert stages["evaluation"]["tutors"][arm] == f"hf/run/{arm}-3"
+    assert stages["student"]["data"] != stages["other"]["data"]
+    assert stages["student"]["seed"] != stages["other"]["seed"]
+
+
+def test_a_problem_that_evaluates_is_refused_when_it_is_dealt(full: dict[str, Any]) -> None:
+    write_corpus(Path("held.jsonl"), [start(1, 101)], overwrite=True)
+    plan = recipe.resolve("closed-loop", Path("run"), full)
+    [step] = [step for step in plan.steps if step.name == "problems"]
+    action = step.action.model_copy(update={"corpus": Path("seeds.jsonl")})
+    with pytest.raises(InputError, match="stand in held"):
+        action.run(Path("run"))
+
+
+def test_the_small_one_is_the_same_recipe_behind_its_own_first_stages(full: dict[str, Any]) -> None:
+    big = recipe.resolve("closed-loop", Path("run"), full | {"rounds": 1})
+    small = recipe.resolve("closed-loop-small", Path("run"))
+    assert [step.name for step in small.steps] == ["world", "tiny", *(step.name for step in big.steps)]
+    stages = {step.name: step.action.model_dump() for step in small.steps}
+    assert stages["single-1"]["model"] == str(Path("run", "tiny", "model"))
+    assert stages["evaluation"]["students"]["second"] == "student/run/world/pupils.yaml"
+    assert stages["evaluation"]["attempt_prompt"] == "run/world/exam.md"
+    assert stages["play-on-1"]["assistant_prompt"] is None
+
+
+def test_a_value_may_name_a_stage_but_not_itself() -> None:
+    own = recipe.Recipe(
+        name="x",
+        values={"a": "${b}/part-${n}.jsonl", "b": "${b}", "n": 1, "who": "${tutor-${n}}", "tutor-1": "me"},
+        stages={"one": {"do": "stats", "corpus": "${who}"}},
+    )
+    plan = recipe.resolve(own, Path("run"))
+    assert plan.steps[0].action.model_dump()["corpus"] == Path("me")
+    again = own.model_copy(update={"stages": {"one": {"do": "stats", "corpus": "${a}"}}})
+    with pytest.raises(RecipeError, match=r"value b: \$\{b\} is no value and no earlier stage"):
+        recipe.resolve(again, Path("run"))
+
+
+WORDS = """
+name: words
+values: {starts: null}
+stages:
+  candidates: {do: candidates, model: probe/question-only, data: "${starts}", k: 3, prompt: none, sampling: {seed: 0}}
+  judge: {do: judge, data: "${candidates}", rubric: socratic_checks}
+  play-on: {do: play-on, data: "${judge}", student: student/cooperative, tutor: probe/question-only, m: 3, turns: 2}
+  mix: {do: mix, data: "${judge}", plays: "${play-on}", weight: 1}
+  evaluation:
+    do: play
+    tutors: {base: probe/question-only, tuned: probe/never-ending, third: probe/sycophant}
+    students: {scripted: student/confused, other: student/answer-seeking}
+    problems: "${starts}"
+    assistant_prompt: none
+    attempts: 2
+    rounds: 3
+"""
+
+
+def test_the_loop_runs_with_speakers_of_fixed_words_and_the_page_shows_all_five(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "starts.jsonl", [start(number, 20 + number) for number in range(12)])
+    (tmp_path / "words.yaml").write_text(WORDS)
+    run = tmp_path / "run"
+    plan = recipe.resolve(str(tmp_path / "words.yaml"), run, {"starts": str(tmp_path / "starts.jsonl")})
+    manifests = recipe.run(plan)
+    assert manifests["play-on"]["dialogues"] == manifests["mix"]["plays"] > 60
+    assert manifests["mix"]["agreement"]["n"] == 12
+    page = report([run]).read_text(encoding="utf-8")
+    assert "Told against solved" in page and "What the rubric’s score is worth" in page
+    for student in ("scripted", "other"):
+        assert page.count(f"Whole dialogues with the student “{student}”") >= 1
+        for name in ("no tutor", "one that tells", "base", "tuned", "third"):
+            assert f"{name} with {student}: solved " in page  # each a point of the figure, said in words too
+    assert "base against tuned, with the student “scripted”: solved" in page
+    assert "What became of replies that were played on" in page
+    again = recipe.run(
+        recipe.resolve(str(tmp_path / "words.yaml"), run, {"starts": str(tmp_path / "starts.jsonl")})
+    )
+    assert again == manifests
