@@ -113,6 +113,18 @@ def test_the_student_that_made_the_pairs_does_not_evaluate(full: dict[str, Any],
     assert not Path("run").exists()
 
 
+@pytest.mark.parametrize("arm", ["single", "outcome"])
+def test_the_judge_of_the_candidates_does_not_grade_the_tutor(full: dict[str, Any], arm: str) -> None:
+    """Also where its verdicts reach the pairs mixed with what came of the replies."""
+    own = recipe.load("closed-loop")
+    other = "single" if arm == "outcome" else "outcome"
+    rounds = own.stages["rounds"]["stages"]  # the other arm has a judge of its own
+    rounds[f"{other}-judge-${{round}}"] = {**rounds[f"{other}-judge-${{round}}"], "judge": "openai/third"}
+    with pytest.raises(RecipeError, match=rf"openai/judge would grade .*{arm}-judge-1"):
+        recipe.resolve(own, Path("run"), full | {"final-judge": "openai/judge"})
+    recipe.resolve(own, Path("run"), full)
+
+
 def test_rounds_have_problems_of_their_own_and_start_from_the_tutor_before(full: dict[str, Any]) -> None:
     plan = recipe.resolve("closed-loop", Path("run"), full | {"rounds": 3})
     stages = {step.name: step.action.model_dump() for step in plan.steps}
