@@ -151,7 +151,7 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
             yield f"| {NAMES[a]} less {NAMES[b]} | " + " | ".join(cells) + " |"
         yield (
             "\n| tutor, all seeds | "
-            + " | ".join(f"{what}@{k}" for what in ("Success", "Telling") for k in (1, 3, 6))
+            + " | ".join(f"{what}@{k}" for what in ("Success", "Telling") for k in (1, 2, 3))
             + " |"
         )
         yield "|---" * 7 + "|"
@@ -164,7 +164,7 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
 def at(found: dict[str, Any], tutor: str, student: str) -> Iterator[str]:
     """Success@k and Telling@k, averaged over the seeds; a run whose dialogues were over before k has its last."""
     for what in ("success", "telling"):
-        for k in (1, 3, 6):
+        for k in (1, 2, 3):
             tables = [run["evaluation"]["tutors"][tutor][student]["at"] for run in found["runs"]]
             values = [table[min(k, len(table)) - 1][what]["value"] for table in tables]
             yield number(sum(values) / len(values))
