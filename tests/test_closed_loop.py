@@ -11,9 +11,11 @@ import pytest
 from maieutic import recipe
 from maieutic.costs import Ask, Cost, Flow, Rates, taking_turns
 from maieutic.data.corpus import write_corpus
+from maieutic.demo.base import one_thread
 from maieutic.errors import InputError, RecipeError
 from maieutic.report import report
 from maieutic.spending import Price
+from maieutic.store import read_json, stage_rows
 from maieutic.types import Conversation
 
 
@@ -210,3 +212,42 @@ def test_the_loop_runs_with_speakers_of_fixed_words_and_the_page_shows_all_five(
         recipe.resolve(str(tmp_path / "words.yaml"), run, {"starts": str(tmp_path / "starts.jsonl")})
     )
     assert again == manifests
+
+
+SMALL = {
+    "rounds": 2,
+    "lora": 4,
+    "dialogues": [400, 40, 40],
+    "lessons-to-start": [32, 8, 8],
+    "base-steps": 150,
+    "plays": 2,
+    "attempts": 1,
+    "min-chosen": 0.1,
+    "single-min-chosen": 0.1,
+    "min-margin": 0,
+    "failures": 0.5,
+}
+
+
+@pytest.mark.slow
+def test_two_rounds_are_trained_the_second_from_the_first_ones_adapters(tmp_path: Path) -> None:
+    """The whole recipe in the closed world; both arms go on from their own tutor of the round before."""
+    plan = recipe.resolve("closed-loop-small", tmp_path / "run", SMALL)
+    with one_thread():
+        done = recipe.run(plan)
+    for arm in ("single", "outcome"):
+        assert done[f"{arm}-1"]["steps"] > 0 and done[f"{arm}-2"]["steps"] > 0
+        started = read_json(tmp_path / "run" / f"{arm}-2" / "config.json")
+        assert f"{arm}-1" in str(started["model"])
+        answered = {row["model"] for row in stage_rows(tmp_path / "run" / f"{arm}-candidates-2")}
+        assert answered == {f"hf/{tmp_path / 'run' / f'{arm}-1'}"}
+    first, second = (
+        {row["id"] for row in stage_rows(tmp_path / "run" / f"outcome-candidates-{number}")}
+        for number in (1, 2)
+    )
+    assert first and second and not first & second
+    tutors = done["evaluation"]["tutors"]
+    assert set(tutors) == {"control-silent", "control-telling", "base", "single", "outcome"}
+    assert tutors["control-telling"]["second"]["told"]["value"] == 1
+    for by in tutors.values():
+        assert by["other"]["dialogues"] + sum(by["other"]["lost"].values()) == 8
