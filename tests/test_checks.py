@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maieutic.checks import CHECKS, asks_question, misjudges, reveals_answer, takes_up
+from maieutic.checks import CHECKS, asks_question, misjudges, reveals_answer, states_answer, takes_up
 from maieutic.checks.fixes import reference_fixes
 from maieutic.checks.numbers import numbers, plain
 from maieutic.models.probe import MUST_NOT_WIN, Probe
@@ -222,6 +222,28 @@ def test_people_on_revealing(real_data: Path) -> None:
     precision, recall = quality(said, people)
     assert precision >= 0.85
     assert recall >= 0.7
+
+
+@pytest.mark.parametrize(
+    ("answer", "text", "states"),
+    [
+        ("4,5", "Es sind 4,5.", True),
+        ("4,5", "It is 9/2.", True),
+        ("4,5", "It is 4.5", True),
+        ("4,5", "It is 5.", False),
+        ("4,5", "It is 45.", False),
+        ("0,125", "It is 1/8.", True),
+        ("1.234,50 €", "It is 1234,5", True),
+        ("1,234", "It is 1234.", True),
+        ("1,234", "It is 1.234.", False),
+    ],
+)
+def test_an_answer_with_a_decimal_comma(answer: str, text: str, states: bool) -> None:
+    """Where the known answer is written with one, all of its dialogue is read so; elsewhere a comma stays what it was."""
+    problem = Problem(statement="Wie viel ist das?", answer=answer)
+    assert states_answer(text, problem) is states
+    assert reveals_answer(text, problem) is states
+    assert misjudges("Genau, right!", problem, [text]) is not states
 
 
 def test_real_guidance_gives_no_fix_away(real_data: Path) -> None:

@@ -482,6 +482,34 @@ def test_a_teachers_table_becomes_starts_of_lessons(tmp_path: Path) -> None:
     assert second.problem == Problem(statement="Half of 9?", answer="4.5")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("first", ["", "sep=;\r\n"])
+def test_a_table_as_a_spreadsheet_writes_it(tmp_path: Path, encoding: str, first: str) -> None:
+    """Capital heads, a column without a name, rows of nothing, decimal commas."""
+    table = tmp_path / "Aufgaben.csv"
+    rows = 'Nr;Problem;ANSWER;Attempt;\r\n1;"Wie groß ist die ""Hälfte""; von 9?";4,5;9;\r\n;;;;\r\n\r\n2;Über 3?;4;;\r\n'
+    table.write_bytes(f"{first}{rows}".encode(encoding))
+    stream, report = import_files([table])
+    found = list(stream)
+    assert not report.bad.count
+    assert [one.problem for one in found] == [
+        Problem(statement='Wie groß ist die "Hälfte"; von 9?', answer="4,5", attempt="9"),
+        Problem(statement="Über 3?", answer="4"),
+    ]
+    assert [one.meta for one in found] == [{"Nr": "1"}, {"Nr": "2"}]
+
+
+def test_what_a_table_breaks_is_named(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_bytes("sep=;\nProblem;Answer\nGr\xf6\xdfe?;1\na;b;c\nOne?;1\n".encode("latin-1"))
+    stream, report = import_files([table])
+    assert [one.problem and one.problem.answer for one in stream] == ["1"]
+    reasons = {row["where"].rpartition(":")[2]: row["reason"] for row in report.bad.rows}
+    assert reasons.keys() == {"3", "4"}
+    assert "CSV UTF-8" in reasons["3"]
+    assert "3 cells under 2 names" in reasons["4"]
+
+
 def test_gsm8k_is_taken_apart() -> None:
     row = {"question": "3 and 4?", "answer": "3 + 4 = <<3+4=7>>7\n#### 1,007"}
     assert guess(row) == "problems"

@@ -34,7 +34,7 @@ def csv_text(rows: list[list[str]], separator: str = ",", ending: str = "\r\n") 
 
 
 @given(
-    st.lists(st.tuples(SAFE, SAFE, SAFE), min_size=1, max_size=5),
+    st.lists(st.tuples(SAFE, SAFE, SAFE).filter(any), min_size=1, max_size=5),
     st.sampled_from(",;\t|"),
     st.sampled_from(["\n", "\r\n"]),
     st.sampled_from(["c.csv", "c.tsv", "c.csv.gz"]),
@@ -115,11 +115,11 @@ def test_csv_without_a_header(tmp_path: Path, header: str) -> None:
 
 def test_unknown_columns_are_named(tmp_path: Path) -> None:
     path = tmp_path / "c.csv"
-    path.write_text("question;answer\nwhy;so\n")
+    path.write_text("riddle;answer\nwhy;so\n")
     rows, report = import_files([path])
     with pytest.raises(EmptyCorpus):
         list(rows)
-    assert report.bad.rows == [{"where": f"{path}:2", "reason": "unknown shape (keys: answer, question)"}]
+    assert report.bad.rows == [{"where": f"{path}:2", "reason": "unknown shape (keys: answer, riddle)"}]
 
 
 def parquet(path: Path, columns: dict[str, list[Any]]) -> Path:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from maieutic.checks import misjudging, uptake
 from maieutic.checks.answers import answer_values, concludes, known_answer, states_number, states_phrase
 from maieutic.checks.fixes import gives_away, reads_as_fixes, reference_fixes
-from maieutic.checks.numbers import numbers, plain
+from maieutic.checks.numbers import has_comma, numbers, plain, with_points
 from maieutic.checks.questions import asks
 from maieutic.types import Problem
 
@@ -35,6 +35,8 @@ def reveals_answer(text: str, problem: Problem | None, student_said: str | Seque
     """
     if problem is None:
         return None
+    if has_comma(problem.answer):
+        text, problem, student_said = _with_points(text, problem, student_said)
     said = _turns(student_said)
     given = "\n".join((problem.statement, problem.attempt or "", *said))
     if reads_as_fixes(problem.solution, problem.attempt):
@@ -54,6 +56,8 @@ def reveals_answer(text: str, problem: Problem | None, student_said: str | Seque
 
 def states_answer(text: str, problem: Problem) -> bool:
     """Whether a student's turn states the problem's known answer: ends on it, or calls it the answer."""
+    if has_comma(problem.answer):
+        text, problem, _ = _with_points(text, problem)
     answer = (problem.answer or "").strip()
     if values := answer_values(answer):
         return all(concludes(text, one) for one in values)
@@ -65,6 +69,8 @@ def names_answer(text: str, problem: Problem) -> bool:
 
     A number that the statement or the attempt holds names nothing: there the turn must state it.
     """
+    if has_comma(problem.answer):
+        text, problem, _ = _with_points(text, problem)
     values = answer_values((problem.answer or "").strip())
     known = numbers(plain(f"{problem.statement}\n{problem.attempt or ''}"))
     if not values or any(number.values & one for number in known for one in values):
@@ -92,6 +98,8 @@ def misjudges(text: str, problem: Problem | None, student_said: str | Sequence[s
     """
     if problem is None or not _is_known(problem):
         return None
+    if has_comma(problem.answer):
+        text, problem, student_said = _with_points(text, problem, student_said)
     return misjudging.misjudges(text, problem, _turns(student_said))
 
 
@@ -100,6 +108,19 @@ def _is_known(problem: Problem) -> bool:
     if reads_as_fixes(problem.solution, problem.attempt):
         return bool(reference_fixes(problem.solution or "", problem.attempt or ""))
     return known_answer(problem) is not None
+
+
+def _with_points(
+    text: str, problem: Problem, student_said: str | Sequence[str] = ()
+) -> tuple[str, Problem, list[str]]:
+    """The texts with decimal points, of a problem whose known answer is written with a decimal comma."""
+    pointed = {
+        name: with_points(value)
+        for name in ("statement", "answer", "attempt", "solution")
+        if (value := getattr(problem, name))
+    }
+    turns = [with_points(turn) for turn in _turns(student_said)]
+    return with_points(text), problem.model_copy(update=pointed), turns
 
 
 def _turns(said: str | Sequence[str]) -> list[str]:

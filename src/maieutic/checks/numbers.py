@@ -101,6 +101,13 @@ _ODDS = re.compile(
 )
 
 
+_COMMA = re.compile(r"(?<![\d.,])(\d{1,3}(?:\.\d{3})+|\d+),(\d+)(?![\d,])")
+_COMMA_ANSWER = re.compile(
+    r"[^\d,]{0,12}(?:(?:0|\d{4,}|\d{1,3}(?:\.\d{3})+),\d+|\d{1,3},(?!\d{3}(?!\d))\d+)[^\d,]{0,24}"
+)
+"""1,234 alone stays a thousand and more."""
+
+
 class Form(Enum):
     """How a value is written."""
 
@@ -119,6 +126,16 @@ class Number(NamedTuple):
     words: bool
     fraction: bool
     form: Form
+
+
+def has_comma(answer: str | None) -> bool:
+    """Whether an answer is a number with a decimal comma, as most of Europe writes it: 4,5 or 1.234,50 €."""
+    return bool(answer and _COMMA_ANSWER.fullmatch(answer))
+
+
+def with_points(text: str) -> str:
+    """The text with its decimal commas as points, and without the points between thousands."""
+    return _COMMA.sub(lambda found: f"{found[1].replace('.', '')}.{found[2]}", text)
 
 
 @lru_cache(maxsize=256)  # a prompt's statement is read anew for each of its candidates

@@ -6,8 +6,10 @@ evaluated: a printed Python list is not JSON, and its row is named.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,25 +26,39 @@ _BOOLEANS = ("true", "false")
 _FIELD = 1 << 28
 """A cell longer than this is a quote that was never closed."""
 _SEPARATORS = ",;\t|"
+_NAMES = frozenset(
+    (*LISTS, *_OBJECTS, *_OPTIONAL, "statement", "question", "answer", "solution", "attempt", "misconception",
+     "instruction", "input", "output", "context", "response", "prompt", "text")
+)  # fmt: skip
+"""The columns that a format reads: they count in any case (`Problem`), as people write the heads of tables."""
 _BATCH = 64
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def csv_rows(path: Path, file: BinaryIO, bad: BadRows) -> Iterator[Row]:
-    """The rows of a CSV file as objects by column name; the header tells the separator (comma, semicolon, tab, bar)."""
+    """The rows of a CSV file as objects by column name; the header tells the separator (comma, semicolon, tab, bar).
+
+    As spreadsheets write them: a `sep=;` before the header, columns without a name, rows of nothing but separators.
+    """
     csv.field_size_limit(max(csv.field_size_limit(), _FIELD))
-    with io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
-        first = next(iter(text), "")
-        separator = max(_SEPARATORS, key=first.count)
+    whole = io.BufferedReader(file)  # type: ignore[type-var]
+    encoding = "utf-16" if whole.peek(2)[:2] in _UTF_16 else "utf-8-sig"
+    with io.TextIOWrapper(whole, encoding=encoding, errors="surrogateescape", newline="") as text:
+        first, line = next(iter(text), ""), 1
+        told = re.fullmatch(r"sep=(.)\s*", first, re.IGNORECASE)
+        if told:
+            first, line = next(iter(text), ""), 2
+        separator = told[1] if told else max(_SEPARATORS, key=first.count)
         names = _header(first, separator)
         if not names:
-            bad.add(f"{path}:1", "the first line is no header: it should name the columns, each once")
+            bad.add(f"{path}:{line}", "the first line is no header: it should name the columns, each once")
             return
         reader = csv.reader(text, delimiter=separator, strict=True)
         while True:
-            at = f"{path}:{reader.line_num + 2}"  # behind the header and what was read
+            at = f"{path}:{reader.line_num + line + 1}"  # behind the header and what was read
             try:
                 cells = next(reader)
-                if cells:
+                if any(cells):
                     yield Row(at, _row(names, cells))
             except StopIteration:
                 return
@@ -62,7 +78,10 @@ def _header(first: str, separator: str) -> list[str]:
         ]
     except csv.Error:
         names = []
-    return names if any(names) and len(set(names)) == len(names) else []
+    while names and not names[-1]:
+        names.pop()
+    names = [low if (low := name.lower()) in _NAMES and low not in names else name for name in names]
+    return names if len(set(names)) == len(names) else []
 
 
 def _said(error: csv.Error) -> str:
@@ -73,16 +92,18 @@ def _said(error: csv.Error) -> str:
 
 
 def _row(names: list[str], cells: list[str]) -> dict[str, Any]:
-    if len(cells) != len(names):
+    if len(cells) < len(names) or any(cells[len(names) :]):
         raise ValueError(f"broken CSV ({len(cells)} cells under {len(names)} names)")
     row: dict[str, Any] = {}
-    for name, cell in zip(names, cells, strict=True):
+    for name, cell in zip(names, cells, strict=False):  # behind the names stand empty cells at most
         if not cell and name in (*_OPTIONAL, *_OBJECTS, *LISTS):
             continue
         try:
             cell.encode()
         except UnicodeEncodeError:
-            raise ValueError(f"not UTF-8 (column {name[:40]})") from None
+            raise ValueError(
+                f"not UTF-8 (column {name[:40]}); a spreadsheet has “CSV UTF-8” to save it as"
+            ) from None
         row[name] = cell.lower() == "true" if name == "ended" and cell.lower() in _BOOLEANS else cell
     return nested(row)
 
