@@ -168,3 +168,25 @@ def test_score_on_files_alone(tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, words)
     assert shown.exit_code == 0
     assert "left out as lost" in shown.stdout
+
+
+@pytest.mark.parametrize("meta", [{}, {"turns": {"3": {"act": "probing"}}}, {"turns": {}}])
+def test_dialogues_that_nobody_simulated_are_measured_whole(tmp_path: Path, meta: dict[str, Any]) -> None:
+    """A corpus of people's dialogues: what `import` keeps of single turns does not say that the others are a start."""
+    texts = ["How did you count?", "I added 4 and 6.", "What does each bag hold?", "6, so it is 24 nuts."]
+    turns = [{"role": ("assistant", "user")[n % 2], "content": text} for n, text in enumerate(texts)]
+    rows = [
+        {"id": "found", "messages": turns, "problem": PROBLEM, "meta": meta},
+        {
+            "id": "told",
+            "messages": [*turns[:2], {"role": "assistant", "content": "It is 24."}],
+            "problem": PROBLEM,
+        },
+    ]
+    path = tmp_path / "people.jsonl"
+    path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    scores = dialogue.score(path)
+    assert {name: scores[name]["value"] for name in ("solved", "told", "stated", "turns")} == {
+        "solved": 0.5, "told": 0.5, "stated": 0.5, "turns": 3.5,
+    }  # fmt: skip
+    assert [at["success"]["value"] for at in scores["at"]] == [0, 0.5]

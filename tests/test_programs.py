@@ -138,7 +138,9 @@ def test_solved_means_that_the_tests_pass() -> None:
         turns = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(said)]
         infos = {str(n): {} for n in range(1, len(said))}
         problem = {"statement": "Write double.", "tests": TESTS}
-        return Conversation.model_validate({"messages": turns, "problem": problem, "meta": {"turns": infos}})
+        return Conversation.model_validate(
+            {"messages": turns, "problem": problem, "meta": {"dialogue": "d", "turns": infos}}
+        )
 
     fixed = talk(
         "```python\ndef double(x): return x\n```", "What does it return for 2?", f"```python\n{RIGHT}```"

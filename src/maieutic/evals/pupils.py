@@ -16,7 +16,7 @@ from maieutic.checks.answers import concludes, states_phrase
 from maieutic.checks.demands import denies, presses
 from maieutic.checks.numbers import numbers, plain
 from maieutic.evals import stats
-from maieutic.evals.dialogue.outcome import Outcome, outcome
+from maieutic.evals.dialogue.outcome import Outcome, first_drawn, outcome
 from maieutic.models.student import move
 from maieutic.types import Conversation, Estimate, Problem, Role, Turn
 
@@ -34,14 +34,6 @@ class Held(NamedTuple):
     """The tutor had addressed the mistake before."""
     drawn: bool
     """It is to be measured: not somebody else's start."""
-
-
-def first_drawn(conversation: Conversation) -> int:
-    """Where a simulated row's own turns begin; all of a person's are their own."""
-    if "dialogue" not in conversation.meta:
-        return 0
-    places = [int(place) for place in conversation.meta.get("turns", {}) if place.isdigit()]
-    return min(places, default=len(conversation.messages))
 
 
 def came(conversation: Conversation) -> Outcome | None:

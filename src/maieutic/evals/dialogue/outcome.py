@@ -103,17 +103,16 @@ def outcome(
     """What came of a simulated dialogue; null where nothing tells whether the problem is solved.
 
     Args:
-        conversation: a row of a simulate stage.
+        conversation: a row of a simulate stage, or of any corpus.
         states: whether a student's turn solves the problem, such as `solves`, which runs programs; null: by the known
             answer alone.
         fault: whose fault it was that it broke off, if it did.
-        first: where the turns to be measured begin; null: at the first that the simulation drew.
+        first: where the turns to be measured begin; null: see `first_drawn`.
     """
     problem = conversation.problem
     if problem is None or not is_known(problem, states):
         return None
-    spoken = [int(place) for place in conversation.meta.get("turns", {}) if place.isdigit()]
-    begin = min(spoken, default=len(conversation.messages)) if first is None else first
+    begin = first_drawn(conversation) if first is None else first
     walk = _Walk(problem, states or states_answer, begin)
     for place, turn in enumerate(conversation.messages):
         if turn.role == Role.USER:
@@ -121,6 +120,14 @@ def outcome(
         elif turn.role == Role.ASSISTANT:
             walk.tutor(place, turn.content)
     return walk.outcome(conversation, fault)
+
+
+def first_drawn(conversation: Conversation) -> int:
+    """Where the turns to be measured begin: of a simulated row its own, else all, which people said themselves."""
+    if "dialogue" not in conversation.meta:
+        return 0
+    places = [int(place) for place in conversation.meta.get("turns", {}) if place.isdigit()]
+    return min(places, default=len(conversation.messages))
 
 
 class _Walk:
