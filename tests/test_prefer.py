@@ -445,3 +445,20 @@ def test_a_rule_that_is_none_is_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError) as refused:
             prefer(source, tmp_path / "p.jsonl", **rules)
         assert "best-worst, all-pairs, margin" in refused.value.hint and not (tmp_path / "p.jsonl").exists()
+
+
+def test_rows_that_hold_no_more_than_is_asked_for(tmp_path: Path) -> None:
+    """Whoever judged them: a verdict may be empty; what is no dialogue is named, not printed as a traceback."""
+    row = {
+        "id": "own", "messages": [{"role": "user", "content": "I think 5."}],
+        "candidates": [{"text": "How so?"}, {"text": "No."}], "verdicts": [{}, {}], "scores": [1, 0.2], "more": {"a": [1]},
+    }  # fmt: skip
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row))
+    assert prefer(path, tmp_path / "pairs.jsonl").pairs == 1
+    (pair,) = map(json.loads, (tmp_path / "pairs.jsonl").read_text().splitlines())
+    assert (pair["chosen"][0]["content"], pair["rejected"][0]["content"]) == ("How so?", "No.")
+    for messages in ([], [{"role": "pupil", "content": "x"}], [{"role": "user"}], "x"):
+        path.write_text(json.dumps({**row, "messages": messages}))
+        with pytest.raises(InputError, match="row own: not a judged row"):
+            prefer(path, tmp_path / "none.jsonl")

@@ -223,8 +223,11 @@ def preference(row: Mapping[str, Any], pair: Pair) -> Preference:
     }
     verdicts = row["verdicts"]
     meta |= {
-        "judge": verdicts[best.place]["judge"],
-        "values": {"chosen": verdicts[best.place]["values"], "rejected": verdicts[worst.place]["values"]},
+        "judge": verdicts[best.place].get("judge"),
+        "values": {
+            name: verdicts[one.place].get("values") or {}
+            for name, one in (("chosen", best), ("rejected", worst))
+        },
         "cut": best.cut,
         "rejected_reveals": worst.reveals,
     }

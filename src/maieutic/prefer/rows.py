@@ -17,7 +17,7 @@ from maieutic.checks import reveals_answer
 from maieutic.errors import InputError, MaieuticError
 from maieutic.judge.parse import read_values
 from maieutic.rubrics import Rubric, load, summary_score
-from maieutic.types import Finish, Problem, Role, Verdict, fingerprint
+from maieutic.types import Finish, Problem, Role, Turn, Verdict, fingerprint
 
 REVEALS = "reveals_answer"
 
@@ -46,7 +46,10 @@ def graded(row: Mapping[str, Any]) -> list[Graded]:
         InputError: it is no judged row.
     """
     try:
-        said = [turn["content"] for turn in row["messages"] if turn["role"] == Role.USER]
+        turns = [Turn.model_validate(turn) for turn in row["messages"]]
+        if not turns:
+            raise ValueError("no messages")
+        said = [turn.content for turn in turns if turn.role == Role.USER]
         problem = Problem.model_validate(row["problem"]) if row.get("problem") else None
         return [
             Graded(
