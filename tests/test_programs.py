@@ -43,6 +43,63 @@ def test_an_end_before_the_tests_is_no_pass() -> None:
         assert not run(end, TESTS).passed
 
 
+WRONG = "def double(x):\n    return 7\n"
+DECEITS = {
+    "token by frame": "import sys, os\nf = sys._getframe(1).f_locals\nos.write(f['verdict'], f['task']['token'].encode())\nos._exit(0)",
+    "token by traceback": "import os\ntry:\n    1 / 0\nexcept Exception as e:\n    f = e.__traceback__.tb_frame\n"
+    "while 'task' not in f.f_locals:\n    f = f.f_back\nos.write(f.f_locals['verdict'], f.f_locals['task']['token'].encode())\nos._exit(0)",
+    "tests by gc": "import gc\nfor o in gc.get_objects():\n    if isinstance(o, dict) and 'tests' in o:\n        o['tests'] = 'assert 1'",
+    "trace": f"import sys\nsys.settrace(lambda *a: None)\n{WRONG}",
+    "no exec": f"import builtins\nbuiltins.exec = lambda *a: None\n{WRONG}",
+    "other code": f"import builtins\nbuiltins.compile = lambda *a: (lambda: 0).__code__\n{WRONG}",
+    "main's exec": f"import __main__\n__main__.exec = lambda *a: None\n{WRONG}",
+    "main's count": f"import __main__\n__main__.Held.value = lambda s, v: 4\n{WRONG}",
+    "no end": f"import os\nos._exit = os.write = lambda *a: 0\n{WRONG}",
+    "an error of its own": f"class AssertionError(Exception):\n    pass\n{WRONG}",
+    "equals anything": "class A:\n    def __eq__(self, other):\n        return True\ndef double(x):\n    return A()",
+    "marker": f"import atexit\natexit.register(print, 'shut in')\nprint('shut in')\n{WRONG}",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("deceit", DECEITS)
+def test_a_wrong_program_does_not_pass_by_deceit(deceit: str) -> None:
+    assert not run(DECEITS[deceit], TESTS, SHORT).passed
+
+
+def test_what_honest_programs_use_is_no_deceit() -> None:
+    """Libraries look at frames themselves; a class of the program may say what it equals."""
+    uses = (
+        "import collections, dataclasses, enum, typing, functools, logging, sys, traceback, decimal, statistics\n"
+        "P = collections.namedtuple('P', 'a b')\nsys.setrecursionlimit(5000)\n"
+        "@dataclasses.dataclass\nclass D:\n    a: 'int' = 1\nclass E(enum.Enum):\n    A = 1\n"
+        "class V:\n    def __init__(self, v): self.v = v\n    def __eq__(self, other): return self.v == other.v\n"
+        "try:\n    1 / 0\nexcept ZeroDivisionError:\n    traceback.format_exc()\n"
+    )
+    tests = (
+        f"{TESTS}\nassert V(1) == V(1) and D() == D(1) and not V(1) == V(2)\nassert 0 < double(1) <= 2, 'no'"
+    )
+    ran = run(uses + RIGHT, tests)
+    assert ran.passed, ran.output
+
+
+@pytest.mark.parametrize("tests", ["# none", "double(2) == 4", "def check(candidate):\n    assert candidate(2) == 4", "(",
+                                   "def test_it(fixture):\n    assert 0", "import unittest\nclass T(unittest.TestCase):\n    def test(self):\n        self.assertEqual(double(2), 4)"])  # fmt: skip
+def test_tests_that_test_nothing_are_named(tests: str) -> None:
+    with pytest.raises(InputError, match="a problem's tests"):
+        run(WRONG, tests)
+
+
+def test_functions_of_tests_are_run() -> None:
+    tests = "def test_two():\n    assert double(2) == 4\n"
+    assert run(RIGHT, tests).passed
+    assert not run(WRONG, tests).passed
+    called = "def check(candidate):\n    assert candidate(2) == 4\ncheck(double)"
+    assert run(RIGHT, called).passed
+    assert not run(WRONG, called).passed
+    assert not run(WRONG, "for one in []:\n    assert double(2) == 4").passed, "no assert was run"
+    assert not passes(f"```python\n{WRONG}```", Problem(statement="Write double.", tests=" \n"))
+
+
 @pytest.mark.parametrize("loop", ["while True: pass", "import time\ntime.sleep(60)", "input()\n" + RIGHT])
 def test_what_never_ends_is_ended(loop: str) -> None:
     started = time.monotonic()

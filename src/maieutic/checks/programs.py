@@ -2,12 +2,13 @@
 
 The program is the last fenced block of the turn; the tests are Python, asserts mostly, and see the program's names. It
 runs in a process of its own with no environment, no network, an empty folder that it alone may write, and limits on
-time, memory and output (`checks.jail`), and is killed in the end. A program written to deceive the tests can do so:
-that harms a score, not the machine.
+time, memory and output (`checks.jail`), and is killed in the end. What a program does to pass without being right is
+refused as far as we know it (`tests/test_programs.py`); one that is clever enough still harms a score, not the machine.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -16,6 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -61,10 +63,10 @@ def passes(text: str, problem: Problem) -> bool:
     """Whether the program in a turn passes the problem's tests; false where there is no program, or there are no tests.
 
     Raises:
-        InputError: programs cannot be shut in here.
+        InputError: programs cannot be shut in here, or the tests test nothing.
     """
     code = program(text)
-    return code is not None and problem.tests is not None and _passes(code, problem.tests)
+    return bool(code is not None and problem.tests and problem.tests.strip()) and _passes(code, problem.tests)
 
 
 @lru_cache(4096)  # a turn is read by several measures
@@ -76,8 +78,9 @@ def run(code: str, tests: str, limits: Limits | None = None) -> Ran:
     """Run a program and then its tests, shut in.
 
     Raises:
-        InputError: it cannot be shut in here; nothing was run.
+        InputError: it cannot be shut in here, or the tests test nothing; nothing was run.
     """
+    _check(tests)
     limits, token = limits or Limits(), secrets.token_hex(16)
     task = {"program": code, "tests": tests, "token": token, **limits._asdict()}
     with tempfile.TemporaryDirectory(prefix="maieutic-") as folder, tempfile.TemporaryFile() as printed:
@@ -90,6 +93,31 @@ def run(code: str, tests: str, limits: Limits | None = None) -> Ran:
             "Leave out --run-code, or run it on Linux 6.2 or later.",
         )
     return Ran(told.removeprefix(SHUT_IN) == token, output)
+
+
+@lru_cache(256)
+def _check(tests: str) -> None:
+    """Tests that run no assert would let every program pass, or none."""
+    try:
+        tree = ast.parse(tests)
+    except (SyntaxError, ValueError) as error:
+        raise InputError(
+            f"a problem's tests are no Python ({error})", "Mend the problem's `tests`."
+        ) from None
+    if not any(isinstance(node, ast.Assert) for part in _run_parts(tree) for node in ast.walk(part)):
+        raise InputError(
+            f"a problem's tests run no assert: {' '.join(tests.split())[:60]!r}",
+            "Write them as asserts, bare or in functions test_…() without arguments.",
+        )
+
+
+def _run_parts(tree: ast.Module) -> Iterator[ast.stmt]:
+    """All but the functions and classes that nothing calls; functions `test…()` are called by the jail."""
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    for part in tree.body:
+        is_test = isinstance(part, ast.FunctionDef) and part.name.startswith("test") and not part.args.args
+        if not isinstance(part, (ast.FunctionDef, ast.ClassDef)) or is_test or part.name in used:
+            yield part
 
 
 def _start(folder: str, task: bytes, printed: int, wall: float) -> str:
