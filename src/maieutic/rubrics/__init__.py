@@ -128,7 +128,7 @@ def load(name: str) -> Rubric:
         ) from None
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where = ".".join(map(str, first["loc"])) or "the file"
         raise InputError(
             f"rubric {name}: {where}: {first['msg']}", "Compare it with rubrics/socratic.yaml."
         ) from None
