@@ -4,8 +4,8 @@ In this order: limits on time, memory and files (setrlimit); only the working fo
 files read (Landlock); no socket, no process, no signal, no change of owners, modes or limits (seccomp); where the
 kernel allows it, an empty network namespace besides. What cannot be had is a refusal, and the program is not run.
 
-The tests run in the same process. What decides is taken aside before the program runs, builtins are put back after it, asserts
-that ran are counted, and a look at frames, traces, the collector's objects or raw memory ends the process.
+The tests run in the same process. What decides is taken aside before the program runs, builtins are put back
+after it, asserts that ran are counted, and a look at frames, traces, the collector's objects or raw memory ends it all.
 """
 
 from __future__ import annotations
