@@ -148,7 +148,7 @@ def _reply(text: str, turns: tuple[Turn, ...], problem: Problem, about: Mapping[
     whole = (*turns, Turn(role=Role.ASSISTANT, content=text))
     name = fingerprint([[[turn.role, turn.content] for turn in whole], problem.model_dump()])[:24]
     start = Conversation(id=name, messages=whole, problem=problem, **about)
-    if (found := outcome(start)) is not None and found.told:
+    if (found := outcome(start, first=len(whole))) is not None and found.told:
         return Reply(None, True)
     return Reply(start if text.strip() else None, False)
 

@@ -187,7 +187,8 @@ class Dialogue:
         """The dialogue up to now, its drawn turns marked as such."""
         first = len(self._start.messages)
         turns: dict[str, Any] = {str(place): {} for place in range(first, len(self._messages))}
-        return self._start.model_copy(update={"messages": tuple(self._messages), "meta": {"turns": turns}})
+        meta = {"dialogue": self._start.id, "turns": turns}
+        return self._start.model_copy(update={"messages": tuple(self._messages), "meta": meta})
 
     def _drawn_by_user(self) -> int:
         return sum(spoken.turn.role == Role.USER for spoken in self._spoken)
