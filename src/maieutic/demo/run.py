@@ -109,11 +109,8 @@ class Demo(NamedTuple):
         names = [name for name, _ in _TUTOR]
         table(
             "Probes: tutors that must not win, on the same problems",
-            ("tutor", *(label for _, label in _TUTOR), "tuned less it", "95 % interval", "n"),
-            [
-                (probe, *(row[name] for name in names), row["difference"], _interval(row["ci"]), row["n"])
-                for probe, row in probes.items()
-            ],
+            ("tutor", "asks", "reveals", "takes up", "misjudges", "summary", "tuned less it"),
+            [(probe, *(row[name] for name in names), _gap(row)) for probe, row in probes.items()],
         )
         if winning := [name for name, row in probes.items() if not shown_better(row)]:
             say(f"Not shown to be below the tuned tutor: {', '.join(winning)}.")
@@ -179,6 +176,11 @@ def _show_dialogue(conversation: Conversation) -> None:
 
 def _interval(ci: list[float] | None) -> str | None:
     return f"{ci[0]:.2f} – {ci[1]:.2f}" if ci else None
+
+
+def _gap(row: Mapping[str, Any]) -> str:
+    interval = f" ({_interval(row['ci'])})" if row["ci"] else ""
+    return f"{row['difference']:+.2f}{interval}"
 
 
 def _beside(metric: Mapping[str, Any]) -> tuple[Any, ...]:
