@@ -100,7 +100,7 @@ class Demo(NamedTuple):
             table(title, ("measure", *header), [(label, *_paired(found[part][name])) for name, label in rows])
         self._show_probes(found["probes"])
         if open_ones := _holding_zero(found):
-            say(f"No difference is shown in {', '.join(open_ones)}: the interval holds zero.")
+            say(f"No difference is shown: {', '.join(open_ones)}.")
         say("Tiny models in a toy world: this proves the machinery, not the science.")
         say(f"{self.run}: {len(self.stages)} stages, {self.seconds:.0f} s; {self.run / 'report.html'}")
         say(str(self.summary))
