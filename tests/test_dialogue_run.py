@@ -235,7 +235,7 @@ stages:
     assert set(stages["played"]["tutors"]) == {"asker", "control-silent", "control-telling"}
     report([tmp_path / "run"])
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
-    assert "played, tutors, control-telling, coop" in page
+    assert "one that tells with coop: solved " in page
     again = recipe.run(recipe.resolve(str(path), tmp_path / "run", {}))
     assert again["played"] == stages["played"]
 
