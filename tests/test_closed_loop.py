@@ -230,6 +230,7 @@ SMALL = {
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_two_rounds_are_trained_the_second_from_the_first_ones_adapters(tmp_path: Path) -> None:
     """The whole recipe in the closed world; both arms go on from their own tutor of the round before."""
     plan = recipe.resolve("closed-loop-small", tmp_path / "run", SMALL)

@@ -78,6 +78,7 @@ def test_the_sample_table_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_teacher_gets_from_a_table_to_two_tutors_compared(desk: Path) -> None:
     for call in calls(PAGE):
         run(call.replace(MODEL, "base"))
