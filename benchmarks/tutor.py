@@ -206,7 +206,9 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, help="where the JSON goes")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--size", action="append", choices=SHAPES, help="default: 10m; 50m too takes the hour")
+    parser.add_argument(
+        "--size", action="append", choices=SHAPES, help="default: 10m; 50m too takes the hour"
+    )
     parser.add_argument("--way", action="append", choices=WAYS, help="default: all")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument(
