@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from maieutic.checks import CHECKS
+from maieutic.core import statistics as stats
+from maieutic.core.messages import Estimate, Problem
 from maieutic.data.seeds import seed_conversation
-from maieutic.evals import stats
-from maieutic.types import Estimate, Problem
 
 ROOT = Path(__file__).parent.parent
 CASES = ROOT / "tests" / "data"

@@ -153,8 +153,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     import datasets
 
     from maieutic import Conversation
-    from maieutic.render.prepare import prepare
-    from maieutic.render.renderer import Renderer
+    from maieutic.chat_templates.prepare import prepare
+    from maieutic.chat_templates.renderer import Renderer
 
     warnings.simplefilter("ignore", FutureWarning)
     datasets.disable_caching()

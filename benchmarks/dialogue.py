@@ -21,14 +21,14 @@ from typing import Any
 
 from rounds import where
 
-from maieutic import recipe
-from maieutic.demo.base import one_thread
-from maieutic.evals import stats
+from maieutic.core import statistics as stats
+from maieutic.core.store import read_json
 from maieutic.evals.dialogue import outcomes
 from maieutic.evals.dialogue.score import by_seed, compare_sides
-from maieutic.evals.dialogue.tries import read_tries
+from maieutic.recipes import recipe
+from maieutic.recipes.demo.base import one_thread
 from maieutic.report import report
-from maieutic.store import read_json
+from maieutic.rollouts.pre_post_rows import read_tries
 
 TUTORS = ("control-silent", "control-telling", "base", "single", "outcome")
 STUDENTS = ("other", "second")

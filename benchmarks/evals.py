@@ -25,7 +25,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 
-from maieutic.evals import embed, likeness, stats, text, topics
+from maieutic.core import statistics as stats
+from maieutic.evals import embed, likeness, text, topics
 
 LIMITS = {
     "10,000 clustered resamples, 1,000 items": {"seconds": 2.0},

@@ -84,7 +84,7 @@ def serve(slots: int) -> None:
 def ours(url: str, dialogues: int, concurrency: int) -> int:
     """`simulate` with the store on; one process."""
     from maieutic.models import ModelOptions, load
-    from maieutic.simulate import SimulateConfig, simulate
+    from maieutic.rollouts import SimulateConfig, simulate
 
     with tempfile.TemporaryDirectory() as folder:
         options = ModelOptions(concurrency=concurrency)
@@ -150,7 +150,7 @@ def speed(slots: int, concurrency: int, ways: list[Way], rounds: int) -> dict[st
 def scripted(dialogues: int) -> None:
     """Simulate scripted dialogues and print the peak memory and the time."""
     from maieutic.models import load
-    from maieutic.simulate import SimulateConfig, simulate
+    from maieutic.rollouts import SimulateConfig, simulate
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -172,7 +172,7 @@ def scripted(dialogues: int) -> None:
 
 def store(rows: int) -> None:
     """Append rows of about 1.5 kB, durable in groups, and print rows a second."""
-    from maieutic.store import Stage
+    from maieutic.core.store import Stage
 
     row = {"messages": [{"role": "user", "content": WORDS}] * 4}
     with tempfile.TemporaryDirectory() as name, Stage(Path(name) / "s", {}) as stage:

@@ -53,9 +53,9 @@ def prepare(folder: Path, sizes: list[str]) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from maieutic.demo.base import train_tokenizer
-    from maieutic.train.load import quiet
-    from maieutic.types import Conversation
+    from maieutic.core.messages import Conversation
+    from maieutic.models.weights import quiet
+    from maieutic.recipes.demo.base import train_tokenizer
 
     texts = [text for source in SOURCES for text in json.loads((DATA / source).read_text(encoding="utf-8"))]
     talks = [Conversation.model_validate({"messages": [{"role": "user", "content": text}]}) for text in texts]
@@ -168,7 +168,7 @@ WAYS: dict[str, Callable[[Path, str, str, str, Path], tuple[int, float]]] = {
 
 def run(folder: str, size: str, way: str, device: str) -> None:
     """One way in this process; a first small run loads what is loaded once."""
-    from maieutic.train.load import quiet
+    from maieutic.models.weights import quiet
 
     with tempfile.TemporaryDirectory() as out, quiet():
         WAYS[way](Path(folder), size, "warm.jsonl", device, Path(out) / "warm")

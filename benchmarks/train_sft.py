@@ -45,8 +45,8 @@ def prepare(folder: Path) -> None:
 
     from maieutic.data.corpus import write_corpus
     from maieutic.data.formats import import_files
-    from maieutic.demo.base import train_tokenizer
-    from maieutic.train.load import quiet
+    from maieutic.models.weights import quiet
+    from maieutic.recipes.demo.base import train_tokenizer
 
     talks = list(import_files([DATA / source for source in SOURCES], ended=True)[0])
     tokenizer = train_tokenizer(talks, 32_000, LONGEST)
@@ -146,7 +146,7 @@ def timed(work: Callable[[], object]) -> float:
 
 def run(folder: str, size: str, way: str, device: str) -> None:
     """One way in this process; a first small run loads what is loaded once."""
-    from maieutic.train.load import quiet
+    from maieutic.models.weights import quiet
 
     with tempfile.TemporaryDirectory() as out, quiet():
         WAYS[way](Path(folder), size, "warm.jsonl", device, Path(out) / "warm")

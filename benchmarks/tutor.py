@@ -53,8 +53,8 @@ def prepare(folder: Path, sizes: list[str]) -> None:
 
     from maieutic.data.corpus import write_corpus
     from maieutic.data.seeds import seed_conversation
-    from maieutic.demo.base import train_tokenizer
-    from maieutic.train.load import quiet
+    from maieutic.models.weights import quiet
+    from maieutic.recipes.demo.base import train_tokenizer
 
     lists = [json.loads((DATA / source).read_text(encoding="utf-8")) for source in SOURCES]
     seeds = [[seed_conversation(text) for text in one] for one in lists]
@@ -82,8 +82,8 @@ def generate(together: bool) -> Callable[[Path, str, str], Done]:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        from maieutic.brief import Brief
         from maieutic.data.corpus import read_corpus
+        from maieutic.rollouts.tutor_prompt import Brief
 
         brief = Brief.named("tutor_socratic", False)
         tokenizer = AutoTokenizer.from_pretrained(folder / size)
@@ -111,9 +111,9 @@ def generate(together: bool) -> Callable[[Path, str, str], Done]:
 
 def ours(folder: Path, size: str, device: str) -> Done:
     """The stage, all of it."""
-    from maieutic.candidates import candidates
+    from maieutic.core.messages import Sampling
     from maieutic.models import ModelOptions, load
-    from maieutic.types import Sampling
+    from maieutic.rollouts.candidates import candidates
 
     sampling = Sampling(temperature=TEMPERATURE, max_tokens=TOKENS[size])
     with tempfile.TemporaryDirectory() as out:
@@ -140,7 +140,7 @@ def run(folder: str, size: str, way: str, device: str) -> None:
     """One way in this process, which has the libraries loaded before the clock starts."""
     import transformers
 
-    from maieutic.train.load import quiet
+    from maieutic.models.weights import quiet
 
     transformers.set_seed(0)
     with quiet():

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from maieutic.cli import data
-from maieutic.errors import MaieuticError
-from maieutic.types import Conversation, Problem, Role, Turn
+from maieutic.core.errors import MaieuticError
+from maieutic.core.messages import Conversation, Problem, Role, Turn
 
 TEXT = st.text(max_size=40)
 ROLE = st.sampled_from(list(Role))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from maieutic.store import Stage
+from maieutic.core.store import Stage
 
 PROBLEM = {
     "statement": "Ana packs 4 bags of 6 nuts. How many nuts is that?",

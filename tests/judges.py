@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from maieutic.types import Finish, Reply, Role, Sampling, Turn
+from maieutic.core.messages import Finish, Reply, Role, Sampling, Turn
 
 GOOD = {"reason": "ok", "asks_question": "yes", "on_topic": 4, "helpful": 3, "reveals_answer": "no"}
 

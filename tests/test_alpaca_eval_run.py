@@ -19,13 +19,20 @@ from loopback import Loopback, completion, status
 from typer.testing import CliRunner
 
 from maieutic.cli import evals
-from maieutic.errors import EmptyCorpus, InputError, MissingExtra, MissingInput, RunConflict, TooManyFailures
+from maieutic.core.errors import (
+    EmptyCorpus,
+    InputError,
+    MissingExtra,
+    MissingInput,
+    RunConflict,
+    TooManyFailures,
+)
+from maieutic.core.messages import Reply, Sampling, Turn
 from maieutic.evals import alpaca_eval, paired
 from maieutic.evals.alpaca_answer import answer
 from maieutic.evals.alpaca_judge import Weighs, judge, read_letter, shown_first, weigh
 from maieutic.evals.alpaca_length import length_controlled
 from maieutic.models import load
-from maieutic.types import Reply, Sampling, Turn
 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
 evals.register(app)

@@ -34,7 +34,8 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of files, good and bad, that no command may change."""
     folder = tmp_path_factory.mktemp("shelf")
     sample, seeds = (
-        (files("maieutic.demo") / name).read_bytes().splitlines() for name in ("sample.jsonl", "seeds.jsonl")
+        (files("maieutic.recipes.demo") / name).read_bytes().splitlines()
+        for name in ("sample.jsonl", "seeds.jsonl")
     )
     contents: dict[str, bytes] = {
         "talk.jsonl": b"\n".join(sample[:12]) + b"\n",

@@ -20,12 +20,12 @@ import typer
 from loopback import Loopback
 from typer.testing import CliRunner
 
+from maieutic.chat_templates import IGNORED, add_end, end_id
 from maieutic.cli import data, evals, judge, mask, recipe, simulate, train
-from maieutic.errors import BudgetSpent, RunConflict
+from maieutic.core.errors import BudgetSpent, RunConflict
+from maieutic.core.messages import Conversation, Role, fingerprint
+from maieutic.core.store import stage_rows
 from maieutic.models.checkpoint import find, load_tokenizer
-from maieutic.render import IGNORED, add_end, end_id
-from maieutic.store import stage_rows
-from maieutic.types import Conversation, Role, fingerprint
 
 torch.set_num_threads(1)
 

@@ -14,12 +14,12 @@ import typer
 from loopback import Loopback
 from typer.testing import CliRunner
 
-from maieutic import errors
-from maieutic.chat import Chatted, Terminal, chat
+from maieutic.chat_templates import END
 from maieutic.cli import models as room
+from maieutic.core import errors
+from maieutic.core.messages import Role, Sampling
 from maieutic.models import ChatModel, ModelOptions, load, transport
-from maieutic.render import END
-from maieutic.types import Role, Sampling
+from maieutic.rollouts.chat import Chatted, Terminal, chat
 
 
 class Person:

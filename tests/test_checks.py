@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from maieutic.checks import CHECKS, asks_question, misjudges, reveals_answer, states_answer, takes_up
 from maieutic.checks.fixes import reference_fixes
 from maieutic.checks.numbers import numbers, plain
-from maieutic.models.probe import MUST_NOT_WIN, Probe
-from maieutic.types import Problem, Role, Sampling, Turn
+from maieutic.core.messages import Problem, Role, Sampling, Turn
+from maieutic.models.baseline import MUST_NOT_WIN, Probe
 
 DATA = Path(__file__).parent / "data"
 

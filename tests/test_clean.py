@@ -11,20 +11,12 @@ from conversations import conversations, run, talk, write_lines
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maieutic.data.clean import (
-    CleanOptions,
-    CleanReport,
-    Filter,
-    Reason,
-    Rejected,
-    clean,
-    clean_file,
-)
+from maieutic.core.errors import EmptyCorpus, StoreError
+from maieutic.core.messages import Conversation, Role
+from maieutic.data.clean import CleanOptions, CleanReport, Filter, Reason, Rejected, clean, clean_file
 from maieutic.data.corpus import read_corpus, write_corpus
 from maieutic.data.formats import import_files
-from maieutic.data.mend import Repair, mend
-from maieutic.errors import EmptyCorpus, StoreError
-from maieutic.types import Conversation, Role
+from maieutic.data.repair import Repair, mend
 
 OPTIONS = st.builds(
     CleanOptions, keep_opening=st.booleans(), min_turns=st.integers(1, 4), keep_duplicates=st.booleans()

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from maieutic import recipe
-from maieutic.costs import Ask, Cost, Flow, Rates, taking_turns
+from maieutic.core.budget import Price
+from maieutic.core.costs import Ask, Cost, Flow, Rates, taking_turns
+from maieutic.core.errors import InputError, RecipeError
+from maieutic.core.messages import Conversation
+from maieutic.core.store import read_json, stage_rows
 from maieutic.data.corpus import write_corpus
-from maieutic.demo.base import one_thread
-from maieutic.errors import InputError, RecipeError
+from maieutic.recipes import recipe
+from maieutic.recipes.demo.base import one_thread
 from maieutic.report import report
-from maieutic.spending import Price
-from maieutic.store import read_json, stage_rows
-from maieutic.types import Conversation
 
 
 def start(number: int, problem: int) -> Conversation:

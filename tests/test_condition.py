@@ -15,20 +15,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import tiny_checkpoint, tiny_tokenizer
 
+from maieutic.chat_templates import IGNORED, prompt_ids, serving_template
+from maieutic.chat_templates.conditioning import Telling, check_kind, read_telling, told, wording
+from maieutic.core.errors import InputError
+from maieutic.core.messages import Conversation, Reply, Role, Sampling, Turn
 from maieutic.data.corpus import write_corpus
-from maieutic.errors import InputError
 from maieutic.evals.perplexity import with_intent
 from maieutic.evals.simulator import of_model
 from maieutic.models import ModelOptions, load
-from maieutic.render import IGNORED, prompt_ids, serving_template
-from maieutic.render.told import Telling, check_kind, read_telling, told, wording
-from maieutic.simulate.users import next_user_turn
+from maieutic.models.weights import Framing, quiet
+from maieutic.rollouts.users import next_user_turn
 from maieutic.train.condition import Mixture, read_condition, whole_condition, without_first_turn
 from maieutic.train.config import SftConfig, read_config
 from maieutic.train.data import conversation_rows
-from maieutic.train.load import Framing, quiet
 from maieutic.train.sft import sft
-from maieutic.types import Conversation, Reply, Role, Sampling, Turn
 
 torch.set_num_threads(1)
 FRAMES = [
@@ -135,7 +135,7 @@ def test_a_given_round_is_not_in_the_loss() -> None:
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=40))
 def test_without_the_first_turn(numbers: list[int]) -> None:
-    from maieutic.render import Rendered
+    from maieutic.chat_templates import Rendered
 
     labels = [number or IGNORED for number in numbers]
     rest = without_first_turn(Rendered(numbers, labels))

@@ -10,6 +10,8 @@ from conversations import conversations, run, talk, write_lines
 from hypothesis import given
 from hypothesis import strategies as st
 
+from maieutic.core.errors import EmptyCorpus, MissingInput, StoreError
+from maieutic.core.messages import Conversation
 from maieutic.data.contamination import (
     Benchmark,
     ContaminationReport,
@@ -21,8 +23,6 @@ from maieutic.data.contamination import (
 )
 from maieutic.data.corpus import read_corpus, write_corpus
 from maieutic.data.formats import import_files
-from maieutic.errors import EmptyCorpus, MissingInput, StoreError
-from maieutic.types import Conversation
 
 LONG = (
     "Describe a vivid and unique character, using strong imagery and creative language, in no more than two paragraphs "

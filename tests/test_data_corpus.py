@@ -14,12 +14,12 @@ from conversations import JSON, conversations, run, talk, write_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from maieutic.core.errors import EmptyCorpus, InputError, MissingInput, StoreError
+from maieutic.core.messages import Conversation
+from maieutic.core.store import Stage
 from maieutic.data.corpus import read_corpus, to_conversation, write_corpus
 from maieutic.data.formats import import_files
 from maieutic.data.reading import BadRows, read_rows, without_rows
-from maieutic.errors import EmptyCorpus, InputError, MissingInput, StoreError
-from maieutic.store import Stage
-from maieutic.types import Conversation
 
 GOOD = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
 

@@ -15,12 +15,12 @@ from conversations import JSON, SAFE, TEXT, conversations, run, write_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from maieutic.core.errors import EmptyCorpus, InputError, MissingInput
+from maieutic.core.messages import Conversation, Problem, Role, Turn
 from maieutic.data.export import convert, sharegpt_row
 from maieutic.data.formats import FORMATS, from_turns, guess, import_files, last_number
 from maieutic.data.problems import program
 from maieutic.data.seeds import fragments, parse_seed, seed_conversation
-from maieutic.errors import EmptyCorpus, InputError, MissingInput
-from maieutic.types import Conversation, Problem, Role, Turn
 
 
 def one(path: Path, value: Any, format: str = "auto", **options: Any) -> Conversation:

@@ -10,10 +10,10 @@ from conversations import run, talk, write_lines
 from hypothesis import given
 from hypothesis import strategies as st
 
+from maieutic.core.errors import InputError
+from maieutic.core.messages import Conversation
 from maieutic.data.formats import import_files
 from maieutic.data.sample import Stratum, sample
-from maieutic.errors import InputError
-from maieutic.types import Conversation
 
 ROWS = st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 60)), min_size=1, max_size=60)
 

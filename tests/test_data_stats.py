@@ -12,12 +12,12 @@ from conversations import conversations, run, talk, write_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from maieutic.core.errors import EmptyCorpus
+from maieutic.core.messages import Conversation
 from maieutic.data.corpus import write_corpus
 from maieutic.data.figure import FORMATS, draw
 from maieutic.data.formats import import_files
 from maieutic.data.stats import SAMPLE, first_turn_diversity, stats, survey
-from maieutic.errors import EmptyCorpus
-from maieutic.types import Conversation
 
 
 def test_counts() -> None:

@@ -17,12 +17,12 @@ from conversations import SAFE, conversations, run, write_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from maieutic.core.errors import EmptyCorpus, InputError, MissingExtra, MissingInput, StoreError
+from maieutic.core.messages import Conversation
 from maieutic.data.corpus import write_corpus
 from maieutic.data.export import convert
 from maieutic.data.formats import import_files
 from maieutic.data.reading import BadRows, read_rows
-from maieutic.errors import EmptyCorpus, InputError, MissingExtra, MissingInput, StoreError
-from maieutic.types import Conversation
 
 
 def csv_text(rows: list[list[str]], separator: str = ",", ending: str = "\r\n") -> str:

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from maieutic.core.errors import InputError
+from maieutic.core.messages import Conversation
 from maieutic.data.corpus import read_corpus, write_corpus
-from maieutic.data.deal import deal, file_name
-from maieutic.errors import InputError
-from maieutic.types import Conversation
+from maieutic.data.folds import deal, file_name
 
 
 def talk(number: int, problem: int, user: int) -> Conversation:

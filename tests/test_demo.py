@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from maieutic.demo.run import Demo, demo
+from maieutic.cli.demo import Demo, demo
 
 SMALL = {
     "dialogues": [60, 6, 8],

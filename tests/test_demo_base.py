@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from maieutic.demo.base import build, train_tokenizer
-from maieutic.errors import EmptyCorpus, InputError, RunConflict
-from maieutic.render import prompt_ids, render, turn_end_id
-from maieutic.types import Conversation, Turn
+from maieutic.chat_templates import prompt_ids, render, turn_end_id
+from maieutic.core.errors import EmptyCorpus, InputError, RunConflict
+from maieutic.core.messages import Conversation, Turn
+from maieutic.recipes.demo.base import build, train_tokenizer
 
 torch.set_num_threads(1)
 

@@ -11,18 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maieutic import students
-from maieutic.candidates import candidates
 from maieutic.checks import asks_question, reveals_answer, takes_up
+from maieutic.core.messages import Conversation, Problem, Role
 from maieutic.data.corpus import read_corpus
-from maieutic.demo import everyday, pupils
-from maieutic.demo.world import PARTS, Part, Sizes, build, vocabulary, write
 from maieutic.evals.dialogue import states_answer
 from maieutic.evals.paired import compare
-from maieutic.judge import judge
-from maieutic.models import load
-from maieutic.models.probe import MUST_NOT_WIN
-from maieutic.types import Conversation, Problem, Role
+from maieutic.judging import judge
+from maieutic.models import load, students
+from maieutic.models.baseline import MUST_NOT_WIN
+from maieutic.recipes.demo import everyday, pupils
+from maieutic.recipes.demo.world import PARTS, Part, Sizes, build, vocabulary, write
+from maieutic.rollouts.candidates import candidates
 
 SIZES = {"train": Sizes(300, 60, 12), "validation": Sizes(60, 20), "test": Sizes(80, 30)}
 

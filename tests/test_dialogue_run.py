@@ -12,16 +12,16 @@ from dialogues import OPENING, PROBLEM, row, stage
 from loopback import Loopback
 from typer.testing import CliRunner
 
-from maieutic import recipe
 from maieutic.cli import evals
-from maieutic.errors import BudgetSpent, InputError, TooManyFailures
-from maieutic.evals.dialogue import PlayConfig, attempts, name_all, play, play_cost, score, solves
-from maieutic.evals.dialogue.attempts import asked
+from maieutic.core.budget import Budget
+from maieutic.core.errors import BudgetSpent, InputError, TooManyFailures
+from maieutic.core.messages import Role, Turn
+from maieutic.core.store import stage_rows
+from maieutic.evals.dialogue import PlayConfig, name_all, play, play_cost, score, solves
 from maieutic.models import load
+from maieutic.recipes import recipe
 from maieutic.report import report
-from maieutic.spending import Budget
-from maieutic.store import stage_rows
-from maieutic.types import Role, Turn
+from maieutic.rollouts.pre_post_test import asked, attempts
 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
 evals.register(app)

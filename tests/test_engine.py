@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import tiny_llama
 
-from maieutic.errors import ContextFull, ModelError
+from maieutic.core.errors import ContextFull, ModelError
+from maieutic.core.messages import Finish
 from maieutic.models.engine import Engine, Generated, Request
 from maieutic.models.forward import sample
 from maieutic.models.scoring import probabilities, token_logprobs
-from maieutic.types import Finish
 
 torch.set_num_threads(1)
 VOCAB = 120

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from judges import Speaker
 
-from maieutic.errors import WrongKey
+from maieutic.core.errors import WrongKey
+from maieutic.core.messages import Conversation, Reply, Role, Sampling, Turn
 from maieutic.evals import adherence, judged, simulator
-from maieutic.types import Conversation, Reply, Role, Sampling, Turn
 
 DIVERSION, DOUBT = "lighthouses", "would you say the answer is"
 MARKS = {"complexity": 8, "relevancy": 6, "logicality": 10, "diversity": 2}

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from maieutic.cli import evals
-from maieutic.errors import EmptyCorpus, InputError, RunConflict
+from maieutic.core.errors import EmptyCorpus, InputError, RunConflict
 from maieutic.evals import alpaca_eval, mt_bench
 from maieutic.evals.mt_files import question_name, read_questions
 from maieutic.evals.result_file import never_fewer

@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from maieutic.cli import evals
-from maieutic.errors import MaieuticError
+from maieutic.core.errors import MaieuticError
 
 DATA = Path(__file__).parent / "data" / "evals"
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)

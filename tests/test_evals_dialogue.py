@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 
 from maieutic.checks import names_answer
 from maieutic.checks.demands import denies, presses, refuses
+from maieutic.checks.outcomes import Outcome, offers_several
 from maieutic.cli import evals
-from maieutic.errors import InputError
+from maieutic.core.errors import InputError
+from maieutic.core.messages import Conversation, Problem
 from maieutic.evals import dialogue
-from maieutic.evals.dialogue.outcome import Outcome, offers_several
-from maieutic.types import Conversation, Problem
 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
 evals.register(app)

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as reference
 
-from maieutic.errors import InputError
-from maieutic.evals import agreement, judge, stats
+from maieutic.core import statistics as stats
+from maieutic.core.errors import InputError
+from maieutic.evals import agreement, judge
 
 DATA = Path(__file__).parent / "data" / "evals"
 

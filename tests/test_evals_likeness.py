@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu
 
+from maieutic.core.messages import Conversation
 from maieutic.evals import likeness, realism
-from maieutic.types import Conversation
 
 
 def test_wins_by_hand() -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from dialogues import PROBLEM, row
 
+from maieutic.core.messages import Conversation, Problem
 from maieutic.data.formats.importing import import_files
 from maieutic.evals import pupils, realism
-from maieutic.types import Conversation, Problem
 
 
 def person(said: str) -> Conversation:

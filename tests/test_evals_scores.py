@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from maieutic.errors import EmptyCorpus, InputError, MissingInput
+from maieutic.core.errors import EmptyCorpus, InputError, MissingInput
 from maieutic.evals import alpaca_eval, files, mt_bench, paired, tutor
 
 DATA = Path(__file__).parent / "data" / "evals"

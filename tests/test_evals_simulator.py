@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from maieutic.errors import InputError, MissingInput, RenderError
-from maieutic.evals import ending, judged, named, perplexity, simulator, stats
-from maieutic.types import Conversation, Role
+from maieutic.core import statistics as stats
+from maieutic.core.errors import InputError, MissingInput, RenderError
+from maieutic.core.messages import Conversation, Role
+from maieutic.evals import ending, judged, named, perplexity, simulator
 
 
 def chat(*turns: str, ended: bool = False) -> Conversation:

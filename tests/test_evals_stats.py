@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as reference
 
-from maieutic.errors import InputError
-from maieutic.evals import stats
+from maieutic.core import statistics as stats
+from maieutic.core.errors import InputError
 
 
 def test_bootstrap_is_the_plain_loop() -> None:

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as reference
 
+from maieutic.core.errors import EmptyCorpus
+from maieutic.core.messages import Conversation, Role, Turn
 from maieutic.data import wordsets
-from maieutic.errors import EmptyCorpus
 from maieutic.evals import realism, text
-from maieutic.types import Conversation, Role, Turn
 
 
 def chat(*turns: str, ended: bool = False, **more: str) -> Conversation:

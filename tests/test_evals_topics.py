@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maieutic.errors import MissingExtra, ModelError
+from maieutic.core.errors import MissingExtra, ModelError
 from maieutic.evals import embed, topics
 
 AXES = {"a": [1.0, 0.0], "b": [0.0, 1.0], "ab": [0.6, 0.8], "": [0.0, 0.0]}

@@ -16,15 +16,15 @@ from shapes import PHI3, pieces, shaped
 from tiny import CHATML, tiny_checkpoint, tiny_tokenizer
 from tokenizers_of_ours import TEMPLATES, tokenizer
 
+from maieutic.chat_templates import END, add_end, prompt_ids
+from maieutic.core.errors import MissingInput, ModelError, NoTemplate, RenderError, RunConflict
+from maieutic.core.messages import Conversation, Turn
 from maieutic.data.corpus import write_corpus
-from maieutic.errors import MissingInput, ModelError, NoTemplate, RenderError, RunConflict
-from maieutic.export import export, opened
-from maieutic.export.ollama import modelfile
-from maieutic.render import END, add_end, prompt_ids
+from maieutic.models.weights import quiet
+from maieutic.serving.export import export, opened
+from maieutic.serving.export.ollama import modelfile
 from maieutic.train.config import SftConfig
-from maieutic.train.load import quiet
 from maieutic.train.sft import sft
-from maieutic.types import Conversation, Turn
 
 torch.set_num_threads(1)
 

@@ -15,9 +15,9 @@ from shapes import LLAMA3, SHAPES, pieces, shaped, splitting
 from tiny import CHATML, tiny_checkpoint, tiny_tokenizer
 from tokenizers_of_kinds import of_kind
 
-from maieutic.errors import MaieuticError, ModelError
-from maieutic.export import export
-from maieutic.render import END, add_end
+from maieutic.chat_templates import END, add_end
+from maieutic.core.errors import MaieuticError, ModelError
+from maieutic.serving.export import export
 
 INNER = {
     "input_layernorm": "attn_norm",
@@ -158,7 +158,7 @@ def test_rotary_factors(tmp_path: Path) -> None:
 
 
 def _quiet() -> Any:
-    from maieutic.train.load import quiet
+    from maieutic.models.weights import quiet
 
     return quiet()
 

@@ -11,16 +11,16 @@ from conversations import conversations, talk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from maieutic.core.errors import InputError, MissingExtra, MissingInput
+from maieutic.core.messages import Conversation, Role
 from maieutic.data import floods, markup
 from maieutic.data import language as language_room
 from maieutic.data.clean import CleanOptions, CleanReport, Filter, Reason, Rejected, clean
 from maieutic.data.language import asks_to_translate, language, other_language
 from maieutic.data.lengths import FRAME, counter, cut, estimate
 from maieutic.data.markup import is_html, to_markdown
-from maieutic.data.mend import Repair
 from maieutic.data.phrases import branding, mention, phrases, refusal
-from maieutic.errors import InputError, MissingExtra, MissingInput
-from maieutic.types import Conversation, Role
+from maieutic.data.repair import Repair
 
 PAGE = (
     '<div class="markdown prose"><p>Use <code>x_1</code> &amp; <strong>a * b</strong>:</p><pre><div><div><span>python'

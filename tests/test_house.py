@@ -19,20 +19,19 @@ import pytest
 from cli_tree import commands, examples, parse
 
 import maieutic
-from maieutic import errors
+from maieutic.core import errors
 
 ROOT = Path(__file__).parent.parent
 SRC = ROOT / "src" / "maieutic"
 FILES = sorted(SRC.rglob("*.py"))
 
-ORDER = [
-    *("errors", "types", "console", "progress", "prompts", "rubrics", "students", "numbered"),
-    *("store", "spending", "owed", "data", "checks", "brief", "render", "models", "train", "simulate"),
-    *("candidates", "intents", "judge", "evals.stats", "prefer", "evals", "play", "mix"),
-    *("demo", "costs", "stages", "unroll", "recipe"),
-    *("scale", "report", "demo.run", "export", "serve", "studio", "chat", "cli", "__main__"),
-]
-"""Rooms, the earlier ones first; a part of a room that comes later stands by its own name."""
+def floors() -> dict[str, int]:
+    """Each package's floor, from the one floor plan: the table in docs/architecture.md."""
+    plan = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    return {name: int(floor) for name, floor in re.findall(r"^\| `(\w+)/` \| (\d+) \|", plan, re.M)}
+
+
+FLOORS = floors()
 HEAVY = (
     "torch",
     "transformers",
@@ -96,28 +95,17 @@ def imports() -> Iterator[Import]:
 IMPORTS = list(imports())
 
 
-def place(dotted: str) -> int:
-    """Where a module stands in the order."""
-    parts = dotted.split(".")
-    names = [".".join(parts[:length]) for length in range(len(parts), 0, -1)]
-    return next((ORDER.index(name) for name in names if name in ORDER), -1)
-
-
-def test_every_room_has_its_place_and_imports_follow_the_pipeline() -> None:
-    assert not (homeless := [name for name in MODULES if name and place(name) < 0]), (
-        f"put in ORDER: {homeless}"
-    )
-    ours = [one for one in IMPORTS if one.by and one.of.startswith("maieutic.")]
-    assert len(ours) > 100
+def test_every_package_has_its_floor_and_imports_only_go_down() -> None:
+    packages = {file.relative_to(SRC).parts[0] for file in FILES if file.parent != SRC}
+    assert packages == FLOORS.keys()
     wrong = [
         f"{one.by}:{one.line} imports {one.of}"
-        for one in ours
-        if one.of != "maieutic.__version__" and place(one.by) < place(one.of.removeprefix("maieutic."))
+        for one in IMPORTS
+        if one.of.startswith("maieutic.") and one.by.split(".")[0] in FLOORS
+        if (by := one.by.split(".")[0]) != (of := one.of.split(".")[1])
+        if FLOORS[by] <= FLOORS.get(of, 0)
     ]
-    assert not wrong, "an earlier room imports a later one"
-    assert all(
-        place(one.of.removeprefix("maieutic.")) >= 0 for one in ours if one.of != "maieutic.__version__"
-    )
+    assert not wrong, "a package imports one that is not below it"
 
 
 def test_heavy_libraries_are_imported_at_the_top_of_torch_facing_rooms_only() -> None:
@@ -183,11 +171,6 @@ def test_the_public_names_are_these() -> None:
     assert all(getattr(maieutic, name) is not None for name in PUBLIC)
     with pytest.raises(AttributeError, match="nothing"):
         _ = maieutic.nothing
-
-
-def test_no_public_name_is_lost_to_the_room_of_the_same_name() -> None:
-    code = "import maieutic.render, maieutic.models; from maieutic import render; assert callable(render)"
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 EVERY = list(commands())
@@ -312,7 +295,9 @@ def test_the_wheel_holds_prompts_rubrics_recipes_and_samples(installed: Installe
 
 @pytest.mark.slow
 def test_the_wheel_runs_without_extras(installed: Installed, tmp_path: Path) -> None:
-    where = "import importlib.util as u, maieutic.demo as d; print(u.find_spec('torch'), d.__path__[0])"
+    where = (
+        "import importlib.util as u, maieutic.recipes.demo as d; print(u.find_spec('torch'), d.__path__[0])"
+    )
     found = subprocess.run(
         [installed.bin / "python", "-c", where], capture_output=True, text=True, cwd=tmp_path
     )

@@ -17,18 +17,18 @@ import torch
 from loopback import Loopback
 from tiny import tiny_checkpoint
 
+from maieutic.chat_templates import prompt_ids
+from maieutic.core.messages import Conversation, Problem, Role, Sampling, Turn
+from maieutic.core.store import stage_rows
 from maieutic.data.corpus import write_corpus
-from maieutic.judge import judge, pairwise
-from maieutic.judge.games import Side, Two, pair_prompt
-from maieutic.judge.model import judge_prompt
+from maieutic.judging import judge, pairwise
+from maieutic.judging.games import Side, Two, pair_prompt
+from maieutic.judging.judges import judge_prompt
+from maieutic.judging.rubrics import load as rubric_of
 from maieutic.models import ModelOptions, load
 from maieutic.models.checkpoint import find, load_tokenizer
-from maieutic.render import prompt_ids
-from maieutic.rubrics import load as rubric_of
-from maieutic.store import stage_rows
 from maieutic.train.config import SftConfig
 from maieutic.train.sft import sft
-from maieutic.types import Conversation, Problem, Role, Sampling, Turn
 
 torch.set_num_threads(1)
 

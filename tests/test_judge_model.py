@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from judges import GOOD, Speaker, verdict
 
-from maieutic.judge.model import ask, judge_prompt
-from maieutic.prompts import mark_for
-from maieutic.rubrics import load
-from maieutic.types import Problem, Role, Sampling, Turn
+from maieutic.core.messages import Problem, Role, Sampling, Turn
+from maieutic.core.prompts import mark_for
+from maieutic.judging.judges import ask, judge_prompt
+from maieutic.judging.rubrics import load
 
 SOCRATIC = load("socratic")
 PROBLEM = Problem(

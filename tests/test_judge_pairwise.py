@@ -18,15 +18,15 @@ from hypothesis import strategies as st
 from judges import Speaker
 from loopback import Loopback, status
 
-from maieutic.errors import BudgetSpent, EmptyCorpus, InputError, RunConflict, TooManyFailures
+from maieutic.core.budget import Budget
+from maieutic.core.errors import BudgetSpent, EmptyCorpus, InputError, RunConflict, TooManyFailures
+from maieutic.core.messages import Sampling, Turn
+from maieutic.core.store import stage_rows
 from maieutic.evals.pairwise import score
-from maieutic.judge import pairwise
-from maieutic.judge.games import Game, Side, settle, vote
+from maieutic.judging import pairwise
+from maieutic.judging.games import Game, Side, settle, vote
 from maieutic.models import ModelOptions
 from maieutic.models import load as open_model
-from maieutic.spending import Budget
-from maieutic.store import stage_rows
-from maieutic.types import Sampling, Turn
 
 PROBLEM = {"statement": "Ann has 3 bags with 4 nuts each. How many nuts?", "answer": "12"}
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maieutic.errors import InputError, MissingInput
-from maieutic.judge.parse import parse_pair, parse_verdict, shape, verdict_schema
-from maieutic.rubrics import Rubric, load, summary_score
+from maieutic.core.errors import InputError, MissingInput
+from maieutic.judging.parse import parse_pair, parse_verdict, shape, verdict_schema
+from maieutic.judging.rubrics import Rubric, load, summary_score
 
 SOCRATIC = load("socratic")
 GOOD = {"asks_question": "yes", "on_topic": 4, "helpful": 3, "reveals_answer": "no"}

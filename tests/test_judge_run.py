@@ -11,15 +11,15 @@ import pytest
 from judges import Speaker, verdict
 from loopback import Loopback, status
 
-from maieutic.candidates import candidates
-from maieutic.errors import EmptyCorpus, InputError, RunConflict, TooManyFailures, Unreachable, WrongKey
-from maieutic.judge import judge
-from maieutic.judge.run import merge
+from maieutic.core.errors import EmptyCorpus, InputError, RunConflict, TooManyFailures, Unreachable, WrongKey
+from maieutic.core.messages import Conversation, Sampling, Turn, Verdict
+from maieutic.core.store import stage_rows
+from maieutic.judging import judge
+from maieutic.judging.judge import merge
+from maieutic.judging.rubrics import load
 from maieutic.models import ModelOptions
 from maieutic.models import load as open_model
-from maieutic.rubrics import load
-from maieutic.store import stage_rows
-from maieutic.types import Conversation, Sampling, Turn, Verdict
+from maieutic.rollouts.candidates import candidates
 
 MATH = {
     "statement": "Ann has 3 bags with 4 nuts each. How many nuts?",

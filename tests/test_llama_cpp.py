@@ -23,10 +23,10 @@ from shapes import LLAMA3, MIXED, SHAPES, pieces, shaped, splitting
 from tiny import tiny_checkpoint, tiny_tokenizer
 from trained import PUPILS, talk
 
-from maieutic.export import export
-from maieutic.render import IGNORED, render
-from maieutic.train.load import quiet
-from maieutic.types import Conversation
+from maieutic.chat_templates import IGNORED, render
+from maieutic.core.messages import Conversation
+from maieutic.models.weights import quiet
+from maieutic.serving.export import export
 
 pytestmark = pytest.mark.slow
 torch.set_num_threads(1)
@@ -194,9 +194,7 @@ def test_a_killed_export_leaves_the_old_file_or_the_new(tmp_path: Path) -> None:
     """SIGKILL at moments all over an export: there is no file, or a whole one."""
     folder = tiny_checkpoint(tmp_path / "model", hidden=256, layers=16)
     size = export(str(folder), "gguf", tmp_path / "whole").out.stat().st_size
-    code = (
-        "import sys; from pathlib import Path; from maieutic.export import export; print('go', flush=True)\n"
-    )
+    code = "import sys; from pathlib import Path; from maieutic.serving.export import export; print('go', flush=True)\n"
     code += "export(sys.argv[1], 'gguf', Path(sys.argv[2]))"
     seen = set()
     for number in range(4):

@@ -16,15 +16,22 @@ import torch
 from tiny import tiny_checkpoint, tiny_tokenizer
 
 from maieutic import write_corpus
-from maieutic.candidates import candidates
-from maieutic.errors import ContextFull, MaieuticError, MissingExtra, MissingInput, ModelError, Unreachable
+from maieutic.chat_templates import add_end, prompt_ids, render, turn_lead
+from maieutic.core.errors import (
+    ContextFull,
+    MaieuticError,
+    MissingExtra,
+    MissingInput,
+    ModelError,
+    Unreachable,
+)
+from maieutic.core.messages import Conversation, Finish, Reply, Role, Sampling, Turn
+from maieutic.core.store import stage_rows
 from maieutic.models import ModelOptions, load
 from maieutic.models.checkpoint import find, load_tokenizer, parameters
 from maieutic.models.local import LocalModel
-from maieutic.render import add_end, prompt_ids, render, turn_lead
-from maieutic.simulate import SimulateConfig, simulate
-from maieutic.store import stage_rows
-from maieutic.types import Conversation, Finish, Reply, Role, Sampling, Turn
+from maieutic.rollouts import SimulateConfig, simulate
+from maieutic.rollouts.candidates import candidates
 
 torch.set_num_threads(1)
 

@@ -19,14 +19,14 @@ from judges import Speaker
 from loopback import Loopback, stall, status
 from typer.testing import CliRunner
 
-from maieutic import recipe
 from maieutic.cli import evals
-from maieutic.errors import InputError, RunConflict, TooManyFailures
+from maieutic.core.errors import InputError, RunConflict, TooManyFailures
 from maieutic.evals import mt_bench, mt_prompts, verdicts
 from maieutic.evals.mt_answer import answer
 from maieutic.evals.mt_files import Question, read_answers, read_questions
 from maieutic.evals.mt_judge import judge
 from maieutic.models import load
+from maieutic.recipes import recipe
 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
 evals.register(app)

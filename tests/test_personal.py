@@ -9,9 +9,9 @@ from conversations import talk
 from hypothesis import given
 from hypothesis import strategies as st
 
+from maieutic.core.messages import Conversation
 from maieutic.data.formats import import_files
 from maieutic.data.personal import Kind, mask, mask_conversation
-from maieutic.types import Conversation
 
 FOUND = {
     "write to anna.b+x@school-mail.de please": "write to [EMAIL] please",

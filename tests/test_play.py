@@ -16,16 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from loopback import Loopback, status
 
-from maieutic.candidates import candidates
-from maieutic.errors import BudgetSpent, EmptyCorpus, InputError
-from maieutic.mix import mix, noise
+from maieutic.core.budget import Budget
+from maieutic.core.errors import BudgetSpent, EmptyCorpus, InputError
+from maieutic.core.messages import Conversation, Problem, Sampling
+from maieutic.core.store import Stage, stage_rows
+from maieutic.judging.preferences import prefer
+from maieutic.judging.rewards import mix, noise
 from maieutic.models import load
-from maieutic.play import play, plays, replies
-from maieutic.prefer import prefer
-from maieutic.simulate import SimulateConfig
-from maieutic.spending import Budget
-from maieutic.store import Stage, stage_rows
-from maieutic.types import Conversation, Problem, Sampling
+from maieutic.rollouts import SimulateConfig
+from maieutic.rollouts.candidates import candidates
+from maieutic.rollouts.continuations import play, plays, replies
 
 PROBLEM = {"statement": "Ana packs 4 bags of 6 nuts. How many nuts is that?", "answer": "24", "attempt": "10"}
 GOOD, IDLE, TELLS = "What do 4 bags of 6 nuts look like?", "Do you like nuts?", "The answer is 24."
@@ -198,7 +198,7 @@ RUNNER = """
 import sys
 from maieutic.models import load
 from maieutic.play import play
-from maieutic.simulate import SimulateConfig
+from maieutic.rollouts import SimulateConfig
 source, spec, out = sys.argv[1:]
 config = SimulateConfig(guards="none", concurrency=4, user_mode="prompted")
 play(source, load(spec), load(spec), out, m=4, turns=3, config=config)
@@ -231,7 +231,7 @@ def test_killed_at_any_moment_it_asks_nothing_twice_but_what_was_in_flight(tmp_p
 
 @given(st.floats(0, 1), st.floats(0, 1), st.integers(0, 4), st.integers(1, 4))
 def test_a_mixed_score_lies_between_its_parts(weight: float, rubric: float, solved: int, m: int) -> None:
-    from maieutic.mix import _mixed
+    from maieutic.judging.rewards import _mixed
 
     row = judged((GOOD, rubric))
     [reply] = replies(row)

@@ -15,12 +15,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from judges import Speaker, verdict
 
-from maieutic.errors import EmptyCorpus, InputError, StoreError
-from maieutic.judge import judge
-from maieutic.prefer import Refusal, Rules, pair, pairs, prefer
-from maieutic.prefer.pairs import STRATEGIES, choose
-from maieutic.store import stage_rows
-from maieutic.types import Preference
+from maieutic.core.errors import EmptyCorpus, InputError, StoreError
+from maieutic.core.messages import Preference
+from maieutic.core.store import stage_rows
+from maieutic.judging import judge
+from maieutic.judging.preferences import Refusal, Rules, pair, pairs, prefer
+from maieutic.judging.preferences.pairs import STRATEGIES, choose
 
 
 def row(*graded: tuple[str, float | None] | tuple[str, float | None, bool], **extra: Any) -> dict[str, Any]:

@@ -17,8 +17,12 @@ from hypothesis import strategies as st
 from tokenizers_of_kinds import of_kind
 from tokenizers_of_ours import tokenizer
 
-from maieutic import Conversation, render
-from maieutic.errors import (
+from maieutic import Conversation
+from maieutic import chat_templates as render
+from maieutic.chat_templates import END, end_id
+from maieutic.chat_templates.prepare import CHUNK, _Work, prepare, tokenizer_hash
+from maieutic.chat_templates.truncate import fit
+from maieutic.core.errors import (
     BadMask,
     EmptyCorpus,
     InputError,
@@ -27,11 +31,8 @@ from maieutic.errors import (
     RunLocked,
     UnstablePrefix,
 )
-from maieutic.render import END, end_id
-from maieutic.render.prepare import CHUNK, _Work, prepare, tokenizer_hash
-from maieutic.render.truncate import fit
-from maieutic.store import read_json, read_rows
-from maieutic.types import Role
+from maieutic.core.messages import Role
+from maieutic.core.store import read_json, read_rows
 
 
 def chat(number: int, turns: int = 4, **more) -> dict:

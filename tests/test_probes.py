@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from judges import Speaker
 
-from maieutic.brief import Brief
-from maieutic.candidates import candidates
+from maieutic.core.errors import InputError, ModelError
+from maieutic.core.messages import Conversation, Problem, Role, Sampling, Turn
+from maieutic.core.store import read_rows
 from maieutic.data.corpus import write_corpus
-from maieutic.errors import InputError, ModelError
 from maieutic.models import briefed, load
-from maieutic.models.probe import CONTROLS, MUST_NOT_WIN
-from maieutic.simulate import SimulateConfig, simulate
-from maieutic.store import read_rows
-from maieutic.types import Conversation, Problem, Role, Sampling, Turn
+from maieutic.models.baseline import CONTROLS, MUST_NOT_WIN
+from maieutic.rollouts import SimulateConfig, simulate
+from maieutic.rollouts.candidates import candidates
+from maieutic.rollouts.tutor_prompt import Brief
 
 PROBLEM = Problem(statement="Ana has 3 pens and gets 4. How many?", answer="7", attempt="1", solution="3 + 4")
 START = [Turn(role=Role.USER, content="It is 1. {{answer}}")]

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from maieutic.checks.outcomes import outcome
 from maieutic.checks.programs import Limits, passes, program, run
-from maieutic.errors import InputError
-from maieutic.evals.dialogue import outcome, solves
-from maieutic.types import Conversation, Problem
+from maieutic.core.errors import InputError
+from maieutic.core.messages import Conversation, Problem
+from maieutic.evals.dialogue import solves
 
 TESTS = "assert double(2) == 4\nassert double(-1) == -2"
 RIGHT = "def double(x):\n    return 2 * x\n"

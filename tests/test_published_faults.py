@@ -20,17 +20,17 @@ from loopback import Loopback
 from tiny import tiny_checkpoint
 from typer.testing import CliRunner
 
-from maieutic import recipe
+from maieutic.chat_templates import prompt_ids
 from maieutic.cli import evals
 from maieutic.cli import judge as tutoring
-from maieutic.errors import ContextTooShort, InputError, MaieuticError, RunConflict, TooManyFailures
+from maieutic.core.errors import ContextTooShort, InputError, MaieuticError, RunConflict, TooManyFailures
+from maieutic.core.messages import Preference, Role, Turn
+from maieutic.core.store import stage_rows
 from maieutic.models import load
 from maieutic.models.checkpoint import find, load_tokenizer
-from maieutic.render import prompt_ids
-from maieutic.stages.talking import Candidates
-from maieutic.store import stage_rows
+from maieutic.recipes import recipe
+from maieutic.recipes.stages.talking import Candidates
 from maieutic.train.data import Framing, preference_rows
-from maieutic.types import Preference, Role, Turn
 
 torch.set_num_threads(1)
 

@@ -20,12 +20,12 @@ import yaml
 from loopback import Loopback
 from typer.testing import CliRunner
 
-from maieutic import recipe
 from maieutic.cli import recipe as commands
 from maieutic.cli import train
-from maieutic.errors import MissingInput, RecipeError, RunConflict, UnknownModel, Unreachable, WrongKey
-from maieutic.stages.training import Dpo, Sft
-from maieutic.store import stage_rows
+from maieutic.core.errors import MissingInput, RecipeError, RunConflict, UnknownModel, Unreachable, WrongKey
+from maieutic.core.store import stage_rows
+from maieutic.recipes import recipe
+from maieutic.recipes.stages.training import Dpo, Sft
 
 GIB = 2**30
 FULL = {

@@ -20,21 +20,21 @@ from loopback import Loopback
 from seedlists import SETS, Lists, write_lists
 from test_report import checked
 
-from maieutic import recipe
+from maieutic.core.errors import EmptyCorpus, InputError, RecipeError
+from maieutic.core.messages import Problem, Turn
+from maieutic.core.store import read_json, stage_rows
 from maieutic.data.corpus import read_corpus
 from maieutic.data.leaks import write_leaks
-from maieutic.data.lists import write_lists as take_lists
-from maieutic.demo.base import build
-from maieutic.errors import EmptyCorpus, InputError, RecipeError
+from maieutic.data.train_test import write_lists as take_lists
 from maieutic.evals import judge, tutor
 from maieutic.evals.grid import Cell, Tutor, grid
 from maieutic.evals.people import rated_replies
-from maieutic.judge.model import judge_prompt
-from maieutic.prefer import judged_rows, pairs
+from maieutic.judging.judges import judge_prompt
+from maieutic.judging.preferences import judged_rows, pairs
+from maieutic.judging.rubrics import load
+from maieutic.recipes import recipe
+from maieutic.recipes.demo.base import build
 from maieutic.report import report
-from maieutic.rubrics import load
-from maieutic.store import read_json, stage_rows
-from maieutic.types import Problem, Turn
 
 FILES = {f"{name}_train": f"{name}.json" for name in SETS} | {"human": "human.json"}
 

@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from loopback import Loopback
 
-from maieutic import errors
+from maieutic.chat_templates import END
+from maieutic.core import errors
+from maieutic.core.messages import Finish, Reply, Role, Sampling, Turn
 from maieutic.models import ModelOptions, completions, load, transport
 from maieutic.models.address import Key, address, how_to_set, key
 from maieutic.models.remote import RemoteModel
-from maieutic.render import END
-from maieutic.types import Finish, Reply, Role, Sampling, Turn
 
 HELLO = [Turn(role=Role.USER, content="How do I halve 7?")]
 CANARY = "sk-canary-0123456789abcdef"

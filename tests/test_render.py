@@ -7,10 +7,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers_of_ours import CONTROL, SHAPES, tokenizer
 
-from maieutic import Conversation, render
-from maieutic.errors import BadMask, InputError, NoTemplate, RenderError, UnstablePrefix
-from maieutic.render import END, IGNORED, add_end, end_id, prompt_ids, serving_template, stop_ids
-from maieutic.types import Role, Turn
+from maieutic import Conversation
+from maieutic import chat_templates as render
+from maieutic.chat_templates import END, IGNORED, add_end, end_id, prompt_ids, serving_template, stop_ids
+from maieutic.core.errors import BadMask, InputError, NoTemplate, RenderError, UnstablePrefix
+from maieutic.core.messages import Role, Turn
 
 ALL = [*SHAPES, "dyadic", "plain"]
 TRIMS = {"llama2", "llama3", "gemma"}

@@ -12,10 +12,10 @@ from tokenizers_of_kinds import KINDS, of_kind
 from tokenizers_of_ours import SHAPES
 
 from maieutic import Conversation
-from maieutic.errors import BadMask, RenderError
-from maieutic.render import END, IGNORED, add_end, prompt_ids, render
-from maieutic.render.renderer import Renderer
-from maieutic.types import Role
+from maieutic.chat_templates import END, IGNORED, add_end, prompt_ids, render
+from maieutic.chat_templates.renderer import Renderer
+from maieutic.core.errors import BadMask, RenderError
+from maieutic.core.messages import Role
 
 FRAMES = (*SHAPES, "dyadic", "plain")
 EXACT = {

@@ -7,12 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers_of_ours import SHAPES, TEMPLATES, tokenizer
 
-from maieutic import Conversation, render
-from maieutic.errors import BadMask, MaieuticError, RenderError, UnstablePrefix
-from maieutic.render import IGNORED, add_end, prompt_ids, renderer, serving_template, stop_ids
-from maieutic.render.encode import Encoder
-from maieutic.render.templates import ChatFrames
-from maieutic.types import Role, Turn
+from maieutic import Conversation
+from maieutic import chat_templates as render
+from maieutic.chat_templates import IGNORED, add_end, prompt_ids, renderer, serving_template, stop_ids
+from maieutic.chat_templates.encode import Encoder
+from maieutic.chat_templates.templates import ChatFrames
+from maieutic.core.errors import BadMask, MaieuticError, RenderError, UnstablePrefix
+from maieutic.core.messages import Role, Turn
 
 LOOP = "{% for m in messages %}"
 PLACES = {

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from tokenizers_of_kinds import BYTES, CONTROL, KINDS, LOSSY, of_kind
 
 from maieutic import Conversation
-from maieutic.errors import RenderError
-from maieutic.render import END, IGNORED, prompt_ids, render, render_many, renderer
-from maieutic.types import Role
+from maieutic.chat_templates import END, IGNORED, prompt_ids, render, render_many, renderer
+from maieutic.core.errors import RenderError
+from maieutic.core.messages import Role
 
 HARMLESS = [
     "How would I make a cake?",

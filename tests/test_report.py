@@ -17,25 +17,25 @@ from typing import Any
 import pytest
 from judges import Speaker, verdict
 
-from maieutic.candidates import candidates
+from maieutic.core.errors import InputError, MissingInput
+from maieutic.core.messages import Conversation
+from maieutic.core.store import Stage, write_json
 from maieutic.data.corpus import write_corpus
-from maieutic.errors import InputError, MissingInput
 from maieutic.evals import tutor
 from maieutic.evals.simulator import decisions, end_bins
-from maieutic.judge import judge
+from maieutic.judging import judge
+from maieutic.judging.preferences import judged_rows, pairs
 from maieutic.models import load
-from maieutic.prefer import judged_rows, pairs
+from maieutic.recipes.stages import Prefer, Simulator, Tutor
 from maieutic.report import report
 from maieutic.report.collect import collect
 from maieutic.report.draw import label
 from maieutic.report.material import gather
 from maieutic.report.numbers import num
 from maieutic.report.page import escaped
-from maieutic.report.pick import pick
-from maieutic.simulate import SimulateConfig, simulate
-from maieutic.stages import Prefer, Simulator, Tutor
-from maieutic.store import Stage, write_json
-from maieutic.types import Conversation
+from maieutic.report.sample_dialogues import pick
+from maieutic.rollouts import SimulateConfig, simulate
+from maieutic.rollouts.candidates import candidates
 
 HOSTILE = (
     "<script>alert(1)</script></textarea><img src=x onerror=alert(2)> & &lt;b&gt; \"' {{css}} $x^2$ **bold** "

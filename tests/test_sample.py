@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
-from maieutic.types import Conversation, Role
+from maieutic.core.messages import Conversation, Role
 
 NUMBERS = dict(
     enumerate(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"])
@@ -17,7 +17,7 @@ NUMBERS = dict(
 
 
 def rows_of(name: str) -> list[dict[str, Any]]:
-    lines = (files("maieutic.demo") / name).read_bytes().splitlines()
+    lines = (files("maieutic.recipes.demo") / name).read_bytes().splitlines()
     return [orjson.loads(line) for line in lines]
 
 

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from maieutic import errors
+from maieutic.core import errors
+from maieutic.core.messages import Finish, Reply, Role, Sampling, Turn
 from maieutic.models import load
 from maieutic.models.script import ScriptModel
-from maieutic.types import Finish, Reply, Role, Sampling, Turn
 
 
 def script(folder: Path, *lines: dict, name: str = "s.jsonl") -> ScriptModel:

@@ -157,8 +157,8 @@ def test_a_server_that_breaks_says_so(tmp_path: Path, engine: Path) -> None:
 
 
 def test_a_taken_port_a_missing_engine_and_a_missing_template(tmp_path: Path, engine: Path) -> None:
-    from maieutic.errors import InputError, MissingExtra, NoTemplate
-    from maieutic.serve import arguments, serve
+    from maieutic.core.errors import InputError, MissingExtra, NoTemplate
+    from maieutic.serving.server import arguments, serve
 
     folder = tiny_checkpoint(tmp_path / "model")
     with socket.socket() as taken:

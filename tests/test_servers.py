@@ -20,11 +20,11 @@ import torch
 from trained import PUPILS, talk
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from maieutic.export import export
+from maieutic.chat_templates import prompt_ids
+from maieutic.core.messages import Finish, Role, Sampling, Turn
 from maieutic.models import load
-from maieutic.render import prompt_ids
-from maieutic.train.load import quiet
-from maieutic.types import Finish, Role, Sampling, Turn
+from maieutic.models.weights import quiet
+from maieutic.serving.export import export
 
 pytestmark = pytest.mark.slow
 

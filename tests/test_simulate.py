@@ -18,15 +18,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from loopback import EVERY, HTML, TRUNCATED, Loopback, stall, status
 
+from maieutic.core.budget import Budget, Price, Purse, prices
+from maieutic.core.errors import BudgetSpent, EmptyCorpus, InputError, RunConflict, TooManyFailures, WrongKey
+from maieutic.core.messages import Conversation, Finish, Reply, Role, Sampling, Turn
+from maieutic.core.store import read_rows
 from maieutic.data.corpus import read_corpus
-from maieutic.errors import BudgetSpent, EmptyCorpus, InputError, RunConflict, TooManyFailures, WrongKey
 from maieutic.models import ModelOptions, load, transport
-from maieutic.simulate import SimulateConfig, cost, simulate
-from maieutic.simulate.guards import DEFAULT, GUARDS, Context, broken, parse
-from maieutic.simulate.users import END_WORD, swapped
-from maieutic.spending import Budget, Price, Purse, prices
-from maieutic.store import read_rows
-from maieutic.types import Conversation, Finish, Reply, Role, Sampling, Turn
+from maieutic.rollouts import SimulateConfig, cost, simulate
+from maieutic.rollouts.guards import DEFAULT, GUARDS, Context, broken, parse
+from maieutic.rollouts.users import END_WORD, swapped
 
 USER = [
     {"trained_role": "user"},
@@ -440,7 +440,7 @@ def test_redraws_of_a_dialogue_that_failed_and_was_mended_count_once(tmp_path):
 RUNNER = """
 import sys
 from maieutic.models import load
-from maieutic.simulate import SimulateConfig, cost, simulate
+from maieutic.rollouts import SimulateConfig, cost, simulate
 spec, out = sys.argv[1:]
 simulate(load(spec), load(spec), out, 12, SimulateConfig(rounds=3, concurrency=4, guards="none"))
 """
@@ -498,7 +498,7 @@ def test_ctrl_c_stops_with_a_word_and_a_second_process_is_refused_meanwhile(tmp_
 SCRIPTED = """
 import resource, sys
 from maieutic.models import load
-from maieutic.simulate import SimulateConfig, simulate
+from maieutic.rollouts import SimulateConfig, simulate
 user, assistant, out, n = sys.argv[1:]
 simulate(load(user), load(assistant), out, int(n), SimulateConfig(guards="none"))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
@@ -516,8 +516,8 @@ def test_memory_is_flat_in_the_number_of_dialogues(tmp_path):
 
 
 def test_two_processes_never_write_one_run(tmp_path):
-    from maieutic.errors import RunLocked
-    from maieutic.store import Stage
+    from maieutic.core.errors import RunLocked
+    from maieutic.core.store import Stage
 
     simulate(*pair(tmp_path), tmp_path / "run", 1)
     config = json.loads((tmp_path / "run" / "config.json").read_text())

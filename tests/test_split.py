@@ -12,6 +12,8 @@ from conversations import conversations, run, talk, write_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from maieutic.core.errors import InputError, StoreError
+from maieutic.core.messages import Conversation, Problem, Role
 from maieutic.data.corpus import identity, read_corpus, write_corpus
 from maieutic.data.formats import import_files
 from maieutic.data.lengths import cut, estimate
@@ -19,8 +21,6 @@ from maieutic.data.near import jaccard as share
 from maieutic.data.overlap import check, grams, overlap
 from maieutic.data.problems import problem_key
 from maieutic.data.split import PARTS, By, SplitReport, split, split_file
-from maieutic.errors import InputError, StoreError
-from maieutic.types import Conversation, Problem, Role
 
 BY = st.sampled_from(list(By))
 FEW = conversations(st.sampled_from(["a", "b", "c"]))

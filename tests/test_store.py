@@ -18,9 +18,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maieutic.errors import DiskFull, RunConflict, RunLocked, StoreError
-from maieutic.numbered import Numbered
-from maieutic.store import (
+from maieutic.core.errors import DiskFull, RunConflict, RunLocked, StoreError
+from maieutic.core.numbered import Numbered
+from maieutic.core.store import (
     GROUP_ROWS,
     MOST_ROWS,
     Journal,
@@ -192,7 +192,7 @@ def fail_full(_: int) -> None:
 HALF = """
 import resource, signal, sys
 from maieutic.errors import DiskFull
-from maieutic.store import Stage
+from maieutic.core.store import Stage
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 with Stage(sys.argv[1], {}) as stage:
     stage.rows.append("whole", {"text": "x" * 100})
@@ -217,7 +217,7 @@ def test_a_line_that_found_no_space_leaves_none_torn_for_the_next(tmp_path):
 
 WRITER = """
 import itertools, sys
-from maieutic.store import Stage
+from maieutic.core.store import Stage
 with Stage(sys.argv[1], {}) as stage:
     for number in itertools.count(len(stage.rows.keys)):
         stage.rows.append(str(number), {"text": "x" * (number % 977)})
@@ -243,7 +243,7 @@ def test_sigkill_loses_no_row_that_was_acknowledged(tmp_path):
 FILLER = """
 import sys
 from maieutic.errors import DiskFull
-from maieutic.store import Stage
+from maieutic.core.store import Stage
 try:
     with Stage(sys.argv[1], {}) as stage:
         for number in range(10000):

@@ -10,15 +10,14 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maieutic import students
 from maieutic.checks import reveals_answer, states_answer
 from maieutic.checks.demands import presses
-from maieutic.errors import InputError, MissingInput, ModelError
-from maieutic.models import briefed, load
+from maieutic.core.errors import InputError, MissingInput, ModelError
+from maieutic.core.messages import Finish, Problem, Role, Sampling, Turn
+from maieutic.core.store import stage_rows
+from maieutic.models import briefed, load, students
 from maieutic.models.student import move
-from maieutic.simulate import SimulateConfig, simulate
-from maieutic.store import stage_rows
-from maieutic.types import Finish, Problem, Role, Sampling, Turn
+from maieutic.rollouts import SimulateConfig, simulate
 
 NUTS = Problem(
     statement="Ana packs 4 bags of 6 nuts. How many nuts is that?",

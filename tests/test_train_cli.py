@@ -13,9 +13,9 @@ from tiny import tiny_checkpoint
 from typer.testing import CliRunner
 
 from maieutic.cli.train import register
+from maieutic.core.errors import MaieuticError
+from maieutic.core.messages import Conversation
 from maieutic.data.corpus import write_corpus
-from maieutic.errors import MaieuticError
-from maieutic.types import Conversation
 
 MAIN = "from maieutic.cli import main; main()"
 

@@ -10,12 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny import tiny_tokenizer
 
-from maieutic.errors import ContextTooShort, EmptyCorpus, InputError, MissingInput
-from maieutic.render import END, prompt_ids, render
+from maieutic.chat_templates import END, prompt_ids, render
+from maieutic.core.errors import ContextTooShort, EmptyCorpus, InputError, MissingInput
+from maieutic.core.messages import Conversation, Preference, Role
+from maieutic.models.weights import Framing
 from maieutic.train.config import DpoConfig, SftConfig, read_config
 from maieutic.train.data import conversation_rows, preference_rows, read_preferences
-from maieutic.train.load import Framing
-from maieutic.types import Conversation, Preference, Role
 
 PLAIN = Framing(None, None)
 

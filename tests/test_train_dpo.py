@@ -14,15 +14,15 @@ import pytest
 import torch
 from tiny import tiny_checkpoint
 
-from maieutic.errors import ContextTooShort, EmptyCorpus
-from maieutic.render import prompt_ids, render
-from maieutic.store import stage_rows
+from maieutic.chat_templates import prompt_ids, render
+from maieutic.core.errors import ContextTooShort, EmptyCorpus
+from maieutic.core.messages import Conversation, Preference
+from maieutic.core.store import stage_rows
+from maieutic.models.weights import quiet
 from maieutic.train.config import DpoConfig
 from maieutic.train.data import preference_rows, read_preferences
 from maieutic.train.dpo import chosen_falls, dpo, make_trainer
-from maieutic.train.load import quiet
 from maieutic.train.prepare import base, trainable
-from maieutic.types import Conversation, Preference
 
 torch.set_num_threads(1)
 

@@ -19,22 +19,22 @@ from tiny import tiny_checkpoint
 from transformers import TrainerCallback
 from transformers.integrations import integration_utils
 
+from maieutic.chat_templates.openings import Decisions
+from maieutic.core.errors import InputError, MissingExtra, ModelError
+from maieutic.core.messages import Conversation
+from maieutic.core.store import Stage, stage_rows
 from maieutic.data.corpus import write_corpus
 from maieutic.data.wordsets import diversity
-from maieutic.errors import InputError, MissingExtra, ModelError
 from maieutic.evals.ending import end_scores
 from maieutic.evals.simulator import of_model
 from maieutic.evals.text import pairwise_diversity
 from maieutic.models import load
-from maieutic.render.openings import Decisions
-from maieutic.store import Stage, stage_rows
 from maieutic.train.best import best_of, stale
 from maieutic.train.config import SftConfig
-from maieutic.train.curve import draw_curve
-from maieutic.train.heldout import end_f1
 from maieutic.train.loop import trackers
+from maieutic.train.loss_curve import draw_curve
 from maieutic.train.sft import sft
-from maieutic.types import Conversation
+from maieutic.train.validation import end_f1
 
 torch.set_num_threads(1)
 SCRIPT = """

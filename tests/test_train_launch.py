@@ -25,18 +25,18 @@ from safetensors.torch import load_file
 from tiny import tiny_checkpoint
 from trl import SFTConfig as TrainerConfig
 
+from maieutic.core.errors import InputError, MissingExtra, MissingInput
+from maieutic.core.messages import Conversation
+from maieutic.core.store import stage_rows
 from maieutic.data.corpus import write_corpus
-from maieutic.errors import InputError, MissingExtra, MissingInput
-from maieutic.store import stage_rows
+from maieutic.models.weights import quiet
 from maieutic.train import launch
 from maieutic.train.config import DpoConfig, SftConfig, TrainConfig
 from maieutic.train.dpo import dpo
 from maieutic.train.launch import plan, read_cluster
-from maieutic.train.load import quiet
 from maieutic.train.loop import arguments
 from maieutic.train.packing import shares
 from maieutic.train.sft import sft
-from maieutic.types import Conversation
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.timeout(900)  # several commands, one after the other, each of several processes

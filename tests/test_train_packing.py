@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import tiny_llama
 
-from maieutic.render import IGNORED
+from maieutic.chat_templates import IGNORED
 from maieutic.train.attention import NAME, Segment, attend, places, segmented
 from maieutic.train.logps import joins, logps
 from maieutic.train.packing import bins, join, parts

@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import tiny_llama, tiny_tokenizer
 
+from maieutic.models.weights import quiet
 from maieutic.train.attention import segmented
-from maieutic.train.load import quiet
 from maieutic.train.logps import joins, logps
 from maieutic.train.pairs import cost, lay_out, plan, totals
 

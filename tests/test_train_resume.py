@@ -15,13 +15,13 @@ import torch
 from safetensors.torch import load_file
 from tiny import tiny_checkpoint
 
+from maieutic.core.errors import RunLocked
+from maieutic.core.messages import Conversation
+from maieutic.core.store import stage_rows
 from maieutic.data.corpus import write_corpus
-from maieutic.errors import RunLocked
-from maieutic.store import stage_rows
 from maieutic.train.checkpoint import forget_incomplete, last_complete, mark_complete
 from maieutic.train.config import SftConfig
 from maieutic.train.sft import sft
-from maieutic.types import Conversation
 
 torch.set_num_threads(1)
 

@@ -11,17 +11,17 @@ import torch
 from tiny import CHATML, tiny_checkpoint
 from transformers import DataCollatorForSeq2Seq
 
+from maieutic.chat_templates import END, end_id, prompt_ids, turn_end_id
+from maieutic.core.errors import ContextTooShort, DiskFull, InputError, ModelError, RunConflict
+from maieutic.core.messages import Conversation, Turn
+from maieutic.core.store import stage_rows, write_json
 from maieutic.data.corpus import write_corpus
-from maieutic.errors import ContextTooShort, DiskFull, InputError, ModelError, RunConflict
-from maieutic.render import END, end_id, prompt_ids, turn_end_id
-from maieutic.store import stage_rows, write_json
+from maieutic.models.weights import Framing, quiet
 from maieutic.train.config import SftConfig
 from maieutic.train.data import conversation_rows
-from maieutic.train.load import Framing, quiet
 from maieutic.train.loop import failures
 from maieutic.train.prepare import adapters, base, teach_end, trainable
 from maieutic.train.sft import make_trainer, sft
-from maieutic.types import Conversation, Turn
 
 torch.set_num_threads(1)
 

@@ -11,15 +11,15 @@ import torch
 from tiny import tiny_checkpoint, tiny_llama
 from tokenizers_of_kinds import of_kind
 
+from maieutic.chat_templates import end_id, prompt_ids, turn_end_id
+from maieutic.core.errors import NoTemplate
+from maieutic.core.messages import Conversation
 from maieutic.data.corpus import write_corpus
-from maieutic.errors import NoTemplate
 from maieutic.models.checkpoint import load_tokenizer
-from maieutic.render import end_id, prompt_ids, turn_end_id
+from maieutic.models.weights import load_model, locate, quiet
 from maieutic.train.config import SftConfig
-from maieutic.train.load import load_model, locate, quiet
 from maieutic.train.prepare import base, teach_end, trainable
 from maieutic.train.sft import sft
-from maieutic.types import Conversation
 
 torch.set_num_threads(1)
 

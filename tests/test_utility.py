@@ -15,14 +15,14 @@ from loopback import Loopback
 from tiny import tiny_checkpoint
 from typer.testing import CliRunner
 
-from maieutic import recipe
 from maieutic.cli import evals, mask
 from maieutic.cli import recipe as commands
+from maieutic.core.errors import InputError, MissingInput
+from maieutic.core.store import Stage
 from maieutic.data.corpus import read_corpus, write_corpus
-from maieutic.errors import InputError, MissingInput
 from maieutic.evals.utility import Arm, compare, metrics, rank_correlation, read_arms
-from maieutic.stages.utility import plan
-from maieutic.store import Stage
+from maieutic.recipes import recipe
+from maieutic.recipes.stages.utility import plan
 
 torch.set_num_threads(1)
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)

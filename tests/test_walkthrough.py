@@ -13,12 +13,12 @@ import pytest
 from cli_tree import root
 from test_docs import calls
 
-from maieutic.brief import Brief
+from maieutic.core.messages import Conversation, Role, Turn
+from maieutic.core.store import read_json
 from maieutic.data.corpus import read_corpus, write_corpus
-from maieutic.demo import pupils
-from maieutic.demo.base import build
-from maieutic.store import read_json
-from maieutic.types import Conversation, Role, Turn
+from maieutic.recipes.demo import pupils
+from maieutic.recipes.demo.base import build
+from maieutic.rollouts.tutor_prompt import Brief
 
 PAGE = (Path(__file__).parent.parent / "docs" / "teacher.md").read_text(encoding="utf-8")
 MODEL = "Qwen/Qwen2.5-1.5B-Instruct"

@@ -7,10 +7,10 @@ from typing import Any
 
 from tiny import tiny_checkpoint
 
+from maieutic.core.messages import Conversation
 from maieutic.data.corpus import write_corpus
 from maieutic.train.config import SftConfig
 from maieutic.train.sft import sft
-from maieutic.types import Conversation
 
 PUPILS = {"one": ("a half", "\\frac{1}{2}"), "two": ("a sum", "$a+b$ 🙂"), "three": ("a root", "\\sqrt{x}")}
 

@@ -2,8 +2,8 @@
 
     from maieutic import Conversation, render
 
-The public names are these, and nothing else is promised; a room's own work is imported from the room, as in
-`from maieutic.simulate import simulate`. The heavy names are imported when first used.
+The public names are these, and nothing else is promised; everything else is imported from its own module.
+Heavy names are imported when first used.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from maieutic.errors import MaieuticError
-from maieutic.render import render  # eager: the function must win over the room of the same name
-from maieutic.types import Conversation, Preference, Problem, Role, Sampling, Turn
+from maieutic.core.errors import MaieuticError
+from maieutic.core.messages import Conversation, Preference, Problem, Role, Sampling, Turn
 
 if TYPE_CHECKING:
+    from maieutic.chat_templates import render
     from maieutic.data.corpus import read_corpus, write_corpus
     from maieutic.models import load as load_model
 
 __version__ = "0.1.0"
 
 _LAZY = {
+    "render": ("maieutic.chat_templates", "render"),
     "load_model": ("maieutic.models", "load"),
     "read_corpus": ("maieutic.data.corpus", "read_corpus"),
     "write_corpus": ("maieutic.data.corpus", "write_corpus"),

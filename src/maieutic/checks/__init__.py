@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from maieutic.checks import misjudging, uptake
+from maieutic.checks import uptake
+from maieutic.checks import wrong_feedback as misjudging
 from maieutic.checks.answers import answer_values, concludes, known_answer, states_number, states_phrase
 from maieutic.checks.fixes import gives_away, reads_as_fixes, reference_fixes
 from maieutic.checks.numbers import has_comma, numbers, plain, with_points
 from maieutic.checks.questions import asks
-from maieutic.types import Problem
+from maieutic.core.messages import Problem
 
 
 def asks_question(text: str) -> bool:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from maieutic.checks.numbers import Form, Number, numbers, plain
 from maieutic.checks.questions import TAG, Sentence, is_question, sentences
-from maieutic.types import Problem
+from maieutic.core.messages import Problem
 
 Values = frozenset[Fraction]
 

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from maieutic.checks.jail import SHUT_IN
-from maieutic.errors import InputError
-from maieutic.types import Problem
+from maieutic.core.errors import InputError
+from maieutic.core.messages import Problem
 
 _FENCED = re.compile(
     r"^[ \t]*(?:```|~~~)[ \t]*(?:python3?|py)?[ \t]*\n(.*?)^[ \t]*(?:```|~~~)", re.S | re.M | re.I

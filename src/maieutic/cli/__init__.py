@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import typer
 
-from maieutic.errors import MaieuticError
+from maieutic.core.errors import MaieuticError
 
 app = typer.Typer(
     name="maieutic",
@@ -69,7 +69,7 @@ def main() -> None:
 
 def _fail(what: str, hint: str) -> NoReturn:
     """Two lines, whatever line breaks a name or a server's words bring along."""
-    from maieutic.console import note
+    from maieutic.core.console import note
 
     note("\n  ".join(" ".join(part.split("\n")) for part in (f"error: {what}", hint)))
     sys.exit(1)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from maieutic.cli.printing import printed, say_reasons, span
-from maieutic.console import Json, print_json, say, table
+from maieutic.core.console import Json, print_json, say, table
 
 _SETTINGS: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None, "add_completion": False}
 

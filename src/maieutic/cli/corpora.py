@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from maieutic.cli.options import Corpus, Force, Out, Strict, tell_bad
-from maieutic.console import Json, note, print_json, say, table
-from maieutic.errors import InputError
+from maieutic.core.console import Json, note, print_json, say, table
+from maieutic.core.errors import InputError
 
 if TYPE_CHECKING:
     from maieutic.data.clean import CleanReport

@@ -8,7 +8,7 @@ import typer
 
 from maieutic.cli import corpora
 from maieutic.cli.options import Corpus, Force, Out, Strict, tell_bad
-from maieutic.console import Json, note, print_json, say, table
+from maieutic.core.console import Json, note, print_json, say, table
 
 
 def register(app: typer.Typer) -> None:

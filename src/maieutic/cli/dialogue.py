@@ -10,7 +10,7 @@ import typer
 
 from maieutic.cli.printing import printed, span
 from maieutic.cli.spending import BudgetTokens, BudgetUsd, Prices, budget
-from maieutic.console import Json, print_json, say, table
+from maieutic.core.console import Json, print_json, say, table
 
 dialogue_app = typer.Typer(
     help="Whole dialogues: does the student get there, or is it told?",
@@ -89,9 +89,9 @@ def dialogue_run(
     Example: maieutic eval dialogue run --tutor tuned=hf/runs/dpo --tutor base=hf/BASE --student student/cooperative
     --problems problems.jsonl --out runs/played
     """
+    from maieutic.core.messages import Sampling
     from maieutic.evals import dialogue
     from maieutic.models import ModelOptions
-    from maieutic.types import Sampling
 
     if user_mode not in (None, "trained", "prompted"):
         raise typer.BadParameter("give trained or prompted", param_hint="--user-mode")

@@ -9,7 +9,7 @@ import typer
 
 from maieutic.cli import benchmarks, dialogue, pairwise, utility
 from maieutic.cli.printing import printed, span
-from maieutic.console import Json, note, print_json, say, table
+from maieutic.core.console import Json, note, print_json, say, table
 
 _SETTINGS: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None, "add_completion": False}
 
@@ -130,7 +130,7 @@ def plan(
 
     Example: maieutic eval plan --difference 0.05 --sd 0.3
     """
-    from maieutic.evals import stats
+    from maieutic.core import statistics as stats
 
     result = stats.plan(difference, sd, power, alpha)
     if as_json:

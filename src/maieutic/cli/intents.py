@@ -9,7 +9,7 @@ import typer
 
 from maieutic.cli.judge import Attempts, Concurrency, FailureRate, Timeout
 from maieutic.cli.spending import BudgetTokens, BudgetUsd, Prices, budget
-from maieutic.console import Json, print_json, say
+from maieutic.core.console import Json, print_json, say
 
 
 def register(app: typer.Typer) -> None:
@@ -46,9 +46,9 @@ def intents(
 
     Example: maieutic intents parts/train.jsonl --model openai/NAME --out runs/intents
     """
-    from maieutic.intents import intents as room
+    from maieutic.core.messages import Sampling
     from maieutic.models import ModelOptions, load
-    from maieutic.types import Sampling
+    from maieutic.rollouts.intents import intents as room
 
     options = ModelOptions(
         template=template,

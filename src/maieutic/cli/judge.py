@@ -9,7 +9,7 @@ import typer
 
 from maieutic.cli.printing import span
 from maieutic.cli.spending import BudgetTokens, BudgetUsd, Prices, budget
-from maieutic.console import Json, note, print_json, say, table
+from maieutic.core.console import Json, note, print_json, say, table
 
 FailureRate = Annotated[float, typer.Option(min=0, max=1, help="Share of failures past which the run fails.")]
 Concurrency = Annotated[int, typer.Option(min=1, help="Calls or dialogues under way at once.")]
@@ -63,9 +63,9 @@ def candidates(
 
     Example: maieutic candidates --model hf/runs/tutor --data dialogues.jsonl -k 5 --out runs/tutor/candidates
     """
-    from maieutic.candidates import candidates as room
+    from maieutic.core.messages import Sampling
     from maieutic.models import ModelOptions, load
-    from maieutic.types import Sampling
+    from maieutic.rollouts.candidates import candidates as room
 
     options = ModelOptions(
         template=template,
@@ -131,9 +131,9 @@ def judge(
 
     Example: maieutic judge runs/tutor/candidates --rubric socratic --judge openai/NAME --out runs/tutor/judge
     """
-    from maieutic.judge import judge as room
+    from maieutic.core.messages import Sampling
+    from maieutic.judging import judge as room
     from maieutic.models import ModelOptions, load
-    from maieutic.types import Sampling
 
     options = ModelOptions(template=template, attempts=attempts, timeout=timeout, concurrency=concurrency)
     result = room(
@@ -211,8 +211,8 @@ def prefer(
 
     Example: maieutic prefer runs/tutor/judge --out pairs.jsonl
     """
-    from maieutic.errors import InputError
-    from maieutic.prefer import prefer as room
+    from maieutic.core.errors import InputError
+    from maieutic.judging.preferences import prefer as room
 
     if (run is None) == (source is None):
         raise InputError("name one source of verdicts", "Give a judge stage, or --from FILE.")

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from maieutic.console import Json, out, print_json, say, shown
+from maieutic.core.console import Json, out, print_json, say, shown
 
 if TYPE_CHECKING:
-    from maieutic.render import Rendered
+    from maieutic.chat_templates import Rendered
 
 
 def register(app: typer.Typer) -> None:
@@ -49,8 +49,8 @@ def mask(
 
     from rich.text import Text
 
+    from maieutic.chat_templates import render
     from maieutic.data.corpus import read_corpus
-    from maieutic.render import render
 
     tokenizer, template, system = _opened(model, template, system, remote_code)
     rows = []
@@ -104,7 +104,7 @@ def prepare(
 
     Example: maieutic prepare corpus.jsonl --model hf/runs/base --role user --out prepared --max-length 2048
     """
-    from maieutic.render.prepare import prepare as work
+    from maieutic.chat_templates.prepare import prepare as work
 
     tokenizer, template, system = _opened(model, template, system, remote_code)
     made = work(
@@ -141,7 +141,7 @@ def _pieces(tokenizer: Any, rendered: Rendered) -> list[tuple[str, bool]]:
     """The text in stretches that are all in the loss, or all outside it."""
     from itertools import groupby
 
-    from maieutic.render import IGNORED
+    from maieutic.chat_templates import IGNORED
 
     pairs = zip(rendered.input_ids, rendered.labels, strict=True)
     return [

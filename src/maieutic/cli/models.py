@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from maieutic.console import Json, note, print_json, say, shown
-from maieutic.types import Role, Sampling, utf8
+from maieutic.core.console import Json, note, print_json, say, shown
+from maieutic.core.messages import Role, Sampling, utf8
 
 
 def register(app: typer.Typer) -> None:
@@ -51,9 +51,9 @@ def chat(
     json: Json = False,
 ) -> None:
     """Talk with a model; it answers as it writes. /exit or the end of the input leaves, Ctrl-C too."""
-    from maieutic.chat import Terminal
-    from maieutic.chat import chat as talk
     from maieutic.models import ModelOptions, load
+    from maieutic.rollouts.chat import Terminal
+    from maieutic.rollouts.chat import chat as talk
 
     if speaks not in (None, "user", "assistant"):
         raise typer.BadParameter("give user or assistant", param_hint="--as")
@@ -103,7 +103,7 @@ def export(
     json: Json = False,
 ) -> None:
     """Write a model in the form that a server wants; what would come out wrong is refused."""
-    from maieutic.export import export as work
+    from maieutic.serving.export import export as work
 
     if quantize and to == "merged":
         raise typer.BadParameter("merged weights stay as they are", param_hint="--quantize")
@@ -128,8 +128,8 @@ def serve(
     json: Json = False,
 ) -> None:
     """Serve a model as an ordinary chat model (OpenAI's API) until Ctrl-C; prints a curl line once it answers."""
-    from maieutic.serve import Serving
-    from maieutic.serve import serve as work
+    from maieutic.serving.server import Serving
+    from maieutic.serving.server import serve as work
 
     def ready(serving: Serving) -> None:
         if json:

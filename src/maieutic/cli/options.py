@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from maieutic.console import note
+from maieutic.core.console import note
 
 if TYPE_CHECKING:
     from maieutic.data.reading import BadRows

@@ -10,7 +10,7 @@ import typer
 from maieutic.cli.judge import Attempts, Concurrency, FailureRate, Timeout
 from maieutic.cli.printing import printed, span
 from maieutic.cli.spending import BudgetTokens, BudgetUsd, Prices, budget
-from maieutic.console import Json, note, print_json, say, table
+from maieutic.core.console import Json, note, print_json, say, table
 
 
 def add_to(app: typer.Typer) -> None:
@@ -50,9 +50,9 @@ def pairwise(
 
     Example: maieutic eval tutor pairwise tuned/candidates base/candidates --judge openai/NAME --out runs/tuned-base
     """
-    from maieutic.judge import pairwise as room
+    from maieutic.core.messages import Sampling
+    from maieutic.judging import pairwise as room
     from maieutic.models import ModelOptions, load
-    from maieutic.types import Sampling
 
     options = ModelOptions(template=template, attempts=attempts, timeout=timeout, concurrency=concurrency)
     result = room(

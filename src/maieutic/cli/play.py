@@ -9,7 +9,7 @@ import typer
 
 from maieutic.cli.printing import span
 from maieutic.cli.spending import BudgetTokens, BudgetUsd, Prices, budget
-from maieutic.console import Json, note, print_json, say
+from maieutic.core.console import Json, note, print_json, say
 
 
 def register(app: typer.Typer) -> None:
@@ -59,10 +59,10 @@ def play_on(
 
     Example: maieutic play-on RUN/judge --student hf/runs/student --tutor hf/runs/tutor -m 4 --out RUN/play
     """
+    from maieutic.core.messages import Sampling
     from maieutic.models import ModelOptions, load
-    from maieutic.play import play as room
-    from maieutic.simulate import SimulateConfig
-    from maieutic.types import Sampling
+    from maieutic.rollouts import SimulateConfig
+    from maieutic.rollouts.continuations import play as room
 
     if user_mode not in (None, "trained", "prompted"):
         raise typer.BadParameter("give trained or prompted", param_hint="--user-mode")
@@ -106,7 +106,7 @@ def mix(
 
     Example: maieutic mix RUN/judge --plays RUN/play --weight 0.5 --out RUN/mix
     """
-    from maieutic.mix import mix as room
+    from maieutic.judging.rewards import mix as room
 
     done = room(run, plays, out, weight=weight)
     if json:

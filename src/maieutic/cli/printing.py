@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from maieutic.console import note, print_json
+from maieutic.core.console import note, print_json
 
 
 def printed(result: dict[str, Any], as_json: bool) -> bool:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from maieutic.console import Json, note, print_json, say, table
+from maieutic.core.console import Json, note, print_json, say, table
 
 
 def register(app: typer.Typer) -> None:
@@ -40,7 +40,7 @@ def run(
 
     Example: maieutic run platolm-small --set corpus=chats.jsonl --out runs/platolm
     """
-    from maieutic import recipe as room
+    from maieutic.recipes import recipe as room
 
     loaded = room.load(recipe)
     if rate:
@@ -59,7 +59,7 @@ def run(
 def _settings(pairs: list[str], option: str = "--set") -> dict[str, Any]:
     import yaml
 
-    from maieutic.errors import InputError
+    from maieutic.core.errors import InputError
 
     settings = {}
     for pair in pairs:
@@ -75,7 +75,7 @@ def _settings(pairs: list[str], option: str = "--set") -> dict[str, Any]:
 
 def show_plan(plan: Any, json: bool) -> None:
     """Print what a plan would do and cost."""
-    from maieutic import recipe as room
+    from maieutic.recipes import recipe as room
 
     lines = room.expect(plan)
     if json:
@@ -182,7 +182,7 @@ def demo_run(
     """
     if context.invoked_subcommand:
         return
-    from maieutic.demo.run import demo
+    from maieutic.cli.demo import demo
 
     result = demo(out, seed)
     if json:
@@ -206,7 +206,7 @@ def demo_base(
 
     Example: maieutic demo base --corpus corpus.jsonl --out runs/base
     """
-    from maieutic.demo.base import build
+    from maieutic.recipes.demo.base import build
 
     built = build(
         corpus,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from maieutic.console import Json, print_json, say
+from maieutic.core.console import Json, print_json, say
 
 
 def register(app: typer.Typer) -> None:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from maieutic.cli.spending import BudgetTokens, BudgetUsd, Prices, budget
-from maieutic.console import Json, print_json, say
+from maieutic.core.console import Json, print_json, say
 
 if TYPE_CHECKING:
-    from maieutic.simulate import SimulateConfig, Summary
+    from maieutic.rollouts import SimulateConfig, Summary
 
 
 AssistantPrompt = Annotated[
@@ -92,10 +92,10 @@ def simulate(
 
     Example: maieutic simulate --user hf/runs/user --assistant openai/NAME --seeds seeds.jsonl -n 1000 --out runs/talk
     """
+    from maieutic.core.messages import Sampling
     from maieutic.models import ModelOptions, load
-    from maieutic.simulate import SimulateConfig
-    from maieutic.simulate import simulate as room
-    from maieutic.types import Sampling
+    from maieutic.rollouts import SimulateConfig
+    from maieutic.rollouts import simulate as room
 
     if user_mode not in (None, "trained", "prompted"):
         raise typer.BadParameter("give trained or prompted", param_hint="--user-mode")
@@ -150,7 +150,7 @@ def _show(summary: Summary) -> None:
 
 
 def _show_plan(config: SimulateConfig, user: str, assistant: str, n: int | None, json: bool) -> None:
-    from maieutic.simulate import cost
+    from maieutic.rollouts import cost
 
     found = cost(config, user, assistant, n)
     if json:

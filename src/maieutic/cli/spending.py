@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from maieutic.spending import Budget
+    from maieutic.core.budget import Budget
 
 BudgetTokens = Annotated[
     int | None, typer.Option(min=1, help="Stop cleanly after so many tokens, prompts counted.")
@@ -23,6 +23,6 @@ Prices = Annotated[
 
 def budget(tokens: int | None, usd: float | None, given: list[str] | None) -> Budget:
     """The budget that these options say."""
-    from maieutic.spending import Budget, prices
+    from maieutic.core.budget import Budget, prices
 
     return Budget(tokens=tokens, usd=usd, prices=prices(given or []))

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from maieutic.console import Json, print_json, say
+from maieutic.core.console import Json, print_json, say
 
 train = typer.Typer(help="Fine-tune a model: `train sft` on conversations, `train dpo` on preferences.")
 

@@ -9,7 +9,7 @@ import typer
 
 from maieutic.cli.printing import span
 from maieutic.cli.recipe import show_plan
-from maieutic.console import Json, note, print_json, table
+from maieutic.core.console import Json, note, print_json, table
 
 utility_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None, add_completion=False)
 
@@ -75,9 +75,9 @@ def utility(
         return
     if not (corpus and model and size and questions and judge and out):
         context.fail("Needed are --corpus, --model, --size, --questions, --judge and --out.")
-    from maieutic import recipe
-    from maieutic.stages import utility as room
-    from maieutic.store import read_json
+    from maieutic.core.store import read_json
+    from maieutic.recipes import recipe
+    from maieutic.recipes.stages import utility as room
 
     corpora = _named(corpus)
     training = {
@@ -125,7 +125,7 @@ def score(
 
 
 def _named(corpora: list[str]) -> dict[str, Path]:
-    from maieutic.errors import InputError
+    from maieutic.core.errors import InputError
 
     found: dict[str, Path] = {}
     for one in corpora:
@@ -140,7 +140,7 @@ def _named(corpora: list[str]) -> dict[str, Path]:
 
 
 def _different(option: str, values: list[Any]) -> list[Any]:
-    from maieutic.errors import InputError
+    from maieutic.core.errors import InputError
 
     if len(set(values)) < len(values):
         raise InputError(f"{option} names the same thing twice", "Give each once.")

@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from maieutic.core.errors import EmptyCorpus, InputError
+from maieutic.core.messages import Conversation
+from maieutic.core.progress import track
 from maieutic.data.corpus import identity, line, read_corpus, refuse_source, replacing_all
 from maieutic.data.filters import Rejected, Step, is_later_part, steps
-from maieutic.data.mend import Repair
 from maieutic.data.options import PRESETS, CleanOptions, Filter, Reason
 from maieutic.data.reading import BadRows
-from maieutic.errors import EmptyCorpus, InputError
-from maieutic.progress import track
-from maieutic.types import Conversation
+from maieutic.data.repair import Repair
 
 __all__ = ["PRESETS", "CleanOptions", "CleanReport", "Filter", "Reason", "Rejected", "clean", "clean_file"]
 

@@ -16,11 +16,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from maieutic.core.errors import EmptyCorpus, InputError, MissingInput
+from maieutic.core.messages import Conversation, fingerprint
 from maieutic.data.corpus import line, read_corpus, refuse_source, replacing
 from maieutic.data.near import GRAM, Words, runs, words
 from maieutic.data.reading import BadRows, read_rows
-from maieutic.errors import EmptyCorpus, InputError, MissingInput
-from maieutic.types import Conversation, fingerprint
 
 RUN = 13
 WHOLE = 8

@@ -18,11 +18,11 @@ from typing import Any, BinaryIO, cast
 import orjson
 from pydantic import ValidationError
 
-from maieutic.console import note
+from maieutic.core.console import note
+from maieutic.core.errors import EmptyCorpus, MissingInput, StoreError
+from maieutic.core.messages import Conversation, fingerprint
+from maieutic.core.store import full_disk, stage_rows
 from maieutic.data.reading import BadRows, mended, read_rows, without_rows
-from maieutic.errors import EmptyCorpus, MissingInput, StoreError
-from maieutic.store import full_disk, stage_rows
-from maieutic.types import Conversation, fingerprint
 
 Writer = Callable[[bytes], object]
 _STARTS = ("intent", "profile", "problem")

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from maieutic.core.errors import InputError, MissingExtra
+from maieutic.core.messages import Conversation, Role
 from maieutic.data.corpus import Writer, line, read_corpus, refuse_source, replacing
 from maieutic.data.reading import BadRows
-from maieutic.errors import InputError, MissingExtra
-from maieutic.types import Conversation, Role
 
 SPEAKERS = {Role.USER: "human", Role.ASSISTANT: "gpt", Role.SYSTEM: "system"}
 _ROWS, _BYTES = 1000, 16 << 20

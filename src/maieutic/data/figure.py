@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from maieutic.core.errors import InputError, MissingExtra
+from maieutic.core.messages import Role
+from maieutic.core.store import full_disk
 from maieutic.data.stats import Survey
-from maieutic.errors import InputError, MissingExtra
-from maieutic.store import full_disk
-from maieutic.types import Role
 
 FORMATS = (".png", ".svg", ".pdf")
 # Blue and vermilion of Okabe and Ito's palette: told apart with any common colour blindness, and in grey by the dashes.

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from maieutic.core.messages import Conversation, Role
 from maieutic.data.corpus import identity
-from maieutic.data.mend import Mended, Repair, mend
 from maieutic.data.options import CleanOptions, Filter, Reason
 from maieutic.data.problems import problem_key
-from maieutic.types import Conversation, Role
+from maieutic.data.repair import Mended, Repair, mend
 
 
 class Rejected(NamedTuple):

@@ -13,8 +13,8 @@ from typing import IO
 
 import numpy as np
 
+from maieutic.core.messages import Conversation, Role
 from maieutic.data.near import Hashes, distinct, runs, words
-from maieutic.types import Conversation, Role
 
 GRAM = 7
 LIMIT = 100

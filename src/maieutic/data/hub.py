@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from maieutic.console import note
+from maieutic.core.console import note
+from maieutic.core.errors import InputError, MissingExtra, MissingInput
 from maieutic.data.rows import BadRows, Row
 from maieutic.data.tables import table_row
-from maieutic.errors import InputError, MissingExtra, MissingInput
 
 PREFIX = "hub:"
 _BATCH = 64

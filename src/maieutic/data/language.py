@@ -13,8 +13,8 @@ from collections.abc import Collection
 from functools import cache
 from typing import Any, NamedTuple
 
-from maieutic.errors import InputError, MissingExtra
-from maieutic.types import Conversation, Role
+from maieutic.core.errors import InputError, MissingExtra
+from maieutic.core.messages import Conversation, Role
 
 TIMES = 200.0
 """How much likelier a language must be than the wanted ones. "Hola, necesito ayuda con mi tarea" is Spanish 800 times

@@ -12,9 +12,9 @@ from typing import Any
 
 import orjson
 
+from maieutic.core.errors import EmptyCorpus
 from maieutic.data.corpus import line, read_corpus, replacing_all
 from maieutic.data.overlap import Held, Item
-from maieutic.errors import EmptyCorpus
 
 
 def write_leaks(

@@ -13,8 +13,8 @@ from operator import not_
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from maieutic.errors import MissingExtra, MissingInput
-from maieutic.types import Conversation, Role
+from maieutic.core.errors import MissingExtra, MissingInput
+from maieutic.core.messages import Conversation, Role
 
 FRAME = 4
 """Tokens added a turn for what a template puts around it."""

@@ -10,7 +10,7 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from maieutic.errors import MissingExtra
+from maieutic.core.errors import MissingExtra
 
 if TYPE_CHECKING:
     from collections.abc import Callable

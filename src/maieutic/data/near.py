@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from maieutic.errors import MissingExtra
+from maieutic.core.errors import MissingExtra
 
 Hashes = NDArray[np.uint64]
 Number = TypeVar("Number", bound=np.unsignedinteger[Any])

@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import Field
 
-from maieutic.errors import InputError
-from maieutic.types import Record
+from maieutic.core.errors import InputError
+from maieutic.core.messages import Record
 
 
 class Filter(StrEnum):

@@ -26,10 +26,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from maieutic.core.messages import Conversation, Role, fingerprint
 from maieutic.data import near
 from maieutic.data.formats import ImportReport, import_files
 from maieutic.data.problems import problem_key, program, program_key
-from maieutic.types import Conversation, Role, fingerprint
 
 NEAR = near.NEAR
 _SLACK = 0.16

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from maieutic.types import Conversation, Problem, fingerprint
+from maieutic.core.messages import Conversation, Problem, fingerprint
 
 
 class Kind(StrEnum):

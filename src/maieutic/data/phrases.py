@@ -10,7 +10,7 @@ import re
 from functools import cache
 from importlib import resources
 
-from maieutic.types import Conversation, Role
+from maieutic.core.messages import Conversation, Role
 
 OPENING = 300
 """Characters of an assistant turn in which a refusal is looked for: what declines, declines at once."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from maieutic.types import Problem, fingerprint
+from maieutic.core.messages import Problem, fingerprint
 
 _CODE = re.compile(
     r"^\s*(?:\d+\.\s*)?(?:def \w+\s*\(|class \w+|import \w+|from [\w.]+ import |#include|function \w*\s*\(|"

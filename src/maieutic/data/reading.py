@@ -18,9 +18,9 @@ from typing import Any, BinaryIO, cast
 
 import orjson
 
+from maieutic.core.errors import InputError, MissingInput
 from maieutic.data.rows import DEEP, BadRows, Row, mended, parse_json, shallow
 from maieutic.data.tables import csv_rows, parquet_rows
-from maieutic.errors import InputError, MissingInput
 
 __all__ = ["SUFFIXES", "BadRows", "Row", "files_in", "mended", "parse_json", "read_rows", "without_rows"]
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from maieutic.errors import InputError
-from maieutic.types import utf8
+from maieutic.core.errors import InputError
+from maieutic.core.messages import utf8
 
 NAMED = 1000
 """Broken rows named one by one; beyond that they are only counted."""

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from maieutic.core.errors import InputError
+from maieutic.core.messages import Conversation
+from maieutic.core.store import full_disk
 from maieutic.data.corpus import identity, line
-from maieutic.errors import InputError
-from maieutic.store import full_disk
-from maieutic.types import Conversation
 
 FIELDS = ("source", "licence", "user_id", "intent", "profile")
 """What of a conversation itself can be sampled by; any other name is a key of `meta`."""

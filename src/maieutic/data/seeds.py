@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from typing import Any, NamedTuple
 
-from maieutic.types import Conversation, Problem, Role, fingerprint, utf8
+from maieutic.core.messages import Conversation, Problem, Role, fingerprint, utf8
 
 
 class Seed(NamedTuple):

@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from maieutic.core.errors import InputError
+from maieutic.core.messages import Conversation, fingerprint
 from maieutic.data.corpus import identity, line, read_corpus, refuse_source, replacing_all
 from maieutic.data.overlap import NEAR, Held, Item, Overlap
 from maieutic.data.problems import problem_key
 from maieutic.data.reading import BadRows
-from maieutic.errors import InputError
-from maieutic.types import Conversation, fingerprint
 
 PARTS = ("train", "validation", "test")
 

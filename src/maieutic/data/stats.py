@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from maieutic.core.errors import EmptyCorpus, MissingExtra
+from maieutic.core.messages import Conversation, Estimate, Role
 from maieutic.data.lengths import CountTokens, counter
-from maieutic.errors import EmptyCorpus, MissingExtra
-from maieutic.types import Conversation, Estimate, Role
 
 SAMPLE = 2000
 """First turns compared with each other; from a larger corpus, those with the smallest hashes."""

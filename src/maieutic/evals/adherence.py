@@ -18,18 +18,19 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
-from maieutic import prompts, rubrics
 from maieutic.checks import states_answer
-from maieutic.errors import ModelError, UnknownModel, WrongKey
-from maieutic.evals import stats
+from maieutic.core import prompts
+from maieutic.core import statistics as stats
+from maieutic.core.errors import ModelError, UnknownModel, WrongKey
+from maieutic.core.messages import Conversation, Estimate, Problem, Role, Sampling, Turn, fingerprint
+from maieutic.core.progress import Progress
+from maieutic.core.prompts import mark_for
 from maieutic.evals.perplexity import with_intent
-from maieutic.judge.model import ask
+from maieutic.judging import rubrics
+from maieutic.judging.judges import ask
+from maieutic.judging.rubrics import Rubric
 from maieutic.models import ChatModel
-from maieutic.progress import Progress
-from maieutic.prompts import mark_for
-from maieutic.rubrics import Rubric
-from maieutic.simulate.users import UserMode, next_user_turn, tells, user_mode
-from maieutic.types import Conversation, Estimate, Problem, Role, Sampling, Turn, fingerprint
+from maieutic.rollouts.users import UserMode, next_user_turn, tells, user_mode
 
 ITEMS = 100
 AT_ONCE = 16

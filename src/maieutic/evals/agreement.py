@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from maieutic.evals import stats
-from maieutic.types import Estimate
+from maieutic.core import statistics as stats
+from maieutic.core.messages import Estimate
 
 Array = NDArray[np.float64]
 CORRELATIONS = ("pearson", "spearman", "kendall")

@@ -10,14 +10,14 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from maieutic.console import note
-from maieutic.errors import InputError, ModelError, RenderError
+from maieutic.core.console import note
+from maieutic.core.errors import InputError, ModelError, RenderError
+from maieutic.core.messages import Fault, Finish, Role, Sampling, Turn, fingerprint, utf8
+from maieutic.core.store import Stage, write_json
+from maieutic.core.workers import fault_of, work_through
 from maieutic.evals.files import read_table
 from maieutic.evals.result_file import never_fewer, run_folder
 from maieutic.models import ChatModel, identity
-from maieutic.owed import fault_of, work_through
-from maieutic.store import Stage, write_json
-from maieutic.types import Fault, Finish, Role, Sampling, Turn, fingerprint, utf8
 
 
 class Answered(NamedTuple):

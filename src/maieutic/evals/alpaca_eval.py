@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from maieutic.errors import InputError
-from maieutic.evals import stats
+from maieutic.core import statistics as stats
+from maieutic.core.errors import InputError
 from maieutic.evals.files import Row, read_table
 from maieutic.evals.mt_bench import decimal, named
 

@@ -18,16 +18,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from maieutic import prompts
-from maieutic.console import note
-from maieutic.errors import EmptyCorpus, InputError, ModelError, RenderError
+from maieutic.core import prompts
+from maieutic.core.console import note
+from maieutic.core.errors import EmptyCorpus, InputError, ModelError, RenderError
+from maieutic.core.messages import Fault, Reply, Role, Sampling, Turn, fingerprint
+from maieutic.core.prompts import fenced
+from maieutic.core.store import Stage, write_json
+from maieutic.core.workers import check_rate, fault_of, work_through
 from maieutic.evals.alpaca_answer import Output, read_outputs
 from maieutic.evals.result_file import run_folder
 from maieutic.models import ChatModel, identity
-from maieutic.owed import check_rate, fault_of, work_through
-from maieutic.prompts import fenced
-from maieutic.store import Stage, write_json
-from maieutic.types import Fault, Reply, Role, Sampling, Turn, fingerprint
 
 PROMPT = "alpaca_eval_pair"
 _LETTER = re.compile(r"(?<![\w'’])[mM](?![\w'’])")

@@ -12,7 +12,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from maieutic.errors import InputError, MissingExtra, MissingInput
+from maieutic.core.errors import InputError, MissingExtra, MissingInput
 from maieutic.evals.files import read_table
 
 _FETCH = "Fetch it once: hf download tatsu-lab/alpaca_eval df_gamed.csv --repo-type dataset --local-dir ."

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maieutic.errors import MissingExtra, ModelError
+from maieutic.core.errors import MissingExtra, ModelError
 from maieutic.evals import text
 
 Embed = Callable[[Sequence[str]], Any]

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from maieutic.evals import stats
-from maieutic.render.openings import Decisions
-from maieutic.types import Estimate
+from maieutic.chat_templates.openings import Decisions
+from maieutic.core import statistics as stats
+from maieutic.core.messages import Estimate
 
 Array = NDArray[np.float64]
 BINS = 10

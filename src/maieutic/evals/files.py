@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from maieutic import store
-from maieutic.errors import EmptyCorpus, InputError, MissingInput
-from maieutic.types import utf8
+from maieutic.core import store
+from maieutic.core.errors import EmptyCorpus, InputError, MissingInput
+from maieutic.core.messages import utf8
 
 Row = dict[str, Any]
 

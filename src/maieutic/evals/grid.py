@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from maieutic.errors import InputError
+from maieutic.core.errors import InputError
+from maieutic.core.store import read_json
 from maieutic.evals import paired, tutor
 from maieutic.evals.files import Row, read_table
-from maieutic.store import read_json
 
 BASE = "base"
 

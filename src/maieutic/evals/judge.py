@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from maieutic.errors import InputError
-from maieutic.evals import agreement, stats, tutor
+from maieutic.core import statistics as stats
+from maieutic.core.errors import InputError
+from maieutic.core.messages import Estimate
+from maieutic.evals import agreement, tutor
 from maieutic.evals.files import Row, number, read_table, yes_no
-from maieutic.types import Estimate
 
 BASELINES = ("question_mark", "length", "constant")
 _NO_TEXT = "the rows have no `text`"

@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from maieutic.evals import adherence, stats
+from maieutic.core import statistics as stats
+from maieutic.core.messages import Conversation, Estimate
+from maieutic.core.progress import Progress, track
+from maieutic.evals import adherence
 from maieutic.evals.adherence import Graded
 from maieutic.evals.realism import NOT_GIVEN, Beside, halves
 from maieutic.models import ChatModel
-from maieutic.progress import Progress, track
-from maieutic.types import Conversation, Estimate
 
 Corpus = Sequence[Conversation]
 NO_JUDGE = "needs a judge"

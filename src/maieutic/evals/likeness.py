@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from maieutic.evals import stats
+from maieutic.core import statistics as stats
+from maieutic.core.messages import Estimate, fingerprint
 from maieutic.evals.embed import gram_counts, unit_rows
-from maieutic.types import Estimate, fingerprint
 
 Array = NDArray[np.float64]
 SIZES = (1, 2, 3, 4)

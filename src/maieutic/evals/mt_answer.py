@@ -11,13 +11,13 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from maieutic.errors import ModelError, RenderError
+from maieutic.core.errors import ModelError, RenderError
+from maieutic.core.messages import Fault, Finish, Role, Sampling, Turn, fingerprint
+from maieutic.core.store import Journal, Stage
+from maieutic.core.workers import fault_of, work_through
 from maieutic.evals.mt_files import Question, read_questions
 from maieutic.evals.result_file import never_fewer, run_folder, write_lines
 from maieutic.models import ChatModel, identity
-from maieutic.owed import fault_of, work_through
-from maieutic.store import Journal, Stage
-from maieutic.types import Fault, Finish, Role, Sampling, Turn, fingerprint
 
 
 class Answered(NamedTuple):

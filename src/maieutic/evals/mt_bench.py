@@ -13,11 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from maieutic.errors import EmptyCorpus, InputError
-from maieutic.evals import stats, verdicts
+from maieutic.core import statistics as stats
+from maieutic.core.errors import EmptyCorpus, InputError
+from maieutic.core.messages import Estimate
+from maieutic.evals import verdicts
 from maieutic.evals.files import Row, number, read_table
 from maieutic.evals.mt_files import question_name
-from maieutic.types import Estimate
 
 _LATER = "{} judgments of a later turn left out"
 _NO_FIRST = "no judgments of a first turn"

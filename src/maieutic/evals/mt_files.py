@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
-from maieutic.console import note
-from maieutic.errors import InputError
+from maieutic.core.console import note
+from maieutic.core.errors import InputError
 from maieutic.evals.files import Row, number, read_table
 
 NEED_REFERENCE = ("math", "reasoning", "coding")

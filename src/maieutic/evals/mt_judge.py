@@ -14,17 +14,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from maieutic.console import note
-from maieutic.errors import EmptyCorpus, InputError, ModelError, RenderError
+from maieutic.core.console import note
+from maieutic.core.errors import EmptyCorpus, InputError, ModelError, RenderError
+from maieutic.core.messages import Fault, Sampling, fingerprint
+from maieutic.core.store import Stage
+from maieutic.core.workers import check_rate, fault_of, work_through
 from maieutic.evals import verdicts
 from maieutic.evals.mt_bench import side
 from maieutic.evals.mt_files import NEED_REFERENCE, Answer, Question, read_answers, read_questions
 from maieutic.evals.mt_prompts import Asked, Prompts, load
 from maieutic.evals.result_file import run_folder, write_lines
 from maieutic.models import ChatModel, identity
-from maieutic.owed import check_rate, fault_of, work_through
-from maieutic.store import Stage
-from maieutic.types import Fault, Sampling, fingerprint
 
 _UNREADABLE = (
     "The file is written, with those at -1 or `error`. Choose another judge, or raise --max-failure-rate."

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from maieutic import prompts
-from maieutic.errors import InputError
+from maieutic.core import prompts
+from maieutic.core.errors import InputError
+from maieutic.core.messages import Role, Turn, fingerprint
+from maieutic.core.prompts import fenced
 from maieutic.evals.files import read_table
 from maieutic.evals.mt_files import Question
-from maieutic.prompts import fenced
-from maieutic.types import Role, Turn, fingerprint
 
 _FASTCHAT = {"single": ("single-v1", "single-math-v1"), "pair": ("pair-v2", "pair-math-v1")}
 _VERDICT = {"single": "[[rating]]", "pair": "[[A]]"}

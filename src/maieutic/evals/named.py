@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from maieutic.errors import InputError, MissingInput
+from maieutic.core.errors import InputError, MissingInput
 from maieutic.evals.simulator import Baseline, evaluate
 from maieutic.models import ChatModel, ModelOptions, load
 

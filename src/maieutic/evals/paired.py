@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from maieutic.errors import InputError
-from maieutic.evals import alpaca_eval, mt_bench, stats, tutor
+from maieutic.core import statistics as stats
+from maieutic.core.errors import InputError
+from maieutic.evals import alpaca_eval, mt_bench, tutor
 from maieutic.evals.files import Row, read_table
 
 Items = dict[tuple[str, ...], dict[str, float]]

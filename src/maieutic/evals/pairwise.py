@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from maieutic.errors import InputError
-from maieutic.evals import stats
+from maieutic.core import statistics as stats
+from maieutic.core.errors import InputError
+from maieutic.core.messages import fingerprint
 from maieutic.evals.files import Row, read_table
-from maieutic.types import fingerprint
 
 _WORTH = {"a": 1.0, "b": 0.0, "tie": 0.5}
 

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from maieutic.core.errors import InputError
+from maieutic.core.messages import Conversation, Role, Turn, fingerprint
 from maieutic.data.seeds import seed_conversation
-from maieutic.errors import InputError
 from maieutic.evals import tutor
 from maieutic.evals.files import Row, read_table
-from maieutic.types import Conversation, Role, Turn, fingerprint
 
 
 def rated_replies(path: Path | str) -> Iterator[dict[str, Any]]:

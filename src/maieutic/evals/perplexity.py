@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from maieutic.evals import stats
-from maieutic.render.told import Telling, with_system
-from maieutic.types import Conversation, Estimate
+from maieutic.chat_templates.conditioning import Telling, with_system
+from maieutic.core import statistics as stats
+from maieutic.core.messages import Conversation, Estimate
 
 Rows = Sequence[Sequence[float] | None]
 """Log-probabilities of the tokens of people's turns, by conversation; null for one that does not fit the context."""

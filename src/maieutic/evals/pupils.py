@@ -15,10 +15,10 @@ from maieutic.checks import states_answer
 from maieutic.checks.answers import concludes, states_phrase
 from maieutic.checks.demands import denies, presses
 from maieutic.checks.numbers import numbers, plain
-from maieutic.evals import stats
-from maieutic.evals.dialogue.outcome import Outcome, first_drawn, outcome
+from maieutic.checks.outcomes import Outcome, first_drawn, outcome
+from maieutic.core import statistics as stats
+from maieutic.core.messages import Conversation, Estimate, Problem, Role, Turn
 from maieutic.models.student import move
-from maieutic.types import Conversation, Estimate, Problem, Role, Turn
 
 NOTHING_KNOWN = "no conversation has a problem with a known answer"
 _A_FEW = 5

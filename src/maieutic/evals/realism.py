@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from maieutic.evals import likeness, pupils, stats, text, topics
+from maieutic.core import statistics as stats
+from maieutic.core.messages import Conversation, Estimate, Role, fingerprint
+from maieutic.core.progress import track
+from maieutic.evals import likeness, pupils, text, topics
 from maieutic.evals.embed import Embed, lexical
-from maieutic.progress import track
-from maieutic.types import Conversation, Estimate, Role, fingerprint
 
 Corpus = Sequence[Conversation]
 Scalar = Callable[[Corpus], Estimate]

@@ -13,9 +13,9 @@ from typing import Any
 
 import orjson
 
-from maieutic.errors import EmptyCorpus, InputError, MissingInput, RunConflict
+from maieutic.core.errors import EmptyCorpus, InputError, MissingInput, RunConflict
+from maieutic.core.store import full_disk
 from maieutic.evals.files import read_table
-from maieutic.store import full_disk
 
 
 def run_folder(out: Path) -> Path:

@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeGuard
 
-from maieutic.errors import EmptyCorpus, RenderError
-from maieutic.evals import ending, judged, realism, stats
+from maieutic.chat_templates.openings import Decisions, decisions
+from maieutic.core import statistics as stats
+from maieutic.core.errors import EmptyCorpus, RenderError
+from maieutic.core.messages import Conversation, Estimate, Role
+from maieutic.core.progress import track
+from maieutic.evals import ending, judged, realism
 from maieutic.evals import perplexity as loss
 from maieutic.evals.embed import Embed
 from maieutic.evals.ending import end_bins, end_scores
 from maieutic.evals.realism import Beside
 from maieutic.models import ChatModel
-from maieutic.progress import track
-from maieutic.render.openings import Decisions, decisions
-from maieutic.types import Conversation, Estimate, Role
 
 PERPLEXITIES = ("perplexity_on_human_turns", "perplexity_with_intent", "perplexity_without_intent")
 NO_SCORER = "needs the simulator as an hf/ model"

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from maieutic.core import statistics as stats
+from maieutic.core.messages import Estimate
 from maieutic.data.wordsets import jaccard_means as jaccard_means
 from maieutic.data.wordsets import words as words
-from maieutic.evals import stats
-from maieutic.types import Estimate
 
 Array = NDArray[np.float64]
 MTLD_THRESHOLD = 0.72

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from maieutic.evals import stats
+from maieutic.core import statistics as stats
+from maieutic.core.messages import Estimate
 from maieutic.evals.embed import Embed
-from maieutic.types import Estimate
 
 Array = NDArray[np.float64]
 MOVES = ("topic_maintenance", "topic_drift", "topic_shift")

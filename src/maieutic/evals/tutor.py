@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from maieutic.errors import InputError
-from maieutic.evals import stats
+from maieutic.core import statistics as stats
+from maieutic.core.errors import InputError
+from maieutic.core.messages import Estimate
 from maieutic.evals.files import Row, number, read_table, yes_no
-from maieutic.types import Estimate
 
 CRITERIA = ("asks_question", "on_topic", "helpful", "reveals_answer")
 _NAMES = {

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 from pydantic import Field, ValidationError
 
-from maieutic.errors import InputError
-from maieutic.evals import stats, text, topics
+from maieutic.core import statistics as stats
+from maieutic.core.errors import InputError
+from maieutic.core.messages import Conversation, Estimate, Record, Role
+from maieutic.evals import text, topics
 from maieutic.evals.embed import lexical
 from maieutic.evals.files import read_table
 from maieutic.evals.paired import read_scored
-from maieutic.types import Conversation, Estimate, Record, Role
 
 FEW = 4
 """Fewer arms have no rank correlation, and fewer corpora no interval of it."""

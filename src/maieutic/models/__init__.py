@@ -18,8 +18,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
-from maieutic.errors import InputError
-from maieutic.types import Problem, Reply, Role, Sampling, Turn
+from maieutic.core.errors import InputError
+from maieutic.core.messages import Problem, Reply, Role, Sampling, Turn
 
 Precision = Literal["auto", "float32", "bfloat16", "float64"]
 
@@ -106,7 +106,7 @@ def load(spec: str, options: ModelOptions | None = None) -> ChatModel:
 
         return ScriptModel(name)
     if kind == "probe" and name:
-        from maieutic.models.probe import Probe
+        from maieutic.models.baseline import Probe
 
         return Probe(name)
     if kind == "student" and name:

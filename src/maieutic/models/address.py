@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from yarl import URL
 
-from maieutic.errors import InputError, WrongKey
-from maieutic.types import utf8
+from maieutic.core.errors import InputError, WrongKey
+from maieutic.core.messages import utf8
 
 OPENAI = "https://api.openai.com/v1"
 OLLAMA_PORT = 11434

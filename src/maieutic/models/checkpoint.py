@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from maieutic.errors import (
+from maieutic.chat_templates.conditioning import Telling, read_telling
+from maieutic.core.errors import (
     MaieuticError,
     MissingExtra,
     MissingInput,
@@ -24,8 +25,7 @@ from maieutic.errors import (
     Unreachable,
     WrongKey,
 )
-from maieutic.render.told import Telling, read_telling
-from maieutic.types import Role
+from maieutic.core.messages import Role
 
 HUB_SECONDS = 10.0
 EXTRA = {

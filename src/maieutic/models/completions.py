@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from maieutic.errors import MalformedReply, ModelError
+from maieutic.chat_templates import END
+from maieutic.core.errors import MalformedReply, ModelError
+from maieutic.core.messages import Finish, Role, utf8
 from maieutic.models.faults import ODD_SERVER, line
-from maieutic.render import END
-from maieutic.types import Finish, Role, utf8
 
 
 class Said(NamedTuple):

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn.functional import log_softmax, pad
 
-from maieutic.errors import ModelError
+from maieutic.core.errors import ModelError
+from maieutic.core.messages import Finish
 from maieutic.models.cache import joinable, new_cache
 from maieutic.models.forward import Network, sample
-from maieutic.types import Finish
 
 PREFILL_TOKENS = 8192
 """Positions, padding included, that one prefill pass may hold."""

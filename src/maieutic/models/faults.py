@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import aiohttp
 
-from maieutic.errors import ContextFull, MalformedReply, ModelError, UnknownModel, Unreachable, WrongKey
+from maieutic.core.errors import ContextFull, MalformedReply, ModelError, UnknownModel, Unreachable, WrongKey
+from maieutic.core.messages import utf8
 from maieutic.models.address import Address, Key, how_to_set
-from maieutic.types import utf8
 
 WORDS = 300
 """Characters of a server's words that an error repeats."""

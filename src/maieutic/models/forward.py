@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from maieutic.errors import ContextFull, ModelError
+from maieutic.core.errors import ContextFull, ModelError
 
 _CACHE_NAMES = ("cache", "past_key_values")
 """What transformers' models call the cache they are given, since 5.24 and before."""

@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from maieutic.chat_templates import end_id, prompt_ids, render, stop_ids, turn_lead
+from maieutic.chat_templates.openings import openings
+from maieutic.core.messages import Conversation, Reply, Role, Sampling, Turn
 from maieutic.models import ModelOptions
 from maieutic.models import checkpoint as files
 from maieutic.models.worker import Worker
-from maieutic.render import end_id, prompt_ids, render, stop_ids, turn_lead
-from maieutic.render.openings import openings
-from maieutic.types import Conversation, Reply, Role, Sampling, Turn
 
 BROKEN = "\ufffd"
 

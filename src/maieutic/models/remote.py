@@ -15,15 +15,15 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
-from maieutic import prompts
-from maieutic.console import note
-from maieutic.errors import MalformedReply, UnknownModel
+from maieutic.core import prompts
+from maieutic.core.console import note
+from maieutic.core.errors import MalformedReply, UnknownModel
+from maieutic.core.messages import Finish, Reply, Role, Sampling, Turn, utf8
 from maieutic.models import ModelOptions
 from maieutic.models.address import address, key, missing_key
 from maieutic.models.completions import NOTHING, Said, read, read_piece, settled, until_end
 from maieutic.models.faults import BadRequest, line
 from maieutic.models.transport import SHARE, Transport
-from maieutic.types import Finish, Reply, Role, Sampling, Turn, utf8
 
 CHECK_ATTEMPTS = 3
 CHECK_SECONDS = 30.0

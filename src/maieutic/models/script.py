@@ -10,8 +10,8 @@ from typing import Any
 import orjson
 from pydantic import Field, ValidationError
 
-from maieutic.errors import InputError, MissingInput, ModelError
-from maieutic.types import Finish, Record, Reply, Role, Sampling, Text, Turn
+from maieutic.core.errors import InputError, MissingInput, ModelError
+from maieutic.core.messages import Finish, Record, Reply, Role, Sampling, Text, Turn
 
 
 class Line(Record):

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any
 
-from maieutic import students
 from maieutic.checks import asks_question, reveals_answer, states_answer, takes_up
 from maieutic.checks.demands import denies, refuses
-from maieutic.errors import ModelError
-from maieutic.students import Chances, Phrases, Style
-from maieutic.types import Finish, Problem, Reply, Role, Sampling, Turn, fingerprint
+from maieutic.core.errors import ModelError
+from maieutic.core.messages import Finish, Problem, Reply, Role, Sampling, Turn, fingerprint
+from maieutic.models import students
+from maieutic.models.students import Chances, Phrases, Style
 
 _PLACEHOLDER = re.compile(r"\{\{(answer|attempt)\}\}")
 _HINT_WORDS = 3

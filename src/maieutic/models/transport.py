@@ -23,7 +23,7 @@ import aiohttp
 import orjson
 from yarl import URL
 
-from maieutic.errors import MalformedReply, Unreachable
+from maieutic.core.errors import MalformedReply, Unreachable
 from maieutic.models.address import Address, Key
 from maieutic.models.faults import ODD_SERVER, Failure, malformed, refused, unreached
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from maieutic.errors import ModelError
+from maieutic.core.errors import ModelError
 
 GATHER_SECONDS = 0.004
 """How long an idle worker waits for company: what is sent together is then prefilled together."""

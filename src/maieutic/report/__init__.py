@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from maieutic.errors import InputError
+from maieutic.core.errors import InputError
+from maieutic.core.store import full_disk
 from maieutic.report.collect import collect
-from maieutic.store import full_disk
 
 
 def report(runs: Sequence[Path | str], out: Path | str | None = None, artefacts: bool = False) -> Path:
@@ -35,7 +35,7 @@ def report(runs: Sequence[Path | str], out: Path | str | None = None, artefacts:
     from maieutic.report.figures import pictures
     from maieutic.report.material import gather
     from maieutic.report.page import page
-    from maieutic.report.pick import pick
+    from maieutic.report.sample_dialogues import pick
 
     found = collect([Path(run) for run in runs])
     first = Path(runs[0])

@@ -10,13 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from maieutic.console import note
-from maieutic.errors import InputError
+from maieutic.core.console import note
+from maieutic.core.errors import InputError
+from maieutic.core.messages import Role, fingerprint
+from maieutic.core.store import full_disk, read_json, write_json
 from maieutic.evals import tutor
 from maieutic.evals.people import published
 from maieutic.report.collect import Run, StageRun
-from maieutic.store import full_disk, read_json, write_json
-from maieutic.types import Role, fingerprint
 
 _SPEAKERS = {Role.USER.value: "Student", Role.ASSISTANT.value: "Teacher"}
 

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from maieutic.errors import MissingInput
-from maieutic.store import first_per_key, read_json, read_rows
-from maieutic.types import fingerprint
+from maieutic.core.errors import MissingInput
+from maieutic.core.messages import fingerprint
+from maieutic.core.store import first_per_key, read_json, read_rows
 
 _KINDS = {
     "simulator": "eval-simulator",

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
-from maieutic.console import shown
-from maieutic.errors import MissingExtra
+from maieutic.core.console import shown
+from maieutic.core.errors import MissingExtra
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's palette, without its black (people's lines are black) and its yellow (too pale on white)."""

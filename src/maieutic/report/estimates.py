@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from maieutic.core.messages import Estimate
 from maieutic.evals import tutor
 from maieutic.evals.files import number
-from maieutic.types import Estimate
 
 
 def estimates(result: Mapping[str, Any]) -> dict[str, Estimate]:

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-from maieutic.report import gridded
+from maieutic.core.messages import Estimate
+from maieutic.report import tutor_grid as gridded
 from maieutic.report.draw import BLACK, COLOURS, DASHES, GREY, MARKERS, Picture, draw, label, light_grid
 from maieutic.report.material import Agreement, Curve, Endings, Material, Outcome, Scores
 from maieutic.report.numbers import num, plural, sure
+from maieutic.report.rubric_validity import Worth, said
 from maieutic.report.talks import Talk
-from maieutic.report.worth import Worth, said
-from maieutic.types import Estimate
 
 MOST = 6
 """Series in one figure: as many as there are colours."""

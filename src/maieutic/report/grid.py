@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from maieutic.core.messages import Estimate
+from maieutic.core.store import read_json
 from maieutic.report.collect import StageRun
 from maieutic.report.estimates import estimates
-from maieutic.store import read_json
-from maieutic.types import Estimate
 
 
 class Grid(NamedTuple):

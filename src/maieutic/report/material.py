@@ -7,15 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from maieutic.errors import InputError
+from maieutic.core.errors import InputError
+from maieutic.core.messages import Estimate
 from maieutic.evals import judge, tutor
 from maieutic.evals.files import number, read_table, yes_no
 from maieutic.report.collect import Run, StageRun
 from maieutic.report.estimates import estimate, estimates, interval
 from maieutic.report.grid import Grid, grids
+from maieutic.report.rubric_validity import Worth, tutor_name, worths
 from maieutic.report.talks import Talk, talks
-from maieutic.report.worth import Worth, tutor_name, worths
-from maieutic.types import Estimate
 
 
 class Curve(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from maieutic.types import Estimate
+from maieutic.core.messages import Estimate
 
 NONE = "–"
 

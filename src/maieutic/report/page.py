@@ -13,15 +13,17 @@ from importlib.resources import files
 
 import orjson
 
-from maieutic.console import shown
-from maieutic.report import gridded, loops, preferences, probes, tables
+from maieutic.core.console import shown
+from maieutic.core.messages import utf8
+from maieutic.report import dialogue_tables as loops
+from maieutic.report import preferences, probes, tables
+from maieutic.report import tutor_grid as gridded
 from maieutic.report.collect import Run
 from maieutic.report.draw import Picture
 from maieutic.report.material import Material
 from maieutic.report.numbers import plural
-from maieutic.report.pick import RULE, Mark, Said, Shown
+from maieutic.report.sample_dialogues import RULE, Mark, Said, Shown
 from maieutic.report.tables import Table
-from maieutic.types import utf8
 
 LONG = 700
 """Characters past which a text is folded."""

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from maieutic.core.messages import fingerprint
 from maieutic.evals import paired
 from maieutic.report.collect import Run, StageRun
 from maieutic.report.material import Scores
 from maieutic.report.numbers import NONE, num, sure
 from maieutic.report.tables import Table, over
-from maieutic.types import fingerprint
 
 PREFIX = "probe/"
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from maieutic.evals.judge import BASELINES
-from maieutic.report.came import came_of
 from maieutic.report.collect import Run, StageRun
 from maieutic.report.material import Agreement, Outcome, Scores
 from maieutic.report.numbers import NONE, holds_zero, num, span, sure
+from maieutic.report.stage_summary import came_of
 
 
 class Table(NamedTuple):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from maieutic.errors import MaieuticError
+from maieutic.core.errors import MaieuticError
+from maieutic.core.messages import Role
 from maieutic.evals import text
 from maieutic.report.collect import Run, StageRun
-from maieutic.types import Role
 
 
 class Talk(NamedTuple):

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 from transformers import TrainerCallback
 
-from maieutic.console import note
-from maieutic.errors import ModelError
-from maieutic.store import Stage
-from maieutic.train import ranks
+from maieutic.core.console import note
+from maieutic.core.errors import ModelError
+from maieutic.core.store import Stage
+from maieutic.train import distributed as ranks
 from maieutic.train.checkpoint import COMPLETE
-from maieutic.train.ranks import Follower
+from maieutic.train.distributed import Follower
 
 Row = dict[str, Any]
 

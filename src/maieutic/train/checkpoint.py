@@ -13,10 +13,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from maieutic.render import END, end_id, serving_template, stop_ids
-from maieutic.render.told import PARTS
-from maieutic.store import full_disk, read_json, write_json
-from maieutic.train.load import Framing
+from maieutic.chat_templates import END, end_id, serving_template, stop_ids
+from maieutic.chat_templates.conditioning import PARTS
+from maieutic.core.store import full_disk, read_json, write_json
+from maieutic.models.weights import Framing
 
 COMPLETE = "complete.json"
 _NAME = re.compile(r"checkpoint-(\d+)")

@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from maieutic.render import IGNORED, Rendered
-from maieutic.render.told import NONE, ROUND, check_kind, told, wording
-from maieutic.types import Conversation, fingerprint
+from maieutic.chat_templates import IGNORED, Rendered
+from maieutic.chat_templates.conditioning import NONE, ROUND, check_kind, told, wording
+from maieutic.core.messages import Conversation, fingerprint
 
 
 def read_condition(text: str) -> dict[str, float]:

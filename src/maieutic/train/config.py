@@ -13,11 +13,11 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from maieutic.chat_templates.conditioning import wording
+from maieutic.core.errors import InputError, MissingInput
+from maieutic.core.messages import Record, fingerprint
 from maieutic.data.reading import without_rows
-from maieutic.errors import InputError, MissingInput
-from maieutic.render.told import wording
 from maieutic.train.condition import read_condition, whole_condition
-from maieutic.types import Record, fingerprint
 
 Precision = Literal["auto", "float32", "bfloat16"]
 

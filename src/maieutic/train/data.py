@@ -13,13 +13,13 @@ from typing import Any, Literal, NamedTuple
 import orjson
 from pydantic import ValidationError
 
-from maieutic.console import note
-from maieutic.errors import ContextTooShort, EmptyCorpus, InputError, MissingInput, UnstablePrefix
-from maieutic.render import IGNORED, Rendered, prompt_ids, render
-from maieutic.render.truncate import Keep, fit
+from maieutic.chat_templates import IGNORED, Rendered, prompt_ids, render
+from maieutic.chat_templates.truncate import Keep, fit
+from maieutic.core.console import note
+from maieutic.core.errors import ContextTooShort, EmptyCorpus, InputError, MissingInput, UnstablePrefix
+from maieutic.core.messages import Conversation, Preference, Role, Turn
+from maieutic.models.weights import Framing
 from maieutic.train.condition import NONE, Mixture, Told
-from maieutic.train.load import Framing
-from maieutic.types import Conversation, Preference, Role, Turn
 
 
 class DataReport(NamedTuple):

@@ -9,16 +9,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from maieutic.console import note
-from maieutic.train import ordinary
+from maieutic.core.console import note
+from maieutic.models.weights import quiet
+from maieutic.train import forgetting as ordinary
 from maieutic.train.best import EvaluateFirst
 from maieutic.train.config import DpoConfig
 from maieutic.train.data import Rows, announce, preference_rows, read_preferences
+from maieutic.train.distributed import Follower, opened
 from maieutic.train.launch import launch, several
-from maieutic.train.load import quiet
 from maieutic.train.loop import TrainResult, arguments, failures, run, summary, trackers
 from maieutic.train.prepare import Base, adapters, base, finish, one_device, one_piece, trainable
-from maieutic.train.ranks import Follower, opened
 
 
 def dpo(config: DpoConfig) -> TrainResult:

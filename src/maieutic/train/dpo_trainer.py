@@ -21,10 +21,10 @@ from trl import DPOTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
 from maieutic.train.attention import segmented
+from maieutic.train.distributed import unshared
 from maieutic.train.logps import logps
 from maieutic.train.packing import Row, parts
 from maieutic.train.pairs import Pair, Replies, branches, lay_out, plan, totals
-from maieutic.train.ranks import unshared
 from maieutic.train.reference import Reference
 
 _TOLD = (

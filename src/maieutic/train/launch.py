@@ -19,13 +19,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
-from maieutic import errors
-from maieutic.console import err, note, shown
-from maieutic.errors import InputError, MissingExtra, MissingInput, ProcessLost
-from maieutic.store import Stage, read_json
+from maieutic.core import errors
+from maieutic.core.console import err, note, shown
+from maieutic.core.errors import InputError, MissingExtra, MissingInput, ProcessLost
+from maieutic.core.store import Stage, read_json
+from maieutic.models.weights import has_gpu, quiet
 from maieutic.train.checkpoint import last_complete
 from maieutic.train.config import TrainConfig, read_yaml
-from maieutic.train.load import has_gpu, quiet
 from maieutic.train.loop import TrainResult
 
 _AGAIN = "Run the same command again: it goes on from the last checkpoint."
@@ -170,7 +170,7 @@ def _check_kind(name: str, cluster: Any) -> None:
 
 
 def _shipped() -> Any:
-    return files("maieutic") / "recipes" / "accelerate"
+    return files("maieutic.train") / "accelerate"
 
 
 def _check_machines(cluster: Any) -> None:

@@ -15,15 +15,15 @@ from typing import Any, NamedTuple
 
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
-from maieutic.console import note
-from maieutic.errors import DiskFull, InputError, MissingExtra, ModelError
-from maieutic.progress import Progress, track
-from maieutic.store import Stage
-from maieutic.train import ranks
+from maieutic.core.console import note
+from maieutic.core.errors import DiskFull, InputError, MissingExtra, ModelError
+from maieutic.core.progress import Progress, track
+from maieutic.core.store import Stage
+from maieutic.models.weights import computes_in_bfloat16, has_gpu
+from maieutic.train import distributed as ranks
 from maieutic.train.checkpoint import forget_incomplete, last_complete, mark_complete
 from maieutic.train.config import TrainConfig
-from maieutic.train.load import computes_in_bfloat16, has_gpu
-from maieutic.train.ranks import Follower
+from maieutic.train.distributed import Follower
 
 _NAMES = {
     "loss": "loss",

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from maieutic.render import IGNORED
+from maieutic.chat_templates import IGNORED
 from maieutic.train.attention import Segment, places
 
 Row = dict[str, Any]

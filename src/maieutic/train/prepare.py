@@ -5,16 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from maieutic.console import note
-from maieutic.errors import ContextTooShort, ModelError
+from maieutic.chat_templates import add_end, end_id, turn_end_id
+from maieutic.chat_templates.conditioning import wording
+from maieutic.core.console import note
+from maieutic.core.errors import ContextTooShort, ModelError
+from maieutic.core.store import Stage
 from maieutic.models.checkpoint import Source, check_weights, end_of_text_ids, load_tokenizer
-from maieutic.render import add_end, end_id, turn_end_id
-from maieutic.render.told import wording
-from maieutic.store import Stage
-from maieutic.train import checkpoint
-from maieutic.train.config import TrainConfig, file_sha256
-from maieutic.train.data import Rows
-from maieutic.train.load import (
+from maieutic.models.weights import (
     Framing,
     computes_in_bfloat16,
     context_length,
@@ -24,7 +21,10 @@ from maieutic.train.load import (
     load_model,
     locate,
 )
-from maieutic.train.ranks import is_first
+from maieutic.train import checkpoint
+from maieutic.train.config import TrainConfig, file_sha256
+from maieutic.train.data import Rows
+from maieutic.train.distributed import is_first
 
 
 class Base(NamedTuple):

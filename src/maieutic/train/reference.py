@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 from accelerate.utils import broadcast_object_list
 
-from maieutic.store import Journal
+from maieutic.core.store import Journal
 from maieutic.train.pairs import Pair
 
 

@@ -9,17 +9,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from maieutic.console import note
-from maieutic.store import Stage
+from maieutic.core.console import note
+from maieutic.core.store import Stage
+from maieutic.models.weights import quiet
 from maieutic.train.best import EvaluateFirst, KeepBest, load_best
 from maieutic.train.condition import Mixture
 from maieutic.train.config import SftConfig
-from maieutic.train.curve import draw_curve
 from maieutic.train.data import Rows, announce, conversation_rows, longest
-from maieutic.train.heldout import HeldOut, Measuring
+from maieutic.train.distributed import Follower, opened
 from maieutic.train.launch import launch, several
-from maieutic.train.load import quiet
 from maieutic.train.loop import TrainResult, arguments, failures, run, summary, trackers
+from maieutic.train.loss_curve import draw_curve
 from maieutic.train.prepare import (
     Base,
     adapters,
@@ -31,7 +31,7 @@ from maieutic.train.prepare import (
     teach_end,
     trainable,
 )
-from maieutic.train.ranks import Follower, opened
+from maieutic.train.validation import HeldOut, Measuring
 
 
 def sft(config: SftConfig) -> TrainResult:

@@ -10,9 +10,9 @@ from accelerate.utils import gather_object
 from trl import SFTTrainer
 
 from maieutic.train.attention import has_flash, segmented
+from maieutic.train.distributed import unshared
 from maieutic.train.logps import logps
 from maieutic.train.packing import Part, Row, parts, shares
-from maieutic.train.ranks import unshared
 
 
 class RowsSFTTrainer(SFTTrainer):

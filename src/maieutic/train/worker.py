@@ -14,7 +14,7 @@ import time
 import traceback
 from pathlib import Path
 
-from maieutic.errors import MaieuticError
+from maieutic.core.errors import MaieuticError
 
 LOOK_SECONDS = 0.2
 """How often a process looks whether the command that started it is still there."""
@@ -44,11 +44,11 @@ def _train(method: str, settings: str) -> None:
     import torch.distributed as group
     from accelerate import PartialState
 
-    from maieutic.console import err, out
-    from maieutic.train import ranks
+    from maieutic.core.console import err, out
+    from maieutic.models.weights import has_gpu, quiet
+    from maieutic.train import distributed as ranks
     from maieutic.train.config import DpoConfig, SftConfig
     from maieutic.train.dpo import dpo
-    from maieutic.train.load import has_gpu, quiet
     from maieutic.train.sft import sft
 
     with quiet():

@@ -8,14 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from maieutic.core.errors import EmptyCorpus, InputError
+from maieutic.core.messages import Conversation
 from maieutic.data.corpus import key_list
 from maieutic.data.formats.known import FORMATS, guess
 from maieutic.data.hub import is_hub, open_dataset
 from maieutic.data.reading import BadRows, Row, files_in, read_rows
 from maieutic.data.sample import Stratum
 from maieutic.data.sample import sample as sampled
-from maieutic.errors import EmptyCorpus, InputError
-from maieutic.types import Conversation
 
 
 class ImportReport(NamedTuple):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from maieutic.core.messages import Conversation
 from maieutic.data.formats.logs import from_baize, from_log, from_ultrachat, is_transcript
 from maieutic.data.formats.problem import from_problems, is_problem
 from maieutic.data.formats.singles import from_single, from_wizardlm
 from maieutic.data.formats.turns import from_oasst, from_turns, turn_list
 from maieutic.data.formats.tutoring import from_bridge, from_mathdial, from_seeds, from_tutorchat
-from maieutic.types import Conversation
 
 FORMATS: dict[str, Callable[[Any], Iterator[Conversation]]] = {
     "messages": from_turns,

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from maieutic.core.messages import Conversation, Role
 from maieutic.data.corpus import key_list, to_conversation
 from maieutic.data.formats.turns import as_object, from_turns, set_misfits_aside
-from maieutic.types import Conversation, Role
 
 _USERS = ("hashed_ip", "user_hash")
 _PERSON = (*_USERS, "country", "state", "header")

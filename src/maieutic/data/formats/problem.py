@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from maieutic.core.messages import Conversation, Role
 from maieutic.data.corpus import key_list, to_conversation
 from maieutic.data.formats.turns import as_object
-from maieutic.types import Conversation, Role
 
 STATEMENTS = ("problem", "statement", "question")
 _KNOWN = ("answer", "solution", "attempt", "misconception")

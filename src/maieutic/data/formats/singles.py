@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from maieutic.core.messages import Conversation, Role
 from maieutic.data.corpus import key_list, to_conversation
 from maieutic.data.formats.turns import as_object, from_turns, set_misfits_aside, set_prompt_aside, turn_list
-from maieutic.types import Conversation, Role
 
 _MATERIAL = ("input", "context")
 _ANSWERS = ("output", "response")

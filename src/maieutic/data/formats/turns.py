@@ -11,8 +11,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from maieutic.core.messages import Conversation, Problem, Role
 from maieutic.data.corpus import key_list, to_conversation
-from maieutic.types import Conversation, Problem, Role
 
 _SPEAKERS = {
     Role.USER: ("user", "human", "prompter", "student", "customer"),

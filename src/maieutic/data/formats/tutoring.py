@@ -9,10 +9,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from maieutic.core.messages import Conversation, Role
 from maieutic.data.corpus import key_list, to_conversation
 from maieutic.data.formats.turns import as_object, turn
 from maieutic.data.seeds import seed_conversation, taught
-from maieutic.types import Conversation, Role
 
 
 def from_mathdial(row: Any) -> Iterator[Conversation]:

@@ -7,11 +7,11 @@
 from __future__ import annotations
 
 from maieutic.checks import states_answer
-from maieutic.evals.dialogue.attempts import Attempts, attempts
-from maieutic.evals.dialogue.outcome import Outcome, outcome, solves
+from maieutic.checks.outcomes import Outcome, outcome, solves
+from maieutic.evals.dialogue.load_outcomes import Lost, Outcomes, outcomes
 from maieutic.evals.dialogue.play import PlayConfig, name_all, play, play_cost
-from maieutic.evals.dialogue.reading import Lost, Outcomes, outcomes
 from maieutic.evals.dialogue.score import METRICS, compare, score
+from maieutic.rollouts.pre_post_test import Attempts, attempts
 
 __all__ = [
     "METRICS",

@@ -16,22 +16,22 @@ from typing import Any, NamedTuple
 
 from pydantic import Field
 
+from maieutic.checks.outcomes import States
+from maieutic.core.budget import Budget
+from maieutic.core.errors import BudgetSpent, InputError
+from maieutic.core.messages import Conversation, Record, Role, Sampling
+from maieutic.core.store import Stage, stage_rows, write_json
 from maieutic.data.corpus import read_corpus
-from maieutic.errors import BudgetSpent, InputError
 from maieutic.evals import tutor as single
-from maieutic.evals.dialogue.attempts import STUDENT, N, attempts
-from maieutic.evals.dialogue.outcome import States
-from maieutic.evals.dialogue.reading import outcomes
+from maieutic.evals.dialogue.load_outcomes import outcomes
 from maieutic.evals.dialogue.score import by_seed, compare_sides, score_outcomes
-from maieutic.evals.dialogue.tries import read_tries
-from maieutic.judge import judge
+from maieutic.judging import judge
 from maieutic.models import ModelOptions, load
-from maieutic.models.probe import CONTROLS
-from maieutic.simulate import SimulateConfig, cost, simulate
-from maieutic.simulate.users import UserMode
-from maieutic.spending import Budget
-from maieutic.store import Stage, stage_rows, write_json
-from maieutic.types import Conversation, Record, Role, Sampling
+from maieutic.models.baseline import CONTROLS
+from maieutic.rollouts import SimulateConfig, cost, simulate
+from maieutic.rollouts.pre_post_rows import read_tries
+from maieutic.rollouts.pre_post_test import STUDENT, N, attempts
+from maieutic.rollouts.users import UserMode
 
 RUBRIC = "socratic_checks"
 _NAME = re.compile(r"[\w.-]+")
@@ -43,7 +43,7 @@ class PlayConfig(Record):
     problems: Path
     """A corpus of starts whose problems have known answers."""
     kinds: tuple[str, ...] = ()
-    """Kinds of students, each with every start; see `maieutic.students`."""
+    """Kinds of students, each with every start; see `maieutic.models.students`."""
     rounds: int = Field(6, ge=1)
     repeat: int = Field(1, ge=1)
     seed_turns: int | None = Field(None, ge=0)

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from maieutic.errors import InputError
-from maieutic.evals import stats
-from maieutic.evals.dialogue.outcome import Outcome, States
-from maieutic.evals.dialogue.reading import Outcomes, outcomes
-from maieutic.evals.dialogue.tries import Tries, read_tries
-from maieutic.types import Estimate, Fault
+from maieutic.checks.outcomes import Outcome, States
+from maieutic.core import statistics as stats
+from maieutic.core.errors import InputError
+from maieutic.core.messages import Estimate, Fault
+from maieutic.evals.dialogue.load_outcomes import Outcomes, outcomes
+from maieutic.rollouts.pre_post_rows import Tries, read_tries
 
 METRICS = ("solved", "told", "turns")
 """What a tutor is chosen by, adjusted together where two are compared."""

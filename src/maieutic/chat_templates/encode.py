@@ -1,0 +1,284 @@
+"""Pieces of text → token ids, each token owned by the piece it came from.
+
+A conversation is frame (what the template writes) and content (what people wrote). Control tokens are recognised in
+the frame only: content that spells `<|im_end|>` stays text. What stands between two control tokens is encoded on its
+own, exactly as the tokenizer does it inside a longer string, and so is what stands on either side of a turn's
+opening: the ids a model generates from are then a prefix of those it was trained on, whatever is said next. A
+tokenizer whose ids for a whole string are not those of its stretches encodes the whole string in one call.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from maieutic.chat_templates.variants import Variants
+from maieutic.core.errors import RenderError
+
+FRAME = -1
+END = "<|endofconversation|>"
+"""The token by which a user simulator ends the conversation; added to a tokenizer that lacks it."""
+
+
+class Piece(NamedTuple):
+    """A stretch of text; `owner` is the index of the turn whose loss it belongs to, or FRAME.
+
+    `is_content` text is never read for control tokens. `opens` marks the start of a turn's supervised stretch: a
+    token boundary must lie there, because generation starts from exactly the ids before it. `turn` is the index of
+    the message whose text belongs here; in a layout that text is still missing.
+    """
+
+    text: str
+    owner: int = FRAME
+    is_content: bool = False
+    opens: bool = False
+    turn: int | None = None
+
+
+class Encoded(NamedTuple):
+    """Token ids, and for each the turn it belongs to (or FRAME)."""
+
+    ids: list[int]
+    owners: list[int]
+
+
+class Control(NamedTuple):
+    """A control token of the frame."""
+
+    id: int
+    owner: int
+
+
+class Stretch(NamedTuple):
+    """Pieces that are encoded as one string; `start` is where it begins (see `Variants`)."""
+
+    start: str
+    pieces: list[Piece]
+
+
+class Encoder:
+    """A fast tokenizer, seen as a function from pieces to ids."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise RenderError(
+                f"{type(tokenizer).__name__} has no fast implementation",
+                "Save the tokenizer as tokenizer.json (a fast tokenizer): masks need character offsets.",
+            )
+        self.variants = Variants(tokenizer.backend_tokenizer)
+        self._added = {int(index): token for index, token in tokenizer.added_tokens_decoder.items()}
+        self._ids = {str(token.content): index for index, token in self._added.items()}
+        self.control = {name: index for name, index in self._ids.items() if self._added[index].special}
+        self._any = _any_of([*self._ids, END])
+        self._heads = tuple({name[:4] for name in [*self._ids, END]})
+        self._compile()
+
+    def _compile(self) -> None:
+        self._control = _any_of([*self.control, END])
+        self.control_ids = frozenset(self.control.values())
+        self.forbidden = self.control_ids - {self.variants.unknown}
+        """The ids that no text may have."""
+
+    def learn_frame(self, texts: Iterable[str]) -> None:
+        """Take as control tokens what the frame writes, also where the tokenizer calls it no special token."""
+        found = {match[0] for text in texts for match in self._any.finditer(text)} & self._ids.keys()
+        if new := {name for name in found - self.control.keys() if not name.isspace() and not name.isalnum()}:
+            self.control |= {name: self._ids[name] for name in new}
+            self._compile()
+
+    @cached_property
+    def leading(self) -> list[int]:
+        """The special tokens the tokenizer itself puts before a text."""
+        with_special = self.variants.whole.encode("a", add_special_tokens=True)
+        ids: list[int] = []
+        for index, special in zip(with_special.ids, with_special.special_tokens_mask, strict=True):
+            if not special:
+                break
+            ids.append(index)
+        return ids
+
+    def first_control(self, text: str) -> re.Match[str] | None:
+        """The first control token spelled in a frame's text."""
+        return self._control.search(text)
+
+    def spells_added(self, text: str) -> bool:
+        """Whether a text spells a token that was added to the vocabulary."""
+        return any(head in text for head in self._heads) and self._any.search(text) is not None
+
+    def encode(self, pieces: Sequence[Piece], apart: bool = False) -> Encoded:
+        """Encode pieces stretch by stretch.
+
+        Args:
+            pieces: all with their text.
+            apart: encode each stretch as a string of its own (the dyadic frame's rule).
+        """
+        ids: list[int] = []
+        owners: list[int] = []
+        for item in self.stretches(pieces):
+            if isinstance(item, Control):
+                ids.append(item.id)
+                owners.append(item.owner)
+                continue
+            part = self.encode_stretch("first" if apart else item.start, item.pieces)
+            ids += part.ids
+            owners += part.owners
+        return Encoded(ids, owners)
+
+    def stretches(self, pieces: Iterable[Piece]) -> list[Control | Stretch]:
+        """The control tokens of the frame, and the stretches of text between them and between openings."""
+        found: list[Control | Stretch] = []
+        run: list[Piece] = []
+        start = "first"
+        swallow = False  # a control token may take the frame's white space after it, across pieces
+
+        def flush(following: str) -> None:
+            nonlocal start
+            if any(piece.text or piece.turn is not None for piece in run):
+                found.append(Stretch(start, run.copy()))
+                start = following
+            elif following == "after":
+                start = following
+            run.clear()
+
+        for piece in pieces:
+            if piece.opens:
+                flush("inside")
+            if piece.is_content:
+                run.append(piece)
+                swallow = swallow and not piece.text and piece.turn is None
+                continue
+            position = _spaces(piece.text) if swallow else 0
+            swallow = swallow and position == len(piece.text)
+            for match in self._control.finditer(piece.text):
+                if match[0] not in self.control or match.start() < position:
+                    continue
+                token = self.control[match[0]]
+                before = piece.text[position : match.start()]
+                run.append(piece._replace(text=before.rstrip() if self._added[token].lstrip else before))
+                flush("after")
+                found.append(Control(token, piece.owner))
+                position = match.end()
+                if self._added[token].rstrip:
+                    position += _spaces(piece.text[position:])
+                    swallow = position == len(piece.text)
+            run.append(piece._replace(text=piece.text[position:]))
+        flush("after")
+        return found
+
+    def encode_stretch(self, start: str, pieces: Sequence[Piece]) -> Encoded:
+        """Encode one stretch; nothing in it is a control token."""
+        text = "".join(piece.text for piece in pieces)
+        ids, offsets = self._text(text, 0, start)
+        owner = pieces[0].owner if pieces else FRAME
+        if all(piece.owner == owner for piece in pieces):
+            return Encoded(ids, [owner] * len(ids))
+        return Encoded(ids, _owners(ids, offsets, pieces, ()))
+
+    def text_ids(self, text: str, start: str) -> list[int]:
+        """Ids of a text in which nothing is a control token."""
+        return self._text(text, 0, start)[0]
+
+    def _text(self, text: str, base: int, start: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids and offsets; what spells a control token, also only once it is normalized, is kept from being one."""
+        if not text:
+            return [], []
+        variants = self.variants
+        ways = [variants.text_only, variants.bare]
+        for way in ways if self._control.search(text) else [variants.full, *ways]:
+            encoding = way(start).encode(text, add_special_tokens=False)
+            if self.forbidden.isdisjoint(encoding.ids):
+                return encoding.ids, [(first + base, last + base) for first, last in encoding.offsets]
+        # The plain vocabulary holds the control token as a piece of its own: break its spelling in two.
+        place = next(place for place, index in enumerate(encoding.ids) if index in self.forbidden)
+        first, last = encoding.offsets[place]
+        if last - first < 2:
+            raise RenderError(
+                f"the tokenizer reads {text[first:last]!r} as a control token wherever it stands",
+                "Take it out of the texts, or use another tokenizer.",
+            )
+        left, left_offsets = self._text(text[: first + 1], base, start)
+        right, right_offsets = self._text(text[first + 1 :], base + first + 1, "inside")
+        return left + right, left_offsets + right_offsets
+
+    def encode_whole(self, pieces: Sequence[Piece]) -> Encoded:
+        """Encode pieces as the one string they make together, split only where a token would span an opening.
+
+        For tokenizers whose stretches do not make the whole; text that spells a control token is refused to them.
+        """
+        text = "".join(piece.text for piece in pieces)
+        meant = sum(len(self._control.findall(piece.text)) for piece in pieces if not piece.is_content)
+        ids, offsets = self._with_offsets(text, 0, "first")
+        if len(self._control.findall(text)) != meant or sum(index in self.forbidden for index in ids) > meant:
+            raise RenderError(
+                "a text spells a control token, and this tokenizer reads control tokens by what stands around them",
+                "Take it out of the text, or use a tokenizer without `single_word` and `rstrip` tokens.",
+            )
+        if astray := [cut for cut in _cuts(pieces) if not _is_boundary(ids, offsets, cut)]:
+            ids, offsets = self._with_offsets(text[: astray[0]], 0, "first")
+            for start, end in pairwise([*astray, len(text)]):
+                control = self._control.search(text, start, end)
+                middle = control.start() if control else end
+                for first, last, place in ((start, middle, "inside"), (middle, end, "first")):
+                    part, part_offsets = self._with_offsets(text[first:last], first, place)
+                    ids += part
+                    offsets += part_offsets
+        return Encoded(ids, _owners(ids, offsets, pieces, self.control_ids))
+
+    def _with_offsets(self, text: str, base: int, start: str) -> tuple[list[int], list[tuple[int, int]]]:
+        encoding = self.variants.full(start).encode(text, add_special_tokens=False)
+        return encoding.ids, [(first + base, last + base) for first, last in encoding.offsets]
+
+
+def _any_of(names: Sequence[str]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))) or r"(?!)")
+
+
+def _spaces(text: str) -> int:
+    return len(text) - len(text.lstrip())
+
+
+def _cuts(pieces: Sequence[Piece]) -> list[int]:
+    """The character positions at which a token must begin."""
+    cuts, position = [], 0
+    for piece in pieces:
+        if piece.opens:
+            cuts.append(position)
+        position += len(piece.text)
+    return cuts
+
+
+def _is_boundary(ids: Sequence[int], offsets: Sequence[tuple[int, int]], cut: int) -> bool:
+    """Whether no token spans the position; offsets ascend, so a bisection finds it."""
+    low, high = 0, len(ids)
+    while low < high:
+        middle = (low + high) // 2
+        if offsets[middle][1] <= cut:
+            low = middle + 1
+        else:
+            high = middle
+    return low == len(ids) or offsets[low][0] >= cut
+
+
+def _owners(
+    ids: Sequence[int],
+    offsets: Sequence[tuple[int, int]],
+    pieces: Sequence[Piece],
+    control: Iterable[int],
+) -> list[int]:
+    """The owner of the piece that holds each token's last character (a token may begin in the space before).
+
+    A control token belongs where it begins: it may have swallowed the white space after it.
+    """
+    control = frozenset(control)
+    owners: list[int] = []
+    index, end = 0, len(pieces[0].text) if pieces else 0
+    for token, (start, stop) in zip(ids, offsets, strict=True):
+        last = start if token in control else max(stop - 1, start if stop > start else start - 1, 0)
+        while last >= end and index + 1 < len(pieces):
+            index += 1
+            end += len(pieces[index].text)
+        owners.append(pieces[index].owner)
+    return owners

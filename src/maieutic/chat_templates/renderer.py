@@ -1,0 +1,340 @@
+"""A tokenizer and a template, ready to render many conversations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maieutic.chat_templates.encode import END, Encoded, Encoder, Piece
+from maieutic.chat_templates.fast import Batches, Ids
+from maieutic.chat_templates.layout import Layout, dyadic_layout, filled, plain_layout, until_opening
+from maieutic.chat_templates.plan import Plan, make_plan, plan_of
+from maieutic.chat_templates.templates import ChatFrames, template_text
+from maieutic.core.errors import BadMask, InputError, NoTemplate, RenderError, UnstablePrefix
+from maieutic.core.messages import Conversation, Role, Turn
+
+IGNORED = -100
+"""The label of a token outside the loss."""
+
+TOGETHER = 64
+"""Conversations encoded in one call."""
+LAYOUTS = 1024
+"""Orders of roles whose layout is kept."""
+
+PROBES = (
+    "How would I make a cake? In 12 steps",
+    "First: take 3 eggs.\n\nThen  mix them; don't stop!\n    f(x) = {'a': 1}",
+    "Merci, très bon – 谢谢 🍰",
+)
+"""Harmless texts on which encoding stretch by stretch must agree with encoding the whole string."""
+
+
+class Rendered(NamedTuple):
+    """`input_ids`, and `labels` of the same length: the id where a token is in the loss, -100 elsewhere."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+    @property
+    def supervised(self) -> int:
+        """Tokens in the loss."""
+        return len(self.labels) - self.labels.count(IGNORED)
+
+
+class Columns(NamedTuple):
+    """Many conversations' ids and labels, end to end."""
+
+    input_ids: Ids
+    labels: Ids
+    lengths: NDArray[np.int64]
+    """Tokens of each conversation."""
+    supervised: NDArray[np.int64]
+    """Tokens of each in the loss."""
+
+    def rows(self) -> Iterable[tuple[Ids, Ids]]:
+        """Ids and labels of one conversation after the other."""
+        ends = [0, *np.cumsum(self.lengths).tolist()]
+        return ((self.input_ids[start:end], self.labels[start:end]) for start, end in pairwise(ends))
+
+
+class _Held(NamedTuple):
+    """What is kept for one order of roles."""
+
+    layout: Layout
+    plan: Plan | None
+
+
+class _Planned(NamedTuple):
+    """One conversation: its plan, and the texts for the plan's holes."""
+
+    plan: Plan
+    texts: Sequence[str]
+
+
+class Renderer:
+    """See `maieutic.chat_templates.renderer`, which keeps one for each tokenizer, template and system text.
+
+    Args:
+        tokenizer: a fast Hugging Face tokenizer.
+        template: null or `chat`, `dyadic`, `plain`, or a Jinja file's path.
+        system: text of a system turn for conversations that have none.
+        faster: whether a faster encoder may stand in for the tokenizer where its ids are the same.
+        check_all: encode every text by both, which proves every id and saves no time.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        template: str | None,
+        system: str | None,
+        faster: bool = True,
+        check_all: bool = False,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._template = template
+        self._system = system
+        self._encoder = Encoder(tokenizer)
+        self.batches = Batches(self._encoder, faster, check_all)
+        self._held: dict[tuple[str, bool, bool], _Held] = {}
+        self._apart = template == "dyadic"
+        self._by_stretches: bool | None = True if self._apart else None
+        self._frames: ChatFrames | None = None
+        self._leading: list[int] = []
+        if template in ("dyadic", "plain"):
+            self._encoder.learn_frame([tokenizer.bos_token or "", tokenizer.eos_token or ""])
+            self._leading = self._encoder.leading
+        else:
+            self._frames = ChatFrames(tokenizer, self._encoder, template_text(tokenizer, template))
+
+    def render(self, conversation: Conversation, role: str, end: bool = True) -> Rendered:
+        """See `maieutic.chat_templates.render`."""
+        return self.render_many([conversation], role, end)[0]
+
+    def render_many(
+        self, conversations: Sequence[Conversation], role: str, end: bool = True
+    ) -> list[Rendered]:
+        """`render` for each; the texts of many conversations are encoded together.
+
+        Raises:
+            RenderError: for the first conversation that cannot be rendered, named in it.
+        """
+        rendered: list[Rendered] = []
+        for start in range(0, len(conversations), TOGETHER):
+            some = conversations[start : start + TOGETHER]
+            columns = self.columns(some, role, end)
+            for index, (ids, labels) in enumerate(columns.rows()):
+                if problem := mask_problem(columns, index, role):
+                    raise BadMask(f"conversation {some[index].id}: {problem.what}", problem.hint)
+                rendered.append(Rendered(ids.tolist(), labels.tolist()))
+        return rendered
+
+    def columns(self, conversations: Sequence[Conversation], role: str, end: bool = True) -> Columns:
+        """Ids and labels of all conversations, end to end; masks are not checked (see `mask_problem`).
+
+        Raises:
+            RenderError: for the first conversation that cannot be rendered, named in it.
+        """
+        side = side_of(role)
+        planned: list[_Planned] = []
+        ends: list[bool] = []
+        for conversation in conversations:
+            if not conversation.messages:
+                raise BadMask(
+                    f"conversation {conversation.id} has no turns", "Drop it: `maieutic clean` does."
+                )
+            messages = self._framed(conversation.messages)
+            speaker = messages[-1].role
+            ended = end and conversation.ended and side == Role.USER and speaker != Role.SYSTEM
+            ends.append(ended)
+            try:
+                planned.append(
+                    self._plan(messages, Role.USER if ended and speaker == side.other else None, ended)
+                )
+            except NoTemplate:
+                raise
+            except RenderError as error:
+                raise type(error)(f"conversation {conversation.id}: {error.what}", error.hint) from None
+        last = add_end(self._tokenizer) if any(ends) else None
+        return _laid_out(self._parts(planned), planned, [last if one else None for one in ends], side)
+
+    def prompt_ids(self, messages: Sequence[Turn], role: str) -> list[int]:
+        """See `maieutic.chat_templates.prompt_ids`."""
+        planned = self._plan(self._framed(messages), side_of(role))
+        ids: list[int] = np.concatenate(self._parts([planned])[0]).tolist()
+        return ids
+
+    @property
+    def control_ids(self) -> frozenset[int]:
+        """The control tokens met so far."""
+        return self._encoder.control_ids
+
+    def turn_end(self, role: str) -> int:
+        """The first token after a turn's text."""
+        roles = [Role.USER, Role.ASSISTANT]
+        pieces = filled(self._layout(roles).pieces, ["x", "x"])
+        index = roles.index(side_of(role))
+        closing = [piece for piece in pieces if piece.owner == index and not piece.is_content][-1]
+        ids = self._encoder.encode([closing]).ids
+        return next((token for token in ids if token in self._encoder.control_ids), ids[0])
+
+    def lead(self, role: str) -> str:
+        """The spaces that the frame puts before a turn's text. A model draws them, and they are no part of the text."""
+        roles = [Role.USER, Role.ASSISTANT]
+        index = roles.index(side_of(role))
+        pieces = self._layout(roles).pieces
+        return next((piece.text for piece in pieces if piece.opens and piece.owner == index), "")
+
+    def _framed(self, messages: Sequence[Turn]) -> Sequence[Turn]:
+        if self._system is None or (messages and messages[0].role == Role.SYSTEM):
+            return messages
+        if not self._system and self._template == "plain":
+            return messages
+        return [Turn(role=Role.SYSTEM, content=self._system), *messages]
+
+    def _layout(self, roles: Sequence[Role]) -> Layout:
+        if self._frames is not None:
+            return self._frames.layout(roles)
+        make = dyadic_layout if self._apart else plain_layout
+        return make(roles, self._tokenizer)
+
+    def _plan(self, messages: Sequence[Turn], opening: Role | None = None, ended: bool = False) -> _Planned:
+        """How a conversation becomes ids.
+
+        Args:
+            messages: its turns.
+            opening: up to where the next turn of that side begins.
+            ended: without what a template writes only after everything; END follows.
+        """
+        if opening is not None:
+            messages = [*messages, Turn(role=opening, content="x")]
+        roles = [turn.role for turn in messages]
+        key = ("".join([role[0] for role in roles]), opening is not None, ended)
+        if key not in self._held:
+            if len(self._held) >= LAYOUTS:
+                self._held.clear()
+            self._held[key] = self._hold(roles, opening is not None, ended)
+        try:
+            texts = self._texts(messages, self._held[key].layout)
+        except UnstablePrefix:  # unless what the template writes has changed since, with the date say
+            self._held[key] = self._hold(roles, opening is not None, ended)
+            texts = self._texts(messages, self._held[key].layout)
+        held = self._held[key]
+        if held.plan is not None and all(texts):
+            return _Planned(held.plan, texts)
+        # White space of the frame can lie on both sides of an empty text: no hole for that.
+        pieces = self._cut(filled(held.layout.pieces, texts), opening is not None, ended)
+        return _Planned(plan_of(self._encode(pieces), roles), ())
+
+    def _texts(self, messages: Sequence[Turn], layout: Layout) -> list[str]:
+        if self._frames is not None:
+            return self._frames.texts(messages, layout)
+        return [turn.content for turn in messages]
+
+    def _hold(self, roles: Sequence[Role], opening: bool, ended: bool) -> _Held:
+        layout = self._layout(roles)
+        if self._by_stretches is None:
+            self._by_stretches = self._stretches_agree(layout)
+        if not self._by_stretches:
+            return _Held(layout, None)
+        pieces = self._cut(layout.pieces, opening, ended)
+        return _Held(layout, make_plan(pieces, roles, self._encoder, self._leading, self._apart))
+
+    def _cut(self, pieces: Sequence[Piece], opening: bool, ended: bool) -> Sequence[Piece]:
+        if opening:
+            return until_opening(pieces)
+        if ended and self._frames is not None:
+            return [*pieces[:-1], pieces[-1]._replace(text=pieces[-1].text.removesuffix(self._frames.tail))]
+        return pieces
+
+    def _stretches_agree(self, layout: Layout) -> bool:
+        """Whether encoding stretch by stretch gives the ids of the whole string, as a server makes them."""
+        last = max((piece.turn for piece in layout.pieces if piece.turn is not None), default=0)
+        pieces = filled(layout.pieces, [PROBES[index % len(PROBES)] for index in range(last + 1)])
+        return self._encoder.encode(pieces) == self._encoder.encode_whole(pieces)
+
+    def _encode(self, pieces: Sequence[Piece]) -> Encoded:
+        if self._by_stretches:
+            encoded = self._encoder.encode(pieces, self._apart)
+        else:
+            encoded = self._encoder.encode_whole(pieces)
+        return Encoded(self._leading + encoded.ids, [-1] * len(self._leading) + encoded.owners)
+
+    def _parts(self, planned: Sequence[_Planned]) -> list[list[Ids]]:
+        """Every conversation's arrays, its texts encoded together with all the others'."""
+        parts = [one.plan.parts.copy() for one in planned]
+        holes = [
+            (mine, hole.position, hole.text(one.texts[hole.turn]), hole.start)
+            for mine, one in zip(parts, planned, strict=True)
+            for hole in one.plan.holes
+        ]
+        made = self.batches.ids([text for _, _, text, _ in holes], [start for _, _, _, start in holes])
+        for (mine, position, _, _), ids in zip(holes, made, strict=True):
+            mine[position] = ids
+        return parts
+
+
+def _laid_out(
+    parts: list[list[Ids]], planned: Sequence[_Planned], ends: Sequence[int | None], side: Role
+) -> Columns:
+    flags = [one.plan.taught[side] for one in planned]
+    for index, end in enumerate(ends):
+        if end is not None:
+            parts[index].append(np.asarray([end], np.int32))
+            flags[index] = np.append(flags[index], True)
+    if not parts:
+        nothing, none = np.empty(0, np.int32), np.empty(0, np.int64)
+        return Columns(nothing, nothing, none, none)
+    arrays = [array for mine in parts for array in mine]
+    lengths = np.fromiter(map(len, arrays), np.int64, len(arrays))
+    taught = np.concatenate(flags)
+    ids = np.concatenate(arrays)
+    labels = np.where(np.repeat(taught, lengths), ids, np.int32(IGNORED))
+    firsts = np.cumsum([0, *(len(mine) for mine in parts[:-1])])
+    return Columns(ids, labels, np.add.reduceat(lengths, firsts), np.add.reduceat(lengths * taught, firsts))
+
+
+def mask_problem(columns: Columns, index: int, role: str) -> BadMask | None:
+    """What is wrong with one conversation's mask: nothing, or everything, in the loss."""
+    if columns.supervised[index] == 0:
+        return BadMask(
+            f"nothing of the {role} would be in the loss",
+            f"It has no {role} turn: drop it, or train the other role.",
+        )
+    if columns.supervised[index] == columns.lengths[index]:
+        return BadMask(
+            "every token would be in the loss",
+            "The template frames nothing; use one that marks whose turn it is.",
+        )
+    return None
+
+
+def side_of(role: str) -> Role:
+    """The role as a side of the conversation.
+
+    Raises:
+        InputError: nobody of that name speaks.
+    """
+    if role not in (Role.USER, Role.ASSISTANT):
+        raise InputError(f"role {role!r} speaks in no conversation", "Give user or assistant.")
+    return Role(role)
+
+
+def end_id(tokenizer: Any) -> int | None:
+    """END's id, or null where the tokenizer does not have it."""
+    index = tokenizer.convert_tokens_to_ids(END) if END in tokenizer.get_added_vocab() else None
+    return None if index is None else int(index)
+
+
+def add_end(tokenizer: Any) -> int:
+    """END's id, adding the token where it is missing."""
+    index = end_id(tokenizer)
+    if index is None:
+        from tokenizers import AddedToken
+
+        tokenizer.add_tokens([AddedToken(END, special=True, normalized=False)], special_tokens=True)
+        index = int(tokenizer.convert_tokens_to_ids(END))
+    return index

@@ -1,0 +1,308 @@
+"""Conversation → pieces, by a chat template.
+
+A chat template is read by rendering it once for each order of roles, with a mark in place of every text: what stands
+between the marks is the frame. It is refused where the frame of a turn depends on what comes after it, since then the
+ids a model generates from are not those it was trained on. It is rendered for every conversation as well, and refused
+where it writes another frame there, or a text otherwise than as it is or trimmed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from maieutic.chat_templates.encode import Encoder, Piece
+from maieutic.chat_templates.layout import Layout, filled, until_opening
+from maieutic.core.errors import (
+    BadMask,
+    InputError,
+    MissingExtra,
+    MissingInput,
+    NoTemplate,
+    RenderError,
+    UnstablePrefix,
+)
+from maieutic.core.messages import Role, Turn
+
+KEEP = "Pass a template that writes every turn as it is, with --template FILE."
+MERGE = "Merge neighbours of one role (`maieutic clean` does), or pass another template with --template FILE."
+
+WRAPPED = "{# maieutic: here begins the template as it was #}{{ '' }}"
+WRAPPED_END = "{{ '' }}{# maieutic: here it ends #}"
+"""What `serving` puts around a template whose generation prompt shall open the user's turn."""
+
+
+def _mark(index: int) -> str:
+    return f"\ue000{index}\ue001"
+
+
+def template_text(tokenizer: Any, template: str | None) -> str:
+    """The Jinja text that `template` means: the tokenizer's own, or a file's."""
+    if template in (None, "chat"):
+        text = tokenizer.chat_template
+        if isinstance(text, dict):
+            text = text.get("default")
+        if not text:
+            raise NoTemplate(
+                "the tokenizer carries no chat template", "Pass --template dyadic, plain or a Jinja file."
+            )
+        return unwrapped(str(text))
+    return unwrapped(_file_text(Path(str(template))))
+
+
+def _file_text(path: Path) -> str:
+    kinds = "Give chat, dyadic, plain or a Jinja file."
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"template {path}: not UTF-8 text", kinds) from None
+    except IsADirectoryError:
+        raise InputError(f"template {path}: a folder", "Give a Jinja file in it.") from None
+    except FileNotFoundError:
+        raise MissingInput(f"template {str(path)!r}: no such file", kinds) from None
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a zero byte
+        raise InputError(f"template {str(path)[:80]!r} cannot be read: {error.args[-1]}", kinds) from None
+
+
+def unwrapped(text: str) -> str:
+    """The template inside one that opens the user's turn (see `serving`)."""
+    if WRAPPED not in text:
+        return text
+    return text.split(WRAPPED, 1)[1].split(WRAPPED_END, 1)[0]
+
+
+class ChatFrames:
+    """A Jinja chat template, read by marks."""
+
+    def __init__(self, tokenizer: Any, encoder: Encoder, text: str) -> None:
+        self._tokenizer = tokenizer
+        self._encoder = encoder
+        self._text = text
+        self._stable: set[bool] = set()
+        self._closings: dict[Role, str] = {}
+
+    def layout(self, roles: Sequence[Role]) -> Layout:
+        """How a conversation with these roles is written; each turn owns its text and the end of its turn."""
+        self._check_stable(roles[0] == Role.SYSTEM)
+        frames = self._frames(roles)
+        self._check_one_shorter(roles, frames)
+        self._encoder.learn_frame(frames)
+        pieces: list[Piece] = []
+        before = frames[0]
+        ends: dict[Role, str] = {}
+        for index, (role, after) in enumerate(zip(roles, frames[1:], strict=True)):
+            following = roles[index + 1] if index + 1 < len(roles) else None
+            if role == Role.SYSTEM:
+                pieces += [Piece(before), Piece("", is_content=True, turn=index)]
+                before = after
+                continue
+            opening = self._opening_end(before, role)
+            closing, rest = self._closing(role, after, following)
+            self._check_end(role, closing, rest, ends.setdefault(role, closing))
+            pieces += [Piece(before[:opening]), Piece(before[opening:], index, opens=True)]
+            pieces += [Piece("", index, is_content=True, turn=index), Piece(closing, index)]
+            before = rest
+        pieces.append(Piece(before))
+        return Layout(tuple(pieces), tuple(frames))
+
+    def texts(self, messages: Sequence[Turn], layout: Layout) -> list[str]:
+        """Each turn's text as the template writes it: whole, or trimmed; anything else is refused."""
+        frames = layout.frames
+        rendered = self._render([{"role": turn.role.value, "content": turn.content} for turn in messages])
+        texts, position = [], len(frames[0])
+        if not rendered.startswith(frames[0]):
+            raise UnstablePrefix("the chat template's opening depends on what is said", KEEP)
+        for number, (turn, after) in enumerate(zip(messages, frames[1:], strict=True), 1):
+            for text in _trimmed(turn.content):
+                if rendered.startswith(text + after, position):
+                    break
+            else:
+                raise UnstablePrefix(
+                    f"the chat template rewrites turn {number} (a {turn.role.value} turn)", KEEP
+                )
+            texts.append(text)
+            position += len(text) + len(after)
+        if position != len(rendered):
+            raise UnstablePrefix("the chat template's end depends on what is said", KEEP)
+        return texts
+
+    def pieces(self, messages: Sequence[Turn]) -> list[Piece]:
+        """Frame and content of a whole conversation."""
+        layout = self.layout([turn.role for turn in messages])
+        return filled(layout.pieces, self.texts(messages, layout))
+
+    def opening(self, messages: Sequence[Turn], role: Role) -> list[Piece]:
+        """The pieces that generation of the next turn of `role` starts from, the conversation included."""
+        return until_opening(self.pieces([*messages, Turn(role=role, content="x")]))
+
+    @cached_property
+    def tail(self) -> str:
+        """What ends a conversation in which nothing more is asked: the tokenizer's end of text (Phi-3), or nothing."""
+        end = self._tokenizer.eos_token or ""
+        written, asked = self._asked
+        return end if not asked.startswith(written) and asked.startswith(written.removesuffix(end)) else ""
+
+    @cached_property
+    def _asked(self) -> tuple[str, str]:
+        """One human turn, without and with the generation prompt."""
+        rows = [{"role": "user", "content": "\ue000"}]
+        return self._render(rows), self._render(rows, generate=True)
+
+    @cached_property
+    def _generation_prompt(self) -> str:
+        written, asked = self._asked
+        return asked[len(written) - len(self.tail) :]
+
+    def _render(self, rows: list[dict[str, str]], generate: bool = False) -> str:
+        try:
+            text = self._tokenizer.apply_chat_template(
+                rows, chat_template=self._text, tokenize=False, add_generation_prompt=generate
+            )
+        except ImportError as error:
+            raise MissingExtra(f"chat templates need jinja2: {error}", "Run: pip install jinja2") from None
+        except Exception as error:  # Jinja raises its own kinds, and templates raise what they like
+            raise self._refusal(rows, error) from None
+        return str(text)
+
+    def _refusal(self, rows: list[dict[str, str]], error: Exception) -> RenderError:
+        """What the template says, and what to do about it."""
+        from jinja2 import TemplateSyntaxError
+
+        if isinstance(error, TemplateSyntaxError):
+            return NoTemplate(
+                f"the chat template is not Jinja: line {error.lineno}: {error.message}",
+                "Mend it, or pass another one with --template FILE.",
+            )
+        if rows[0]["role"] == Role.SYSTEM and self._writes(rows[1:]):
+            return RenderError(
+                f"the chat template takes no system turn: {error}",
+                "Drop the system turn (or --system), or pass another template with --template FILE.",
+            )
+        turns = [row for row in rows if row["role"] != Role.SYSTEM]
+        if turns and turns[0]["role"] == Role.ASSISTANT:
+            if self._writes([{"role": "user", "content": "x"}, *turns]):
+                return RenderError(
+                    f"the assistant opens this conversation, which the chat template cannot write: {error}",
+                    "Drop its first turn (`maieutic clean` does), or pass another template with --template FILE.",
+                )
+        elif any(one["role"] == two["role"] for one, two in pairwise(turns)):
+            return RenderError(f"the chat template refuses two turns of one role in a row: {error}", MERGE)
+        return RenderError(f"the chat template refuses this conversation: {error}", KEEP)
+
+    def _writes(self, rows: list[dict[str, str]], learn: bool = False) -> bool:
+        """Whether the template takes these turns; with `learn`, its control tokens are taken from what it writes."""
+        try:
+            text = self._tokenizer.apply_chat_template(rows, chat_template=self._text, tokenize=False)
+        except Exception:  # of whatever kind a template raises
+            return False
+        if learn:
+            self._encoder.learn_frame([str(text)])
+        return True
+
+    def _frames(self, roles: Sequence[Role]) -> list[str]:
+        """What the template writes before, between and after the texts: one more than there are turns."""
+        text = self._render(
+            [{"role": role.value, "content": _mark(index)} for index, role in enumerate(roles)]
+        )
+        frames, rest = [], text
+        for index, role in enumerate(roles):
+            mark = _mark(index)
+            frame, found, rest = rest.partition(mark)
+            if not found or mark in rest:
+                what = "swallows" if not found and mark not in text else "repeats or reorders"
+                hint = f"Drop the {role.value} turn, or pass a template that writes every turn, with --template FILE."
+                raise RenderError(f"the chat template {what} a {role.value} turn", hint)
+            frames.append(frame)
+        return [*frames, rest]
+
+    def _check_one_shorter(self, roles: Sequence[Role], frames: Sequence[str]) -> None:
+        """Refuse a template that writes these turns otherwise without the last of them."""
+        if len(roles) < 2 or roles[-2] == Role.SYSTEM:
+            return
+        try:
+            shorter = self._frames(roles[:-1])
+        except RenderError:  # a template may want an answer to every question
+            return
+        shorter[-1] = shorter[-1].removesuffix(self.tail)
+        if list(frames[: len(shorter) - 1]) != shorter[:-1] or not frames[len(shorter) - 1].startswith(
+            shorter[-1]
+        ):
+            raise UnstablePrefix("the chat template writes a turn otherwise once the next one follows", KEEP)
+
+    def _check_stable(self, has_system: bool) -> None:
+        """Refuse a template that writes a turn otherwise once more turns follow it."""
+        if has_system in self._stable:
+            return
+        if not has_system:  # what opens a system turn is a control token also where there is none
+            self._writes([{"role": role, "content": "x"} for role in ("system", "user", "assistant")], True)
+        roles = ([Role.SYSTEM] if has_system else []) + [Role.USER, Role.ASSISTANT] * 3
+        rows = [{"role": role.value, "content": _mark(index)} for index, role in enumerate(roles)]
+        start = 2 if has_system else 1
+        whole = [self._render(rows[:count]) for count in range(start, len(rows) + 1)]
+        self._encoder.learn_frame(whole[-1:])
+        for shorter, longer in pairwise(whole):
+            if not longer.startswith(shorter.removesuffix(self.tail)):
+                raise UnstablePrefix(
+                    "the chat template writes a turn otherwise once the next one follows", KEEP
+                )
+        for count in range(start, len(rows), 2):
+            prompt = self._render(rows[:count], generate=True)
+            if not self._render(rows[: count + 1]).startswith(prompt):
+                raise UnstablePrefix(
+                    "the chat template's generation prompt is not how it writes the assistant's turn", KEEP
+                )
+        self._stable.add(has_system)
+
+    def _check_end(self, role: Role, closing: str, rest: str, first: str) -> None:
+        """Refuse a template in which a turn's end would be taught in part, or differently from turn to turn."""
+        eos = self._tokenizer.eos_token
+        if eos and eos in rest.removesuffix(self.tail) and eos not in closing:
+            raise BadMask(
+                f"the end token {eos} would stand outside the loss: the {role.value}'s turn ends before it",
+                "Pass a template that ends a turn with one token, with --template FILE.",
+            )
+        if first != closing or closing != self._canonical_closing(role):
+            raise UnstablePrefix(
+                f"the chat template ends the {role.value}'s turn by what follows it: {closing!r} here", MERGE
+            )
+
+    def _opening_end(self, frame: str, role: Role) -> int:
+        """Where in the frame before a text the turn's opening ends; spaces after it belong to the first token."""
+        if role != Role.ASSISTANT:
+            return len(frame.rstrip(" "))
+        prompt = self._generation_prompt
+        return len(frame) if prompt and frame.endswith(prompt) else len(frame.rstrip(" "))
+
+    def _closing(self, role: Role, after: str, following: Role | None) -> tuple[str, str]:
+        """The end of a turn (up to its first control token), and the frame that is left."""
+        match = self._encoder.first_control(after)
+        if match:
+            return after[: match.end()], after[match.end() :]
+        if following is None:  # some templates write the end of a human turn only with what follows it
+            canonical = self._canonical_closing(role)
+            return (after, "") if after.strip() else (canonical, "")
+        prompt = self._generation_prompt.rstrip(" ") if following == Role.ASSISTANT else ""
+        closing = after.rstrip(" ").removesuffix(prompt) if prompt else after.rstrip(" ")
+        if not closing:
+            raise RenderError(f"the chat template has no end for the {role.value}'s turn", KEEP)
+        return closing, after[len(closing) :]
+
+    def _canonical_closing(self, role: Role) -> str:
+        """How a turn of this role ends where roles alternate."""
+        if role not in self._closings:
+            roles = [Role.USER, Role.ASSISTANT, Role.USER]
+            index = roles.index(role)
+            self._closings[role] = self._closing(role, self._frames(roles)[index + 1], roles[index + 1])[0]
+        return self._closings[role]
+
+
+def _trimmed(text: str) -> Iterator[str]:
+    """What templates make of a text: itself, or without white space, or line breaks, at its sides."""
+    yield text
+    for characters in (None, "\n"):
+        yield text.strip(characters)
+        yield text.lstrip(characters)
+        yield text.rstrip(characters)

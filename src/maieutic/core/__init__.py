@@ -1,0 +1,1 @@
+"""What every package stands on: messages, rows, errors, run folders, workers, budget, console, prompts, statistics."""

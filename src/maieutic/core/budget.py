@@ -1,0 +1,108 @@
+"""What the models' answers cost, and when to stop paying: one purse a call, for dialogues, candidates and verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from pydantic import Field
+
+from maieutic.core.errors import BudgetSpent, InputError
+from maieutic.core.messages import Record, Reply
+
+
+class Price(NamedTuple):
+    """US dollars for a million tokens read, and for a million written."""
+
+    read: float
+    written: float
+
+
+class Budget(Record):
+    """What a call may spend; null: no limit."""
+
+    tokens: int | None = None
+    """Tokens, prompts counted."""
+    usd: float | None = None
+    prices: dict[str, Price] = Field(default_factory=dict)
+    """By MODEL; one that is not named costs nothing."""
+
+    def checked(self, models: Sequence[str]) -> Budget:
+        """The budget itself, unless it has a limit in dollars and one of the remote models has no price.
+
+        Raises:
+            InputError: it has.
+        """
+        local = ("hf/", "script/", "probe/", "student/", "ollama/")
+        unpriced = [model for model in models if model not in self.prices and not model.startswith(local)]
+        if self.usd is not None and unpriced:
+            raise InputError(
+                f"a budget in dollars needs the price of {unpriced[0]}",
+                f"Give --price {unpriced[0]}=IN,OUT in dollars for a million tokens read and written.",
+            )
+        return self
+
+
+class Purse:
+    """Counts what answers cost.
+
+    Args:
+        budget: its limits bind this call only; what earlier calls paid is in their rows.
+    """
+
+    def __init__(self, budget: Budget | None = None) -> None:
+        self._budget = budget or Budget()
+        self.replies = self.tokens = 0
+        self.usd = 0.0
+
+    def pay(self, reply: Reply) -> float | None:
+        """Count an answer; its cost in dollars, null where its model has no price."""
+        self.replies += 1
+        self.tokens += reply.prompt_tokens + reply.completion_tokens
+        cost = spend(self._budget.prices, reply.model, reply.prompt_tokens, reply.completion_tokens)
+        self.usd += cost or 0.0
+        return cost
+
+    def check(self) -> None:
+        """Raise BudgetSpent once a limit is reached. Everything already answered is kept by whoever asked."""
+        limits = self._budget
+        spent = []
+        if limits.tokens is not None and self.tokens >= limits.tokens:
+            spent.append(f"{limits.tokens} tokens")
+        if limits.usd is not None and self.usd >= limits.usd:
+            spent.append(f"${limits.usd:g}")
+        if spent:
+            raise BudgetSpent(
+                f"the budget of {' and '.join(spent)} is used up",
+                "Run the same command with a larger one: it goes on.",
+            )
+
+    def __str__(self) -> str:
+        return f"{self.tokens} tokens" + (f", ${self.usd:.2f}" if self._budget.prices else "")
+
+
+def prices(given: Sequence[str]) -> dict[str, Price]:
+    """Prices from the form `MODEL=IN,OUT`.
+
+    Raises:
+        InputError: one is not of that form.
+    """
+    found: dict[str, Price] = {}
+    for text in given:
+        model, _, numbers = text.rpartition("=")
+        try:
+            price = Price(*map(float, numbers.split(",")))
+        except (TypeError, ValueError):
+            price = Price(-1, -1)
+        if not model or not (0 <= price.read < float("inf") and 0 <= price.written < float("inf")):
+            raise InputError(
+                f"{text!r} is no price", "Write MODEL=IN,OUT: dollars for a million tokens read and written."
+            )
+        found[model] = price
+    return found
+
+
+def spend(prices: Mapping[str, Price], model: str, read: int, written: int) -> float | None:
+    """What so many tokens cost; null where the model has no price."""
+    price = prices.get(model)
+    return None if price is None else (read * price.read + written * price.written) / 1e6

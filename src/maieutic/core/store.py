@@ -1,0 +1,473 @@
+"""Run folders: `RUN/<stage>/{config.json, rows.jsonl, manifest.json}`.
+
+Resume is a property of this room, not of each stage. Rows are only ever appended, each under a key that hashes
+everything deciding its content; a line that a crash tore is dropped and owed again; the manifest comes last, so a
+stage without one is owed. Writing is by one process at a time, held by a lock on the folder, and a folder that holds
+another run is refused with the changed keys named; one in which no run ever wrote a row takes new settings, so that a
+wrong name can be mended by the same command with the right one. Nothing is ever deleted.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import io
+import os
+import re
+import time
+from array import array
+from collections.abc import Iterator, Mapping, Sequence, Set
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import orjson
+
+from maieutic.core.errors import DiskFull, MaieuticError, MissingInput, RunConflict, RunLocked, StoreError
+from maieutic.core.numbered import Numbered
+
+GROUP_ROWS = 64
+GROUP_SECONDS = 0.5
+"""One `fdatasync` for this many rows, or after this long. It runs beside the writer, and what comes meanwhile waits for
+the next: a power cut can cost both, on a disk that keeps up some 128 rows."""
+MOST_ROWS = 16 * GROUP_ROWS
+"""On a disk that does not keep up, so many may wait; then the writer does."""
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_REFUSED = (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
+_OF_ANY_RUN = {".lock", "config.json", ".config.json.part"}
+
+
+class Order(Protocol):
+    """Numbers by text, from 0 on without a gap: a dict, or a `Numbered`."""
+
+    def get(self, text: str, otherwise: int, /) -> int:
+        """The number of a text."""
+        ...
+
+    def __len__(self) -> int: ...
+
+
+class Keys(Set[str]):
+    """The keys of a journal: counted and looked up in memory, listed from its file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known = Numbered()
+
+    def add(self, key: str) -> None:
+        """Know one more."""
+        self._known.add(key)
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and key in self._known
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def __iter__(self) -> Iterator[str]:
+        return (row["key"] for row in first_per_key(read_rows(self._path)))
+
+
+class Journal:
+    """An append-only JSONL file. Every row has a `key`; the first row under a key is the one that counts.
+
+    With `index=False` the keys are not kept in memory, for files whose rows nobody looks up by key.
+    """
+
+    def __init__(self, path: Path, index: bool = True) -> None:
+        self.path = path
+        self.keys = Keys(path)
+        self._index = index
+        self._pending = 0
+        self._synced = time.monotonic()
+        self._syncing: Future[None] | None = None
+        self._syncer = ThreadPoolExecutor(1, "sync")
+        with full_disk(path):
+            self._file: io.FileIO = path.open("ab+", buffering=0)
+            self._mend_torn_tail()
+        if index:
+            for row in read_rows(path):
+                self.keys.add(row["key"])
+
+    def _mend_torn_tail(self) -> None:
+        """Drop a last line without a newline: it was never acknowledged, so it is owed again."""
+        size = self._file.seek(0, os.SEEK_END)
+        cut = size
+        while cut > 0:
+            start = max(0, cut - 65536)
+            self._file.seek(start)
+            newline = self._file.read(cut - start).rfind(b"\n")
+            if newline >= 0:
+                cut = start + newline + 1
+                break
+            cut = start
+        if cut < size:
+            self._file.truncate(cut)
+            os.fsync(self._file.fileno())
+        self._file.seek(0, os.SEEK_END)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.keys
+
+    def append(self, key: str, row: Mapping[str, Any]) -> None:
+        """Write one row. A kill cannot take it any more; a power cut can until the next `sync`, which comes soon.
+
+        Raises:
+            DiskFull: for this row, or for the group before it.
+        """
+        line = orjson.dumps({"key": key, **row}, option=orjson.OPT_SERIALIZE_NUMPY) + b"\n"
+        try:
+            self._write(line)
+        except OSError as error:
+            raise (_refused(self.path, error) or error) from None
+        self._pending += 1
+        if self._index:
+            self.keys.add(key)
+        due = self._pending >= GROUP_ROWS or time.monotonic() - self._synced > GROUP_SECONDS
+        if due and (self._syncing is None or self._syncing.done() or self._pending >= MOST_ROWS):
+            self._sync_beside()
+
+    def _write(self, line: bytes) -> None:
+        """Write a line whole or, where that fails, nothing, so that no later one comes to stand behind a torn one."""
+        done = 0
+        try:
+            while done < len(line):
+                done += self._file.write(line[done:])
+        except OSError:
+            self._file.truncate(self._file.seek(0, os.SEEK_END) - done)
+            raise
+
+    def _sync_beside(self) -> None:
+        """Sync in a thread, after the sync before it: the caller, often an event loop, has others to serve."""
+        self._synced_before()
+        self._syncing = self._syncer.submit(os.fdatasync, self._file.fileno())
+        self._pending, self._synced = 0, time.monotonic()
+
+    def _synced_before(self) -> None:
+        """Wait for the sync under way, if there is one."""
+        syncing, self._syncing = self._syncing, None
+        if syncing is not None:
+            with full_disk(self.path):
+                syncing.result()
+
+    def sync(self) -> None:
+        """Make everything written so far survive a power cut."""
+        self._sync_beside()
+        self._synced_before()
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Each key's first row, in the order written."""
+        return first_per_key(read_rows(self.path))
+
+    def settle(self, order: Order) -> None:
+        """Put the rows in the order of their keys' numbers, so that it no longer tells who came first.
+
+        What follows a `:` in a key is not looked at, and keys without a number stand last. The file is replaced
+        whole; of each row sixteen bytes are held in memory.
+        """
+        self.sync()
+        places = _places_in_order(self.path, order)
+        if places is None:
+            return
+        part = self.path.with_name(f".{self.path.name}.part")
+        with full_disk(self.path):
+            with self.path.open("rb") as old, part.open("wb") as new:
+                for place in places:
+                    old.seek(place)
+                    new.write(old.readline())
+                new.flush()
+                os.fsync(new.fileno())
+            part.replace(self.path)
+            self._file.close()
+            self._file = self.path.open("ab+", buffering=0)
+
+    def close(self) -> None:
+        """Sync and close."""
+        with full_disk(self.path):
+            try:
+                self.sync()
+            finally:
+                self._syncer.shutdown()
+                self._file.close()
+
+
+class Stage:
+    """One stage's folder, open for writing.
+
+    Args:
+        folder: made where it does not exist.
+        config: what decides the rows' content, and nothing else; a second run with another one is refused.
+
+    Raises:
+        RunConflict: the folder holds another run, or files that are not a run's.
+        RunLocked: another process writes it.
+        DiskFull: no space is left.
+    """
+
+    def __init__(self, folder: Path | str, config: Mapping[str, Any]) -> None:
+        self.folder = Path(folder)
+        self.config = orjson.loads(orjson.dumps(dict(config), default=_jsonable))
+        with full_disk(self.folder):
+            _refuse_strangers(self.folder)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _take_lock(self.folder)
+        try:
+            self._check_config()
+            self.rows = Journal(self.folder / "rows.jsonl")
+        except BaseException:
+            os.close(self._lock)
+            raise
+        self._journals = [self.rows]
+
+    def _check_config(self) -> None:
+        path = self.folder / "config.json"
+        if not path.exists():
+            write_json(path, self.config)
+            return
+        changed = changed_keys(read_json(path), self.config)
+        if changed and _is_blank(self.folder):
+            write_json(path, self.config)
+        elif changed:
+            raise RunConflict(
+                f"{self.folder} holds a run with other settings: {listed(changed)}",
+                "Give the same settings to go on with it, or another output folder for a new run.",
+            )
+
+    @property
+    def done(self) -> bool:
+        """Whether the stage has its manifest."""
+        return (self.folder / "manifest.json").exists()
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """The manifest of a finished stage."""
+        manifest: dict[str, Any] = read_json(self.folder / "manifest.json")
+        return manifest
+
+    def journal(self, name: str) -> Journal:
+        """A second append-only file beside the rows, such as the turns of dialogues still going on."""
+        journal = Journal(self.folder / f"{name}.jsonl", index=False)
+        self._journals.append(journal)
+        return journal
+
+    def finish(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        """Sync, then write the manifest: the stage is done."""
+        for journal in self._journals:
+            journal.sync()
+        whole = {"rows": len(self.rows.keys), **manifest}
+        write_json(self.folder / "manifest.json", whole)
+        return whole
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        try:
+            for journal in self._journals:
+                journal.close()
+        finally:
+            os.close(self._lock)
+
+
+def read_rows(path: Path | str) -> Iterator[dict[str, Any]]:
+    """The rows of a run's JSONL file, streaming; a torn last line is passed over.
+
+    Raises:
+        MissingInput: there is no such file.
+        StoreError: a line before the last is broken.
+    """
+    return (row for _, row in _placed_rows(Path(path)))
+
+
+def _placed_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Each row and where its line starts."""
+    if not path.is_file():
+        raise MissingInput(f"{path}: no such file", "Name a run's rows.jsonl, or the folder that holds it.")
+    place = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                row = orjson.loads(line)
+            except orjson.JSONDecodeError:
+                raise StoreError(
+                    f"{path}:{number}: a damaged line inside a run",
+                    "Move that line out of the file and run again.",
+                ) from None
+            yield place, row
+            place += len(line)
+
+
+def _places_in_order(path: Path, order: Order) -> array[int] | None:
+    """Where the lines start, by their keys' numbers; null where they stand in that order already."""
+    free = array("Q", bytes(8 * (len(order) + 2)))
+    before, settled = 0, True
+    for number, _ in _numbered_rows(path, order):
+        settled, before = settled and number >= before, number
+        free[number + 1] += 1
+    if settled:
+        return None
+    for number in range(1, len(free)):
+        free[number] += free[number - 1]
+    places = array("Q", bytes(8 * free[-1]))
+    for number, place in _numbered_rows(path, order):
+        places[free[number]] = place
+        free[number] += 1
+    return places
+
+
+def _numbered_rows(path: Path, order: Order) -> Iterator[tuple[int, int]]:
+    """Each row's number in an order, and where its line starts; those without a number have the last one."""
+    for place, row in _placed_rows(path):
+        yield order.get(row["key"].partition(":")[0], len(order)), place
+
+
+def stage_rows(folder: Path | str) -> Iterator[dict[str, Any]]:
+    """The rows of a stage, each key once, given its folder, its run's folder (with one stage) or its file."""
+    return first_per_key(read_rows(_rows_file(Path(folder))))
+
+
+def _rows_file(path: Path) -> Path:
+    if path.is_dir() and not (path / "rows.jsonl").exists():
+        stages = [stage for stage in sorted(path.iterdir()) if (stage / "rows.jsonl").exists()]
+        if len(stages) != 1:
+            raise MissingInput(
+                f"{path}: {'several stages' if stages else 'no stage'} in there",
+                "Name the stage's own folder.",
+            )
+        path = stages[0]
+    return path / "rows.jsonl" if path.is_dir() else path
+
+
+def first_per_key(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The rows, without those whose key stood before."""
+    seen = Numbered()
+    return (row for row in rows if seen.add(row["key"]))
+
+
+def changed_keys(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """The dotted names of the settings in which two JSON values differ, with both values."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            name
+            for key in sorted(old.keys() | new.keys())
+            for name in changed_keys(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)
+        ]
+    return [] if old == new else [f"{prefix} ({_short(old)} → {_short(new)})"]
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """The names in a line; of many, the first and how many more."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _short(value: Any) -> str:
+    text = orjson.dumps(value).decode()
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    with full_disk(path):
+        with part.open("wb") as file:
+            file.write(
+                orjson.dumps(
+                    value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY, default=_jsonable
+                )
+            )
+            file.write(b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file's value."""
+    try:
+        return orjson.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise MissingInput(f"{path}: no such file", "Check the path.") from None
+    except orjson.JSONDecodeError as error:
+        raise StoreError(
+            f"{path}: not JSON ({error})", "Restore the file, or start in another folder."
+        ) from None
+
+
+@contextmanager
+def full_disk(path: Path) -> Iterator[None]:
+    """Turn the system's refusals to write into errors that say what to do."""
+    try:
+        yield
+    except MaieuticError:
+        raise
+    except Exception as error:
+        if refused := _refused(path, error):
+            raise refused from None
+        raise
+
+
+def _refused(path: Path, error: Exception) -> StoreError | None:
+    """What to say of an error where the system refused to write; null where it was something else."""
+    number = _errno(error)
+    if number in _FULL:
+        hint = "Free some and run the same command again: it goes on."
+        return DiskFull(f"{path}: no space is left on the disk", hint)
+    if number in _REFUSED:
+        return StoreError(f"{path}: {os.strerror(number)}", "Choose an output path that can be written.")
+    return None
+
+
+def _errno(error: Exception) -> int:
+    """The system's number of an error, else 0; libraries in Rust (safetensors, tokenizers) only word it."""
+    if isinstance(error, OSError):
+        return error.errno or 0
+    worded = re.search(r"\(os error (\d+)\)", str(error))
+    return int(worded[1]) if worded else 0
+
+
+def _refuse_strangers(folder: Path) -> None:
+    if not folder.is_dir():
+        return
+    names = {entry.name for entry in folder.iterdir()} - (_OF_ANY_RUN - {"config.json"})
+    if names and "config.json" not in names:
+        raise RunConflict(
+            f"{folder} is not empty and holds no run (found {', '.join(sorted(names)[:3])})",
+            "Choose a new or empty output folder; nothing in this one was touched.",
+        )
+
+
+def _is_blank(folder: Path) -> bool:
+    """Whether the run in a folder stopped before it wrote anything."""
+    others = [entry for entry in folder.iterdir() if entry.name not in _OF_ANY_RUN]
+    return folder / "rows.jsonl" in others and all(
+        entry.suffix == ".jsonl" and entry.stat().st_size == 0 for entry in others
+    )
+
+
+def _take_lock(folder: Path) -> int:
+    handle = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise RunLocked(
+            f"{folder} is being written by another process", "Wait for it, or choose another output folder."
+        ) from None
+    return handle
+
+
+def _jsonable(value: Any) -> Any:
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    return str(value)

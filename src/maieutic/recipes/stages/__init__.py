@@ -1,0 +1,77 @@
+"""What a recipe's stage can do: each kind with its settings, the files it makes, the models it asks, what it costs.
+
+A stage calls the library function that its command calls. Those that append rows keep their own run folder; the
+others are wrapped into one, with the manifest last. `corpora`, `training`, `talking`, `judging`, `playing`,
+`measuring`, `tutoring`, `benchmarks` and `utility` hold them by what they do.
+"""
+
+from __future__ import annotations
+
+from maieutic.recipes.stages.action import Action, Options
+from maieutic.recipes.stages.benchmarks import (
+    AlpacaAnswer,
+    AlpacaJudge,
+    AlpacaScore,
+    MtBenchAnswer,
+    MtBenchJudge,
+    MtBenchScore,
+)
+from maieutic.recipes.stages.corpora import (
+    Base,
+    Clean,
+    Contamination,
+    Convert,
+    Deal,
+    Import,
+    Split,
+    Stats,
+    World,
+)
+from maieutic.recipes.stages.judging import Judge, Prefer
+from maieutic.recipes.stages.measuring import Dialogues, Play, Simulator, Tutor
+from maieutic.recipes.stages.playing import Mix, PlayOn
+from maieutic.recipes.stages.talking import Attempts, Candidates, Intents, Simulate
+from maieutic.recipes.stages.training import Dpo, Sft
+from maieutic.recipes.stages.tutoring import Agreement, Grid, Leaks, Lists, Rated
+from maieutic.recipes.stages.utility import Take, Utility
+
+__all__ = ["ACTIONS", "Action", "Options", "Prefer", "Simulator", "Tutor"]
+
+ACTIONS: dict[str, type[Action]] = {
+    "world": World,
+    "base": Base,
+    "import": Import,
+    "clean": Clean,
+    "split": Split,
+    "deal": Deal,
+    "contamination": Contamination,
+    "lists": Lists,
+    "leaks": Leaks,
+    "stats": Stats,
+    "convert": Convert,
+    "intents": Intents,
+    "sft": Sft,
+    "simulate": Simulate,
+    "candidates": Candidates,
+    "judge": Judge,
+    "play-on": PlayOn,
+    "mix": Mix,
+    "prefer": Prefer,
+    "dpo": Dpo,
+    "eval-simulator": Simulator,
+    "eval-tutor": Tutor,
+    "attempts": Attempts,
+    "eval-dialogue": Dialogues,
+    "play": Play,
+    "rated": Rated,
+    "agreement": Agreement,
+    "grid": Grid,
+    "mt-bench-answer": MtBenchAnswer,
+    "mt-bench-judge": MtBenchJudge,
+    "mt-bench-score": MtBenchScore,
+    "alpaca-answer": AlpacaAnswer,
+    "alpaca-judge": AlpacaJudge,
+    "alpaca-score": AlpacaScore,
+    "take": Take,
+    "utility": Utility,
+}

@@ -1,0 +1,103 @@
+"""The stages that play replies on with a student, and mix what came of them with the rubric."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from maieutic.core.budget import Budget
+from maieutic.core.costs import Cost, Flow, taking_turns
+from maieutic.core.messages import Sampling
+from maieutic.recipes.stages.action import Action, Options, PromptName
+
+_NOT_CONFIG = {"data", "student", "tutor", "m", "turns", "student_sampling", "sampling", "options"}
+
+
+class PlayOn(Action):
+    """Each candidate reply played on with a student, several times."""
+
+    outputs = ("rows.jsonl",)
+    data: Path
+    student: str
+    """A MODEL. The students that make pairs never evaluate: `eval-dialogue` refuses it."""
+    tutor: str
+    """The MODEL that gave the candidates."""
+    m: int = Field(4, ge=1)
+    turns: int = Field(3, ge=1)
+    user_mode: Literal["trained", "prompted"] | None = None
+    student_sampling: Sampling = Sampling(temperature=1.0, top_p=0.8, max_tokens=256)
+    sampling: Sampling = Sampling(temperature=0.7, max_tokens=512)
+    assistant_prompt: PromptName = None
+    show_solution: bool = False
+    guards: str = "default"
+    concurrency: int = 64
+    budget: Budget = Budget()
+    max_failure_rate: float = 0.05
+    seed: int = 0
+    options: Options = Options()
+
+    def check(self) -> None:  # noqa: D102
+        from maieutic.core import prompts
+        from maieutic.rollouts.guards import parse
+
+        parse(self.guards)
+        if self.assistant_prompt:
+            prompts.load(self.assistant_prompt)
+
+    def run(self, out: Path) -> None:  # noqa: D102
+        from maieutic.models import load
+        from maieutic.rollouts import SimulateConfig
+        from maieutic.rollouts.continuations import play
+
+        options = self.options.whole(self.concurrency)
+        cast = {spec: load(spec, options) for spec in self.models()}
+        config = SimulateConfig(
+            user=self.student_sampling,
+            assistant=self.sampling,
+            **self.model_dump(exclude=_NOT_CONFIG),
+        )
+        play(self.data, cast[self.student], cast[self.tutor], out, m=self.m, turns=self.turns, config=config)
+
+    def models(self) -> list[str]:  # noqa: D102
+        return [self.student, self.tutor]
+
+    def describe(self) -> str:  # noqa: D102
+        return f"play each reply on, {self.m} × {self.turns} turns"
+
+    def expect(self, out: Path, flow: Flow) -> Cost:  # noqa: D102
+        size, memory = flow.size(self.data), flow.memory(self.models())
+        if size is None:
+            return Cost(None, None, memory)
+        dialogues = size.rows * max(1, size.replies) * self.m
+        start = size.tokens // max(1, size.rows) + size.reply_tokens
+        asks = taking_turns(
+            dialogues,
+            start,
+            (self.student, self.turns, self.student_sampling.max_tokens),
+            (self.tutor, self.turns - 1, self.sampling.max_tokens),
+        )
+        return flow.asked(asks, self.budget.prices)
+
+
+class Mix(Action):
+    """Judged rows whose scores are the rubric's and the outcome's together."""
+
+    outputs = ("rows.jsonl",)
+    data: Path
+    """A judge stage."""
+    plays: Path
+    weight: float = Field(0.5, ge=0, le=1)
+
+    def run(self, out: Path) -> None:  # noqa: D102
+        from maieutic.judging.rewards import mix
+
+        mix(self.data, self.plays, out, weight=self.weight)
+
+    def describe(self) -> str:  # noqa: D102
+        return f"{1 - self.weight:g} of the rubric, {self.weight:g} of the outcome"
+
+    def expect(self, out: Path, flow: Flow) -> Cost:  # noqa: D102
+        flow.put(out, flow.size(self.data))
+        return Cost()

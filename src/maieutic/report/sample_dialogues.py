@@ -1,0 +1,219 @@
+"""Ten dialogues, picked by a rule that nobody can bend, each turn with what is known of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from heapq import heappush, heapreplace
+from typing import Any, NamedTuple
+
+from maieutic.core.errors import MaieuticError
+from maieutic.core.messages import Conversation
+from maieutic.judging.rubrics import Better, Kind, Rubric, load
+from maieutic.report.collect import Run, StageRun
+
+TEN = 10
+RULE = (
+    "Every simulation and way of ending is one group, and so is every set of judged replies but those of probes. The "
+    "groups, in the order of the run, take turns, and each gives its next dialogue in the order of the SHA-256 of the "
+    "row's key, until there are ten."
+)
+ENDS = {
+    "end": "the simulator ended it",
+    "rounds": "stopped at the limit of rounds",
+    "context": "stopped at the end of the context",
+    "failed": "could not be finished",
+}
+
+
+class Mark(NamedTuple):
+    """A verdict or a fact beside a turn."""
+
+    text: str
+    good: bool | None = None
+    """Null where it is neither good nor bad."""
+
+
+class Said(NamedTuple):
+    """A turn."""
+
+    who: str
+    side: str
+    """`user`, `assistant` or `system`."""
+    text: str
+    marks: tuple[Mark, ...] = ()
+    aside: bool = False
+    """Neither the best nor the worst of several replies: folded away."""
+
+
+class Shown(NamedTuple):
+    """A dialogue as it is shown."""
+
+    title: str
+    group: str
+    turns: tuple[Said, ...]
+
+
+def pick(runs: Sequence[Run], limit: int = TEN) -> list[Shown]:
+    """At most `limit` dialogues of these runs, by `RULE`."""
+    queues: list[list[tuple[Run, StageRun, dict[str, Any]]]] = []
+    for run in runs:
+        for stage in run.stages:
+            if stage.kind in ("simulate", "judge"):
+                groups = {} if _probes(stage) else _smallest(stage, limit)
+                queues += [[(run, stage, row) for row in groups[name]] for name in sorted(groups)]
+    chosen: list[Shown] = []
+    for place in range(limit):
+        for queue in queues:
+            if place < len(queue) and len(chosen) < limit:
+                chosen.append(_shown(*queue[place]))
+    return chosen
+
+
+def _probes(stage: StageRun) -> bool:
+    """Whether the replies are a probe's, whose words everybody knows."""
+    return stage.kind == "judge" and str(next(stage.rows(), {}).get("model")).startswith("probe/")
+
+
+def _smallest(stage: StageRun, limit: int) -> dict[str, list[dict[str, Any]]]:
+    """The rows of each group with the smallest hashes, streaming: memory holds only these."""
+    heaps: dict[str, list[tuple[int, int, dict[str, Any]]]] = {}
+    settled = set()
+    for place, row in enumerate(stage.rows()):
+        if stage.kind == "simulate" and "failure" not in row:
+            settled.add((row.get("meta") or {}).get("dialogue"))
+        heap = heaps.setdefault(_group(stage, row), [])
+        item = (-int(hashlib.sha256(str(row["key"]).encode()).hexdigest(), 16), place, row)
+        if len(heap) < limit:
+            heappush(heap, item)
+        elif item[:2] > heap[0][:2]:
+            heapreplace(heap, item)
+    found = {name: [item[2] for item in sorted(heap, key=lambda i: -i[0])] for name, heap in heaps.items()}
+    # A dialogue that failed and was then finished is no failure.
+    if "failed" in found:
+        found["failed"] = [
+            row for row in found["failed"] if row.get("meta", {}).get("dialogue") not in settled
+        ]
+    return found
+
+
+def _group(stage: StageRun, row: Mapping[str, Any]) -> str:
+    if stage.kind == "judge":
+        return ""
+    return "failed" if "failure" in row else str((row.get("meta") or {}).get("end") or "")
+
+
+def _shown(run: Run, stage: StageRun, row: Mapping[str, Any]) -> Shown:
+    if stage.kind == "judge":
+        title = f"{stage.label}: {row.get('id') or row['key']}"
+        told = f"judged replies of {run.plain(str(row.get('model') or 'a model'))}"
+        return Shown(title, told, (*_prompt(row), *_replies(row)))
+    end = _group(stage, row)
+    why = ENDS.get(end, end or "no end is recorded")
+    if "failure" not in row and (came := _outcome(row)):
+        why = f"{why}; {came}"
+    if failure := row.get("failure"):
+        why = f"{why} ({failure.get('fault')}: {failure.get('error') or failure.get('what') or ''})"
+    return Shown(f"{stage.label}: {row.get('id') or row['key']}", why, tuple(_dialogue(row)))
+
+
+def _prompt(row: Mapping[str, Any]) -> Iterator[Said]:
+    who = {"user": "student", "assistant": "tutor", "system": "instructions"}
+    for turn in row.get("messages") or ():
+        side = str(turn.get("role"))
+        yield Said(who.get(side, side), side, str(turn.get("content")))
+
+
+def _dialogue(row: Mapping[str, Any]) -> Iterator[Said]:
+    infos = (row.get("meta") or {}).get("turns") or {}
+    who = {"user": "simulated person", "assistant": "assistant", "system": "instructions"}
+    for place, turn in enumerate(row.get("messages") or ()):
+        side, info = str(turn.get("role")), infos.get(str(place))
+        name = who.get(side, side)
+        if info is None and side == "user":
+            name = "person (the seed)"
+        yield Said(name, side, str(turn.get("content")), tuple(_facts(info or {})))
+    if last := infos.get("end"):
+        yield Said(who["user"], "user", "", tuple(_facts(last)))
+
+
+def _outcome(row: Mapping[str, Any]) -> str:
+    """What came of a dialogue on a problem with a known answer."""
+    from maieutic.checks.outcomes import outcome
+
+    found = outcome(Conversation.model_validate({key: value for key, value in row.items() if key != "key"}))
+    if found is None:
+        return ""
+    return (
+        "solved by the student"
+        if found.solved
+        else "told by the tutor"
+        if found.told
+        else "neither solved nor told"
+    )
+
+
+def _facts(info: Mapping[str, Any]) -> Iterator[Mark]:
+    chance = info.get("end_probability")
+    if isinstance(chance, (int, float)):
+        yield Mark("chance of END " + (f"{100 * chance:.0f} %" if chance >= 0.01 else "under 1 %"))
+    if info.get("finish") == "length":
+        yield Mark("cut at the token limit", False)
+    if info.get("finish") == "end":
+        yield Mark("END")
+    for draw in info.get("redrawn") or ():
+        yield Mark(f"drawn again: {draw.get('guard')}")
+    if info.get("gave_up"):
+        yield Mark(f"kept in spite of: {info['gave_up']}", False)
+
+
+def _replies(row: Mapping[str, Any]) -> Iterator[Said]:
+    """The replies, best first, unscored ones last; of more than two, those between best and worst are folded away."""
+    texts = [str((one or {}).get("text") or "") for one in row.get("candidates") or ()]
+    verdicts = [*(row.get("verdicts") or ()), *({} for _ in texts)]
+    scores = [*(row.get("scores") or ()), *(None for _ in texts)]
+    rubric = _rubric(str(row.get("rubric") or ""))
+    order = sorted(range(len(texts)), key=lambda place: (scores[place] is None, -(scores[place] or 0), place))
+    scored = sum(score is not None for score in scores)
+    for rank, place in enumerate(order):
+        name = f"reply {place + 1} of {len(texts)}" if len(texts) > 1 else "tutor's reply"
+        if scored > 1 and rank in (0, scored - 1):
+            name += ", the worst" if rank else ", the best"
+        marks = tuple(_marks(verdicts[place], scores[place], rubric))
+        yield Said(
+            name,
+            "assistant",
+            texts[place],
+            marks,
+            aside=len(texts) > 2 and rank not in (0, max(scored, 2) - 1),
+        )
+    if row.get("error"):
+        yield Said("failed", "system", str(row["error"]))
+
+
+def _rubric(name: str) -> Rubric | None:
+    try:
+        return load(name) if name else None
+    except MaieuticError:  # a rubric of the user's own, no longer here: its values are shown as plain numbers
+        return None
+
+
+def _marks(verdict: Mapping[str, Any], score: Any, rubric: Rubric | None) -> Iterator[Mark]:
+    if verdict.get("error"):
+        yield Mark(f"unscored: {verdict['error']}", False)
+        return
+    if isinstance(score, (int, float)):
+        yield Mark(f"score {score:.2f}")
+    known = {criterion.name: criterion for criterion in rubric.criteria} if rubric else {}
+    for name, value in (verdict.get("values") or {}).items():
+        said, criterion = str(name).replace("_", " "), known.get(str(name))
+        if criterion is None or criterion.kind != Kind.YES_NO:
+            top = f" of {criterion.high}" if criterion else ""
+            yield Mark(f"{said}: {value:g}{top}")
+        else:
+            answer = "yes" if value >= 1 else "no" if value <= 0 else f"{value:.0%} yes"
+            good = None if 0 < value < 1 else (value >= 1) == (criterion.better == Better.HIGH)
+            yield Mark(f"{said}: {answer}", good)
+    judged = str(verdict.get("judge") or "")
+    if judged:
+        yield Mark(f"by {judged}")

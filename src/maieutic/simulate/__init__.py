@@ -1,7 +1,0 @@
-"""Two models talk: the user side and the assistant side of whole dialogues, as many at once as the models allow."""
-
-from maieutic.simulate.cost import SimulationCost, cost
-from maieutic.simulate.run import SimulateConfig, Summary, simulate
-from maieutic.simulate.users import user_mode
-
-__all__ = ["SimulateConfig", "SimulationCost", "Summary", "cost", "simulate", "user_mode"]
