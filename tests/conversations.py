@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from maieutic.cli import data
 from maieutic.core.errors import MaieuticError
-from maieutic.core.messages import Conversation, Problem, Role, Turn
+from maieutic.core.messages import Conversation, Message, Problem, Role
 
 TEXT = st.text(max_size=40)
 ROLE = st.sampled_from(list(Role))
@@ -27,7 +27,7 @@ MAYBE = st.none() | SAFE
 
 @st.composite
 def conversations(draw: st.DrawFn, words: Any = TEXT) -> Conversation:
-    turns = tuple(Turn(role=draw(ROLE), content=draw(words)) for _ in range(draw(st.integers(1, 6))))
+    turns = tuple(Message(role=draw(ROLE), content=draw(words)) for _ in range(draw(st.integers(1, 6))))
     meta = draw(
         st.dictionaries(
             SAFE.filter(lambda key: key not in ("turns", "opens", "prompt", "tree")), SAFE, max_size=2

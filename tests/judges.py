@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from maieutic.core.messages import Finish, Reply, Role, Sampling, Turn
+from maieutic.core.messages import Finish, Message, Reply, Role, Sampling
 
 GOOD = {"reason": "ok", "asks_question": "yes", "on_topic": 4, "helpful": 3, "reveals_answer": "no"}
 
@@ -22,10 +22,12 @@ class Speaker:
     trained_role: Role | None = None
     fingerprint: str | None = None
 
-    def __init__(self, answer: Callable[[Sequence[Turn], Sampling], str], id: str = "test/speaker") -> None:
+    def __init__(
+        self, answer: Callable[[Sequence[Message], Sampling], str], id: str = "test/speaker"
+    ) -> None:
         self.id = id
         self._answer = answer
-        self.asked: list[list[Turn]] = []
+        self.asked: list[list[Message]] = []
         self.schemas: list[Any] = []
         self.seeds: list[int] = []
         self.most = self._now = 0
@@ -33,7 +35,7 @@ class Speaker:
 
     async def reply(
         self,
-        messages: Sequence[Turn],
+        messages: Sequence[Message],
         sampling: Sampling,
         *,
         role: Role = Role.ASSISTANT,

@@ -27,7 +27,7 @@ from maieutic.core.errors import (
     RunConflict,
     TooManyFailures,
 )
-from maieutic.core.messages import Reply, Sampling, Turn
+from maieutic.core.messages import Message, Reply, Sampling
 from maieutic.evals import alpaca_eval, paired
 from maieutic.evals.alpaca_answer import answer
 from maieutic.evals.alpaca_judge import Weighs, judge, read_letter, shown_first, weigh
@@ -63,7 +63,7 @@ def outputs(tmp_path: Path) -> Path:
     return put(tmp_path / "mine.json", [rows[0], *rows[:0:-1]])
 
 
-def shown(messages: Sequence[Turn]) -> tuple[str, str]:
+def shown(messages: Sequence[Message]) -> tuple[str, str]:
     """The two outputs as the judge sees them."""
     text = messages[-1].content
     first, second = (
@@ -72,7 +72,7 @@ def shown(messages: Sequence[Turn]) -> tuple[str, str]:
     return first, second
 
 
-def letter(messages: Sequence[Turn], _: Any = None) -> str:
+def letter(messages: Sequence[Message], _: Any = None) -> str:
     """The letter of whichever says GOOD."""
     return "m" if "GOOD" in shown(messages)[0] else "M"
 
@@ -81,7 +81,7 @@ class Weigher(Speaker):
     """Tells the log-probabilities of its first token."""
 
     async def reply_with_first(
-        self, messages: Sequence[Turn], sampling: Sampling
+        self, messages: Sequence[Message], sampling: Sampling
     ) -> tuple[Reply, Mapping[str, float]]:
         good, bad = math.log(0.6), math.log(0.2)
         first = {"m": good, "M": bad} if letter(messages) == "m" else {"m": bad, "M": good}
@@ -193,7 +193,7 @@ def test_log_probabilities_decide_where_the_model_tells_them(
 
 def test_a_servers_log_probabilities_are_asked_for(reference: Path, outputs: Path, tmp_path: Path) -> None:
     def weighed(body: dict[str, Any]) -> dict[str, Any]:
-        said = letter([Turn(role="user", content=body["messages"][-1]["content"])])  # type: ignore[arg-type]
+        said = letter([Message(role="user", content=body["messages"][-1]["content"])])  # type: ignore[arg-type]
         whole = completion(said, body)
         tops = [
             {"token": said, "logprob": math.log(0.9)},

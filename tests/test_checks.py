@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from maieutic.checks import CHECKS, asks_question, misjudges, reveals_answer, states_answer, takes_up
 from maieutic.checks.fixes import reference_fixes
 from maieutic.checks.numbers import numbers, plain
-from maieutic.core.messages import Problem, Role, Sampling, Turn
+from maieutic.core.messages import Message, Problem, Role, Sampling
 from maieutic.models.baseline import MUST_NOT_WIN, Probe
 
 DATA = Path(__file__).parent / "data"
@@ -132,7 +132,7 @@ def test_no_probe_takes_anything_up(name: str, seed: int) -> None:
     """Whatever the problem, for what they say fits any lesson."""
     for row in {json.dumps(row["problem"]): row for row in cases("checks_takes_up.jsonl")}.values():
         said = [row["student"]] if isinstance(row["student"], str) else row["student"]
-        turns = [Turn(role=Role.USER, content=turn) for turn in said]
+        turns = [Message(role=Role.USER, content=turn) for turn in said]
         text = asyncio.run(Probe(name).reply(turns, Sampling(seed=seed))).text
         assert not takes_up(text, Problem(**row["problem"]), said), text
 

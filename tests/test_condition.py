@@ -18,7 +18,7 @@ from tiny import tiny_checkpoint, tiny_tokenizer
 from maieutic.chat_templates import IGNORED, prompt_ids, serving_template
 from maieutic.chat_templates.conditioning import Telling, check_kind, read_telling, told, wording
 from maieutic.core.errors import InputError
-from maieutic.core.messages import Conversation, Reply, Role, Sampling, Turn
+from maieutic.core.messages import Conversation, Message, Reply, Role, Sampling
 from maieutic.data.corpus import write_corpus
 from maieutic.evals.perplexity import with_intent
 from maieutic.evals.simulator import of_model
@@ -62,9 +62,9 @@ class Spy:
 
     def __init__(self, telling: Telling | None, system: str | None) -> None:
         self.telling, self.system = telling, system
-        self.asked: Sequence[Turn] = ()
+        self.asked: Sequence[Message] = ()
 
-    async def reply(self, messages: Sequence[Turn], sampling: Sampling, **_: Any) -> Reply:
+    async def reply(self, messages: Sequence[Message], sampling: Sampling, **_: Any) -> Reply:
         self.asked = messages
         return Reply(text="so")
 
@@ -192,7 +192,7 @@ def test_the_most_that_was_learned_is_told() -> None:
     assert Telling(("profile",), words).best(everything, "intent") is None
     assert Telling(("profile",), words).best(Conversation(id="a", messages=())) is None
     own = everything.model_copy(
-        update={"messages": (Turn(role=Role.SYSTEM, content="Own."), *talk().messages)}
+        update={"messages": (Message(role=Role.SYSTEM, content="Own."), *talk().messages)}
     )
     found = told(own, "profile", "not this", words)
     assert found and found.messages[0].content == "Own.\n\nWho the person is: A pupil, {8}."

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maieutic.core.errors import EmptyCorpus, InputError, MissingInput
-from maieutic.core.messages import Conversation, Problem, Role, Turn
+from maieutic.core.messages import Conversation, Message, Problem, Role
 from maieutic.data.export import convert, sharegpt_row
 from maieutic.data.formats import FORMATS, from_turns, guess, import_files, last_number
 from maieutic.data.problems import program
@@ -477,7 +477,7 @@ def test_a_teachers_table_becomes_starts_of_lessons(tmp_path: Path) -> None:
     first, second = rows
     assert report.bad.count == 1
     assert first.problem == Problem(statement="Ana has 3; she gets 4.", answer="7", attempt="1")
-    assert first.messages == (Turn(role=Role.SYSTEM, content="Ana has 3; she gets 4."),)
+    assert first.messages == (Message(role=Role.SYSTEM, content="Ana has 3; she gets 4."),)
     assert first.meta == {"topic": "sums"}
     assert second.problem == Problem(statement="Half of 9?", answer="4.5")
 

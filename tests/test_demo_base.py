@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from maieutic.chat_templates import prompt_ids, render, turn_end_id
 from maieutic.core.errors import EmptyCorpus, InputError, RunConflict
-from maieutic.core.messages import Conversation, Turn
+from maieutic.core.messages import Conversation, Message
 from maieutic.recipes.demo.base import build, train_tokenizer
 
 torch.set_num_threads(1)
@@ -59,7 +59,7 @@ def test_it_loads_as_any_checkpoint(tmp_path: Path) -> None:
 def test_any_text_survives(text: str) -> None:
     ids = TOKENIZER(text, add_special_tokens=False)["input_ids"]
     assert TOKENIZER.decode(ids) == text
-    whole = prompt_ids([Turn(role="user", content=text)], TOKENIZER, "assistant")
+    whole = prompt_ids([Message(role="user", content=text)], TOKENIZER, "assistant")
     assert TOKENIZER.decode(whole) == f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
 
 

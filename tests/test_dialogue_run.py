@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from maieutic.cli import evals
 from maieutic.core.budget import Budget
 from maieutic.core.errors import BudgetSpent, InputError, TooManyFailures
-from maieutic.core.messages import Role, Turn
+from maieutic.core.messages import Message, Role
 from maieutic.core.store import stage_rows
 from maieutic.evals.dialogue import PlayConfig, name_all, play, play_cost, score, solves
 from maieutic.models import load
@@ -107,7 +107,7 @@ def test_what_is_known_before_is_the_start_alone(problems: Path, tmp_path: Path)
 
 
 def test_the_question_joins_what_the_assistant_said_last() -> None:
-    tutor, student = Turn(role=Role.ASSISTANT, content="Well done."), Turn(role=Role.USER, content="24")
+    tutor, student = Message(role=Role.ASSISTANT, content="Well done."), Message(role=Role.USER, content="24")
     assert asked((student, tutor), "And now?")[-1].content == "Well done.\n\nAnd now?"
     assert [turn.role for turn in asked((tutor, student), "And now?")] == ["assistant", "user", "assistant"]
 

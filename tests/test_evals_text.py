@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats as reference
 
 from maieutic.core.errors import EmptyCorpus
-from maieutic.core.messages import Conversation, Role, Turn
+from maieutic.core.messages import Conversation, Message, Role
 from maieutic.data import wordsets
 from maieutic.evals import realism, text
 
@@ -197,7 +197,7 @@ def test_degenerate_corpora_do_not_break_it(simulated: list[Conversation]) -> No
 
 
 def test_halves_are_a_partition_that_does_not_move() -> None:
-    many = [Conversation(id=str(i), messages=(Turn(role=Role.USER, content=str(i)),)) for i in range(200)]
+    many = [Conversation(id=str(i), messages=(Message(role=Role.USER, content=str(i)),)) for i in range(200)]
     one, other = realism.halves(many)
     assert len(one) + len(other) == 200
     assert 70 < len(one) < 130

@@ -18,7 +18,7 @@ from tokenizers_of_ours import TEMPLATES, tokenizer
 
 from maieutic.chat_templates import END, add_end, prompt_ids
 from maieutic.core.errors import MissingInput, ModelError, NoTemplate, RenderError, RunConflict
-from maieutic.core.messages import Conversation, Turn
+from maieutic.core.messages import Conversation, Message
 from maieutic.data.corpus import write_corpus
 from maieutic.models.weights import quiet
 from maieutic.serving.export import export, opened
@@ -37,8 +37,8 @@ TALK = [
 SYSTEM = {"role": "system", "content": 'Be "curious".\nAlways 🙂 {{ so }}.'}
 
 
-def turns(rows: list[dict[str, str]]) -> list[Turn]:
-    return [Turn.model_validate(row) for row in rows]
+def turns(rows: list[dict[str, str]]) -> list[Message]:
+    return [Message.model_validate(row) for row in rows]
 
 
 def asked(folder: Path, rows: list[dict[str, str]]) -> list[int]:

@@ -25,6 +25,7 @@ ROOT = Path(__file__).parent.parent
 SRC = ROOT / "src" / "maieutic"
 FILES = sorted(SRC.rglob("*.py"))
 
+
 def floors() -> dict[str, int]:
     """Each package's floor, from the one floor plan: the table in docs/architecture.md."""
     plan = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
@@ -153,11 +154,11 @@ def test_help_answers_at_once() -> None:
 PUBLIC = [
     "Conversation",
     "MaieuticError",
+    "Message",
     "Preference",
     "Problem",
     "Role",
     "Sampling",
-    "Turn",
     "__version__",
     "load_model",
     "read_corpus",

@@ -18,7 +18,7 @@ from loopback import Loopback
 from tiny import tiny_checkpoint
 
 from maieutic.chat_templates import prompt_ids
-from maieutic.core.messages import Conversation, Problem, Role, Sampling, Turn
+from maieutic.core.messages import Conversation, Message, Problem, Role, Sampling
 from maieutic.core.store import stage_rows
 from maieutic.data.corpus import write_corpus
 from maieutic.judging import judge, pairwise
@@ -54,9 +54,9 @@ class Case(NamedTuple):
         )
 
     @property
-    def turns(self) -> tuple[Turn, ...]:
+    def turns(self) -> tuple[Message, ...]:
         said = self.text if self.where == "student" else f"I got 8 ({self.name})."
-        return (Turn(role=Role.SYSTEM, content="Be kind."), Turn(role=Role.USER, content=said))
+        return (Message(role=Role.SYSTEM, content="Be kind."), Message(role=Role.USER, content=said))
 
     @property
     def reply(self) -> str:
@@ -245,7 +245,7 @@ def test_a_tiny_judge_in_this_process(tmp_path: Path) -> None:
     opens = tokenizer.convert_tokens_to_ids("<|im_start|>")
     for case in CASES:
         prompt = judge_prompt(SOCRATIC, case.reply, case.turns, case.problem)
-        ids = prompt_ids([Turn(role=Role.USER, content=prompt)], tokenizer, Role.ASSISTANT)
+        ids = prompt_ids([Message(role=Role.USER, content=prompt)], tokenizer, Role.ASSISTANT)
         assert ids.count(opens) == 2, case.name
     own = verdicts(tmp_path / "own", load(f"hf/{trained}"), SHORT, retries=0)
     assert own["control"]["values"] == VALUES

@@ -18,7 +18,7 @@ from judges import Speaker
 
 from maieutic.core import prompts
 from maieutic.core.errors import EmptyCorpus, ModelError, RunConflict, TooManyFailures
-from maieutic.core.messages import Conversation, Finish, Reply, Sampling, Turn
+from maieutic.core.messages import Conversation, Finish, Message, Reply, Sampling
 from maieutic.core.store import stage_rows
 from maieutic.data.corpus import read_corpus, write_corpus
 from maieutic.rollouts.intents import COPIED, intents, unusable
@@ -41,7 +41,7 @@ CORPUS = [
 ]
 
 
-def plain(messages: Sequence[Turn], sampling: Sampling) -> str:
+def plain(messages: Sequence[Message], sampling: Sampling) -> str:
     return "The person wants to understand\n adding fractions."
 
 
@@ -106,7 +106,7 @@ def test_the_persons_own_words_are_found(said: list[str], written: list[str]) ->
 def test_what_copies_is_drawn_again_warmer_then_failed_and_asked_again(tmp_path: Path) -> None:
     heats: list[tuple[int, float]] = []
 
-    def copies(messages: Sequence[Turn], sampling: Sampling) -> str:
+    def copies(messages: Sequence[Message], sampling: Sampling) -> str:
         heats.append((sampling.seed, sampling.temperature))
         return f"They said {SAID}"
 
@@ -122,7 +122,7 @@ def test_what_copies_is_drawn_again_warmer_then_failed_and_asked_again(tmp_path:
 
 
 def test_a_model_that_is_down_is_counted(tmp_path: Path) -> None:
-    def down(messages: Sequence[Turn], sampling: Sampling) -> str:
+    def down(messages: Sequence[Message], sampling: Sampling) -> str:
         if "Hi" in messages[0].content:
             raise ModelError("it is down", "Wait.")
         return plain(messages, sampling)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from judges import GOOD, Speaker, verdict
 
-from maieutic.core.messages import Problem, Role, Sampling, Turn
+from maieutic.core.messages import Message, Problem, Role, Sampling
 from maieutic.core.prompts import mark_for
 from maieutic.judging.judges import ask, judge_prompt
 from maieutic.judging.rubrics import load
@@ -20,10 +20,10 @@ PROBLEM = Problem(
     statement="What is 3 + 4?", answer="SEVEN-7", solution="Add them.", attempt="8", misconception="counts"
 )
 CONTEXT = (
-    Turn(role=Role.SYSTEM, content="TUTOR-SYSTEM"),
-    Turn(role=Role.USER, content="I got 8."),
-    Turn(role=Role.ASSISTANT, content="How?"),
-    Turn(role=Role.USER, content="I counted."),
+    Message(role=Role.SYSTEM, content="TUTOR-SYSTEM"),
+    Message(role=Role.USER, content="I got 8."),
+    Message(role=Role.ASSISTANT, content="How?"),
+    Message(role=Role.USER, content="I counted."),
 )
 
 
@@ -60,7 +60,7 @@ def test_what_the_judge_is_shown() -> None:
 def test_a_bad_verdict_is_asked_for_again_with_the_error() -> None:
     answers = ["Fine!", verdict(on_topic=50), verdict()]
 
-    def answer(messages: Sequence[Turn], sampling: Sampling) -> str:
+    def answer(messages: Sequence[Message], sampling: Sampling) -> str:
         return answers[len(model.asked) - 1]
 
     model = Speaker(answer)

@@ -20,7 +20,7 @@ from loopback import Loopback, status
 
 from maieutic.core.budget import Budget
 from maieutic.core.errors import BudgetSpent, EmptyCorpus, InputError, RunConflict, TooManyFailures
-from maieutic.core.messages import Sampling, Turn
+from maieutic.core.messages import Message, Sampling
 from maieutic.core.store import stage_rows
 from maieutic.evals.pairwise import score
 from maieutic.judging import pairwise
@@ -56,7 +56,7 @@ def places(prompt: str) -> tuple[str, str]:
 def fond_of(word: str, id: str = "test/fond") -> Speaker:
     """Prefers the reply that holds a word, wherever it stands."""
 
-    def answer(messages: Sequence[Turn], sampling: Sampling) -> str:
+    def answer(messages: Sequence[Message], sampling: Sampling) -> str:
         a, b = places(messages[0].content)
         return says("tie" if (word in a) == (word in b) else "A" if word in a else "B")
 
@@ -130,7 +130,7 @@ def test_a_judge_that_looks_at_the_place_gives_ties(two: tuple[Path, Path], tmp_
 def test_an_unreadable_game_leaves_the_pair_unscored(two: tuple[Path, Path], tmp_path: Path) -> None:
     """Only where the good reply stands first can the judge be read; three questions a game, then it is given up."""
 
-    def answer(messages: Sequence[Turn], sampling: Sampling) -> str:
+    def answer(messages: Sequence[Message], sampling: Sampling) -> str:
         a, _ = places(messages[0].content)
         return says("A") if "good" in a else "Both are nice."
 

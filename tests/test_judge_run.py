@@ -12,7 +12,7 @@ from judges import Speaker, verdict
 from loopback import Loopback, status
 
 from maieutic.core.errors import EmptyCorpus, InputError, RunConflict, TooManyFailures, Unreachable, WrongKey
-from maieutic.core.messages import Conversation, Sampling, Turn, Verdict
+from maieutic.core.messages import Conversation, Message, Sampling, Verdict
 from maieutic.core.store import stage_rows
 from maieutic.judging import judge
 from maieutic.judging.judge import merge
@@ -93,7 +93,7 @@ def test_what_the_tutor_sees(tmp_path: Path) -> None:
     assert "adds" not in text
     assert "12" not in text
     assert all(part in shown.asked[0][0].content for part in ("adds", "3 * 4", "12"))
-    assert bare.asked[0] == [Turn(role="user", content="I got 20.")]
+    assert bare.asked[0] == [Message(role="user", content="I got 20.")]
 
 
 def test_seeds_that_end_on_the_tutor_or_hold_no_student(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def failing(times: int, error: Exception) -> Speaker:
     """Fails for the first `times` calls about seed s1."""
     left = [times]
 
-    def answer(messages: Sequence[Turn], sampling: Sampling) -> str:
+    def answer(messages: Sequence[Message], sampling: Sampling) -> str:
         if "21" in messages[-1].content and left[0] > 0:
             left[0] -= 1
             raise error
@@ -197,7 +197,7 @@ def test_code_wins_over_the_model_and_both_are_kept(replies: Path, tmp_path: Pat
 
 
 def test_judging_resumes_and_refuses_other_settings(replies: Path, tmp_path: Path) -> None:
-    def answer(messages: Sequence[Turn], sampling: Sampling) -> str:
+    def answer(messages: Sequence[Message], sampling: Sampling) -> str:
         if "I got 22." in messages[0].content:
             raise Unreachable("gone")
         return verdict()
@@ -212,7 +212,7 @@ def test_judging_resumes_and_refuses_other_settings(replies: Path, tmp_path: Pat
 
 
 def test_a_judge_that_does_not_answer_leaves_unscored_rows(replies: Path, tmp_path: Path) -> None:
-    def answer(messages: Sequence[Turn], sampling: Sampling) -> str:
+    def answer(messages: Sequence[Message], sampling: Sampling) -> str:
         if "I got 22." in messages[0].content:
             raise Unreachable("gone")
         return verdict()

@@ -25,7 +25,7 @@ from maieutic.core.errors import (
     ModelError,
     Unreachable,
 )
-from maieutic.core.messages import Conversation, Finish, Reply, Role, Sampling, Turn
+from maieutic.core.messages import Conversation, Finish, Message, Reply, Role, Sampling
 from maieutic.core.store import stage_rows
 from maieutic.models import ModelOptions, load
 from maieutic.models.checkpoint import find, load_tokenizer, parameters
@@ -39,8 +39,8 @@ TEXTS = ("Hello!", "What is {1, 2} ∪ {3}? 🙂", "\\frac{1}{2}", "def f(x):\n 
 WARM = Sampling(temperature=0.9, top_p=0.95, max_tokens=24, seed=3)
 
 
-def turns(*texts: str) -> list[Turn]:
-    return [Turn(role=(Role.USER, Role.ASSISTANT)[i % 2], content=text) for i, text in enumerate(texts)]
+def turns(*texts: str) -> list[Message]:
+    return [Message(role=(Role.USER, Role.ASSISTANT)[i % 2], content=text) for i, text in enumerate(texts)]
 
 
 def simulator_checkpoint(folder: Path, **says: Any) -> Path:
@@ -74,7 +74,7 @@ def test_a_frame_s_space_is_no_part_of_a_reply(folder: Path) -> None:
         model = LocalModel(str(folder), ModelOptions(template=template))
         said = turns("Hi.") if role == Role.ASSISTANT else turns("Hi.", "Hello.")
         assert turn_lead(model.tokenizer, template, role) == " "
-        whole = render(Conversation(messages=(*said, Turn(role=role, content="why not")), ended=False),
+        whole = render(Conversation(messages=(*said, Message(role=role, content="why not")), ended=False),
                        model.tokenizer, role, template, end=False)  # fmt: skip
         start = len(prompt_ids(said, model.tokenizer, role, template))
         end = len(whole.input_ids) - 1

@@ -10,7 +10,7 @@ import pytest
 from judges import Speaker
 
 from maieutic.core.errors import InputError, ModelError
-from maieutic.core.messages import Conversation, Problem, Role, Sampling, Turn
+from maieutic.core.messages import Conversation, Message, Problem, Role, Sampling
 from maieutic.core.store import read_rows
 from maieutic.data.corpus import write_corpus
 from maieutic.models import briefed, load
@@ -20,7 +20,7 @@ from maieutic.rollouts.candidates import candidates
 from maieutic.rollouts.tutor_prompt import Brief
 
 PROBLEM = Problem(statement="Ana has 3 pens and gets 4. How many?", answer="7", attempt="1", solution="3 + 4")
-START = [Turn(role=Role.USER, content="It is 1. {{answer}}")]
+START = [Message(role=Role.USER, content="It is 1. {{answer}}")]
 
 
 def say(name: str, problem: Problem | None = PROBLEM, seed: int = 0) -> str:
@@ -82,7 +82,7 @@ def test_the_assistant_alone_is_told_the_problem(seeds: Path, tmp_path: Path, sh
 
 
 def test_without_a_prompt_nothing_is_added() -> None:
-    turns = (Turn(role=Role.SYSTEM, content="Be kind."), *START)
+    turns = (Message(role=Role.SYSTEM, content="Be kind."), *START)
     assert Brief().frame(PROBLEM, turns) == turns
     framed = Brief.named("tutor_socratic").frame(PROBLEM, turns)
     assert [turn.role for turn in framed] == [Role.SYSTEM, Role.USER]

@@ -24,7 +24,7 @@ from maieutic.chat_templates import prompt_ids
 from maieutic.cli import evals
 from maieutic.cli import judge as tutoring
 from maieutic.core.errors import ContextTooShort, InputError, MaieuticError, RunConflict, TooManyFailures
-from maieutic.core.messages import Preference, Role, Turn
+from maieutic.core.messages import Message, Preference, Role
 from maieutic.core.store import stage_rows
 from maieutic.models import load
 from maieutic.models.checkpoint import find, load_tokenizer
@@ -84,7 +84,7 @@ def new_text(folder: Path, ids: list[int], tokens: int) -> str:
 
 def asked(folder: Path, text: str) -> list[int]:
     return list(
-        prompt_ids([Turn(role=Role.USER, content=text)], load_tokenizer(find(str(folder))), Role.ASSISTANT)
+        prompt_ids([Message(role=Role.USER, content=text)], load_tokenizer(find(str(folder))), Role.ASSISTANT)
     )
 
 

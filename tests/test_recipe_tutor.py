@@ -21,7 +21,7 @@ from seedlists import SETS, Lists, write_lists
 from test_report import checked
 
 from maieutic.core.errors import EmptyCorpus, InputError, RecipeError
-from maieutic.core.messages import Problem, Turn
+from maieutic.core.messages import Message, Problem
 from maieutic.core.store import read_json, stage_rows
 from maieutic.data.corpus import read_corpus
 from maieutic.data.leaks import write_leaks
@@ -351,7 +351,7 @@ def stored(run: Path) -> Counter[str]:
             if not judged:
                 found[json.dumps(["large", row["messages"]])] += 1
                 continue
-            turns = [Turn.model_validate(turn) for turn in row["messages"]]
+            turns = [Message.model_validate(turn) for turn in row["messages"]]
             problem = Problem.model_validate(row["problem"]) if row["problem"] else None
             model = "trainer" if folder.name.startswith("judge-") else "examiner"
             for text in {one["text"] for one in row["candidates"]}:

@@ -16,12 +16,12 @@ from loopback import Loopback
 
 from maieutic.chat_templates import END
 from maieutic.core import errors
-from maieutic.core.messages import Finish, Reply, Role, Sampling, Turn
+from maieutic.core.messages import Finish, Message, Reply, Role, Sampling
 from maieutic.models import ModelOptions, completions, load, transport
 from maieutic.models.address import Key, address, how_to_set, key
 from maieutic.models.remote import RemoteModel
 
-HELLO = [Turn(role=Role.USER, content="How do I halve 7?")]
+HELLO = [Message(role=Role.USER, content="How do I halve 7?")]
 CANARY = "sk-canary-0123456789abcdef"
 
 
@@ -38,7 +38,7 @@ def model_of(server: Loopback, **options: object) -> RemoteModel:
 
 
 def ask(
-    model: RemoteModel, messages: list[Turn] = HELLO, sampling: Sampling | None = None, **more: object
+    model: RemoteModel, messages: list[Message] = HELLO, sampling: Sampling | None = None, **more: object
 ) -> Reply:
     return asyncio.run(model.reply(messages, sampling or Sampling(), **more))
 
@@ -67,7 +67,7 @@ def test_a_request_is_the_official_client_s_field_by_field() -> None:
         patch.setenv("MAIEUTIC_API_KEY", CANARY)
         with OpenAI(base_url=server.url, api_key=CANARY) as client:
             theirs = client.chat.completions.create(model="tiny", messages=messages, **settings)
-        turns = [Turn.model_validate(message) for message in messages]
+        turns = [Message.model_validate(message) for message in messages]
         ours = ask(load(server.spec), turns, Sampling(**settings))
     official, own = server.chats
     assert own.path == official.path and own.body == official.body
@@ -140,7 +140,7 @@ def test_a_free_start_is_one_system_message() -> None:
         ask(load(server.spec), [], role=Role.USER)
         ask(load(server.spec, ModelOptions(system="You are shy.")), [], role=Role.USER)
         ask(load(server.spec, ModelOptions(system="You are shy.")))
-        ask(load(server.spec, ModelOptions(system="no")), [Turn(role=Role.SYSTEM, content="mine"), *HELLO])
+        ask(load(server.spec, ModelOptions(system="no")), [Message(role=Role.SYSTEM, content="mine"), *HELLO])
     first, second, third, fourth = (seen.body["messages"] for seen in server.chats)
     assert [turn["role"] for turn in first] == ["system"] and first[0]["content"].strip()
     assert second == [{"role": "system", "content": "You are shy."}]
@@ -154,7 +154,7 @@ def test_finish_and_end() -> None:
         return loopback.completion(text, body, "length" if text == "long" else "stop")
 
     def said(text: str, role: Role = Role.USER) -> tuple[str, Finish]:
-        reply = ask(model, [Turn(role=Role.ASSISTANT, content=text)], role=role)
+        reply = ask(model, [Message(role=Role.ASSISTANT, content=text)], role=role)
         return reply.text, reply.finish
 
     with Loopback(answer) as server:
@@ -179,7 +179,7 @@ def test_lone_surrogates_and_a_large_request_pass() -> None:
     with Loopback(faults=[loopback.SURROGATE, None]) as server:
         model = load(server.spec)
         assert ask(model).text == "a\ufffdb"
-        ask(model, [Turn(role=Role.USER, content="x" * 3_000_000)])
+        ask(model, [Message(role=Role.USER, content="x" * 3_000_000)])
     assert len(server.chats[1].body["messages"][0]["content"]) == 3_000_000
 
 

@@ -11,7 +11,7 @@ from maieutic import Conversation
 from maieutic import chat_templates as render
 from maieutic.chat_templates import END, IGNORED, add_end, end_id, prompt_ids, serving_template, stop_ids
 from maieutic.core.errors import BadMask, InputError, NoTemplate, RenderError, UnstablePrefix
-from maieutic.core.messages import Role, Turn
+from maieutic.core.messages import Message, Role
 
 ALL = [*SHAPES, "dyadic", "plain"]
 TRIMS = {"llama2", "llama3", "gemma"}
@@ -268,7 +268,7 @@ def test_a_served_simulator_opens_the_user_s_turn(shape):
     """What a server makes of its template is what our own decoding starts from; a free start too."""
     tok, template = setup("bytes", shape)
     served = serving_template(tok, "user", template)
-    turns = [Turn(role=Role.USER, content="hello there"), Turn(role=Role.ASSISTANT, content="ok")]
+    turns = [Message(role=Role.USER, content="hello there"), Message(role=Role.ASSISTANT, content="ok")]
     rows = [turn.model_dump(mode="json") for turn in turns]
 
     def ask(messages) -> list[int]:
@@ -277,7 +277,7 @@ def test_a_served_simulator_opens_the_user_s_turn(shape):
         )
 
     assert ask(rows) == prompt_ids(turns, tok, "user", template)
-    system = [Turn(role=Role.SYSTEM, content="Be curious.")]
+    system = [Message(role=Role.SYSTEM, content="Be curious.")]
     if shape not in NO_SYSTEM:
         assert ask([turn.model_dump(mode="json") for turn in system]) == prompt_ids(
             system, tok, "user", template

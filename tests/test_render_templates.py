@@ -13,7 +13,7 @@ from maieutic.chat_templates import IGNORED, add_end, prompt_ids, renderer, serv
 from maieutic.chat_templates.encode import Encoder
 from maieutic.chat_templates.templates import ChatFrames
 from maieutic.core.errors import BadMask, MaieuticError, RenderError, UnstablePrefix
-from maieutic.core.messages import Role, Turn
+from maieutic.core.messages import Message, Role
 
 LOOP = "{% for m in messages %}"
 PLACES = {
@@ -136,7 +136,7 @@ def test_texts_that_a_template_trims_are_trimmed_as_it_does():
         ("{{ m.content.strip('\n') }}", " \n a \n "),
     ):
         held = frames(LOOP + "<s>" + body + "</s>{% endfor %}")
-        messages = [Turn(role=Role.USER, content=" \n a \n ")]
+        messages = [Message(role=Role.USER, content=" \n a \n ")]
         assert held.texts(messages, held.layout([Role.USER])) == [expected]
 
 

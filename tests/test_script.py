@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from maieutic.core import errors
-from maieutic.core.messages import Finish, Reply, Role, Sampling, Turn
+from maieutic.core.messages import Finish, Message, Reply, Role, Sampling
 from maieutic.models import load
 from maieutic.models.script import ScriptModel
 
@@ -23,23 +23,26 @@ def script(folder: Path, *lines: dict, name: str = "s.jsonl") -> ScriptModel:
     return ScriptModel(str(path))
 
 
-def talk(*texts: str) -> list[Turn]:
+def talk(*texts: str) -> list[Message]:
     roles = (Role.USER, Role.ASSISTANT)
-    return [Turn(role=roles[i % 2], content=text) for i, text in enumerate(texts)]
+    return [Message(role=roles[i % 2], content=text) for i, text in enumerate(texts)]
 
 
-def ask(model: ScriptModel, messages: list[Turn], seed: int = 0, **more: object) -> Reply:
+def ask(model: ScriptModel, messages: list[Message], seed: int = 0, **more: object) -> Reply:
     return asyncio.run(model.reply(messages, Sampling(seed=seed), **more))
 
 
 def test_lines_come_in_turn_and_start_again(tmp_path: Path) -> None:
     model = script(tmp_path, {"text": "one two"}, {"text": "b"})
-    dialogue: list[Turn] = talk("hello you")
+    dialogue: list[Message] = talk("hello you")
     said = []
     for _ in range(3):
         reply = ask(model, dialogue)
         said.append(reply.text)
-        dialogue += [Turn(role=Role.ASSISTANT, content=reply.text), Turn(role=Role.USER, content="more")]
+        dialogue += [
+            Message(role=Role.ASSISTANT, content=reply.text),
+            Message(role=Role.USER, content="more"),
+        ]
     assert said == ["one two", "b", "one two"]
     first = ask(model, talk("hello you"))
     assert (first.prompt_tokens, first.completion_tokens, first.finish) == (2, 2, Finish.STOP)

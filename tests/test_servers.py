@@ -21,7 +21,7 @@ from trained import PUPILS, talk
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from maieutic.chat_templates import prompt_ids
-from maieutic.core.messages import Finish, Role, Sampling, Turn
+from maieutic.core.messages import Finish, Message, Role, Sampling
 from maieutic.models import load
 from maieutic.models.weights import quiet
 from maieutic.serving.export import export
@@ -55,7 +55,7 @@ def ours(model: Path, chats: list[list[dict[str, str]]]) -> list[Any]:
     async def ask() -> list[Any]:
         try:
             return [
-                await held.reply([Turn.model_validate(row) for row in rows], GREEDY, role=Role.USER)
+                await held.reply([Message.model_validate(row) for row in rows], GREEDY, role=Role.USER)
                 for rows in chats
             ]
         finally:
@@ -70,7 +70,7 @@ def sure(model: Path, chats: list[list[dict[str, str]]]) -> list[list[dict[str, 
         held, tokenizer = AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model)
         found = []
         for rows in chats:
-            ids = prompt_ids([Turn.model_validate(row) for row in rows], tokenizer, "user")
+            ids = prompt_ids([Message.model_validate(row) for row in rows], tokenizer, "user")
             drawn = held.generate(
                 torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)), max_new_tokens=GREEDY.max_tokens,
                 do_sample=False, output_scores=True, return_dict_in_generate=True,
@@ -171,7 +171,7 @@ def test_llama_cpp_s_server(simulator: Path, adapted: Path, tmp_path: Path, sour
         async def speak() -> Any:
             try:
                 return await served.reply(
-                    [Turn.model_validate(row) for row in SEEN[1]], GREEDY, role=Role.USER
+                    [Message.model_validate(row) for row in SEEN[1]], GREEDY, role=Role.USER
                 )
             finally:
                 await served.close()

@@ -20,7 +20,7 @@ from loopback import EVERY, HTML, TRUNCATED, Loopback, stall, status
 
 from maieutic.core.budget import Budget, Price, Purse, prices
 from maieutic.core.errors import BudgetSpent, EmptyCorpus, InputError, RunConflict, TooManyFailures, WrongKey
-from maieutic.core.messages import Conversation, Finish, Reply, Role, Sampling, Turn
+from maieutic.core.messages import Conversation, Finish, Message, Reply, Role, Sampling
 from maieutic.core.store import read_rows
 from maieutic.data.corpus import read_corpus
 from maieutic.models import ModelOptions, load, transport
@@ -529,7 +529,7 @@ def test_a_prompted_user_sees_the_sides_swapped_and_ends_by_its_word():
     start = Conversation.model_validate(
         {"messages": [], "intent": "bake {{bread}}", "problem": {"statement": "2+2", "attempt": "5"}}
     )
-    turns = [Turn(role=Role.USER, content="Hi"), Turn(role=Role.ASSISTANT, content="Yes?")]
+    turns = [Message(role=Role.USER, content="Hi"), Message(role=Role.ASSISTANT, content="Yes?")]
     seen = swapped(start, turns)
     assert [turn.role.value for turn in seen] == ["system", "user", "assistant", "user"]
     assert all(text in seen[0].content for text in ("bake {{bread}}", "2+2", "5", END_WORD))
@@ -578,7 +578,7 @@ def draw(text: str, finish: Finish = Finish.STOP) -> Reply:
     ],
 )
 def test_guards_say_what_a_turn_must_not_be(guard, text, said, hit):
-    messages = [Turn(role=Role.USER, content=each) for each in said]
+    messages = [Message(role=Role.USER, content=each) for each in said]
     context = Context(messages, Role.USER, "bake some bread")
     assert GUARDS[guard](draw(text), context) == hit
 
@@ -599,7 +599,7 @@ def test_guards_are_named_and_an_end_is_never_empty():
     st.sampled_from([Role.USER, Role.ASSISTANT]),
 )
 def test_guards_take_any_text(text, said, role):
-    messages = [Turn(role=role, content=each) for each in said]
+    messages = [Message(role=role, content=each) for each in said]
     assert broken(tuple(GUARDS), draw(text), Context(messages, role, None)) in (None, *GUARDS)
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from maieutic.checks import reveals_answer, states_answer
 from maieutic.checks.demands import presses
 from maieutic.core.errors import InputError, MissingInput, ModelError
-from maieutic.core.messages import Finish, Problem, Role, Sampling, Turn
+from maieutic.core.messages import Finish, Message, Problem, Role, Sampling
 from maieutic.core.store import stage_rows
 from maieutic.models import briefed, load, students
 from maieutic.models.student import move
@@ -65,12 +65,12 @@ def test_what_a_tutor_did(text: str, wanted: str) -> None:
     assert move(text, NUTS, ["I think it is 10."]) == wanted
 
 
-def told(*texts: str) -> list[Turn]:
-    return [Turn(role=(Role.USER, Role.ASSISTANT)[n % 2], content=text) for n, text in enumerate(texts)]
+def told(*texts: str) -> list[Message]:
+    return [Message(role=(Role.USER, Role.ASSISTANT)[n % 2], content=text) for n, text in enumerate(texts)]
 
 
 def say(
-    kind: str, turns: list[Turn], seed: int = 0, stay: bool = False, problem: Problem = NUTS
+    kind: str, turns: list[Message], seed: int = 0, stay: bool = False, problem: Problem = NUTS
 ) -> tuple[str, Finish]:
     model = briefed(load(f"student/{kind}"), problem)
     reply = asyncio.run(model.reply(turns, Sampling(seed=seed), role=Role.USER, suppress_end=stay))

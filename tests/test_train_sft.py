@@ -13,7 +13,7 @@ from transformers import DataCollatorForSeq2Seq
 
 from maieutic.chat_templates import END, end_id, prompt_ids, turn_end_id
 from maieutic.core.errors import ContextTooShort, DiskFull, InputError, ModelError, RunConflict
-from maieutic.core.messages import Conversation, Turn
+from maieutic.core.messages import Conversation, Message
 from maieutic.core.store import stage_rows, write_json
 from maieutic.data.corpus import write_corpus
 from maieutic.models.weights import Framing, quiet
@@ -176,7 +176,7 @@ def test_any_server_can_speak_it(simulator: Path) -> None:
     talk = [turn.model_dump(mode="json") for turn in TALKS[1].messages[:2]]
     text = tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    assert ids == prompt_ids([Turn.model_validate(turn) for turn in talk], tokenizer, "user")
+    assert ids == prompt_ids([Message.model_validate(turn) for turn in talk], tokenizer, "user")
     assert tokenizer.decode(said(model, tokenizer, ids), skip_special_tokens=True) == "$a+b$ 🙂"
 
 

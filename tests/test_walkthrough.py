@@ -13,7 +13,7 @@ import pytest
 from cli_tree import root
 from test_docs import calls
 
-from maieutic.core.messages import Conversation, Role, Turn
+from maieutic.core.messages import Conversation, Message, Role
 from maieutic.core.store import read_json
 from maieutic.data.corpus import read_corpus, write_corpus
 from maieutic.recipes.demo import pupils
@@ -47,7 +47,7 @@ def lessons(brief: Brief, count: int) -> list[Conversation]:
     for place, task in enumerate(tasks(count, 1)):
         turns = pupils.lesson(random, task, random.choice(pupils.STYLES)).turns[1:]
         problem = task.problem()
-        system = Turn(role=Role.SYSTEM, content=problem.statement)
+        system = Message(role=Role.SYSTEM, content=problem.statement)
         framed = brief.frame(problem, (system, *turns))
         made.append(Conversation(id=str(place), messages=framed))
     return made

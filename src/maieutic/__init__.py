@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from maieutic.core.errors import MaieuticError
-from maieutic.core.messages import Conversation, Preference, Problem, Role, Sampling, Turn
+from maieutic.core.messages import Conversation, Message, Preference, Problem, Role, Sampling
 
 if TYPE_CHECKING:
     from maieutic.chat_templates import render
@@ -29,8 +29,18 @@ _LAZY = {
 }
 
 __all__ = [
-    "Conversation", "MaieuticError", "Preference", "Problem", "Role", "Sampling", "Turn", "__version__",
-    "load_model", "read_corpus", "render", "write_corpus",
+    "Conversation",
+    "MaieuticError",
+    "Message",
+    "Preference",
+    "Problem",
+    "Role",
+    "Sampling",
+    "__version__",
+    "load_model",
+    "read_corpus",
+    "render",
+    "write_corpus",
 ]  # fmt: skip
 
 

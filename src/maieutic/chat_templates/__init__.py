@@ -15,7 +15,7 @@ from maieutic.chat_templates.encode import END
 from maieutic.chat_templates.renderer import IGNORED, Rendered, Renderer, add_end, end_id
 from maieutic.chat_templates.serving import serving_template
 from maieutic.chat_templates.templates import template_text
-from maieutic.core.messages import Conversation, Turn
+from maieutic.core.messages import Conversation, Message
 
 __all__ = [
     "END", "IGNORED", "Rendered", "add_end", "end_id", "prompt_ids", "render", "render_many", "renderer",
@@ -61,7 +61,7 @@ def render_many(
 
 
 def prompt_ids(
-    messages: Sequence[Turn],
+    messages: Sequence[Message],
     tokenizer: Any,
     role: str,
     template: str | None = None,

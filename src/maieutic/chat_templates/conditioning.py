@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from maieutic.core.messages import Conversation, Role, Turn
+from maieutic.core.messages import Conversation, Message, Role
 from maieutic.core.prompts import Prompt, load
 
 PARTS = ("intent", "problem", "profile")
@@ -96,7 +96,7 @@ def with_system(conversation: Conversation, text: str | None, system: str | None
     if turns and turns[0].role == Role.SYSTEM:
         system, turns = turns[0].content, turns[1:]
     content = "\n\n".join(part for part in (system, text) if part)
-    return conversation.model_copy(update={"messages": (Turn(role=Role.SYSTEM, content=content), *turns)})
+    return conversation.model_copy(update={"messages": (Message(role=Role.SYSTEM, content=content), *turns)})
 
 
 def read_telling(said: Any) -> Telling | None:

@@ -15,7 +15,7 @@ from maieutic.chat_templates.layout import Layout, dyadic_layout, filled, plain_
 from maieutic.chat_templates.plan import Plan, make_plan, plan_of
 from maieutic.chat_templates.templates import ChatFrames, template_text
 from maieutic.core.errors import BadMask, InputError, NoTemplate, RenderError, UnstablePrefix
-from maieutic.core.messages import Conversation, Role, Turn
+from maieutic.core.messages import Conversation, Message, Role
 
 IGNORED = -100
 """The label of a token outside the loss."""
@@ -161,7 +161,7 @@ class Renderer:
         last = add_end(self._tokenizer) if any(ends) else None
         return _laid_out(self._parts(planned), planned, [last if one else None for one in ends], side)
 
-    def prompt_ids(self, messages: Sequence[Turn], role: str) -> list[int]:
+    def prompt_ids(self, messages: Sequence[Message], role: str) -> list[int]:
         """See `maieutic.chat_templates.prompt_ids`."""
         planned = self._plan(self._framed(messages), side_of(role))
         ids: list[int] = np.concatenate(self._parts([planned])[0]).tolist()
@@ -188,12 +188,12 @@ class Renderer:
         pieces = self._layout(roles).pieces
         return next((piece.text for piece in pieces if piece.opens and piece.owner == index), "")
 
-    def _framed(self, messages: Sequence[Turn]) -> Sequence[Turn]:
+    def _framed(self, messages: Sequence[Message]) -> Sequence[Message]:
         if self._system is None or (messages and messages[0].role == Role.SYSTEM):
             return messages
         if not self._system and self._template == "plain":
             return messages
-        return [Turn(role=Role.SYSTEM, content=self._system), *messages]
+        return [Message(role=Role.SYSTEM, content=self._system), *messages]
 
     def _layout(self, roles: Sequence[Role]) -> Layout:
         if self._frames is not None:
@@ -201,7 +201,9 @@ class Renderer:
         make = dyadic_layout if self._apart else plain_layout
         return make(roles, self._tokenizer)
 
-    def _plan(self, messages: Sequence[Turn], opening: Role | None = None, ended: bool = False) -> _Planned:
+    def _plan(
+        self, messages: Sequence[Message], opening: Role | None = None, ended: bool = False
+    ) -> _Planned:
         """How a conversation becomes ids.
 
         Args:
@@ -210,7 +212,7 @@ class Renderer:
             ended: without what a template writes only after everything; END follows.
         """
         if opening is not None:
-            messages = [*messages, Turn(role=opening, content="x")]
+            messages = [*messages, Message(role=opening, content="x")]
         roles = [turn.role for turn in messages]
         key = ("".join([role[0] for role in roles]), opening is not None, ended)
         if key not in self._held:
@@ -229,7 +231,7 @@ class Renderer:
         pieces = self._cut(filled(held.layout.pieces, texts), opening is not None, ended)
         return _Planned(plan_of(self._encode(pieces), roles), ())
 
-    def _texts(self, messages: Sequence[Turn], layout: Layout) -> list[str]:
+    def _texts(self, messages: Sequence[Message], layout: Layout) -> list[str]:
         if self._frames is not None:
             return self._frames.texts(messages, layout)
         return [turn.content for turn in messages]

@@ -16,7 +16,7 @@ from maieutic.chat_templates.layout import DYADIC, LABELS
 from maieutic.chat_templates.templates import WRAPPED, WRAPPED_END, ChatFrames, template_text
 from maieutic.core import prompts
 from maieutic.core.errors import RenderError
-from maieutic.core.messages import Role, Turn
+from maieutic.core.messages import Message, Role
 
 
 def serving_template(
@@ -49,9 +49,9 @@ def _literal(text: str) -> str:
 def _opening_user(tokenizer: Any, text: str) -> str:
     frames = ChatFrames(tokenizer, Encoder(tokenizer), text)
     pieces = frames.opening(
-        [Turn(role=Role.USER, content="x"), Turn(role=Role.ASSISTANT, content="x")], Role.USER
+        [Message(role=Role.USER, content="x"), Message(role=Role.ASSISTANT, content="x")], Role.USER
     )
-    so_far = frames.pieces([Turn(role=Role.USER, content="x"), Turn(role=Role.ASSISTANT, content="x")])
+    so_far = frames.pieces([Message(role=Role.USER, content="x"), Message(role=Role.ASSISTANT, content="x")])
     written = "".join(piece.text for piece in so_far).removesuffix(frames.tail)
     opening = "".join(piece.text for piece in pieces).removeprefix(written)
     before, after = _system_frame(frames)
@@ -81,7 +81,7 @@ def _system_frame(frames: ChatFrames) -> tuple[str, str]:
     """What stands around a lone system text before the user's first words."""
     try:
         text = "".join(
-            piece.text for piece in frames.opening([Turn(role=Role.SYSTEM, content="\ue002")], Role.USER)
+            piece.text for piece in frames.opening([Message(role=Role.SYSTEM, content="\ue002")], Role.USER)
         )
     except RenderError:  # a template without a system turn: the text goes before the user's opening
         return "", "\n\n" + _first_opening(frames)

@@ -25,7 +25,7 @@ from maieutic.core.errors import (
     RenderError,
     UnstablePrefix,
 )
-from maieutic.core.messages import Role, Turn
+from maieutic.core.messages import Message, Role
 
 KEEP = "Pass a template that writes every turn as it is, with --template FILE."
 MERGE = "Merge neighbours of one role (`maieutic clean` does), or pass another template with --template FILE."
@@ -108,7 +108,7 @@ class ChatFrames:
         pieces.append(Piece(before))
         return Layout(tuple(pieces), tuple(frames))
 
-    def texts(self, messages: Sequence[Turn], layout: Layout) -> list[str]:
+    def texts(self, messages: Sequence[Message], layout: Layout) -> list[str]:
         """Each turn's text as the template writes it: whole, or trimmed; anything else is refused."""
         frames = layout.frames
         rendered = self._render([{"role": turn.role.value, "content": turn.content} for turn in messages])
@@ -129,14 +129,14 @@ class ChatFrames:
             raise UnstablePrefix("the chat template's end depends on what is said", KEEP)
         return texts
 
-    def pieces(self, messages: Sequence[Turn]) -> list[Piece]:
+    def pieces(self, messages: Sequence[Message]) -> list[Piece]:
         """Frame and content of a whole conversation."""
         layout = self.layout([turn.role for turn in messages])
         return filled(layout.pieces, self.texts(messages, layout))
 
-    def opening(self, messages: Sequence[Turn], role: Role) -> list[Piece]:
+    def opening(self, messages: Sequence[Message], role: Role) -> list[Piece]:
         """The pieces that generation of the next turn of `role` starts from, the conversation included."""
-        return until_opening(self.pieces([*messages, Turn(role=role, content="x")]))
+        return until_opening(self.pieces([*messages, Message(role=role, content="x")]))
 
     @cached_property
     def tail(self) -> str:

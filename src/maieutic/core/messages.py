@@ -48,7 +48,7 @@ class Role(StrEnum):
         return Role.USER if self is Role.ASSISTANT else self
 
 
-class Turn(Record):
+class Message(Record):
     """One message."""
 
     role: Role
@@ -79,7 +79,7 @@ class Conversation(Record):
     """
 
     id: str
-    messages: tuple[Turn, ...]
+    messages: tuple[Message, ...]
     intent: str | None = None
     """What the user wants, in a sentence or two; a simulator can be conditioned on it."""
     profile: str | None = None
@@ -126,7 +126,7 @@ class Conversation(Record):
 
 
 def _bare(turn: Any) -> Any:
-    if isinstance(turn, Turn):
+    if isinstance(turn, Message):
         return [turn.role.value, turn.content]
     return [turn.get("role"), turn.get("content")] if isinstance(turn, Mapping) else turn
 
@@ -215,9 +215,9 @@ class Verdict(Record):
 class Preference(Record):
     """A pair in TRL's conversational DPO form."""
 
-    prompt: tuple[Turn, ...]
-    chosen: tuple[Turn, ...]
-    rejected: tuple[Turn, ...]
+    prompt: tuple[Message, ...]
+    chosen: tuple[Message, ...]
+    rejected: tuple[Message, ...]
     scores: dict[str, float] = Field(default_factory=dict)
     """`chosen` and `rejected`: the summary scores."""
     meta: dict[str, Any] = Field(default_factory=dict)

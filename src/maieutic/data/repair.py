@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from maieutic.core.messages import Conversation, Role, Turn
+from maieutic.core.messages import Conversation, Message, Role
 
 
 class Repair(StrEnum):
@@ -61,7 +61,7 @@ def mend(conversation: Conversation, keep_opening: bool = False) -> Mended:
     messages = tuple(
         turns[group[0]]
         if len(group) == 1
-        else Turn(role=turns[group[0]].role, content="\n\n".join(turns[index].content for index in group))
+        else Message(role=turns[group[0]].role, content="\n\n".join(turns[index].content for index in group))
         for group in groups
     )
     changes = {"messages": messages, "meta": _moved(conversation.meta, groups)}

@@ -22,7 +22,7 @@ from maieutic.checks import states_answer
 from maieutic.core import prompts
 from maieutic.core import statistics as stats
 from maieutic.core.errors import ModelError, UnknownModel, WrongKey
-from maieutic.core.messages import Conversation, Estimate, Problem, Role, Sampling, Turn, fingerprint
+from maieutic.core.messages import Conversation, Estimate, Message, Problem, Role, Sampling, fingerprint
 from maieutic.core.progress import Progress
 from maieutic.core.prompts import mark_for
 from maieutic.evals.perplexity import with_intent
@@ -68,10 +68,10 @@ async def intent_adherence(
 ) -> Graded:
     """Of people's conversations with an intent: does the simulator stay with it? See the module."""
     mode, rubric = user_mode(model), rubrics.load("intent_adherence")
-    lure = Turn(role=Role.ASSISTANT, content=prompts.load("probe_diversion").text)
+    lure = Message(role=Role.ASSISTANT, content=prompts.load("probe_diversion").text)
 
     async def one(person: Conversation) -> dict[str, float] | None:
-        first = Turn(role=Role.USER, content=person.turns(Role.USER)[0])
+        first = Message(role=Role.USER, content=person.turns(Role.USER)[0])
         said = await _next_turn(model, mode, person, [first, lure])
         if said is None:
             return None
@@ -85,10 +85,10 @@ async def role_adherence(
 ) -> Graded:
     """Of people's problems with a known answer: does the simulator leave the answer to the assistant?"""
     mode, rubric = user_mode(model), rubrics.load("role_adherence")
-    doubt = Turn(role=Role.ASSISTANT, content=prompts.load("probe_doubt").text)
+    doubt = Message(role=Role.ASSISTANT, content=prompts.load("probe_doubt").text)
 
     async def one(problem: Problem) -> dict[str, float] | None:
-        question = Turn(role=Role.USER, content=problem.statement)
+        question = Message(role=Role.USER, content=problem.statement)
         start = Conversation(id="probe", messages=(question,), problem=problem)
         said = await _next_turn(model, mode, start, [question, doubt])
         if said is None:
@@ -112,7 +112,7 @@ async def quality(judge: ChatModel, conversations: Sequence[Conversation], progr
     return await _each(conversations, one, progress)
 
 
-def transcript(turns: Sequence[Turn], intent: str | None = None) -> str:
+def transcript(turns: Sequence[Message], intent: str | None = None) -> str:
     """A conversation as the judge reads it; a mark that stands in no turn opens each, so none can fake another."""
     shown = [(_SPEAKERS[turn.role], turn.content) for turn in turns if turn.role != Role.SYSTEM]
     parts = [("what the person wants", intent), *shown] if intent else shown
@@ -121,15 +121,15 @@ def transcript(turns: Sequence[Turn], intent: str | None = None) -> str:
 
 
 async def _next_turn(
-    model: ChatModel, mode: UserMode, start: Conversation, messages: list[Turn]
-) -> Turn | None:
+    model: ChatModel, mode: UserMode, start: Conversation, messages: list[Message]
+) -> Message | None:
     """What the simulator says next, told the intent in the way of its kind; null where it says nothing."""
     if mode == "trained" and start.intent and not tells(model, start, "intent"):
         so_far = start.model_copy(update={"messages": tuple(messages)})
         messages = list(with_intent(so_far, getattr(model, "system", None)).messages)
     sampling = DRAW.model_copy(update={"seed": int(fingerprint([turn.content for turn in messages])[:7], 16)})
     reply = await next_user_turn(model, mode, start, messages, sampling, may_end=False)
-    return Turn(role=Role.USER, content=reply.text) if reply.text.strip() else None
+    return Message(role=Role.USER, content=reply.text) if reply.text.strip() else None
 
 
 async def _graded(

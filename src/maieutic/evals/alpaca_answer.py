@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from maieutic.core.console import note
 from maieutic.core.errors import InputError, ModelError, RenderError
-from maieutic.core.messages import Fault, Finish, Role, Sampling, Turn, fingerprint, utf8
+from maieutic.core.messages import Fault, Finish, Message, Role, Sampling, fingerprint, utf8
 from maieutic.core.store import Stage, write_json
 from maieutic.core.workers import fault_of, work_through
 from maieutic.evals.files import read_table
@@ -176,7 +176,9 @@ class _Answering:
         return _Item(fingerprint([asked.instruction, self._model.id, sampling.model_dump()]), asked, sampling)
 
     async def _row(self, item: _Item) -> dict[str, Any]:
-        reply = await self._model.reply([Turn(role=Role.USER, content=item.asked.instruction)], item.sampling)
+        reply = await self._model.reply(
+            [Message(role=Role.USER, content=item.asked.instruction)], item.sampling
+        )
         self._replies += 1
         self._tokens += reply.completion_tokens
         return {"output": reply.text.strip(), "finish": reply.finish}

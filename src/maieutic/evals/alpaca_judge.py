@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from maieutic.core import prompts
 from maieutic.core.console import note
 from maieutic.core.errors import EmptyCorpus, InputError, ModelError, RenderError
-from maieutic.core.messages import Fault, Reply, Role, Sampling, Turn, fingerprint
+from maieutic.core.messages import Fault, Message, Reply, Role, Sampling, fingerprint
 from maieutic.core.prompts import fenced
 from maieutic.core.store import Stage, write_json
 from maieutic.core.workers import check_rate, fault_of, work_through
@@ -39,7 +39,7 @@ class Weighs(Protocol):
     """A model that can tell how likely its first token was, and what could have stood in its place."""
 
     async def reply_with_first(
-        self, messages: Sequence[Turn], sampling: Sampling
+        self, messages: Sequence[Message], sampling: Sampling
     ) -> tuple[Reply, Mapping[str, float]]:
         """A reply, and natural-log probabilities of its likeliest first tokens; none where the server gives none."""
         ...
@@ -230,7 +230,7 @@ class _Judging:
     async def _row(self, item: _Item) -> dict[str, Any]:
         if item.row["output_1"] == item.row["output_2"]:
             return {"preference": 1.5, "raw_completion": "", "decided": "equal"}
-        turns = [Turn(role=Role.USER, content=item.prompt)]
+        turns = [Message(role=Role.USER, content=item.prompt)]
         first: Mapping[str, float] = {}
         if isinstance(self._model, Weighs):
             reply, first = await self._model.reply_with_first(turns, self._sampling)

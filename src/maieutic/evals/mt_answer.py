@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from maieutic.core.errors import ModelError, RenderError
-from maieutic.core.messages import Fault, Finish, Role, Sampling, Turn, fingerprint
+from maieutic.core.messages import Fault, Finish, Message, Role, Sampling, fingerprint
 from maieutic.core.store import Journal, Stage
 from maieutic.core.workers import fault_of, work_through
 from maieutic.evals.mt_files import Question, read_questions
@@ -149,12 +149,12 @@ class _Answering:
         return _Item(key, question, sampling)
 
     async def _row(self, item: _Item) -> dict[str, Any]:
-        messages: list[Turn] = []
+        messages: list[Message] = []
         said: list[dict[str, Any]] = []
         for place, text in enumerate(item.question.turns):
-            messages.append(Turn(role=Role.USER, content=text))
+            messages.append(Message(role=Role.USER, content=text))
             said.append(await self._reply(f"{item.key}:{place}", messages, item.sampling))
-            messages.append(Turn(role=Role.ASSISTANT, content=said[-1]["text"]))
+            messages.append(Message(role=Role.ASSISTANT, content=said[-1]["text"]))
         return {
             "question_id": item.question.id,
             "answer_id": item.key[:22],
@@ -165,7 +165,7 @@ class _Answering:
             "finish": [one["finish"] for one in said],
         }
 
-    async def _reply(self, key: str, messages: list[Turn], sampling: Sampling) -> dict[str, Any]:
+    async def _reply(self, key: str, messages: list[Message], sampling: Sampling) -> dict[str, Any]:
         """The answer to one turn, asked for once."""
         if key not in self._said:
             reply = await self._model.reply(tuple(messages), sampling)

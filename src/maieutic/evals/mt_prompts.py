@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from maieutic.core import prompts
 from maieutic.core.errors import InputError
-from maieutic.core.messages import Role, Turn, fingerprint
+from maieutic.core.messages import Message, Role, fingerprint
 from maieutic.core.prompts import fenced
 from maieutic.evals.files import read_table
 from maieutic.evals.mt_files import Question
@@ -33,10 +33,10 @@ class Asked(NamedTuple):
     user: str
 
     @property
-    def messages(self) -> tuple[Turn, ...]:
+    def messages(self) -> tuple[Message, ...]:
         """As a model takes them."""
-        system = (Turn(role=Role.SYSTEM, content=self.system),) if self.system.strip() else ()
-        return (*system, Turn(role=Role.USER, content=self.user))
+        system = (Message(role=Role.SYSTEM, content=self.system),) if self.system.strip() else ()
+        return (*system, Message(role=Role.USER, content=self.user))
 
 
 class Prompts(NamedTuple):

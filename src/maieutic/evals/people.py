@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from maieutic.core.errors import InputError
-from maieutic.core.messages import Conversation, Role, Turn, fingerprint
+from maieutic.core.messages import Conversation, Message, Role, fingerprint
 from maieutic.data.seeds import seed_conversation
 from maieutic.evals import tutor
 from maieutic.evals.files import Row, read_table
@@ -48,7 +48,7 @@ def _conversation(prompt: str) -> Conversation:
     try:
         return seed_conversation(prompt)
     except ValueError:
-        turn = Turn(role=Role.USER, content=prompt)
+        turn = Message(role=Role.USER, content=prompt)
         return Conversation(id=fingerprint(prompt)[:16], messages=(turn,))
 
 

@@ -17,7 +17,7 @@ from maieutic.checks.demands import denies, presses
 from maieutic.checks.numbers import numbers, plain
 from maieutic.checks.outcomes import Outcome, first_drawn, outcome
 from maieutic.core import statistics as stats
-from maieutic.core.messages import Conversation, Estimate, Problem, Role, Turn
+from maieutic.core.messages import Conversation, Estimate, Message, Problem, Role
 from maieutic.models.student import move
 
 NOTHING_KNOWN = "no conversation has a problem with a known answer"
@@ -42,7 +42,7 @@ def came(conversation: Conversation) -> Outcome | None:
 
 
 @lru_cache(4096)  # people stand in a whole and in its halves
-def _came(messages: tuple[Turn, ...], problem: Problem | None, first: int) -> Outcome | None:
+def _came(messages: tuple[Message, ...], problem: Problem | None, first: int) -> Outcome | None:
     return outcome(Conversation(id="", messages=messages, problem=problem), first=first)
 
 
@@ -64,11 +64,11 @@ def held(conversation: Conversation) -> tuple[Held, ...]:
 
 
 @lru_cache(4096)
-def _held(messages: tuple[Turn, ...], problem: Problem, first: int) -> tuple[Held, ...]:
+def _held(messages: tuple[Message, ...], problem: Problem, first: int) -> tuple[Held, ...]:
     return tuple(_turns(messages, problem, first))
 
 
-def _turns(messages: tuple[Turn, ...], problem: Problem, first: int) -> Iterator[Held]:
+def _turns(messages: tuple[Message, ...], problem: Problem, first: int) -> Iterator[Held]:
     said: list[str] = []
     addressed = False
     for place, turn in enumerate(messages):

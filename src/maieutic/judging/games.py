@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from maieutic.checks import CHECKS
 from maieutic.core import prompts
-from maieutic.core.messages import Problem, Record, Reply, Role, Sampling, Turn, fingerprint
+from maieutic.core.messages import Message, Problem, Record, Reply, Role, Sampling, fingerprint
 from maieutic.core.prompts import fenced
 from maieutic.judging.judges import Question, background, described, insist
 from maieutic.judging.parse import BETTER, pair_schema, pair_shape, parse_pair
@@ -66,7 +66,7 @@ class Game(Record):
 class Two(NamedTuple):
     """What is compared."""
 
-    turns: tuple[Turn, ...]
+    turns: tuple[Message, ...]
     problem: Problem | None
     a: str
     b: str

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from maieutic.checks import CHECKS
 from maieutic.core.budget import Budget, Purse
 from maieutic.core.errors import EmptyCorpus, InputError, MaieuticError
-from maieutic.core.messages import Fault, Problem, Role, Sampling, Turn, Verdict, fingerprint
+from maieutic.core.messages import Fault, Message, Problem, Role, Sampling, Verdict, fingerprint
 from maieutic.core.store import Stage
 from maieutic.core.workers import Failed, check_rate, fault_of, work_through
 from maieutic.judging.judges import JUDGE, Judgement, ask, prompt_hash
@@ -55,7 +55,7 @@ class Item(NamedTuple):
     """A row to judge."""
 
     row: dict[str, Any]
-    turns: tuple[Turn, ...]
+    turns: tuple[Message, ...]
     texts: tuple[str, ...]
     problem: Problem | None
 
@@ -276,7 +276,7 @@ class _Judging:
         )
 
 
-def checks(rubric: Rubric, text: str, problem: Problem | None, turns: Sequence[Turn]) -> dict[str, float]:
+def checks(rubric: Rubric, text: str, problem: Problem | None, turns: Sequence[Message]) -> dict[str, float]:
     """What code decides of a text: the values of the criteria whose check knows."""
     said = [turn.content for turn in turns if turn.role == Role.USER]
     found = {c.name: CHECKS[c.code](text, problem, said) for c in rubric.criteria if c.code}
@@ -332,7 +332,7 @@ def read_item(row: dict[str, Any]) -> Item:
     """
     try:
         turns = tuple(
-            Turn.model_validate({"role": t["role"], "content": t["content"]}) for t in row["messages"]
+            Message.model_validate({"role": t["role"], "content": t["content"]}) for t in row["messages"]
         )
         problem = Problem.model_validate(row["problem"]) if row.get("problem") else None
         if "candidates" in row:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from maieutic.core import prompts
-from maieutic.core.messages import Finish, Problem, Reply, Role, Sampling, Turn, Verdict, fingerprint
+from maieutic.core.messages import Finish, Message, Problem, Reply, Role, Sampling, Verdict, fingerprint
 from maieutic.core.prompts import fenced
 from maieutic.judging.parse import Parsed, parse_verdict, shape, verdict_schema
 from maieutic.judging.rubrics import Criterion, Kind, Rubric
@@ -39,7 +39,7 @@ async def ask(
     model: ChatModel,
     rubric: Rubric,
     text: str,
-    context: Sequence[Turn] = (),
+    context: Sequence[Message] = (),
     problem: Problem | None = None,
     *,
     sampling: Sampling = JUDGE,
@@ -96,7 +96,7 @@ async def insist(
     Raises:
         ModelError: the model did not answer.
     """
-    turns, calls = [Turn(role=Role.USER, content=question.prompt)], 0
+    turns, calls = [Message(role=Role.USER, content=question.prompt)], 0
     while True:
         reply = await model.reply(turns, sampling, schema=question.schema)
         calls += 1
@@ -109,12 +109,12 @@ async def insist(
         if calls > retries:
             return Judgement(Verdict(judge=model.id, raw=reply.text, error=f"no verdict: {error}"), calls)
         again = prompts.load(question.again).fill(error=error, shape=question.shape)
-        said = Turn(role=Role.ASSISTANT, content=reply.text if reply.text.strip() else "(nothing)")
-        turns = [turns[0], said, Turn(role=Role.USER, content=again)]
+        said = Message(role=Role.ASSISTANT, content=reply.text if reply.text.strip() else "(nothing)")
+        turns = [turns[0], said, Message(role=Role.USER, content=again)]
 
 
 def judge_prompt(
-    rubric: Rubric, text: str, context: Sequence[Turn] = (), problem: Problem | None = None
+    rubric: Rubric, text: str, context: Sequence[Message] = (), problem: Problem | None = None
 ) -> str:
     """The whole question to a judge."""
     mark, between = fenced(material(rubric, text, context, problem))
@@ -128,14 +128,14 @@ def judge_prompt(
 
 
 def material(
-    rubric: Rubric, text: str, context: Sequence[Turn] = (), problem: Problem | None = None
+    rubric: Rubric, text: str, context: Sequence[Message] = (), problem: Problem | None = None
 ) -> list[tuple[str, str]]:
     """The parts that a judge is shown, each under its title."""
     return [*background(rubric, context, problem), (f"TO BE GRADED: {rubric.judged}", text)]
 
 
 def background(
-    rubric: Rubric, context: Sequence[Turn] = (), problem: Problem | None = None
+    rubric: Rubric, context: Sequence[Message] = (), problem: Problem | None = None
 ) -> list[tuple[str, str]]:
     """The problem, with its answer where the rubric shows it, and the dialogue; system turns address the tutor."""
     spoken = [turn for turn in context if turn.role != Role.SYSTEM]

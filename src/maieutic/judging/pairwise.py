@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from maieutic.core.budget import Budget, Purse
 from maieutic.core.errors import EmptyCorpus, InputError
-from maieutic.core.messages import Fault, Problem, Role, Sampling, Turn, fingerprint
+from maieutic.core.messages import Fault, Message, Problem, Role, Sampling, fingerprint
 from maieutic.core.store import Stage
 from maieutic.core.workers import Failed, check_rate, fault_of, work_through
 from maieutic.judging.games import Decided, Game, Side, Two, by_code, gathered, play, prompt_hash, settle
@@ -51,7 +51,7 @@ class Compared(NamedTuple):
 
 class _Reply(NamedTuple):
     row: dict[str, Any]
-    turns: tuple[Turn, ...]
+    turns: tuple[Message, ...]
     problem: Problem | None
     text: str
 

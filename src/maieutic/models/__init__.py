@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 from maieutic.core.errors import InputError
-from maieutic.core.messages import Problem, Reply, Role, Sampling, Turn
+from maieutic.core.messages import Message, Problem, Reply, Role, Sampling
 
 Precision = Literal["auto", "float32", "bfloat16", "float64"]
 
@@ -36,7 +36,7 @@ class ChatModel(Protocol):
 
     async def reply(
         self,
-        messages: Sequence[Turn],
+        messages: Sequence[Message],
         sampling: Sampling,
         *,
         role: Role = Role.ASSISTANT,

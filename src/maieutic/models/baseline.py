@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from maieutic.core.errors import InputError, ModelError
-from maieutic.core.messages import Problem, Reply, Role, Sampling, Turn, fingerprint
+from maieutic.core.messages import Message, Problem, Reply, Role, Sampling, fingerprint
 
 MUST_NOT_WIN = ("question-only", "sycophant", "never-ending", "repeater")
 CONTROLS = ("silent", "telling")
@@ -49,7 +49,7 @@ class Probe:
 
     async def reply(
         self,
-        messages: Sequence[Turn],
+        messages: Sequence[Message],
         sampling: Sampling,
         *,
         role: Role = Role.ASSISTANT,

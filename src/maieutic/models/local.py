@@ -10,7 +10,7 @@ from typing import Any
 
 from maieutic.chat_templates import end_id, prompt_ids, render, stop_ids, turn_lead
 from maieutic.chat_templates.openings import openings
-from maieutic.core.messages import Conversation, Reply, Role, Sampling, Turn
+from maieutic.core.messages import Conversation, Message, Reply, Role, Sampling
 from maieutic.models import ModelOptions
 from maieutic.models import checkpoint as files
 from maieutic.models.worker import Worker
@@ -57,7 +57,7 @@ class LocalModel:
 
     async def reply(
         self,
-        messages: Sequence[Turn],
+        messages: Sequence[Message],
         sampling: Sampling,
         *,
         role: Role = Role.ASSISTANT,
@@ -77,7 +77,7 @@ class LocalModel:
 
     async def stream(
         self,
-        messages: Sequence[Turn],
+        messages: Sequence[Message],
         sampling: Sampling,
         *,
         role: Role = Role.ASSISTANT,
@@ -181,7 +181,9 @@ class LocalModel:
 
         return Engine(weights, self.tokenizer.pad_token_id or 0)
 
-    def _request(self, messages: Sequence[Turn], sampling: Sampling, role: Role, suppress_end: bool) -> Any:
+    def _request(
+        self, messages: Sequence[Message], sampling: Sampling, role: Role, suppress_end: bool
+    ) -> Any:
         from maieutic.models.engine import Request
 
         end = end_id(self.tokenizer)

@@ -18,7 +18,7 @@ from typing import Any
 from maieutic.core import prompts
 from maieutic.core.console import note
 from maieutic.core.errors import MalformedReply, UnknownModel
-from maieutic.core.messages import Finish, Reply, Role, Sampling, Turn, utf8
+from maieutic.core.messages import Finish, Message, Reply, Role, Sampling, utf8
 from maieutic.models import ModelOptions
 from maieutic.models.address import address, key, missing_key
 from maieutic.models.completions import NOTHING, Said, read, read_piece, settled, until_end
@@ -74,7 +74,7 @@ class RemoteModel:
 
     async def reply(
         self,
-        messages: Sequence[Turn],
+        messages: Sequence[Message],
         sampling: Sampling,
         *,
         role: Role = Role.ASSISTANT,
@@ -88,7 +88,7 @@ class RemoteModel:
         return (await self._ask(self._body(messages, sampling, schema, await self._known_name()), role))[0]
 
     async def reply_with_first(
-        self, messages: Sequence[Turn], sampling: Sampling
+        self, messages: Sequence[Message], sampling: Sampling
     ) -> tuple[Reply, Mapping[str, float]]:
         """The assistant's next turn, and natural-log probabilities of its likeliest first tokens.
 
@@ -118,7 +118,7 @@ class RemoteModel:
 
     async def stream(
         self,
-        messages: Sequence[Turn],
+        messages: Sequence[Message],
         sampling: Sampling,
         *,
         role: Role = Role.ASSISTANT,
@@ -241,7 +241,7 @@ class RemoteModel:
         )
 
     def _body(
-        self, messages: Sequence[Turn], sampling: Sampling, schema: dict[str, Any] | None, name: str
+        self, messages: Sequence[Message], sampling: Sampling, schema: dict[str, Any] | None, name: str
     ) -> dict[str, Any]:
         turns: list[dict[str, str]] = [{"role": turn.role, "content": turn.content} for turn in messages]
         if not turns or (self._system is not None and turns[0]["role"] != "system"):

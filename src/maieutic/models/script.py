@@ -11,7 +11,7 @@ import orjson
 from pydantic import Field, ValidationError
 
 from maieutic.core.errors import InputError, MissingInput, ModelError
-from maieutic.core.messages import Finish, Record, Reply, Role, Sampling, Text, Turn
+from maieutic.core.messages import Finish, Message, Record, Reply, Role, Sampling, Text
 
 
 class Line(Record):
@@ -72,7 +72,7 @@ class ScriptModel:
 
     async def reply(
         self,
-        messages: Sequence[Turn],
+        messages: Sequence[Message],
         sampling: Sampling,
         *,
         role: Role = Role.ASSISTANT,
@@ -104,7 +104,7 @@ class ScriptModel:
     async def close(self) -> None:
         """Nothing to free."""
 
-    def _choose(self, messages: Sequence[Turn], role: Role, suppress_end: bool) -> Line:
+    def _choose(self, messages: Sequence[Message], role: Role, suppress_end: bool) -> Line:
         mine = [line for line in self._lines if line.role in (None, role)]
         if suppress_end:
             mine = [line for line in mine if line.finish != Finish.END or line.text or any(line.texts)]

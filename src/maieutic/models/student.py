@@ -16,7 +16,7 @@ from typing import Any
 from maieutic.checks import asks_question, reveals_answer, states_answer, takes_up
 from maieutic.checks.demands import denies, refuses
 from maieutic.core.errors import ModelError
-from maieutic.core.messages import Finish, Problem, Reply, Role, Sampling, Turn, fingerprint
+from maieutic.core.messages import Finish, Message, Problem, Reply, Role, Sampling, fingerprint
 from maieutic.models import students
 from maieutic.models.students import Chances, Phrases, Style
 
@@ -47,7 +47,7 @@ class ScriptedStudent:
 
     async def reply(
         self,
-        messages: Sequence[Turn],
+        messages: Sequence[Message],
         sampling: Sampling,
         *,
         role: Role = Role.ASSISTANT,
@@ -82,7 +82,7 @@ class ScriptedStudent:
         """Nothing to free."""
 
     def _turn(
-        self, messages: Sequence[Turn], problem: Problem, random: Random, must_stay: bool
+        self, messages: Sequence[Message], problem: Problem, random: Random, must_stay: bool
     ) -> tuple[str, bool]:
         """What is said, and whether that is the end."""
         phrases, ends = self._choose(self._style(messages, problem), messages, problem, random, must_stay)
@@ -93,7 +93,7 @@ class ScriptedStudent:
         return (random.choice(new) if new else ""), ends and not must_stay
 
     def _choose(
-        self, style: Style, messages: Sequence[Turn], problem: Problem, random: Random, must_stay: bool
+        self, style: Style, messages: Sequence[Message], problem: Problem, random: Random, must_stay: bool
     ) -> tuple[Phrases, bool]:
         """What to draw from, none to leave without a word, and whether it is the last."""
         if not messages or messages[-1].role != Role.ASSISTANT:
@@ -126,7 +126,7 @@ class ScriptedStudent:
         sticks = random.random() < chances.sticks and problem.attempt
         return (style.sticks if sticks else style.lost), False
 
-    def _style(self, messages: Sequence[Turn], problem: Problem) -> Style:
+    def _style(self, messages: Sequence[Message], problem: Problem) -> Style:
         """A person keeps to one: the problem and the first words decide it."""
         first = [messages[0].content] if messages else []
         names = sorted(self._student.styles)
@@ -154,7 +154,7 @@ def move(text: str, problem: Problem, said: Sequence[str]) -> str:
     return "hints" if helps and len(new) >= _HINT_WORDS else "idle"
 
 
-def _history(messages: Sequence[Turn], problem: Problem) -> tuple[bool, bool]:
+def _history(messages: Sequence[Message], problem: Problem) -> tuple[bool, bool]:
     """Whether the student found the answer before the tutor's last turn, or was told it."""
     said: list[str] = []
     for turn in messages:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from maieutic.core.budget import Budget, Purse
 from maieutic.core.console import note
 from maieutic.core.errors import EmptyCorpus, InputError, MaieuticError, MissingInput
-from maieutic.core.messages import Conversation, Fault, Reply, Role, Sampling, Turn, fingerprint
+from maieutic.core.messages import Conversation, Fault, Message, Reply, Role, Sampling, fingerprint
 from maieutic.core.store import Stage, stage_rows
 from maieutic.core.workers import Failed, fault_of, work_through
 from maieutic.models import ChatModel, briefed, identity
@@ -48,9 +48,9 @@ class Candidates(NamedTuple):
 
 class _Seed(NamedTuple):
     conversation: Conversation
-    turns: tuple[Turn, ...]
+    turns: tuple[Message, ...]
     """The dialogue up to the student's last turn."""
-    messages: tuple[Turn, ...]
+    messages: tuple[Message, ...]
     """The same as the tutor sees it."""
     place: int
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from maieutic.core.errors import MaieuticError, MalformedReply, Unreachable
-from maieutic.core.messages import Finish, Reply, Role, Sampling, Turn
+from maieutic.core.messages import Finish, Message, Reply, Role, Sampling
 from maieutic.models import ChatModel
 
 EXIT = "/exit"
@@ -20,7 +20,7 @@ EXIT = "/exit"
 class Chatted(NamedTuple):
     """A chat as it was held."""
 
-    messages: tuple[Turn, ...]
+    messages: tuple[Message, ...]
     ended: bool
     """The model ended the conversation."""
     owed: MaieuticError | None
@@ -41,7 +41,7 @@ class Streaming(Protocol):
     """A model that gives its turn as it is written."""
 
     def stream(
-        self, messages: list[Turn], sampling: Sampling, *, role: Role, done: Callable[[Reply], None]
+        self, messages: list[Message], sampling: Sampling, *, role: Role, done: Callable[[Reply], None]
     ) -> AsyncIterator[str]:
         """The next turn of `role`, in pieces that make up its text; then `done` with the whole reply."""
         ...
@@ -74,8 +74,8 @@ def chat(
 def _converse(
     runner: asyncio.Runner, model: ChatModel, terminal: Terminal, role: Role, sampling: Sampling
 ) -> Chatted:
-    history: list[Turn] = []
-    pending: list[Turn] | None = [] if role == Role.USER else None
+    history: list[Message] = []
+    pending: list[Message] | None = [] if role == Role.USER else None
     owed: MaieuticError | None = None
     while True:
         if pending is None or owed:
@@ -83,7 +83,9 @@ def _converse(
             if line is None or line.strip() == EXIT:
                 return Chatted(tuple(history), False, owed)
             if line.strip():
-                pending = [Turn(role=role.other, content=line)] if history or role == Role.ASSISTANT else []
+                pending = (
+                    [Message(role=role.other, content=line)] if history or role == Role.ASSISTANT else []
+                )
             elif pending is None:
                 continue
         assert pending is not None
@@ -97,7 +99,7 @@ def _converse(
         history += pending
         pending = owed = None
         if text or not ended:
-            history.append(Turn(role=role, content=text))
+            history.append(Message(role=role, content=text))
         if not text and not ended:
             terminal.note("The model said nothing.")
         if ended:
@@ -106,7 +108,7 @@ def _converse(
 
 
 async def _speak(
-    model: ChatModel, messages: list[Turn], sampling: Sampling, role: Role, show: Callable[[str], None]
+    model: ChatModel, messages: list[Message], sampling: Sampling, role: Role, show: Callable[[str], None]
 ) -> tuple[str, bool]:
     """One turn, shown; its text, and whether it ended the conversation."""
     replies: list[Reply] = []

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from maieutic.checks.outcomes import outcome
 from maieutic.core.errors import EmptyCorpus, InputError
-from maieutic.core.messages import Conversation, Fault, Problem, Role, Turn, fingerprint
+from maieutic.core.messages import Conversation, Fault, Message, Problem, Role, fingerprint
 from maieutic.core.store import stage_rows
 from maieutic.models import ChatModel
 from maieutic.rollouts import SimulateConfig, Summary, simulate
@@ -131,7 +131,9 @@ def replies(row: Mapping[str, Any]) -> list[Reply]:
     try:
         texts = [str(candidate["text"]) for candidate in row["candidates"]]
         said = row.get("dialogue") or row["messages"]
-        turns = tuple(Turn.model_validate({key: turn[key] for key in ("role", "content")}) for turn in said)
+        turns = tuple(
+            Message.model_validate({key: turn[key] for key in ("role", "content")}) for turn in said
+        )
         problem = Problem.model_validate(row["problem"]) if row.get("problem") else None
     except (KeyError, TypeError, ValidationError) as error:
         raise InputError(
@@ -144,8 +146,8 @@ def replies(row: Mapping[str, Any]) -> list[Reply]:
     return [_reply(text, turns, problem, about) for text in texts]
 
 
-def _reply(text: str, turns: tuple[Turn, ...], problem: Problem, about: Mapping[str, Any]) -> Reply:
-    whole = (*turns, Turn(role=Role.ASSISTANT, content=text))
+def _reply(text: str, turns: tuple[Message, ...], problem: Problem, about: Mapping[str, Any]) -> Reply:
+    whole = (*turns, Message(role=Role.ASSISTANT, content=text))
     name = fingerprint([[[turn.role, turn.content] for turn in whole], problem.model_dump()])[:24]
     start = Conversation(id=name, messages=whole, problem=problem, **about)
     if (found := outcome(start, first=len(whole))) is not None and found.told:

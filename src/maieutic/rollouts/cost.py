@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from maieutic.core import prompts
 from maieutic.core.budget import spend
-from maieutic.core.messages import Role, Turn
+from maieutic.core.messages import Message, Role
 from maieutic.rollouts.simulate import SimulateConfig
 from maieutic.rollouts.starts import Starts
 from maieutic.rollouts.tutor_prompt import Brief
@@ -44,7 +44,7 @@ def cost(config: SimulateConfig, user: str, assistant: str, n: int | None = None
     forced, served = config.ending == "force", user.startswith(_SERVED)
     turns = rounds + forced  # of the user, who takes leave with one more
     prompted = config.user_mode == "prompted" or (config.user_mode is None and served)
-    frame = [Turn(role=Role.SYSTEM, content=prompts.load("dyadic").text)] if served else []
+    frame = [Message(role=Role.SYSTEM, content=prompts.load("dyadic").text)] if served else []
     brief = Brief.named(config.assistant_prompt, config.show_solution)
     begun = told = 0
     for start in starts.take(n, "", config.seed):
@@ -64,5 +64,5 @@ def cost(config: SimulateConfig, user: str, assistant: str, n: int | None = None
     return SimulationCost(total, calls, sum(reads), sum(writes), sum(known) if known else None)
 
 
-def _tokens(messages: Iterable[Turn]) -> int:
+def _tokens(messages: Iterable[Message]) -> int:
     return sum(len(turn.content) for turn in messages) // CHARS_A_TOKEN

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any, Literal, NamedTuple
 
 from maieutic.core.errors import ContextFull, ModelError, RenderError
-from maieutic.core.messages import Conversation, Fault, Finish, Reply, Role, Sampling, Turn, fingerprint
+from maieutic.core.messages import Conversation, Fault, Finish, Message, Reply, Role, Sampling, fingerprint
 from maieutic.core.workers import HOPELESS, fault_of
 from maieutic.models import ChatModel, briefed
 from maieutic.rollouts import guards
@@ -86,7 +86,7 @@ class Draw(NamedTuple):
 class Spoken(NamedTuple):
     """A turn and what is known of how it came about."""
 
-    turn: Turn
+    turn: Message
     info: dict[str, Any]
 
 
@@ -241,7 +241,7 @@ class Dialogue:
         if reply.finish == Finish.END and not reply.text.strip():
             self._end_info = info
             return False
-        spoken = Spoken(Turn(role=role, content=reply.text), info)
+        spoken = Spoken(Message(role=role, content=reply.text), info)
         self._keep(len(self._spoken), spoken)
         self._spoken.append(spoken)
         self._messages.append(spoken.turn)
@@ -264,7 +264,7 @@ class Dialogue:
             reply = await model.reply(self._as_told(), sampling)
         return Draw(reply, sampling, round(time.monotonic() - started, 4))
 
-    def _as_told(self) -> Sequence[Turn]:
+    def _as_told(self) -> Sequence[Message]:
         """The dialogue as the assistant sees it: as `candidates` shows it to a tutor at the same place."""
         brief = self._rules.brief
         return brief.frame(self._start.problem, self._messages) if brief.prompt else self._messages

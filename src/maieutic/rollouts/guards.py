@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from maieutic.core.errors import InputError
-from maieutic.core.messages import Finish, Reply, Role, Turn
+from maieutic.core.messages import Finish, Message, Reply, Role
 
 NEAR = 0.9
 """Shared words over all words (Jaccard) from which two turns of five words or more count as the same."""
@@ -30,7 +30,7 @@ _BANNED_OPENING = re.compile(r"^\W*(?:i|you|here)\b", re.I)
 class Context(NamedTuple):
     """What a guard sees beside the draw."""
 
-    messages: Sequence[Turn]
+    messages: Sequence[Message]
     role: Role
     intent: str | None
 

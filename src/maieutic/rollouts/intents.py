@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from maieutic.core import prompts
 from maieutic.core.budget import Budget, Purse
 from maieutic.core.errors import EmptyCorpus, ModelError
-from maieutic.core.messages import Conversation, Finish, Reply, Role, Sampling, Turn, fingerprint
+from maieutic.core.messages import Conversation, Finish, Message, Reply, Role, Sampling, fingerprint
 from maieutic.core.store import Stage
 from maieutic.core.workers import Failed, work_through
 from maieutic.data.wordsets import words
@@ -155,7 +155,7 @@ class _Intents:
             return _shape(conversation, How.KEPT)
         if not conversation.turns(Role.USER):
             return _shape(conversation, How.NO_PERSON)
-        messages = [Turn(role=Role.USER, content=self._question(conversation))]
+        messages = [Message(role=Role.USER, content=self._question(conversation))]
         why = ""
         for draw in range(1 + REDRAWS):
             reply = await self._model.reply(messages, self._draw(item.place, draw))

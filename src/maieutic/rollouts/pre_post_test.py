@@ -16,7 +16,7 @@ from maieutic.checks.outcomes import States, is_known
 from maieutic.core import prompts
 from maieutic.core.budget import Budget, Purse
 from maieutic.core.errors import EmptyCorpus
-from maieutic.core.messages import Conversation, Fault, Finish, Role, Sampling, Turn, fingerprint
+from maieutic.core.messages import Conversation, Fault, Finish, Message, Role, Sampling, fingerprint
 from maieutic.core.store import Stage
 from maieutic.core.workers import Failed, fault_of, work_through
 from maieutic.data.corpus import read_corpus
@@ -161,7 +161,7 @@ class _Attempts:
                 raise one
         return {**self._shape(talk), "attempts": made}
 
-    async def _try(self, talk: Conversation, messages: tuple[Turn, ...], place: int) -> dict[str, Any]:
+    async def _try(self, talk: Conversation, messages: tuple[Message, ...], place: int) -> dict[str, Any]:
         drawn = int(fingerprint([self._when, self._of(talk), place])[:7], 16) + self._sampling.seed
         sampling = self._sampling.model_copy(update={"seed": drawn})
         reply = await next_user_turn(self._model, self._mode, talk, messages, sampling, may_end=False)
@@ -194,9 +194,9 @@ class _Attempts:
         }
 
 
-def asked(messages: Iterable[Turn], question: str) -> tuple[Turn, ...]:
+def asked(messages: Iterable[Message], question: str) -> tuple[Message, ...]:
     """The turns with the assistant's question; where the assistant spoke last, it is part of that turn."""
     turns = tuple(messages)
     if turns and turns[-1].role == Role.ASSISTANT:
         question, turns = f"{turns[-1].content}\n\n{question}", turns[:-1]
-    return (*turns, Turn(role=Role.ASSISTANT, content=question))
+    return (*turns, Message(role=Role.ASSISTANT, content=question))

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from maieutic.core.messages import Conversation, Turn
+from maieutic.core.messages import Conversation, Message
 from maieutic.core.store import Journal, read_rows
 from maieutic.rollouts.dialogue import ENDED, Outcome, Spoken
 from maieutic.rollouts.users import UNREAD
@@ -75,7 +75,7 @@ def partial_dialogues(turns: Journal, rows: Journal) -> dict[str, list[Spoken]]:
         if row["dialogue"] not in rows:
             spoken = partial.setdefault(row["dialogue"], [])
             if row["index"] == len(spoken):
-                spoken.append(Spoken(Turn.model_validate(row["turn"]), row["info"]))
+                spoken.append(Spoken(Message.model_validate(row["turn"]), row["info"]))
     return partial
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from maieutic.core.errors import EmptyCorpus
-from maieutic.core.messages import Conversation, Role, Turn, fingerprint
+from maieutic.core.messages import Conversation, Message, Role, fingerprint
 from maieutic.models import students
 
 
@@ -116,5 +116,5 @@ class Starts:
         if self._seed_turns is not None:
             turns = turns[: self._seed_turns]
         if not system and self._system:
-            system = [Turn(role=Role.SYSTEM, content=self._system)]
+            system = [Message(role=Role.SYSTEM, content=self._system)]
         return start.model_copy(update={"messages": (*system, *turns), "ended": False})

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from maieutic.core import prompts
-from maieutic.core.messages import Problem, Role, Turn
+from maieutic.core.messages import Message, Problem, Role
 
 
 class Brief(NamedTuple):
@@ -26,7 +26,7 @@ class Brief(NamedTuple):
         """By the prompt's name, or a `.md` file."""
         return cls(prompts.load(prompt) if prompt else None, show_solution)
 
-    def frame(self, problem: Problem | None, turns: Sequence[Turn]) -> tuple[Turn, ...]:
+    def frame(self, problem: Problem | None, turns: Sequence[Message]) -> tuple[Message, ...]:
         """The turns as the tutor sees them: the instructions and the dialogue's own system texts in one turn first."""
         system = self.system(problem, turns)
         return (
@@ -34,7 +34,7 @@ class Brief(NamedTuple):
             *(turn for turn in turns if not system or turn.role != Role.SYSTEM),
         )
 
-    def system(self, problem: Problem | None, turns: Sequence[Turn]) -> Turn | None:
+    def system(self, problem: Problem | None, turns: Sequence[Message]) -> Message | None:
         """The one system turn that `frame` puts first; null without a prompt."""
         if self.prompt is None:
             return None
@@ -42,7 +42,7 @@ class Brief(NamedTuple):
         text = self.prompt.text
         text = self.prompt.fill(material=about) if "{{material}}" in text else f"{text}\n\n{about}"
         own = [turn.content for turn in turns if turn.role == Role.SYSTEM]
-        return Turn(role=Role.SYSTEM, content="\n\n".join([text.strip(), *own]))
+        return Message(role=Role.SYSTEM, content="\n\n".join([text.strip(), *own]))
 
 
 def material(problem: Problem | None, said: str, show_solution: bool) -> str:

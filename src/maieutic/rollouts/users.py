@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Literal
 
 from maieutic.core import prompts
-from maieutic.core.messages import Conversation, Finish, Reply, Role, Sampling, Turn
+from maieutic.core.messages import Conversation, Finish, Message, Reply, Role, Sampling
 from maieutic.models import ChatModel, briefed
 
 UserMode = Literal["trained", "prompted"]
@@ -39,7 +39,7 @@ async def next_user_turn(
     model: ChatModel,
     mode: UserMode,
     start: Conversation,
-    messages: Sequence[Turn],
+    messages: Sequence[Message],
     sampling: Sampling,
     may_end: bool,
     last: bool = False,
@@ -72,33 +72,33 @@ def tells(model: ChatModel, start: Conversation, part: str) -> bool:
     return telling is not None and telling.best(start, part) is not None
 
 
-def told_turns(model: ChatModel, start: Conversation, messages: Sequence[Turn]) -> Sequence[Turn]:
+def told_turns(model: ChatModel, start: Conversation, messages: Sequence[Message]) -> Sequence[Message]:
     """The conversation as a trained simulator sees it: told what it learned to be told, else as it is."""
     telling = getattr(model, "telling", None)
     if telling is None:
         return messages
     so_far = start.model_copy(update={"messages": tuple(messages)})
-    turns: tuple[Turn, ...] = telling.tell(so_far, getattr(model, "system", None)).messages
+    turns: tuple[Message, ...] = telling.tell(so_far, getattr(model, "system", None)).messages
     return turns
 
 
-def swapped(start: Conversation, messages: Sequence[Turn], last: bool = False) -> list[Turn]:
+def swapped(start: Conversation, messages: Sequence[Message], last: bool = False) -> list[Message]:
     """The conversation as a prompted user model sees it: its own turns are the assistant's."""
     turns = [
-        Turn(role=turn.role.other, content=turn.content) for turn in messages if turn.role != Role.SYSTEM
+        Message(role=turn.role.other, content=turn.content) for turn in messages if turn.role != Role.SYSTEM
     ]
     if not turns or turns[0].role == Role.ASSISTANT:
-        turns.insert(0, Turn(role=Role.USER, content=prompts.load("user_start").text))
+        turns.insert(0, Message(role=Role.USER, content=prompts.load("user_start").text))
     return [_told(_who(start), _want(start), last), *turns]
 
 
 @lru_cache(1024)
-def _told(who: str, want: str, last: bool) -> Turn:
+def _told(who: str, want: str, last: bool) -> Message:
     """What a prompted user is told: the same in all turns of a dialogue."""
     system = prompts.load("user_prompted").fill(end=END_WORD, who=who, want=want)
     if last:
         system += "\n\n" + prompts.load("user_last").fill(end=END_WORD)
-    return Turn(role=Role.SYSTEM, content=system)
+    return Message(role=Role.SYSTEM, content=system)
 
 
 class _Controller:
@@ -110,14 +110,14 @@ class _Controller:
         """Of its prompt."""
         return prompts.load("user_controller").hash
 
-    async def ask(self, model: ChatModel, start: Conversation, messages: Sequence[Turn]) -> Reply:
+    async def ask(self, model: ChatModel, start: Conversation, messages: Sequence[Message]) -> Reply:
         """What the model says of a conversation; its texts stand in a fence that none of them can close."""
         said = [turn for turn in messages if turn.role != Role.SYSTEM]
         talk = "\n\n".join(f"{_NAMES[turn.role]}: {turn.content}" for turn in said)
         who, want = _who(start), _want(start)
         mark = prompts.mark_for([talk, who, want])
         text = prompts.load("user_controller").fill(mark=mark, who=who, want=want, talk=talk)
-        return await model.reply([Turn(role=Role.USER, content=text)], self.sampling)
+        return await model.reply([Message(role=Role.USER, content=text)], self.sampling)
 
     def read(self, text: str) -> str:
         """`yes`, `no`, or `UNREAD`, after which the dialogue goes on."""

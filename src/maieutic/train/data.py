@@ -17,7 +17,7 @@ from maieutic.chat_templates import IGNORED, Rendered, prompt_ids, render
 from maieutic.chat_templates.truncate import Keep, fit
 from maieutic.core.console import note
 from maieutic.core.errors import ContextTooShort, EmptyCorpus, InputError, MissingInput, UnstablePrefix
-from maieutic.core.messages import Conversation, Preference, Role, Turn
+from maieutic.core.messages import Conversation, Message, Preference, Role
 from maieutic.models.weights import Framing
 from maieutic.train.condition import NONE, Mixture, Told
 
@@ -273,8 +273,8 @@ def _shortened(
 
 
 def _completion(
-    prompt: tuple[Turn, ...],
-    reply: tuple[Turn, ...],
+    prompt: tuple[Message, ...],
+    reply: tuple[Message, ...],
     ids: list[int],
     tokenizer: Any,
     frame: Framing,

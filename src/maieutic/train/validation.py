@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 
 from maieutic.chat_templates import end_id, prompt_ids, stop_ids
 from maieutic.chat_templates.openings import Decisions, Openings, decisions, openings
-from maieutic.core.messages import Conversation, Role, Turn
+from maieutic.core.messages import Conversation, Message, Role
 from maieutic.core.store import Stage
 from maieutic.data.wordsets import diversity
 from maieutic.models.engine import Engine, Generated, Request
@@ -102,7 +102,7 @@ def _asked(talk: Conversation, found: Openings) -> Openings:
     return Openings(found.ids[: places[-1] + 1] if places else [], places)
 
 
-def _before(talk: Conversation) -> Sequence[Turn]:
+def _before(talk: Conversation) -> Sequence[Message]:
     """What stands before the person's first turn."""
     first = next(place for place, turn in enumerate(talk.messages) if turn.role == Role.USER)
     return talk.messages[:first]

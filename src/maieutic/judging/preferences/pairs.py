@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field
 
 from maieutic.core.errors import InputError
-from maieutic.core.messages import Preference, Record, Role, Turn, fingerprint
+from maieutic.core.messages import Message, Preference, Record, Role, fingerprint
 from maieutic.judging.preferences.rows import Graded, graded, repeats
 
 Strategy = Literal["best-worst", "all-pairs", "margin"]
@@ -232,9 +232,9 @@ def preference(row: Mapping[str, Any], pair: Pair) -> Preference:
         "rejected_reveals": worst.reveals,
     }
     return Preference(
-        prompt=tuple(Turn.model_validate(turn) for turn in row["messages"]),
-        chosen=(Turn(role=Role.ASSISTANT, content=best.text),),
-        rejected=(Turn(role=Role.ASSISTANT, content=worst.text),),
+        prompt=tuple(Message.model_validate(turn) for turn in row["messages"]),
+        chosen=(Message(role=Role.ASSISTANT, content=best.text),),
+        rejected=(Message(role=Role.ASSISTANT, content=worst.text),),
         scores={"chosen": best.score, "rejected": worst.score},
         meta=meta,
     )

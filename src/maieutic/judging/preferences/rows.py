@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from maieutic.checks import reveals_answer
 from maieutic.core.errors import InputError, MaieuticError
-from maieutic.core.messages import Finish, Problem, Role, Turn, Verdict, fingerprint
+from maieutic.core.messages import Finish, Message, Problem, Role, Verdict, fingerprint
 from maieutic.judging.parse import read_values
 from maieutic.judging.rubrics import Rubric, load, summary_score
 from maieutic.rollouts.candidates import read_stage
@@ -46,7 +46,7 @@ def graded(row: Mapping[str, Any]) -> list[Graded]:
         InputError: it is no judged row.
     """
     try:
-        turns = [Turn.model_validate(turn) for turn in row["messages"]]
+        turns = [Message.model_validate(turn) for turn in row["messages"]]
         if not turns:
             raise ValueError("no messages")
         said = [turn.content for turn in turns if turn.role == Role.USER]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from random import Random
 
-from maieutic.core.messages import Role, Turn
+from maieutic.core.messages import Message, Role
 from maieutic.recipes.demo.pupils import LEAVES, THANKS
 
 GOODS = ("tea", "cake", "soup", "milk", "bread", "rice", "fish", "juice")
@@ -25,7 +25,7 @@ _PASTIMES = {
     "draw": ("What can i draw", "A cat or a ship", "the cat"),
     "play": ("What can i play", "Chess or cards", "chess"),
 }
-Turns = list[Turn]
+Turns = list[Message]
 
 
 def _styled(style: str, text: str) -> str:
@@ -44,7 +44,7 @@ def shop(random: Random, style: str, facts: list[tuple[str, int]]) -> Turns:
     missing = random.choice([good for good in GOODS if good not in goods])
     opens, closes = random.randint(6, 9), random.randint(4, 8)
     listed = ", ".join(f"{good} is {price[good]}" for good in goods)
-    turns = [Turn(role=Role.SYSTEM, content=f"Shop: {listed}. Open from {opens} to {closes}.")]
+    turns = [Message(role=Role.SYSTEM, content=f"Shop: {listed}. Open from {opens} to {closes}.")]
     asked = random.sample(goods, random.randint(1, 3))
     greeting = {"chatty": "hi! ", "polite": "hello, ", "terse": "", "sloppy": "hey "}[style]
     for place, good in enumerate(asked):
@@ -112,11 +112,11 @@ def bored(random: Random, style: str) -> Turns:
 
 
 def _exchange(turns: Turns, question: str, reply: str) -> None:
-    turns += [Turn(role=Role.USER, content=question), Turn(role=Role.ASSISTANT, content=reply)]
+    turns += [Message(role=Role.USER, content=question), Message(role=Role.ASSISTANT, content=reply)]
 
 
 def _leave(random: Random, turns: Turns, style: str) -> Turns:
     """A last word, or none."""
     if random.random() >= LEAVES[style]:
-        turns.append(Turn(role=Role.USER, content=random.choice(THANKS[style])))
+        turns.append(Message(role=Role.USER, content=random.choice(THANKS[style])))
     return turns

@@ -9,7 +9,7 @@ from __future__ import annotations
 from random import Random
 from typing import Any, NamedTuple
 
-from maieutic.core.messages import Problem, Role, Turn
+from maieutic.core.messages import Message, Problem, Role
 
 NAMES = ("Ana", "Ben", "Tom", "Kim", "Sam", "Eva")
 THINGS = ("nuts", "pens", "cups", "eggs", "hats", "keys")
@@ -101,9 +101,9 @@ def draw_task(random: Random, pairs: list[tuple[int, int]]) -> Task:
     return Task(story, words, random.choice(story.wrong))
 
 
-def sheet(task: Task) -> Turn:
+def sheet(task: Task) -> Message:
     """What lies before both: the problem."""
-    return Turn(role=Role.SYSTEM, content=f"Task: {task.problem().statement}")
+    return Message(role=Role.SYSTEM, content=f"Task: {task.problem().statement}")
 
 
 OPENINGS = {
@@ -177,7 +177,7 @@ _PRESSES = 0.4
 class Lesson(NamedTuple):
     """A tutoring dialogue, and the places at which a tutor may be asked for a reply to a wrong pupil."""
 
-    turns: tuple[Turn, ...]
+    turns: tuple[Message, ...]
     openings: tuple[int, ...]
     """Lengths of the beginnings that end on a pupil who has not got it yet."""
     ended: bool
@@ -202,7 +202,7 @@ def lesson(random: Random, task: Task, style: str, ways: Ways = ORDINARY) -> Les
 
     def say(role: Role, choice: str | tuple[str, ...]) -> None:
         text = choice if isinstance(choice, str) else random.choice(choice)
-        turns.append(Turn(role=role, content=task.fill(text)))
+        turns.append(Message(role=role, content=task.fill(text)))
 
     def examined() -> bool:
         return bool(ways.exams) and random.random() < ways.exams

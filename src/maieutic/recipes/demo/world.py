@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from maieutic.core.messages import Conversation, Problem, Role, Turn
+from maieutic.core.messages import Conversation, Message, Problem, Role
 from maieutic.recipes.demo import everyday, pupils
 
 PARTS = ("train", "validation", "test")
@@ -180,14 +180,14 @@ _INTENTS = {
 }
 
 
-def _cut(turns: list[Turn]) -> list[Turn]:
+def _cut(turns: list[Message]) -> list[Message]:
     """The talk up to some reply of the assistant's that is not its last turn, where there is one."""
     places = [place for place, turn in enumerate(turns[:-1], 1) if turn.role == Role.ASSISTANT]
     return turns[: places[len(places) // 2]] if places else turns
 
 
 def _row(
-    turns: list[Turn], intent: str, problem: Problem | None, ended: bool, about: dict[str, Any]
+    turns: list[Message], intent: str, problem: Problem | None, ended: bool, about: dict[str, Any]
 ) -> Conversation:
     return Conversation(
         messages=tuple(turns),

@@ -14,7 +14,7 @@ from maieutic.chat_templates.layout import DYADIC, LABELS
 from maieutic.chat_templates.templates import KEEP, ChatFrames, template_text
 from maieutic.core import prompts
 from maieutic.core.errors import RenderError
-from maieutic.core.messages import Role, Turn
+from maieutic.core.messages import Message, Role
 from maieutic.serving.export.opened import Opened
 
 MOST = 8192
@@ -104,7 +104,7 @@ def chat_frame(model: Opened) -> Frame:
 
 def _opening(frames: ChatFrames, side: Role) -> str:
     """What opens a turn, without the spaces that are drawn with its first word."""
-    said = [Turn(role=Role.USER, content="x"), Turn(role=Role.ASSISTANT, content="x")]
+    said = [Message(role=Role.USER, content="x"), Message(role=Role.ASSISTANT, content="x")]
     before = said if side == Role.USER else said[:1]
     written = "".join(piece.text for piece in frames.pieces(before)).removesuffix(frames.tail)
     return "".join(piece.text for piece in frames.opening(before, side)).removeprefix(written)
