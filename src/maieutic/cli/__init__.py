@@ -75,9 +75,48 @@ def _fail(what: str, hint: str) -> NoReturn:
     sys.exit(1)
 
 
+GROUPS = {
+    "train": "Fine-tune a model: `train sft` on conversations, `train dpo` on preferences.",
+    "eval": "Measure simulators, tutors, assistants and judges.",
+    "eval tutor": "Single replies of a tutor, judged by people or models.",
+    "eval judge": "A judge beside people.",
+    "eval dialogue": "Whole dialogues of tutors with students.",
+    "eval mt-bench": "MT-Bench, in FastChat's files.",
+    "eval vicuna-bench": "Vicuna-Bench: MT-Bench with one turn.",
+    "eval alpaca-eval": "AlpacaEval, in its own files.",
+    "eval utility": "What a simulated corpus is worth for training an assistant.",
+    "demo": "The whole pipeline offline on a tiny model.",
+}
+
+
 def gather() -> None:
     """Import the command files, in the order of the pipeline; none of them imports a heavy library."""
-    from maieutic.cli import data, evals, intents, judge, mask, models, play, recipe, report, simulate, train
+    from maieutic.cli import (
+        data,
+        evals,
+        generate,
+        intents,
+        judge,
+        mask,
+        models,
+        play,
+        recipe,
+        report,
+        simulate,
+        train,
+    )
+    from maieutic.recipes.steps import STEPS
 
+    if app.registered_commands:
+        return
     for room in (recipe, data, mask, intents, train, simulate, judge, play, evals, report, models):
         room.register(app)
+    # Groups that still have hand-written commands: generated ones are added to them.
+    apps = {
+        "": app,
+        "train": train.train,
+        "eval": evals.evals,
+        "eval tutor": evals.tutor_app,
+        "eval judge": evals.judge_app,
+    }
+    generate.add(apps, STEPS, GROUPS)

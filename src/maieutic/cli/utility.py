@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from maieutic.cli.plan import show_plan
 from maieutic.cli.printing import span
-from maieutic.cli.recipe import show_plan
 from maieutic.core.console import Json, note, print_json, table
 
 utility_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None, add_completion=False)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from maieutic.core.errors import BudgetSpent, InputError
 from maieutic.core.messages import Record, Reply
@@ -21,11 +21,25 @@ class Price(NamedTuple):
 class Budget(Record):
     """What a call may spend; null: no limit."""
 
-    tokens: int | None = None
-    """Tokens, prompts counted."""
-    usd: float | None = None
-    prices: dict[str, Price] = Field(default_factory=dict)
-    """By MODEL; one that is not named costs nothing."""
+    flags: ClassVar = {"tokens": "--budget-tokens", "usd": "--budget-usd", "prices": "--price"}
+    """The options of a command."""
+
+    tokens: int | None = Field(None, ge=1, description="Stop after so many tokens, prompts counted.")
+    usd: float | None = Field(None, ge=0, description="Stop after so many dollars.")
+    prices: dict[str, Price] = Field(
+        default_factory=dict,
+        description="MODEL=IN,OUT: dollars for a million tokens read and written. Other models cost nothing.",
+    )
+
+    @field_validator("prices", mode="before")
+    @classmethod
+    def _read_prices(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        return {
+            name: prices([f"{name}={price}"])[name] if isinstance(price, str) else price
+            for name, price in value.items()
+        }
 
     def checked(self, models: Sequence[str]) -> Budget:
         """The budget itself, unless it has a limit in dollars and one of the remote models has no price.

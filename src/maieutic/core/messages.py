@@ -160,13 +160,10 @@ class Finish(StrEnum):
 class Sampling(Record):
     """How a reply is drawn. Part of every row's key."""
 
-    temperature: float = Field(0.7, ge=0)
-    """0 is greedy."""
-    top_p: float = Field(1.0, gt=0, le=1)
-    max_tokens: int = Field(512, ge=1)
-    """New tokens at most."""
-    seed: int = 0
-    """Each call adds its own place in the run to it, so draws differ and repeat."""
+    temperature: float = Field(0.7, ge=0, description="Sampling temperature; 0 is greedy.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus: probability mass that is sampled from.")
+    max_tokens: int = Field(512, ge=1, description="New tokens of a reply at most.")
+    seed: int = Field(0, description="Seed; each draw adds its own number to it.")
 
 
 class Reply(Record):

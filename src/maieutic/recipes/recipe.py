@@ -35,8 +35,10 @@ from maieutic.core.store import changed_keys, full_disk, listed, read_json, writ
 from maieutic.recipes.expand import unroll
 from maieutic.recipes.stages import ACTIONS, Action
 from maieutic.recipes.stages.examiner import refuse_own_examiner
+from maieutic.recipes.steps import STEPS
 
 _REFERENCE = re.compile(r"\$\{([^{}]*)\}")
+_KINDS: dict[str, Any] = {**ACTIONS, **{kind.command: kind for kind in STEPS}}
 
 
 class Recipe(Record):
@@ -187,7 +189,7 @@ def expect(plan: Plan) -> list[Expected]:
     """What each stage will cost: calls, tokens, memory, hours. Runs nothing and asks no model."""
     flow = Flow(plan.rates)
     for step in plan.steps:
-        step.action.weigh(step.out, flow)
+        step.action.declare_models(step.out, flow)
     lines = []
     for step in plan.steps:
         cost = step.action.expect(step.out, flow)
@@ -238,7 +240,7 @@ def run(plan: Plan, *, check: bool = True) -> dict[str, Any]:
             continue
         note(f"[{number}/{len(plan.steps)}] {step.name}: {step.action.describe()}")
         started = time.monotonic()
-        step.action.run(step.out)
+        step.action.run_stage(step.out)
         _keep_time(plan.out / "timings.json", step.name, time.monotonic() - started)
     return {step.name: read_json(step.out / "manifest.json") for step in plan.steps}
 
@@ -250,13 +252,13 @@ def _keep_time(path: Path, stage: str, seconds: float) -> None:
 
 
 def _step(name: str, spec: Any, values: Mapping[str, Any], earlier: Mapping[str, Step], out: Path) -> Step:
-    if not isinstance(spec, dict) or str(spec.get("do")) not in ACTIONS:
-        raise RecipeError(f"stage {name}: `do` is none of {', '.join(ACTIONS)}", "Say what the stage does.")
+    if not isinstance(spec, dict) or str(spec.get("do")) not in _KINDS:
+        raise RecipeError(f"stage {name}: `do` is none of {', '.join(_KINDS)}", "Say what the stage does.")
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) or name in values:
         raise RecipeError(
             f"stage {name!r}: not a good name", "Use small letters, digits and -, and no value's name."
         )
-    kind = ACTIONS[spec["do"]]
+    kind = _KINDS[spec["do"]]
     needs: dict[str, None] = {}
     given = {
         key: _filled(value, f"stage {name}, {key}", values, earlier, needs)

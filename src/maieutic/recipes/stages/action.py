@@ -25,6 +25,10 @@ class Action(Record):
         """Do it; the manifest is the last thing written."""
         raise NotImplementedError
 
+    def run_stage(self, folder: Path) -> None:
+        """As a step does."""
+        self.run(folder)
+
     def check(self) -> None:
         """Refuse now what its work would refuse later: an unknown name, settings that do not go together.
 
@@ -54,7 +58,7 @@ class Action(Record):
         """A few words for the plan."""
         return type(self).__name__.lower()
 
-    def weigh(self, out: Path, flow: Flow) -> None:
+    def declare_models(self, out: Path, flow: Flow) -> None:
         """Tell `flow` the sizes of models that it knows or makes, before any stage is expected."""
 
     def expect(self, out: Path, flow: Flow) -> Cost:

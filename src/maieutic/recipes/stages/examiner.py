@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from maieutic.core.errors import RecipeError
-from maieutic.recipes.stages.action import Action
-from maieutic.recipes.stages.judging import Judge, Prefer
-from maieutic.recipes.stages.playing import Mix
-from maieutic.recipes.stages.training import Dpo
 
 
-def refuse_own_examiner(stages: Mapping[str, Action], needs: Mapping[str, Sequence[str]]) -> None:
+def refuse_own_examiner(stages: Mapping[str, Any], needs: Mapping[str, Sequence[str]]) -> None:
     """Raise where a model judged the replies that a tutor learned from, and then judges what the tutor says.
 
     A judge whose verdicts make pairs again, as in rounds of training, grades nothing; code may do both, since it has
@@ -25,11 +22,11 @@ def refuse_own_examiner(stages: Mapping[str, Action], needs: Mapping[str, Sequen
         RecipeError: names the model and both stages.
     """
     above = _above(needs)
-    made = [name for name, action in stages.items() if isinstance(action, (Prefer, Mix))]
+    made = [name for name, action in stages.items() if _kind(action) in _MAKE_PAIRS]
     teaching = {read for name in made for read in needs[name]}
-    judges = {name: set(map(str.strip, a.models())) for name, a in stages.items() if isinstance(a, Judge)}
+    judges = {name: set(map(str.strip, a.models())) for name, a in stages.items() if _kind(a) == "judge"}
     for grading in (name for name in judges if name not in teaching):
-        tutors = [name for name in above[grading] if isinstance(stages[name], Dpo)]
+        tutors = [name for name in above[grading] if _kind(stages[name]) in _TRAIN]
         taught = {one for tutor in tutors for one in above[tutor] if one in teaching and one in judges}
         for one in (name for name in stages if name in taught):
             if both := sorted(judges[grading] & judges[one]):
@@ -37,6 +34,15 @@ def refuse_own_examiner(stages: Mapping[str, Action], needs: Mapping[str, Sequen
                     f"{both[0]} would grade the tutor that learned from its own verdicts (stages {one}, {grading})",
                     "Give another model as the final judge than as the training judge; in a panel too.",
                 )
+
+
+_MAKE_PAIRS = ("preferences", "rewards", "prefer", "mix")
+_TRAIN = ("train dpo", "dpo")
+
+
+def _kind(step: Any) -> str:
+    """The word that a recipe names a step by."""
+    return getattr(step, "command", None) or type(step).__name__.lower()
 
 
 def _above(needs: Mapping[str, Sequence[str]]) -> dict[str, set[str]]:

@@ -57,7 +57,7 @@ class _Training(Action):
             return config.model_copy(update={"validation": None})
         return config
 
-    def weigh(self, out: Path, flow: Flow) -> None:
+    def declare_models(self, out: Path, flow: Flow) -> None:
         flow.weigh(self.model, self.parameters)
         flow.weigh(out, flow.weights(self.model))
 
