@@ -22,7 +22,7 @@ import numpy as np
 from maieutic.checks import CHECKS
 from maieutic.core import statistics as stats
 from maieutic.core.messages import Estimate, Problem
-from maieutic.data.seeds import seed_conversation
+from maieutic.data.formats.tutoring import seed_conversation
 
 ROOT = Path(__file__).parent.parent
 CASES = ROOT / "tests" / "data"

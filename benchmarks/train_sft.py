@@ -44,7 +44,7 @@ def prepare(folder: Path) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from maieutic.data.corpus import write_corpus
-    from maieutic.data.formats import import_files
+    from maieutic.data.importing import import_files
     from maieutic.models.weights import quiet
     from maieutic.recipes.demo.base import train_tokenizer
 

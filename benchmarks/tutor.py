@@ -52,7 +52,7 @@ def prepare(folder: Path, sizes: list[str]) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from maieutic.data.corpus import write_corpus
-    from maieutic.data.seeds import seed_conversation
+    from maieutic.data.formats.tutoring import seed_conversation
     from maieutic.models.weights import quiet
     from maieutic.recipes.demo.base import train_tokenizer
 

@@ -248,7 +248,7 @@ def test_an_answer_with_a_decimal_comma(answer: str, text: str, states: bool) ->
 
 def test_real_guidance_gives_no_fix_away(real_data: Path) -> None:
     """The Debugging prompts hold assistants that guide; hardly one of them gives a fix away."""
-    from maieutic.data.seeds import seed_conversation
+    from maieutic.data.formats.tutoring import seed_conversation
 
     seen, given_away = set(), 0
     for text in json.loads((real_data / "socratic-llm/debugging_train.json").read_text()):

@@ -15,7 +15,7 @@ from maieutic.core.errors import EmptyCorpus, StoreError
 from maieutic.core.messages import Conversation, Role
 from maieutic.data.clean import CleanOptions, CleanReport, Filter, Reason, Rejected, clean, clean_file
 from maieutic.data.corpus import read_corpus, write_corpus
-from maieutic.data.formats import import_files
+from maieutic.data.importing import import_files
 from maieutic.data.repair import Repair, mend
 
 OPTIONS = st.builds(

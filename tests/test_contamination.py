@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from maieutic.core.errors import EmptyCorpus, MissingInput, StoreError
 from maieutic.core.messages import Conversation
-from maieutic.data.contamination import (
+from maieutic.data.corpus import read_corpus, write_corpus
+from maieutic.data.decontaminate import (
     Benchmark,
     ContaminationReport,
     How,
@@ -21,8 +22,7 @@ from maieutic.data.contamination import (
     contamination_file,
     questions,
 )
-from maieutic.data.corpus import read_corpus, write_corpus
-from maieutic.data.formats import import_files
+from maieutic.data.importing import import_files
 
 LONG = (
     "Describe a vivid and unique character, using strong imagery and creative language, in no more than two paragraphs "

@@ -18,7 +18,7 @@ from maieutic.core.errors import EmptyCorpus, InputError, MissingInput, StoreErr
 from maieutic.core.messages import Conversation
 from maieutic.core.store import Stage
 from maieutic.data.corpus import read_corpus, to_conversation, write_corpus
-from maieutic.data.formats import import_files
+from maieutic.data.importing import import_files
 from maieutic.data.reading import BadRows, read_rows, without_rows
 
 GOOD = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}

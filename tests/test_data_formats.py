@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 
 from maieutic.core.errors import EmptyCorpus, InputError, MissingInput
 from maieutic.core.messages import Conversation, Message, Problem, Role
-from maieutic.data.export import convert, sharegpt_row
-from maieutic.data.formats import FORMATS, from_turns, guess, import_files, last_number
-from maieutic.data.problems import program
-from maieutic.data.seeds import fragments, parse_seed, seed_conversation
+from maieutic.data.convert import convert, sharegpt_row
+from maieutic.data.corpus import program
+from maieutic.data.formats.chats import from_turns
+from maieutic.data.formats.tutoring import fragments, last_number, parse_seed, seed_conversation
+from maieutic.data.importing import FORMATS, guess, import_files
 
 
 def one(path: Path, value: Any, format: str = "auto", **options: Any) -> Conversation:

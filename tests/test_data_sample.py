@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from maieutic.core.errors import InputError
 from maieutic.core.messages import Conversation
-from maieutic.data.formats import import_files
-from maieutic.data.sample import Stratum, sample
+from maieutic.data.importing import Stratum, draw_sample, import_files
 
 ROWS = st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 60)), min_size=1, max_size=60)
 
@@ -34,7 +33,7 @@ def test_a_sample_is_in_proportion_in_order_and_does_not_hang_on_the_order(
         by = None
     source = corpus(rows)
     strata: dict[str, Stratum] = {}
-    kept = list(sample(source, count, by, strata))
+    kept = list(draw_sample(source, count, by, strata))
     assert len(kept) == min(count, len(source)) == sum(stratum.kept for stratum in strata.values())
     places = [int(c.id) for c in kept]
     assert places == sorted(places) and all(source[place] == c for place, c in zip(places, kept, strict=True))
@@ -43,7 +42,7 @@ def test_a_sample_is_in_proportion_in_order_and_does_not_hang_on_the_order(
         assert exact - 1 < stratum.kept < exact + 1 and stratum.kept <= stratum.seen
     shuffled = list(source)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
-    again = sample(shuffled, count, by, {})
+    again = draw_sample(shuffled, count, by, {})
     assert {c.id for c in again} == set(map(str, places))
 
 
@@ -51,31 +50,31 @@ def test_a_sample_is_in_proportion_in_order_and_does_not_hang_on_the_order(
 def test_a_growing_corpus_only_lets_rows_give_way(rows: list[tuple[str, int]], count: int) -> None:
     source = corpus(list(dict.fromkeys(rows)))
     half = source[: len(source) // 2] or source
-    before = {c.id for c in sample(half, count, None, {})}
-    after = {c.id for c in sample(source, count, None, {})}
+    before = {c.id for c in draw_sample(half, count, None, {})}
+    after = {c.id for c in draw_sample(source, count, None, {})}
     assert after & {c.id for c in half} <= before
 
 
 def test_equal_rows_may_all_be_kept() -> None:
     same = corpus([("a", 1)] * 5)
     strata: dict[str, Stratum] = {}
-    assert [c.id for c in sample(same, 3, None, strata)] == ["0", "1", "2"]
+    assert [c.id for c in draw_sample(same, 3, None, strata)] == ["0", "1", "2"]
     assert strata == {"(all)": Stratum(5, 3)}
 
 
 def test_values_of_any_type_and_fields_of_the_conversation() -> None:
     rows = [talk("x", str(n), meta={"level": n % 2}, source="s" if n < 3 else None) for n in range(6)]
     strata: dict[str, Stratum] = {}
-    assert len(list(sample(rows, 4, "level", strata))) == 4
+    assert len(list(draw_sample(rows, 4, "level", strata))) == 4
     assert strata == {"0": Stratum(3, 2), "1": Stratum(3, 2)}
     strata.clear()
-    list(sample(rows, 2, "source", strata))
+    list(draw_sample(rows, 2, "source", strata))
     assert strata == {"(none)": Stratum(3, 1), "s": Stratum(3, 1)}
 
 
 def test_a_field_nobody_has_is_an_error() -> None:
     with pytest.raises(InputError, match="'categroy'") as caught:
-        list(sample(corpus([("a", 1)]), 1, "categroy", {}))
+        list(draw_sample(corpus([("a", 1)]), 1, "categroy", {}))
     assert "category" in caught.value.hint
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maieutic.core.messages import Conversation, Role
-from maieutic.data.formats import FORMATS, guess, import_files
+from maieutic.data.importing import FORMATS, guess, import_files
 
 WORDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 SOME = st.lists(WORDS, min_size=1, max_size=7)

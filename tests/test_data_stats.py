@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 from maieutic.core.errors import EmptyCorpus
 from maieutic.core.messages import Conversation
 from maieutic.data.corpus import write_corpus
-from maieutic.data.figure import FORMATS, draw
-from maieutic.data.formats import import_files
-from maieutic.data.stats import SAMPLE, first_turn_diversity, stats, survey
+from maieutic.data.importing import import_files
+from maieutic.data.stats import FORMATS, SAMPLE, draw, first_turn_diversity, stats, survey
 
 
 def test_counts() -> None:

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from maieutic.core.errors import EmptyCorpus, InputError, MissingExtra, MissingInput, StoreError
 from maieutic.core.messages import Conversation
+from maieutic.data.convert import convert
 from maieutic.data.corpus import write_corpus
-from maieutic.data.export import convert
-from maieutic.data.formats import import_files
+from maieutic.data.importing import import_files
 from maieutic.data.reading import BadRows, read_rows
 
 
@@ -218,8 +218,8 @@ def test_turns_that_a_table_stores_as_text_or_turned(tmp_path: Path) -> None:
 def test_parquet_in_any_row_groups_is_the_corpus(corpus: list[Conversation], rows: int, size: int) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("maieutic.data.export._ROWS", rows)
-        patch.setattr("maieutic.data.export._BYTES", size)
+        patch.setattr("maieutic.data.convert._ROWS", rows)
+        patch.setattr("maieutic.data.convert._BYTES", size)
         patch.setattr("maieutic.data.tables._BATCH", rows)
         folder = Path(name)
         write_corpus(folder / "c.jsonl", corpus)

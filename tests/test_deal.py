@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from maieutic.core.errors import InputError
 from maieutic.core.messages import Conversation
 from maieutic.data.corpus import read_corpus, write_corpus
-from maieutic.data.folds import deal, file_name
+from maieutic.data.split import deal, file_name
 
 
 def talk(number: int, problem: int, user: int) -> Conversation:

@@ -9,7 +9,7 @@ import pytest
 from dialogues import PROBLEM, row
 
 from maieutic.core.messages import Conversation, Problem
-from maieutic.data.formats.importing import import_files
+from maieutic.data.importing import import_files
 from maieutic.evals import pupils, realism
 
 

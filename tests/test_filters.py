@@ -13,14 +13,13 @@ from hypothesis import strategies as st
 
 from maieutic.core.errors import InputError, MissingExtra, MissingInput
 from maieutic.core.messages import Conversation, Role
-from maieutic.data import floods, markup
 from maieutic.data import language as language_room
+from maieutic.data import near_duplicates, repair
 from maieutic.data.clean import CleanOptions, CleanReport, Filter, Reason, Rejected, clean
+from maieutic.data.filters import branding, mention, phrases, refusal
 from maieutic.data.language import asks_to_translate, language, other_language
 from maieutic.data.lengths import FRAME, counter, cut, estimate
-from maieutic.data.markup import is_html, to_markdown
-from maieutic.data.phrases import branding, mention, phrases, refusal
-from maieutic.data.repair import Repair
+from maieutic.data.repair import Repair, is_html, to_markdown
 
 PAGE = (
     '<div class="markdown prose"><p>Use <code>x_1</code> &amp; <strong>a * b</strong>:</p><pre><div><div><span>python'
@@ -214,7 +213,7 @@ def test_translation_tasks_are_kept_and_counted() -> None:
 )
 def test_a_missing_library_is_named(name: Filter, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, library, None)
-    for cached in (markup._library, language_room._identifier):
+    for cached in (repair._library, language_room._identifier):
         cached.cache_clear()
     with pytest.raises(MissingExtra, match=r"markdownify|py3langid|rensa") as caught:
         list(clean([talk("<p>a</p>", "b")], CleanOptions(filters=(name,))))
@@ -289,7 +288,7 @@ def test_a_template_in_more_than_a_hundred_first_turns_is_a_flood(monkeypatch: p
     ]
     options = CleanOptions(filters=(Filter.FLOODS,))
     for at_once in (1 << 22, 64):  # as it is, and spilled to disk in many shares
-        monkeypatch.setattr(floods, "_AT_ONCE", at_once)
+        monkeypatch.setattr(near_duplicates, "_AT_ONCE", at_once)
         rejected: list[Rejected] = []
         kept = list(clean([*flood, *copies, *others], options, None, rejected.append))
         assert [found.conversation.id for found in rejected if found.reason == Reason.FLOOD] == [

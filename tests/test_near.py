@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maieutic.data.near import NEAR, NearIndex, distinct, grams, jaccard, runs, words
+from maieutic.data.near_duplicates import NEAR, NearIndex, distinct, grams, jaccard, runs, words
 
 TEXT = st.text(st.sampled_from("ab _.Zß1é\n東京กΣ'")) | st.text()
 

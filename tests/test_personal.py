@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maieutic.core.messages import Conversation
-from maieutic.data.formats import import_files
+from maieutic.data.importing import import_files
 from maieutic.data.personal import Kind, mask, mask_conversation
 
 FOUND = {

@@ -24,8 +24,8 @@ from maieutic.core.errors import EmptyCorpus, InputError, RecipeError
 from maieutic.core.messages import Message, Problem
 from maieutic.core.store import read_json, stage_rows
 from maieutic.data.corpus import read_corpus
-from maieutic.data.leaks import write_leaks
-from maieutic.data.train_test import write_lists as take_lists
+from maieutic.data.overlap import write_leaks
+from maieutic.data.split import write_lists as take_lists
 from maieutic.evals import judge, tutor
 from maieutic.evals.grid import Cell, Tutor, grid
 from maieutic.evals.people import rated_replies

@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 
 from maieutic.core.errors import InputError, StoreError
 from maieutic.core.messages import Conversation, Problem, Role
-from maieutic.data.corpus import identity, read_corpus, write_corpus
-from maieutic.data.formats import import_files
+from maieutic.data.corpus import identity, problem_key, read_corpus, write_corpus
+from maieutic.data.importing import import_files
 from maieutic.data.lengths import cut, estimate
-from maieutic.data.near import jaccard as share
+from maieutic.data.near_duplicates import jaccard as share
 from maieutic.data.overlap import check, grams, overlap
-from maieutic.data.problems import problem_key
 from maieutic.data.split import PARTS, By, SplitReport, split, split_file
 
 BY = st.sampled_from(list(By))

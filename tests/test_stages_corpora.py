@@ -12,7 +12,7 @@ from conversations import talk, write_lines
 
 from maieutic.core.errors import InputError, RecipeError
 from maieutic.data.corpus import read_corpus
-from maieutic.data.formats import import_files
+from maieutic.data.importing import import_files
 from maieutic.recipes import recipe
 
 ASKED = "Compose an engaging travel blog post about a recent trip to the moon, with craters and dust."

@@ -13,7 +13,7 @@ from maieutic.core.errors import InputError
 
 if TYPE_CHECKING:
     from maieutic.data.clean import CleanReport
-    from maieutic.data.contamination import ContaminationReport
+    from maieutic.data.decontaminate import ContaminationReport
     from maieutic.data.overlap import Overlap
 
 Near = Annotated[bool, typer.Option("--near/--no-near", help="Look for near duplicates too.")]
@@ -88,7 +88,7 @@ def clean(
     (an option of a filter asks for it too); the order is fixed. Rejected rows go to rejected.jsonl beside the output.
     """
     from maieutic.data.clean import clean_file
-    from maieutic.data.options import choose
+    from maieutic.data.filters import choose
 
     options = choose(
         preset,
@@ -251,7 +251,7 @@ def contamination(
     A question counts as found where thirteen words in a row of it stand in one turn (all of a shorter one, from eight
     on; a still shorter one only as a whole turn), or, as near, half of its word 5-grams.
     """
-    from maieutic.data.contamination import contamination_file
+    from maieutic.data.decontaminate import contamination_file
 
     report = contamination_file(corpus, against, out, overwrite=force, strict=strict)
     if json:
@@ -311,7 +311,7 @@ def stats(
 
     bad = BadRows(strict)
     if figure:
-        from maieutic.data.figure import check_name, draw
+        from maieutic.data.stats import check_name, draw
 
         check_name(figure)
     found = survey(read_corpus(corpus, on_bad=bad), tokenizer=tokenizer)

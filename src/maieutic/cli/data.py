@@ -64,8 +64,8 @@ def import_(
 ) -> None:
     """Bring conversations of any known shape into a corpus (JSONL of `messages`)."""
     from maieutic.data.corpus import write_corpus
-    from maieutic.data.formats import import_files
     from maieutic.data.hub import place
+    from maieutic.data.importing import import_files
 
     if by is not None and sample is None:
         raise typer.BadParameter("--by says how --sample is drawn: give both")
@@ -97,9 +97,9 @@ def convert(
     json: Json = False,
 ) -> None:
     """Write a corpus in a form that other tools read."""
-    from maieutic.data import export
+    from maieutic.data.convert import convert as convert_file
 
-    done = export.convert(corpus, to, out, overwrite=force, strict=strict)
+    done = convert_file(corpus, to, out, overwrite=force, strict=strict)
     if json:
         print_json({"out": str(out), "to": to, "conversations": done.conversations, "bad": done.bad.json()})
         return

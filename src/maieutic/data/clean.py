@@ -19,8 +19,7 @@ from maieutic.core.errors import EmptyCorpus, InputError
 from maieutic.core.messages import Conversation
 from maieutic.core.progress import track
 from maieutic.data.corpus import identity, line, read_corpus, refuse_source, replacing_all
-from maieutic.data.filters import Rejected, Step, is_later_part, steps
-from maieutic.data.options import PRESETS, CleanOptions, Filter, Reason
+from maieutic.data.filters import PRESETS, CleanOptions, Filter, Reason, Rejected, Step, is_later_part, steps
 from maieutic.data.reading import BadRows
 from maieutic.data.repair import Repair
 
@@ -111,7 +110,7 @@ def clean(
     if Filter.FLOODS in options.filters:
         if iter(conversations) is conversations:
             raise InputError("floods are counted in a pass of their own", "Give a list, not an iterator.")
-        from maieutic.data.floods import flooded
+        from maieutic.data.near_duplicates import flooded
 
         often = flooded(_openings(conversations, options))
     return _cleaned(conversations, steps(options, often), report, on_rejected)

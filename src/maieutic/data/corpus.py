@@ -2,6 +2,9 @@
 
 Reading keeps broken rows out and says which; writing is whole or not at all, and never over a file that holds
 something else.
+
+
+What makes two problems the same.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import filecmp
 import gzip
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,7 +24,7 @@ from pydantic import ValidationError
 
 from maieutic.core.console import note
 from maieutic.core.errors import EmptyCorpus, MissingInput, StoreError
-from maieutic.core.messages import Conversation, fingerprint
+from maieutic.core.messages import Conversation, Problem, fingerprint
 from maieutic.core.store import full_disk, stage_rows
 from maieutic.data.reading import BadRows, mended, read_rows, without_rows
 
@@ -249,3 +253,29 @@ def identity(conversation: Conversation) -> str:
     turns = [[turn.role.value, turn.content] for turn in conversation.messages]
     problem = conversation.problem.model_dump() if conversation.problem else None
     return fingerprint([turns, problem])
+
+
+_CODE = re.compile(
+    r"^\s*(?:\d+\.\s*)?(?:def \w+\s*\(|class \w+|import \w+|from [\w.]+ import |#include|function \w*\s*\(|"
+    r"(?:public|private|static) \w+|(?:for|while|if) .*[:{]\s*$|(?:const|let|var) \w+ ?=)",
+    re.MULTILINE,
+)
+
+
+def program(problem: Problem) -> str | None:
+    """The student's attempt where it is code. A wrong solution in words is the student's, not the problem's."""
+    return problem.attempt if problem.attempt and _CODE.search(problem.attempt) else None
+
+
+def problem_key(problem: Problem | None) -> str | None:
+    """What makes two problems the same: statement and program, up to white space; None without either."""
+    if problem is None:
+        return None
+    words = [" ".join(text.split()) for text in (problem.statement, program(problem) or "")]
+    return fingerprint(words) if any(words) else None
+
+
+def program_key(problem: Problem | None) -> str | None:
+    """What makes two programs the same: their text up to white space, whatever the statement; None without one."""
+    code = program(problem) if problem else None
+    return fingerprint(" ".join(code.split())) if code and code.strip() else None

@@ -1,12 +1,24 @@
-"""What is wrong with the turns themselves and can be mended: empty ones, a leading assistant, one role twice."""
+"""What is wrong with the turns themselves and can be mended: empty ones, a leading assistant, one role twice.
+
+Turns saved as a chat page's HTML, back to Markdown; a turn that is about HTML stays as it is.
+
+A turn counts as a page's HTML where it begins with a block element and ends with a closing tag, and has no element but
+those such pages use for text: code in fences, a whole web page, a form or a script is left alone.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, NamedTuple
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from maieutic.core.errors import MissingExtra
 from maieutic.core.messages import Conversation, Message, Role
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Repair(StrEnum):
@@ -80,3 +92,115 @@ def _moved(meta: dict[str, Any], groups: list[list[int]]) -> dict[str, Any]:
             moved[str(place)] = whole
     rest = {key: value for key, value in meta.items() if key != "turns"}
     return {**rest, "turns": moved} if moved else rest
+
+
+_BLOCKS = "div|p|pre|ol|ul|table|blockquote|h[1-6]|section|article"
+_BEGINS = re.compile(rf"\s*<(?:{_BLOCKS})(?:\s[^<>]*)?>", re.IGNORECASE)
+_ENDS = re.compile(r"(?:</[a-z][a-z0-9]*>|<(?:br|hr)\s*/?>)\s*\Z", re.IGNORECASE)
+_TAG = re.compile(r"<(/?)([a-zA-Z][\w:-]*)(?:\s[^<>]*)?/?>")
+_TEXT_TAGS = (
+    " a abbr annotation article b blockquote br button caption cite code col colgroup dd del details div dl dt em "
+    "figcaption figure h1 h2 h3 h4 h5 h6 hr i img ins kbd li main mark math mfrac mi mn mo mover mpadded mphantom "
+    "mroot mrow ms mspace msqrt mstyle msub msubsup msup mtable mtd mtext mtr munder munderover ol p path polyline "
+    "line rect circle pre q s samp section semantics small span strike strong sub summary sup svg table tbody td "
+    "tfoot th thead time tr u ul var wbr "
+)
+_FURNITURE = ("button", "svg", "img")
+"""What a chat page puts around the words."""
+_LANGUAGE = re.compile(r"\blanguage-([\w+#.-]+)")
+_FENCE = re.compile(r"`{3,}")
+_CODE = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
+_BLANKS = re.compile(r"\n{3,}")
+
+
+def is_html(text: str) -> bool:
+    """Whether a whole turn is a chat page's HTML."""
+    if not _BEGINS.match(text) or not _ENDS.search(text[-40:]):
+        return False
+    return all(f" {tag[2].lower()} " in _TEXT_TAGS for tag in _TAG.finditer(text))
+
+
+def to_markdown(text: str) -> str:
+    """A turn as Markdown where it is HTML, and unchanged where it is not; doing it twice changes nothing more.
+
+    Formulas typeset by KaTeX come back as `$…$` and `$$…$$`, code blocks as fences with their language. Text is not
+    escaped: an asterisk stays one.
+
+    Raises:
+        MissingExtra: markdownify is not installed.
+    """
+    if not is_html(text):
+        return text
+    try:
+        markdown = _converted(text)
+    except RecursionError:  # nested a thousand deep: no chat page, whatever it is
+        return text
+    # What the page showed as HTML source would look like a page once more: it was code.
+    return f"{_fence(markdown)}html\n{markdown}\n{_fence(markdown)}" if is_html(markdown) else markdown
+
+
+def _converted(text: str) -> str:
+    parse, convert = _library()
+    page = parse(text, "html.parser")
+    for node in page.select(".katex-display, .katex"):
+        _restore_formula(node, page)
+    for block in page.find_all("pre"):
+        _tidy_code(block, page)
+    for node in page.find_all(_FURNITURE):
+        node.decompose()
+    pieces = _CODE.split(convert(page))
+    return "".join(piece if place % 2 else _neat(piece) for place, piece in enumerate(pieces)).strip()
+
+
+def _neat(text: str) -> str:
+    return _BLANKS.sub("\n\n", "\n".join(line.rstrip(" ") for line in text.split("\n")))
+
+
+def _fence(text: str) -> str:
+    return "`" * max([2, *(len(run) for run in _FENCE.findall(text))]) + "`"
+
+
+def _restore_formula(node: Any, page: Any) -> None:
+    if node.parent is None or node.decomposed:
+        return
+    source = node.find("annotation")
+    if source is None:
+        return
+    is_block = "katex-display" in (node.get("class") or ())
+    formula = source.get_text().strip()
+    node.replace_with(page.new_string(f"$${formula}$$" if is_block else f"${formula}$"))
+
+
+def _tidy_code(block: Any, page: Any) -> None:
+    """Leave of a code block its code, and note the language where a class of it says one."""
+    code = block.find("code")
+    if code is None:
+        return
+    named = _LANGUAGE.search(" ".join(code.get("class") or ()))
+    text = code.get_text()
+    block.clear()
+    inner = page.new_tag("code")
+    inner.string = text
+    if named:
+        block["data-language"] = named[1]
+    block.append(inner)
+
+
+@cache
+def _library() -> tuple[Callable[[str, str], Any], Callable[[Any], str]]:
+    try:
+        from bs4 import BeautifulSoup
+        from markdownify import ATX, MarkdownConverter
+    except ImportError:
+        raise MissingExtra(
+            "turning HTML into Markdown needs markdownify", "Install it: pip install 'maieutic[data]'."
+        ) from None
+    converter = MarkdownConverter(
+        heading_style=ATX,
+        bullets="-",
+        escape_asterisks=False,
+        escape_underscores=False,
+        escape_misc=False,
+        code_language_callback=lambda block: block.get("data-language"),
+    )
+    return BeautifulSoup, converter.convert_soup

@@ -3,12 +3,21 @@
 A conversation's part depends on its group alone (its problem, its user, or its own content), never on the rest of the
 corpus. Only content decides otherwise: a conversation seen before goes where it went before, so the same content never
 stands in two parts, whoever it came from.
+
+
+A corpus dealt into disjoint parts of about one size: rounds that never see a problem twice, people for two students.
+
+What belongs together (a problem, a person) goes to one part, by a seeded order of the groups; so any number of
+parts can be had, and a part's size does not hang on the luck of a hash.
+
+
+The train and the test list of one set of dialogues: both as others made them, or one share held out by problem.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib.util import find_spec
@@ -18,11 +27,11 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from maieutic.core.errors import InputError
+from maieutic.core.errors import EmptyCorpus, InputError
 from maieutic.core.messages import Conversation, fingerprint
-from maieutic.data.corpus import identity, line, read_corpus, refuse_source, replacing_all
+from maieutic.data.corpus import identity, line, problem_key, read_corpus, refuse_source, replacing_all
+from maieutic.data.importing import import_files
 from maieutic.data.overlap import NEAR, Held, Item, Overlap
-from maieutic.data.problems import problem_key
 from maieutic.data.reading import BadRows
 
 PARTS = ("train", "validation", "test")
@@ -227,4 +236,148 @@ def leaks(placed: Callable[[], Iterable[Placed]], near: bool = True) -> dict[str
         f"{tested} in {seen}": index.overlap()
         for (tested, seen), index in held.items()
         if index.items and index.passed
+    }
+
+
+MOST = 64
+"""Parts at most: their files have fixed names."""
+
+
+class Dealt(NamedTuple):
+    """What became of a corpus."""
+
+    by: str
+    parts: list[int]
+    """Conversations of each part."""
+    groups: list[int]
+    """Problems or people of each; a conversation without one is a group of its own."""
+
+    def json(self) -> dict[str, Any]:
+        """As one JSON object."""
+        return self._asdict()
+
+
+def file_name(number: int) -> str:
+    """Of a part, from 1 on."""
+    return f"part-{number}.jsonl"
+
+
+def deal(
+    corpus: Path | str,
+    out: Path | str,
+    *,
+    parts: int,
+    by: str = "problem",
+    apart_from: Sequence[Path] = (),
+    seed: int = 0,
+    overwrite: bool = False,
+) -> Dealt:
+    """Write `part-1.jsonl`, `part-2.jsonl`, … into `out`, which share no problem, or no person.
+
+    Args:
+        corpus: what is dealt.
+        out: the folder.
+        parts: how many.
+        by: what must not stand in two parts: `problem`, `user` or `conversation`.
+        apart_from: corpora that hold none of the corpus's problems (or people), such as those that evaluate.
+        seed: another one deals otherwise.
+        overwrite: replace files that hold other parts.
+
+    Raises:
+        InputError: there are fewer groups than parts, or one stands in a corpus of `apart_from`.
+    """
+    if not 1 <= parts <= MOST:
+        raise InputError(f"{parts} parts", f"Deal into 1 to {MOST}.")
+    if by not in list(By):
+        raise InputError(f"by {by!r} is not known", f"Use {', '.join(By)}.")
+    groups = _groups(read_corpus(Path(corpus)), By(by))
+    for other in apart_from:
+        if shared := groups.keys() & _groups(read_corpus(other), By(by)).keys():
+            raise InputError(
+                f"{len(shared)} of {len(groups)} groups of {corpus} (by {by}) stand in {other} too",
+                "Take them out of one of the two: what trains must not evaluate.",
+            )
+    if len(groups) < parts:
+        raise InputError(
+            f"{corpus}: {len(groups)} groups (by {by}) for {parts} parts", "Give more, or fewer parts."
+        )
+    order = sorted(groups, key=lambda key: fingerprint([seed, key]))
+    heaps = [order[number::parts] for number in range(parts)]
+    files = [Path(out) / file_name(number) for number in range(1, parts + 1)]
+    for file in files:
+        refuse_source(file, [corpus, *apart_from])
+    with replacing_all(files, overwrite=overwrite) as writers:
+        for heap, write in zip(heaps, writers, strict=True):
+            for key in heap:
+                for conversation in groups[key]:
+                    write(line(conversation.row()))
+    return Dealt(by, [sum(len(groups[key]) for key in heap) for heap in heaps], [len(heap) for heap in heaps])
+
+
+def _groups(conversations: Iterable[Conversation], by: By) -> dict[str, list[Conversation]]:
+    """The conversations by what belongs together, in their order."""
+    found: dict[str, list[Conversation]] = {}
+    for conversation in conversations:
+        found.setdefault(group(conversation, by) or identity(conversation), []).append(conversation)
+    return found
+
+
+def write_lists(
+    train: Path | str,
+    out: Path,
+    *,
+    name: str,
+    test: Path | str | None = None,
+    share: float = 0.1,
+    format: str = "auto",
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Write `train.jsonl` and `test.jsonl` into the folder `out`; what is already a list of its own stays whole.
+
+    Args:
+        train: dialogues in any importable form.
+        out: the folder.
+        name: the set's, as the `source` of its rows.
+        test: the dialogues to test on; null holds out a share of `train`, by problem or program.
+        share: how much of `train` is held out then.
+        format: of both files.
+        seed: another one holds out other problems.
+
+    Returns:
+        `{"train", "test", "held_out", "files": {file: what of it was read}}`: conversations, and whether the test part
+        came from the train list.
+
+    Raises:
+        EmptyCorpus: one of the two would be empty.
+    """
+    rows, report = import_files([train], format, source=name)
+    reports = {str(train): report}
+    placed: Iterator[Placed] = (
+        split(rows, "problem", (1 - share, 0.0, share), seed=seed)
+        if test is None
+        else (Placed("train", row) for row in rows)
+    )
+    counts = {"train": 0, "test": 0}
+    with replacing_all([out / "train.jsonl", out / "test.jsonl"], overwrite=True) as writers:
+        write = dict(zip(counts, writers, strict=True))
+
+        def put(part: str, conversation: Conversation) -> None:
+            counts[part] += 1
+            write[part](line(conversation.model_copy(update={"source": name}).row()))
+
+        for part, conversation in placed:
+            put(part, conversation)
+        if test is not None:
+            tested, reports[str(test)] = import_files([test], format, source=name)
+            for conversation in tested:
+                put("test", conversation)
+        if empty := next((part for part, count in counts.items() if not count), None):
+            raise EmptyCorpus(
+                f"{train}: with a share of {share} held out, nothing is left to {empty}",
+                "Give a test file, another share, or more dialogues.",
+            )
+    return {
+        **counts,
+        "held_out": test is None,
+        "files": {Path(file).name: read.json() for file, read in reports.items()},
     }

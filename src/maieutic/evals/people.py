@@ -13,7 +13,7 @@ from typing import Any
 
 from maieutic.core.errors import InputError
 from maieutic.core.messages import Conversation, Message, Role, fingerprint
-from maieutic.data.seeds import seed_conversation
+from maieutic.data.formats.tutoring import seed_conversation
 from maieutic.evals import tutor
 from maieutic.evals.files import Row, read_table
 

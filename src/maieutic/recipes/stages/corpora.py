@@ -12,7 +12,7 @@ from maieutic.core.errors import RecipeError
 from maieutic.recipes.stages.action import Action, wrapped
 
 if TYPE_CHECKING:
-    from maieutic.data.options import CleanOptions
+    from maieutic.data.filters import CleanOptions
 
 
 _WORLD_TOKENS = 75
@@ -100,7 +100,7 @@ class Import(Action):
 
     def run(self, out: Path) -> None:  # noqa: D102
         from maieutic.data.corpus import write_corpus
-        from maieutic.data.formats import import_files
+        from maieutic.data.importing import import_files
 
         def work() -> dict[str, Any]:
             conversations, report = import_files(**dict(self))
@@ -110,7 +110,7 @@ class Import(Action):
         wrapped(out, self, work)
 
     def check(self) -> None:  # noqa: D102
-        from maieutic.data.formats import FORMATS
+        from maieutic.data.importing import FORMATS
 
         if self.format not in ("auto", *FORMATS):
             raise RecipeError(f"no format {self.format!r}", f"Known: auto, {', '.join(FORMATS)}.")
@@ -165,7 +165,7 @@ class Clean(Action):
             check_codes(self.languages)
 
     def _options(self) -> CleanOptions:
-        from maieutic.data.options import choose
+        from maieutic.data.filters import choose
 
         given = {key: value for key, value in self if key not in ("corpus", "preset", "filters")}
         return choose(self.preset, self.filters, given)
@@ -186,7 +186,7 @@ class Contamination(Action):
     against: list[Path]
 
     def run(self, out: Path) -> None:  # noqa: D102
-        from maieutic.data.contamination import contamination_file
+        from maieutic.data.decontaminate import contamination_file
 
         target = out / "corpus.jsonl"
         wrapped(
@@ -227,7 +227,7 @@ class Convert(Action):
     to: Literal["sharegpt", "parquet", "messages"]
 
     def run(self, out: Path) -> None:  # noqa: D102
-        from maieutic.data.export import convert
+        from maieutic.data.convert import convert
 
         suffix = {"sharegpt": ".json", "parquet": ".parquet", "messages": ".jsonl"}[self.to]
 
@@ -253,7 +253,7 @@ class Deal(Action):
     seed: int = 0
 
     def run(self, out: Path) -> None:  # noqa: D102
-        from maieutic.data.folds import deal
+        from maieutic.data.split import deal
 
         settings = self.model_dump(exclude={"corpus"})
         wrapped(out, self, lambda: deal(self.corpus, out, overwrite=True, **settings).json())

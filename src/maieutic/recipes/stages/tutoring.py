@@ -28,7 +28,7 @@ class Lists(Action):
     seed: int = 0
 
     def run(self, out: Path) -> None:  # noqa: D102
-        from maieutic.data.train_test import write_lists
+        from maieutic.data.split import write_lists
 
         settings = {**dict(self), "test": self._test()}
         train = settings.pop("train")
@@ -38,7 +38,7 @@ class Lists(Action):
         return None if self.test == NONE else Path(self.test)
 
     def check(self) -> None:  # noqa: D102
-        from maieutic.data.formats import FORMATS
+        from maieutic.data.importing import FORMATS
 
         if self.format not in ("auto", *FORMATS):
             raise RecipeError(f"no format {self.format!r}", f"Known: auto, {', '.join(FORMATS)}.")
@@ -73,7 +73,7 @@ class Leaks(Action):
     """Leave out of train what gives a test item away."""
 
     def run(self, out: Path) -> None:  # noqa: D102
-        from maieutic.data.leaks import write_leaks
+        from maieutic.data.overlap import write_leaks
 
         named = dict(zip(self.names, self.tests, strict=True))
         wrapped(out, self, lambda: write_leaks(self.corpus, named, out, drop=self.drop))

@@ -28,10 +28,10 @@ class Take(Action):
 
     def _taken(self, target: Path) -> dict[str, Any]:
         from maieutic.data.corpus import read_corpus, write_corpus
-        from maieutic.data.sample import ALL, Stratum, sample
+        from maieutic.data.importing import ALL, Stratum, draw_sample
 
         strata: dict[str, Stratum] = {}
-        write_corpus(target, sample(read_corpus(self.corpus), self.n, None, strata), overwrite=True)
+        write_corpus(target, draw_sample(read_corpus(self.corpus), self.n, None, strata), overwrite=True)
         if strata[ALL].seen < self.n:
             raise InputError(
                 f"{self.corpus}: {strata[ALL].seen} conversations, and {self.n} are wanted",

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from maieutic.core.errors import EmptyCorpus, InputError, MissingInput
 from maieutic.core.messages import Conversation, fingerprint
 from maieutic.data.corpus import line, read_corpus, refuse_source, replacing
-from maieutic.data.near import GRAM, Words, runs, words
+from maieutic.data.near_duplicates import GRAM, Words, runs, words
 from maieutic.data.reading import BadRows, read_rows
 
 RUN = 13
