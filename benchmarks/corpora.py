@@ -55,7 +55,7 @@ def texts() -> list[str]:
         for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
             gather(item)
 
-    for file in sorted(DATA.rglob("*.json*")):
+    for file in sorted([*DATA.rglob("*.json"), *DATA.rglob("*.jsonl")]):
         text = file.read_text(encoding="utf-8")
         gather(
             json.loads(text)
@@ -153,8 +153,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     import datasets
 
     from maieutic import Conversation
-    from maieutic.chat_templates.prepare import prepare
     from maieutic.chat_templates.renderer import Renderer
+    from maieutic.models.weights import Framing
+    from maieutic.train.mask import write_masks
 
     warnings.simplefilter("ignore", FutureWarning)
     datasets.disable_caching()
@@ -183,27 +184,24 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     def rendered(by: Renderer, some: list[Conversation]) -> int:
         return sum(len(one.input_ids) for one in by.render_many(some, "assistant"))
 
-    def prepared(processes: int) -> int:
+    def prepared() -> int:
         out = Path(tempfile.mkdtemp(dir=folder))
-        tokens: int = prepare(file, tokenizer, "assistant", out / "run", processes=processes).manifest[
-            "tokens"
-        ]
+        made = write_masks(file, tokenizer, "assistant", out / "run", Framing(None, None))
         shutil.rmtree(out)
-        return tokens
+        return int(made.manifest["tokens"])
 
     ways: dict[str, Callable[[], int]] = {
         PREFIX: lambda: sum(len(ids) for ids, _ in per_prefix(slower, tokenizer)),
         TRL: lambda: sum(map(len, trl_prepared(dataset, tokenizer)["input_ids"])),
         "ours, 1 process": lambda: rendered(renderer, corpus),
         "ours, 1 process, tokenizers only": lambda: rendered(without, corpus[: len(slow)]),
-        "ours, JSONL to Arrow, 1 process": lambda: prepared(1),
-        "ours, JSONL to Arrow, 2 processes": lambda: prepared(2),
+        "ours, JSONL to Arrow": prepared,
         "5 turns": lambda: rendered(renderer, lengths[5]),
         "40 turns": lambda: rendered(renderer, lengths[40]),
     }
     rendered(renderer, corpus[:100])  # what is loaded and built once is no round's
     trl_prepared(dataset.select(range(2)), tokenizer)
-    prepared(1)
+    prepared()
     rounds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(options.rounds):
         for name, work in ways.items():

@@ -7,8 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers_of_ours import CONTROL, SHAPES, tokenizer
 
-from maieutic import Conversation
-from maieutic import chat_templates as render
+from maieutic import Conversation, render
 from maieutic.chat_templates import END, IGNORED, add_end, end_id, prompt_ids, serving_template, stop_ids
 from maieutic.core.errors import BadMask, InputError, NoTemplate, RenderError, UnstablePrefix
 from maieutic.core.messages import Message, Role

@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers_of_ours import SHAPES, TEMPLATES, tokenizer
 
-from maieutic import Conversation
-from maieutic import chat_templates as render
+from maieutic import Conversation, render
 from maieutic.chat_templates import IGNORED, add_end, prompt_ids, renderer, serving_template, stop_ids
 from maieutic.chat_templates.encode import Encoder
 from maieutic.chat_templates.templates import ChatFrames

@@ -123,6 +123,7 @@ class Renderer:
             RenderError: for the first conversation that cannot be rendered, named in it.
         """
         rendered: list[Rendered] = []
+        trusted = not self.batches.disproved
         for start in range(0, len(conversations), TOGETHER):
             some = conversations[start : start + TOGETHER]
             columns = self.columns(some, role, end)
@@ -130,6 +131,8 @@ class Renderer:
                 if problem := mask_problem(columns, index, role):
                     raise BadMask(f"conversation {some[index].id}: {problem.what}", problem.hint)
                 rendered.append(Rendered(ids.tolist(), labels.tolist()))
+        if trusted and self.batches.disproved:  # ids made before the first difference may be wrong too
+            return self.render_many(conversations, role, end)
         return rendered
 
     def columns(self, conversations: Sequence[Conversation], role: str, end: bool = True) -> Columns:

@@ -1,4 +1,4 @@
-"""`mask`, `prepare`: the exact tokens that would be in the loss, shown, or written for a trainer."""
+"""`mask`: the exact tokens that would be in the loss, shown, or written for a trainer."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands."""
+    """Add the command."""
     app.command("mask", help=mask.__doc__)(mask)
-    app.command("prepare", help=prepare.__doc__)(prepare)
 
 
 Corpus = Annotated[Path, typer.Argument(help="A corpus.")]
@@ -37,11 +36,23 @@ def mask(
     template: Template = None,
     system: System = None,
     no_end: NoEnd = False,
-    n: Annotated[int | None, typer.Option("-n", min=1, help="Only the first so many.")] = None,
+    n: Annotated[int | None, typer.Option("-n", min=1, help="Only the first N conversations.")] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Write ids and labels to this folder (`datasets.load_from_disk`)."),
+    ] = None,
+    max_length: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --out: tokens a row may have; longer ones lose whole turns."),
+    ] = None,
+    keep: Annotated[
+        Literal["start", "end"],
+        typer.Option(help="With --out: which turns of a conversation that is too long are kept."),
+    ] = "start",
     remote_code: RemoteCode = False,
     json: Json = False,
 ) -> None:
-    """Show the exact supervised tokens of each conversation: in the loss green (⟦so⟧ in a file), the rest grey.
+    """Show the supervised tokens of each conversation in green (in a file as ⟦text⟧), the other tokens in grey.
 
     Example: maieutic mask corpus.jsonl --model hf/runs/base --role user -n 2
     """
@@ -53,6 +64,9 @@ def mask(
     from maieutic.data.corpus import read_corpus
 
     tokenizer, template, system = _opened(model, template, system, remote_code)
+    if to is not None:
+        _write(corpus, tokenizer, role, to, (template, system), not no_end, max_length, keep, json)
+        return
     rows = []
     for conversation in islice(read_corpus(corpus), n):
         rendered = render(conversation, tokenizer, role, template, system, end=not no_end)
@@ -76,49 +90,29 @@ def mask(
         print_json({"conversations": rows})
 
 
-def prepare(
-    corpus: Corpus,
-    model: Model,
-    role: Side,
-    out: Annotated[Path, typer.Option(help="A new folder, or one that the same call has made.")],
-    template: Template = None,
-    system: System = None,
-    no_end: NoEnd = False,
-    max_length: Annotated[
-        int | None,
-        typer.Option(min=1, help="Tokens a row may have; whole turns are left out of longer ones."),
-    ] = None,
-    keep: Annotated[
-        Literal["start", "end"], typer.Option(help="Which part of a conversation that is too long is kept.")
-    ] = "start",
-    processes: Annotated[
-        int | None, typer.Option(min=1, help="How many share the work; else by the corpus' size.")
-    ] = None,
-    check_all: Annotated[
-        bool, typer.Option("--check-all", help="Have the tokenizer confirm every id of a faster encoder.")
-    ] = False,
-    remote_code: RemoteCode = False,
-    json: Json = False,
+def _write(
+    corpus: Path,
+    tokenizer: Any,
+    role: str,
+    to: Path,
+    frame: tuple[str | None, str | None],
+    end: bool,
+    max_length: int | None,
+    keep: Literal["start", "end"],
+    json: bool,
 ) -> None:
-    """Write a corpus as ids and labels for a trainer (Arrow, for `datasets.load_from_disk`).
+    from maieutic.models.weights import Framing
+    from maieutic.train.mask import write_masks
 
-    Example: maieutic prepare corpus.jsonl --model hf/runs/base --role user --out prepared --max-length 2048
-    """
-    from maieutic.chat_templates.prepare import prepare as work
-
-    tokenizer, template, system = _opened(model, template, system, remote_code)
-    made = work(
-        corpus, tokenizer, role, out, template, system, not no_end, max_length, keep, processes, check_all
-    )
+    made = write_masks(corpus, tokenizer, role, to, Framing(*frame), end, max_length, keep)
     if json:
         print_json(made)
         return
-    held = made.manifest
-    say(f"{out}: {'written' if made.new else 'there already'}")
-    say(f"{held['rows']} rows, {held['tokens']} tokens, {100 * held['share']:.1f} % of them in the loss")
-    say(f"{held['cut']} cut to fit, {held['ends']} teach END, {held['broken']} broken lines")
-    for reason, count in held["dropped"].items():
-        say(f"{count} dropped: {reason}")
+    counts = made.manifest
+    say(f"{to}: {'written' if made.new else 'complete already'}")
+    say(f"{counts['rows']} rows, {counts['tokens']} tokens, {counts['supervised']} of them in the loss")
+    say(f"{counts['ends']} teach END, {counts['shortened']} lost turns to fit")
+    say(f"{counts['without_turn']} without a turn of the role and {counts['too_long']} too long: left out")
 
 
 def _opened(

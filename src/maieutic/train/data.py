@@ -6,8 +6,7 @@ one of which no turn fits is dropped and counted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -21,10 +20,6 @@ from maieutic.core.errors import ContextTooShort, EmptyCorpus, InputError, Missi
 from maieutic.core.messages import Conversation, Message, Preference, Role
 from maieutic.models.weights import Framing
 from maieutic.train.condition import NONE, Mixture, Told
-
-RENDERED_TOGETHER = 256
-"""Conversations whose texts are encoded in one call."""
-
 
 class DataReport(NamedTuple):
     """What became of the rows, and what they hold."""
@@ -136,7 +131,8 @@ def conversation_rows(
     def labelled(some: Sequence[Conversation]) -> list[Rendered]:
         return _labelled(some, tokenizer, role, frame)
 
-    for told, whole in _with_rendering(speaking(), labelled):
+    rows = list(speaking())  # rendered together, which is several times faster
+    for told, whole in zip(rows, labelled([one.conversation for one in rows]), strict=True):
         conversation = told.conversation
         fitting, rendered = fit(
             conversation, lambda one: labelled([one])[0], sides, max_length, keep, rendered=whole
@@ -165,15 +161,6 @@ def conversation_rows(
         report = report._replace(conditions=dict(mixture.counts), lacking=dict(mixture.lacking))
     return Rows(_dataset({name: [getattr(row, name) for row in kept] for name in Rendered._fields}),
                 report, sorted(licences), talks if keep_talks else None)  # fmt: skip
-
-
-def _with_rendering(
-    rows: Iterable[Told], labelled: Callable[[Sequence[Conversation]], list[Rendered]]
-) -> Iterator[tuple[Told, Rendered]]:
-    """Each row with its rendering; many are rendered together, which is several times faster."""
-    rows = iter(rows)
-    while some := list(islice(rows, RENDERED_TOGETHER)):
-        yield from zip(some, labelled([row.conversation for row in some]), strict=True)
 
 
 def _labelled(

@@ -1,13 +1,8 @@
-"""`prepare`: ids and labels on disk, in the corpus' order, once; and whole turns left out of what is too long."""
+"""`mask`: the tokens in the loss, shown or written; and whole turns left out of a conversation that is too long."""
 
 from __future__ import annotations
 
 import json
-import pickle
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,10 +12,8 @@ from hypothesis import strategies as st
 from tokenizers_of_kinds import of_kind
 from tokenizers_of_ours import tokenizer
 
-from maieutic import Conversation
-from maieutic import chat_templates as render
+from maieutic import Conversation, render
 from maieutic.chat_templates import END, end_id
-from maieutic.chat_templates.prepare import CHUNK, _Work, prepare, tokenizer_hash
 from maieutic.chat_templates.truncate import fit
 from maieutic.core.errors import (
     BadMask,
@@ -28,11 +21,12 @@ from maieutic.core.errors import (
     InputError,
     MissingInput,
     RunConflict,
-    RunLocked,
     UnstablePrefix,
 )
 from maieutic.core.messages import Role
-from maieutic.core.store import read_json, read_rows
+from maieutic.core.store import read_json
+from maieutic.models.weights import Framing
+from maieutic.train.mask import tokenizer_hash, write_masks
 
 
 def chat(number: int, turns: int = 4, **more) -> dict:
@@ -59,6 +53,10 @@ def forked():
     maieutic.close()
 
 
+def write(path: Path, tok, role: str, out: Path, template: str | None = None, **more):
+    return write_masks(path, tok, role, out, Framing(template, None), **more)
+
+
 def fresh():
     return of_kind.__wrapped__("gpt2")
 
@@ -66,166 +64,99 @@ def fresh():
 def test_the_rows_are_those_of_render(tmp_path):
     rows = [chat(number, ended=number % 3 == 0) for number in range(40)]
     out = tmp_path / "out"
-    made = prepare(corpus(tmp_path / "c.jsonl", rows), fresh(), "user", out)
+    made = write(corpus(tmp_path / "c.jsonl", rows), fresh(), "user", out)
     data = loaded(out)
     tok = fresh()
     expected = [render(Conversation.model_validate(row), tok, "user") for row in rows]
     assert data["input_ids"][:] == [one.input_ids for one in expected]
     assert data["labels"][:] == [one.labels for one in expected]
-    assert data["length"][:] == [len(one.input_ids) for one in expected]
     assert str(data.features["labels"]) == str(data.features["input_ids"])
     assert "int32" in str(data.features)
     held = made.manifest
     assert held["rows"] == 40
-    assert held["tokens"] == sum(data["length"])
+    assert held["tokens"] == sum(map(len, data["input_ids"]))
     assert held["supervised"] == sum(one.supervised for one in expected)
-    assert held["share"] == held["supervised"] / held["tokens"]
     assert held["ends"] == 14
-    assert read_json(out / "manifest.json") == {**held}
+    assert read_json(out / "manifest.json") == held
 
 
 def test_it_is_made_once_and_another_call_is_refused_with_what_differs(tmp_path):
     path, out = corpus(tmp_path / "c.jsonl", [chat(1), chat(2)]), tmp_path / "out"
     tok = fresh()
-    assert prepare(path, tok, "user", out).new
+    assert write(path, tok, "user", out).new
     before = {file.name: file.stat().st_mtime_ns for file in out.iterdir()}
-    again = prepare(path, tok, "user", out)
+    again = write(path, tok, "user", out)
     assert not again.new
     assert again.manifest["rows"] == 2
     assert {file.name: file.stat().st_mtime_ns for file in out.iterdir()} == before
     with pytest.raises(RunConflict, match=r"role \("):
-        prepare(path, tok, "assistant", out)
+        write(path, tok, "assistant", out)
     with pytest.raises(RunConflict, match="max_length"):
-        prepare(path, tok, "user", out, max_length=50)
+        write(path, tok, "user", out, max_length=50)
     with pytest.raises(RunConflict, match="tokenizer"):
-        prepare(path, of_kind("llama3"), "user", out)
+        write(path, of_kind("llama3"), "user", out)
     other = fresh()
     other.chat_template += "\n{# new #}"
     with pytest.raises(RunConflict, match="template"):
-        prepare(path, other, "user", out)
+        write(path, other, "user", out)
     corpus(path, [chat(1), chat(3)])
     with pytest.raises(RunConflict, match="corpus"):
-        prepare(path, tok, "user", out)
+        write(path, tok, "user", out)
 
 
 def test_end_in_the_tokenizer_is_no_other_tokenizer(tmp_path):
     tok = fresh()
     before = tokenizer_hash(tok)
     path = corpus(tmp_path / "c.jsonl", [chat(1, ended=True)])
-    assert prepare(path, tok, "user", tmp_path / "out").manifest["ends"] == 1
+    assert write(path, tok, "user", tmp_path / "out").manifest["ends"] == 1
     assert end_id(tok) is not None
     assert tokenizer_hash(tok) == before
-    assert not prepare(path, tok, "user", tmp_path / "out").new
+    assert not write(path, tok, "user", tmp_path / "out").new
 
 
-def test_several_processes_write_the_same_rows(tmp_path):
-    rows = [chat(number) for number in range(3 * CHUNK + 17)]
-    rows[5], rows[CHUNK + 1] = "{broken", {"messages": [{"role": "assistant", "content": "alone"}]}
-    path = corpus(tmp_path / "c.jsonl", rows)
-    one = prepare(path, fresh(), "user", tmp_path / "one", processes=1)
-    two = prepare(path, fresh(), "user", tmp_path / "two", processes=2)
-    assert loaded(tmp_path / "one").to_dict() == loaded(tmp_path / "two").to_dict()
-    for name in ("rows", "tokens", "supervised", "dropped", "broken"):
-        assert one.manifest[name] == two.manifest[name]
-    assert one.manifest["broken"] == 1
-    assert one.manifest["dropped"] == {"without a turn of the user": 1}
-    assert not (tmp_path / "two" / "parts").exists()
-
-
-def test_what_a_process_is_given_can_be_sent_to_it(tmp_path):
-    work = _Work(tmp_path, fresh(), Role.USER, None, None, True, None, "start", True, False, tmp_path)
-    assert pickle.loads(pickle.dumps(work)).role == Role.USER
-
-
-def test_what_cannot_be_trained_on_is_left_out_and_named(tmp_path):
-    rows = [chat(1), {"id": "no-user", "messages": [{"role": "assistant", "content": "x"}]}, chat(6, turns=1)]
-    made = prepare(corpus(tmp_path / "c.jsonl", rows), fresh(), "user", tmp_path / "out", max_length=40)
-    assert made.manifest["rows"] == 1
-    assert made.manifest["dropped"] == {
-        "no turn of the user fits --max-length": 1,
-        "without a turn of the user": 1,
-    }
-    assert {
-        (row["id"], row["reason"].split(" ")[0]) for row in read_rows(tmp_path / "out" / "rows.jsonl")
-    } == {
-        ("no-user", "without"),
-        ("c6", "no"),
-    }
-    bare = tmp_path / "bare.jinja"
-    bare.write_text("{% for m in messages %}{{ m.content }}</s>{% endfor %}")
-    with pytest.raises(EmptyCorpus, match="every token would be in the loss"):
-        prepare(corpus(tmp_path / "d.jsonl", [chat(1, turns=1)]), fresh(), "user", tmp_path / "o2", str(bare))
+def test_what_cannot_be_trained_on_is_left_out_and_counted(tmp_path):
+    rows = [
+        chat(1),
+        "{broken",
+        {"id": "no-user", "messages": [{"role": "assistant", "content": "x"}]},
+        chat(6, turns=1),
+    ]
+    made = write(corpus(tmp_path / "c.jsonl", rows), fresh(), "user", tmp_path / "out", max_length=40)
+    counts = {name: made.manifest[name] for name in ("rows", "without_turn", "too_long")}
+    assert counts == {"rows": 1, "without_turn": 1, "too_long": 1}
 
 
 def test_a_template_that_cannot_be_used_stops_everything(tmp_path):
-    path = corpus(tmp_path / "c.jsonl", [chat(1), chat(2)])
-    for processes in (1, 2):
-        out = tmp_path / f"out{processes}"
-        with pytest.raises(UnstablePrefix, match="conversation c1: ") as caught:
-            prepare(path, tokenizer("bytes", "qwen3"), "assistant", out, processes=processes)
-        assert "--template" in caught.value.hint
-        assert not (out / "manifest.json").exists()
+    path, out = corpus(tmp_path / "c.jsonl", [chat(1), chat(2)]), tmp_path / "out"
+    with pytest.raises(UnstablePrefix, match="conversation c1: ") as caught:
+        write(path, tokenizer("bytes", "qwen3"), "assistant", out)
+    assert "--template" in caught.value.hint
+    assert not (out / "manifest.json").exists()
 
 
 def test_a_run_that_was_cut_off_is_made_anew(tmp_path):
     path, out = corpus(tmp_path / "c.jsonl", [chat(1), chat(2)]), tmp_path / "out"
-    prepare(path, fresh(), "user", out)
+    write(path, fresh(), "user", out)
     (out / "manifest.json").unlink()
-    (out / "parts").mkdir()
-    (out / "parts" / "0.arrow").write_bytes(b"half")
-    assert prepare(path, fresh(), "user", out).new
+    next(out.glob("*.arrow")).write_bytes(b"half")
+    assert write(path, fresh(), "user", out).new
     assert len(loaded(out)) == 2
-
-
-KILLED = """
-import sys
-from pathlib import Path
-sys.path.insert(0, {here!r})
-from test_prepare import fresh, prepare
-prepare(Path({corpus!r}), fresh(), "user", Path({out!r}), processes=2)
-"""
-
-
-def test_a_run_that_is_killed_with_its_processes_at_work_goes_on_by_the_same_call(tmp_path):
-    path, out = corpus(tmp_path / "c.jsonl", [chat(number, 6) for number in range(6000)]), tmp_path / "out"
-    code = KILLED.format(here=str(Path(__file__).parent), corpus=str(path), out=str(out))
-    running = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
-    _until((out / "parts" / "1.arrow").exists)
-    running.kill()
-    running.wait()
-    assert not (out / "manifest.json").exists()
-
-    def again() -> bool:  # the processes see within a moment that the first one is gone
-        try:
-            return prepare(path, fresh(), "user", out, processes=2).new
-        except RunLocked:
-            return False
-
-    _until(again)
-    assert len(loaded(out)) == 6000
-
-
-def _until(done: Callable[[], bool]) -> None:
-    started = time.monotonic()
-    while not done():
-        assert time.monotonic() - started < 60
-        time.sleep(0.05)
 
 
 def test_another_tokenizer_or_template_never_gets_what_was_made_with_this_one(tmp_path):
     path, out = corpus(tmp_path / "c.jsonl", [chat(1), chat(2)]), tmp_path / "out"
     template = tmp_path / "t.jinja"
     template.write_text("{% for m in messages %}<s>{{ m.content }}</s>{% endfor %}")
-    prepare(path, fresh(), "user", out, str(template))
+    write(path, fresh(), "user", out, template=str(template))
     template.write_text("{% for m in messages %}<s>{{ m.content }}</s>\n{% endfor %}")
     with pytest.raises(RunConflict, match="template"):
-        prepare(path, fresh(), "user", out, str(template))
-    prepare(path, fresh(), "user", tmp_path / "own")
+        write(path, fresh(), "user", out, template=str(template))
+    write(path, fresh(), "user", tmp_path / "own")
     for change in (_rename, _add, _normalize, _no_eos):
         tok = fresh()
         change(tok)
         with pytest.raises(RunConflict, match="tokenizer"):
-            prepare(path, tok, "user", tmp_path / "own")
+            write(path, tok, "user", tmp_path / "own")
 
 
 def _rename(tok) -> None:
@@ -248,11 +179,11 @@ def _no_eos(tok) -> None:
 
 def test_what_is_no_corpus(tmp_path):
     with pytest.raises(MissingInput):
-        prepare(tmp_path / "none.jsonl", fresh(), "user", tmp_path / "out")
-    with pytest.raises(InputError, match="speaks in no conversation"):
-        prepare(corpus(tmp_path / "c.jsonl", [chat(1)]), fresh(), "system", tmp_path / "out")
+        write(tmp_path / "none.jsonl", fresh(), "user", tmp_path / "out")
+    with pytest.raises(InputError):
+        write(corpus(tmp_path / "c.jsonl", [chat(1)]), fresh(), "system", tmp_path / "out")
     with pytest.raises(EmptyCorpus):
-        prepare(corpus(tmp_path / "e.jsonl", ["{broken"]), fresh(), "user", tmp_path / "out2")
+        write(corpus(tmp_path / "e.jsonl", ["{broken"]), fresh(), "user", tmp_path / "out2")
 
 
 lengths = st.lists(st.integers(0, 12), min_size=1, max_size=9)
@@ -323,8 +254,8 @@ def test_the_start_or_the_end_is_kept(tmp_path):
     path = corpus(tmp_path / "c.jsonl", [row])
     whole = len(render(Conversation.model_validate(row), fresh(), "user").input_ids)
     for keep, ends in (("start", 0), ("end", 1)):
-        made = prepare(path, fresh(), "user", tmp_path / keep, max_length=whole // 2, keep=keep)
-        assert (made.manifest["cut"], made.manifest["ends"]) == (1, ends)
+        made = write(path, fresh(), "user", tmp_path / keep, max_length=whole // 2, keep=keep)
+        assert (made.manifest["shortened"], made.manifest["ends"]) == (1, ends)
         text = fresh().decode(loaded(tmp_path / keep)[0]["input_ids"])
         assert ("turn 3.0" in text, "turn 3.7" in text) == (keep == "start", keep == "end")
         ids = loaded(tmp_path / keep)[0]["input_ids"]
@@ -342,7 +273,7 @@ def test_the_command(tmp_path, forked):
     tok.save_pretrained(model)
     path = corpus(tmp_path / "c.jsonl", [chat(1, ended=True), chat(2), chat(3, turns=1)])
     call = [
-        "prepare",
+        "mask",
         str(path),
         "--model",
         str(model),
@@ -354,12 +285,10 @@ def test_the_command(tmp_path, forked):
     done = forked(*call, "--json")
     assert done.code == 0, done.err
     held = json.loads(done.out)
-    assert (held["rows"], held["new"]) == (2, True)
-    assert held["dropped"] == {"without a turn of the assistant": 1}
+    assert (held["rows"], held["new"], held["without_turn"]) == (2, True, 1)
     again = forked(*call)
     assert again.code == 0
-    assert "there already" in again.out
-    assert "1 dropped: without a turn of the assistant" in again.out
+    assert "2 rows" in again.out
     refused = forked(*call, "--max-length", "20")
     assert refused.code == 1
     assert "max_length" in refused.err
