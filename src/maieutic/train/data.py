@@ -21,6 +21,7 @@ from maieutic.core.messages import Conversation, Message, Preference, Role
 from maieutic.models.weights import Framing
 from maieutic.train.condition import NONE, Mixture, Told
 
+
 class DataReport(NamedTuple):
     """What became of the rows, and what they hold."""
 

@@ -82,9 +82,7 @@ def write_masks(
     with Stage(out, settings) as stage:
         if stage.done:
             return Written(out, stage.manifest, new=False)
-        rows = conversation_rows(
-            read_corpus(corpus), tokenizer, role, frame, max_length or 2**31, end, keep
-        )
+        rows = conversation_rows(read_corpus(corpus), tokenizer, role, frame, max_length or 2**31, end, keep)
         with full_disk(out), quiet():
             rows.dataset.save_to_disk(out)
         return Written(out, stage.finish(rows.report.json()), new=True)
