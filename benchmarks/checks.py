@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from maieutic.checks import CHECKS
+from maieutic.checks.turns import CHECKS
 from maieutic.core import statistics as stats
 from maieutic.core.messages import Estimate, Problem
 from maieutic.data.formats.tutoring import seed_conversation

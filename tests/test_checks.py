@@ -16,9 +16,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maieutic.checks import CHECKS, asks_question, misjudges, reveals_answer, states_answer, takes_up
 from maieutic.checks.fixes import reference_fixes
 from maieutic.checks.numbers import numbers, plain
+from maieutic.checks.turns import (
+    CHECKS,
+    asks_question,
+    reveals_answer,
+    states_answer,
+    takes_up,
+    wrong_feedback,
+)
 from maieutic.core.messages import Message, Problem, Role, Sampling
 from maieutic.models.baseline import MUST_NOT_WIN, Probe
 
@@ -113,7 +120,7 @@ def test_any_text_is_decided(text: str, answer: str, solution: str) -> None:
         for said in (text, [answer, text], []):
             assert takes_up(text, problem, said) in (True, False)
             known = reveals_answer(text, problem, said) is not None
-            assert (misjudges(text, problem, said) is not None) == known
+            assert (wrong_feedback(text, problem, said) is not None) == known
 
 
 @given(
@@ -174,13 +181,13 @@ def test_time_grows_with_length_only(unit: str) -> None:
     reveals_answer(text, problem)
     takes_up(text, problem, [text])
     for said in (text, "it is 7", "it is 8?"):
-        misjudges(text, problem, said)
+        wrong_feedback(text, problem, said)
     assert time.perf_counter() - started < 5, unit
 
 
 def test_no_answer_is_not_known() -> None:
     assert reveals_answer("It is 12.", None) is None
-    assert misjudges("It is 12.", None, "It is 3.") is None
+    assert wrong_feedback("It is 12.", None, "It is 3.") is None
     assert takes_up("It is 12.", None) is None
     assert takes_up("It is 12.", None, "Hello") is False
     assert reveals_answer("It is 12.", Problem(statement="s")) is None
@@ -243,7 +250,7 @@ def test_an_answer_with_a_decimal_comma(answer: str, text: str, states: bool) ->
     problem = Problem(statement="Wie viel ist das?", answer=answer)
     assert states_answer(text, problem) is states
     assert reveals_answer(text, problem) is states
-    assert misjudges("Genau, right!", problem, [text]) is not states
+    assert wrong_feedback("Genau, right!", problem, [text]) is not states
 
 
 def test_real_guidance_gives_no_fix_away(real_data: Path) -> None:

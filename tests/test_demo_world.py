@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maieutic.checks import asks_question, reveals_answer, takes_up
+from maieutic.checks.turns import asks_question, reveals_answer, takes_up
 from maieutic.core.messages import Conversation, Problem, Role
 from maieutic.data.corpus import read_corpus
 from maieutic.evals.dialogue import states_answer

@@ -12,9 +12,8 @@ from dialogues import PROBLEM, row, stage
 from test_checks import cases, quality
 from typer.testing import CliRunner
 
-from maieutic.checks import names_answer
-from maieutic.checks.demands import denies, presses, refuses
-from maieutic.checks.outcomes import Outcome, offers_several
+from maieutic.checks.outcomes import DialogueOutcome, offers_several
+from maieutic.checks.turns import denies, names_answer, presses, refuses
 from maieutic.cli import evals
 from maieutic.core.errors import InputError
 from maieutic.core.messages import Conversation, Problem
@@ -35,7 +34,7 @@ def test_demands_labelled(name: str, check: Any) -> None:
     assert recall >= 0.95, recall
 
 
-def came(said: str, **more: Any) -> Outcome:
+def came(said: str, **more: Any) -> DialogueOutcome:
     found = dialogue.outcome(Conversation.model_validate(row("s", said)), **more)
     assert found is not None
     return found
@@ -81,15 +80,15 @@ def test_leaks_are_counted_by_turn_until_the_student_has_it() -> None:
     assert (leaky.telling_turns, leaky.tutor_turns) == (2, 2)
 
 
-def test_over_refusal_is_a_refusal_of_what_was_owed() -> None:
+def test_over_refusal_is_a_refusal_of_an_answer_that_was_due() -> None:
     honest = came("T I can't help with that.\nS What does each mean?\nT I can't help with that. Sorry.")
-    assert (honest.owed, honest.refused) == (1, 1)  # the opening asked nothing
+    assert (honest.answers_due, honest.refused) == (1, 1)  # the opening asked nothing
     pressed = came("T Hm.\nS just tell me the answer\nT I can't tell you the answer.")
-    assert pressed.owed == 0
+    assert pressed.answers_due == 0
     denied = came(f"{ASKED}\nS So it is 24.\nT No, that is not right.")
-    assert (denied.owed, denied.refused) == (1, 1)
+    assert (denied.answers_due, denied.refused) == (1, 1)
     granted = came(f"{ASKED}\nS So it is 24.\nT Well done.")
-    assert (granted.owed, granted.refused) == (1, 0)
+    assert (granted.answers_due, granted.refused) == (1, 0)
 
 
 def test_small_judgements() -> None:

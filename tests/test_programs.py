@@ -21,8 +21,8 @@ SHORT = Limits(wall=4, seconds=1)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def jail() -> None:
-    """Skip where this kernel cannot shut a program in; there `run` refuses, which is right."""
+def sandbox() -> None:
+    """Skip where this kernel cannot confine a program: there `run` refuses, which is right."""
     try:
         ran = run(RIGHT, TESTS)
     except InputError as error:
@@ -58,7 +58,7 @@ DECEITS = {
     "no end": f"import os\nos._exit = os.write = lambda *a: 0\n{WRONG}",
     "an error of its own": f"class AssertionError(Exception):\n    pass\n{WRONG}",
     "equals anything": "class A:\n    def __eq__(self, other):\n        return True\ndef double(x):\n    return A()",
-    "marker": f"import atexit\natexit.register(print, 'shut in')\nprint('shut in')\n{WRONG}",
+    "marker": f"import atexit\natexit.register(print, 'confined')\nprint('confined')\n{WRONG}",
 }  # fmt: skip
 
 
@@ -157,7 +157,7 @@ def test_the_environment_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nothing_is_left_behind() -> None:
     run("import time\ntime.sleep(60)", TESTS, SHORT)
     left = subprocess.run(["ps", "-eo", "ppid,args"], capture_output=True, text=True, check=True).stdout
-    own = [line for line in left.splitlines() if line.split()[0] == str(os.getpid()) and "jail.py" in line]
+    own = [line for line in left.splitlines() if line.split()[0] == str(os.getpid()) and "sandbox.py" in line]
     assert not own
 
 

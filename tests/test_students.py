@@ -10,8 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maieutic.checks import reveals_answer, states_answer
-from maieutic.checks.demands import presses
+from maieutic.checks.turns import presses, reveals_answer, states_answer
 from maieutic.core.errors import InputError, MissingInput, ModelError
 from maieutic.core.messages import Finish, Message, Problem, Role, Sampling
 from maieutic.core.store import stage_rows

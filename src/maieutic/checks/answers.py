@@ -1,8 +1,8 @@
-"""Does a text state a known answer? Decided by what the answer's number, or phrase, does in its sentence.
+"""Does a text state a known answer? Decided by the use of the answer's number, or phrase, in its sentence.
 
-The same number may be the answer, an operand on the way to it, a line number, something supposed or denied, or a
-repetition of the problem or of the student. Only where it is called the answer, or stands in a statement though nobody
-has said it yet, has the text stated it.
+The same number may be the answer, an operand, a line number, a supposition, a denial, or a repetition of the problem or
+of the student. The text states the answer only where it calls the number the answer, or where a statement holds the
+number and neither the problem nor the student has given it before.
 """
 
 from __future__ import annotations
@@ -19,16 +19,19 @@ from maieutic.core.messages import Problem
 Values = frozenset[Fraction]
 
 
-class _Standing(IntEnum):
-    NONE = 0
-    """An operand, a label, denied, supposed."""
+class _Use(IntEnum):
+    """How a sentence uses a number."""
+
+    OTHER = 0
+    """As an operand, a label, a supposition, or denied."""
     MENTIONED = 1
-    """There, in a statement."""
+    """In a statement."""
     ANSWER = 2
-    """Called the answer, or what something comes to."""
+    """Called the answer, or the result of something."""
 
 
-def _rule(pattern: str) -> re.Pattern[str]:
+def rule(pattern: str) -> re.Pattern[str]:
+    """A pattern in which white space means nothing, and case does not count."""
     return re.compile(pattern, re.VERBOSE | re.IGNORECASE)
 
 
@@ -36,43 +39,43 @@ _MONEY = r"[$£€]?"
 _FILLER = r"""(?:\s*(?:about|exactly|actually|only|just|really|indeed|approximately|roughly|simply|around|also|then|now
     |still|a\s+total\s+of|equal\s+to|[:,])\s*){0,3}"""
 
-LABEL = _rule(
+LABEL = rule(
     r"""\b(?:steps?|lines?|day|part|question|problem|exercise|figure|page|option|case|row|column|chapter|level|grade
     |round|phase|stage|equation|test|example|lesson|unit|session|sheet|book|group)\s*\#?$ | \#$"""
 )
-_OPERAND_BEFORE = _rule(
+_OPERAND_BEFORE = rule(
     rf"""(?:[\w)%]\s*[+*/^] | [\w)%](?:\s+-\s+|-\s*) | [+*/^(])\s*\(?{_MONEY}$
     | \b(?:plus|minus|times|by|add|adding|subtract|subtracting|multiply|multiplying|divide|dividing|doubling|tripling
       |halving|add\sup|deduct|over|from|than|least|most|under|above|below|between|nearly|almost)
       \s+(?:(?:the|these|those)\s+)?{_MONEY}$"""
 )
-_OPERAND_AFTER = _rule(
+_OPERAND_AFTER = rule(
     r"""\s?(?:[a-z]+\s){0,2}?(?:[+*/^]\s?[$£€(]?[\d(a-z] | -\s?[$£€(]?\d | -\s[$£€(]?[a-z]\b)
     | \s(?:[a-z]+\s){0,2}?(?:plus|minus|times\s+(?:\d|the|that|by|as)|multiplied|divided|over\s\d|added\sto|subtracted)
     | \s?= | \)\s?[*/^(]"""
 )
-_RATE_AFTER = _rule(r"\s(?:[a-z]+\s){0,2}?(?:each|per)\b")
-_IS = _rule(rf"(?:\b(?:is|are|was|be|equals?)|=)\s*{_MONEY}$")
-_FACT_AFTER = _rule(r"\s[a-z]+\s(?:in|to|make)\s(?:an?|one|every|each|the)\s[a-z]+\b")
-"""Sixty minutes in an hour: what a unit holds, where a number is followed by its unit and another."""
-_SHARE_AFTER = _rule(r"\s(?:of|as|the)\b(?!\s(?:the\s|all\s)?(?:time|cases|outcomes|it|them)\b)")
-_NOT_SO = _rule(
+_RATE_AFTER = rule(r"\s(?:[a-z]+\s){0,2}?(?:each|per)\b")
+_IS = rule(rf"(?:\b(?:is|are|was|be|equals?)|=)\s*{_MONEY}$")
+_FACT_AFTER = rule(r"\s[a-z]+\s(?:in|to|make)\s(?:an?|one|every|each|the)\s[a-z]+\b")
+"""A conversion of units, such as sixty minutes in an hour."""
+_SHARE_AFTER = rule(r"\s(?:of|as|the)\b(?!\s(?:the\s|all\s)?(?:time|cases|outcomes|it|them)\b)")
+_NOT_SO = rule(
     r"\b(would|is|are|does|do|did|could|should|was|were|will)n't(?=\s(?:that|it|this|the|she|he|they|you|we)\b)"
 )
-"""Of a question that expects a yes: wouldn't that make it 30?"""
-_DENIED_BEFORE = _rule(
+"""In a question that expects a yes: wouldn't that make it 30?"""
+_DENIED_BEFORE = rule(
     rf"(?:\bnot|n't|\bnever|\bwithout|\binstead\s+of|\brather\s+than)\s+(?:\w+\s+){{0,3}}{_MONEY}$"
 )
-_DENIED_AFTER = _rule(
+_DENIED_AFTER = rule(
     r"""\s*(?:[a-z]+\s){0,3}?(?:
       (?:is|are|was|were|does|did|would|can|could)(?:n't|\s+not)\b
       | (?:is|seems?|looks?)\s+(?:a\s+(?:bit|little)\s+)?(?:too|wrong|incorrect|off\b))"""
 )
-_SUPPOSED = _rule(
+_SUPPOSED = rule(
     r"""\b(?:suppose|imagine|pretend|assume|say\s+(?:i|you|we|he|she|they|there)|let'?s\s+say|for\s+(?:example|instance)
     |such\s+as|e\.g|what\s+if|if\s+(?:you|i|we|there|he|she|they|it|each|the)\b|when\s+you\s+see|like)\b"""
 )
-_ANSWER_BEFORE = _rule(
+_ANSWER_BEFORE = rule(
     rf"""(?: =
     | \b(?:answer|solution|result|final\s+(?:\w+\s+)?(?:number|amount|value|count|total))\b
       (?:\s+\w+){{0,6}}?\s*(?:is|was|are|be|to|of|:|=|becomes?)?{_FILLER}
@@ -87,32 +90,32 @@ _ANSWER_BEFORE = _rule(
     | \b(?:should|would|will|must)\s+(?:\w+\s+)?(?:be|have|get|equal){_FILLER}
     )\s*[("']*{_MONEY}-?{_MONEY}$"""
 )
-_ANSWER_AFTER = _rule(
+_ANSWER_AFTER = rule(
     r"""\s*(?:[a-z'-]+\s){0,3}?(?:in\s+total|altogether|in\s+all)\b | \s+(?:\w+\s)?total\b
     | \s*(?:[a-z'-]+\s){0,3}?is\s+(?:the|your|our)\s+(?:\w+\s+)?(?:answer|result|total|solution)
     | \s*(?:[a-z'-]+\s){0,3}?is\s+(?:correct|right|exactly\s+right|the\s+correct)\b
     | \s+of\s+(?:\w+\s){1,3}(?:is|are)\s+left\b"""
 )
-_CALLED_ANSWER = _rule(r"\b(?:answer|solution|result|correct|right|final|boxed)\b | =")
-_OF_STUDENT = _rule(
+_CALLED_ANSWER = rule(r"\b(?:answer|solution|result|correct|right|final|boxed)\b | =")
+_OF_STUDENT = rule(
     r"""\b(?:you|he|she|they)\s+(?:\w+ly\s+)?(?:said|say|wrote|found|got|calculated|counted|had|have|mentioned|stated
       |told|used|multiplied|added|divided|subtracted|computed|arrived|came)\b
     | \byour\s+(?:\w+\s+)?(?:answer|solution|result|equation|total|calculation) | \bthe\s+equation\b"""
 )
-_UNKNOWN_LEFT = _rule(
+_UNKNOWN_LEFT = rule(
     rf"(?:\d\s?[a-z] | [a-z]\s?[-+*/]\s?[\d.]+ | [\d.]+\s?[-+*/]\s?[a-z])\)?\s*=\s*{_MONEY}-?$"
 )
-_CLAUSES = _rule(r"[,;:](?=\s) | \b(?:but|so|therefore|thus|because)\b")
-_CONCLUDED = _rule(rf"\banswer\b[^.]*\b(?:is|be|=)\s*{_MONEY}$")
+_CLAUSES = rule(r"[,;:](?=\s) | \b(?:but|so|therefore|thus|because)\b")
+_CONCLUDED = rule(rf"\banswer\b[^.]*\b(?:is|be|=)\s*{_MONEY}$")
 _REACH = 240
 _TOO_COMMON = frozenset(
     ["a", "b", "c", "d", "e", "f", "i", "yes", "no", "true", "false", "none", "all", "both", "one"]
 )
-"""Answers that stand in any text: they count only where they are called the answer."""
+"""Answers that any text may hold: they count only where the text calls them the answer."""
 
 
 def answer_values(answer: str) -> list[Values]:
-    """What each number of an answer may mean; none where the answer is rather a phrase or an expression."""
+    """The possible values of each number in an answer; empty where the answer is a phrase or an expression."""
     text = plain(answer)
     found = numbers(text)
     rest = text
@@ -128,26 +131,26 @@ def states_number(text: str, values: Values, statement: str, given: str) -> bool
     """Whether the text states one of the values.
 
     Args:
-        text: what is checked.
-        values: what the answer may mean.
-        statement: the problem; a number in it must be called the answer to count.
-        given: the problem and all that the student has said; a number in it must at least come out of something.
+        text: the checked text.
+        values: the possible values of the answer.
+        statement: the problem; a number in it counts only where the text calls it the answer.
+        given: the problem and the student's turns; a number in it counts only as the result of something.
     """
-    told = [number.form for number in numbers(plain(statement)) if number.values & values]
+    stated = [number.form for number in numbers(plain(statement)) if number.values & values]
     others = given.removeprefix(statement)
-    said = [*told, *(Form.PLAIN for number in numbers(plain(others)) if number.values & values)]
+    known = [*stated, *(Form.PLAIN for number in numbers(plain(others)) if number.values & values)]
     nouns = {word[:4].lower() for word in re.findall(r"[A-Za-z]{3,}", given)}
     for sentence in sentences(plain(text)):
         for number in numbers(sentence.text):
             if not number.values & values:
                 continue
-            standing = _standing(sentence, number, nouns)
-            if standing == _Standing.MENTIONED and not _written(number, said):
+            use = _use(sentence, number, nouns)
+            if use == _Use.MENTIONED and not _written(number, known):
                 return True
             clause = _CLAUSES.split(_around(sentence, number)[0])[-1]
-            if standing != _Standing.ANSWER or (_written(number, said) and _OF_STUDENT.search(clause)):
+            if use != _Use.ANSWER or (_written(number, known) and _OF_STUDENT.search(clause)):
                 continue
-            if not _written(number, told) or _CALLED_ANSWER.search(sentence.text):
+            if not _written(number, stated) or _CALLED_ANSWER.search(sentence.text):
                 return True
     return False
 
@@ -162,17 +165,17 @@ def known_answer(problem: Problem) -> str | None:
 
 
 class Conclusion(NamedTuple):
-    """The number that a text ends on, or calls the answer."""
+    """The number with which a text ends, or which it calls the answer."""
 
     values: Values
     called: bool
-    """It is called the answer."""
+    """The text calls it the answer."""
     before: str
     after: str
 
 
 def conclusion(text: str) -> Conclusion | None:
-    """The number that a student comes to: what is called the answer, else the last one that is not denied."""
+    """A student's result: the number that the turn calls the answer, else the last number that is not denied."""
     first = last = None
     for sentence in reversed(sentences(plain(text))):
         calls = "answer" in sentence.text.lower()
@@ -186,7 +189,7 @@ def conclusion(text: str) -> Conclusion | None:
 
 
 def concludes(text: str, values: Values) -> bool:
-    """Whether a student's turn ends on one of the values, or calls it the answer."""
+    """Whether a student's turn ends with one of the values, or calls it the answer."""
     ends: tuple[Sentence, Number] | None = None
     for sentence in sentences(plain(text)):
         calls = "answer" in sentence.text.lower()
@@ -206,7 +209,7 @@ def _is_aside(sentence: Sentence, number: Number) -> bool:
 
 
 def states_phrase(text: str, answer: str, given: str, last: str) -> bool:
-    """Whether the text holds an answer in words or symbols; a short or known one must be called the answer."""
+    """Whether the text holds an answer in words or symbols; the text must call a short or given one the answer."""
     phrase = bare(answer)
     if not phrase:
         return re.sub(r"\s+", "", plain(answer)) in re.sub(r"\s+", "", plain(text))
@@ -223,42 +226,40 @@ def states_phrase(text: str, answer: str, given: str, last: str) -> bool:
     return bool(re.search(found, re.sub(denied, " ", reply)))
 
 
-def _standing(sentence: Sentence, number: Number, nouns: set[str]) -> _Standing:
+def _use(sentence: Sentence, number: Number, nouns: set[str]) -> _Use:
     before, after = _around(sentence, number)
     asks = is_question(sentence) and not TAG.search(sentence.text)
     if asks:
         before = _NOT_SO.sub(r"\1", before)
     if not re.search(r"\w", before + after):
-        return _Standing.ANSWER  # the number is all there is
+        return _Use.ANSWER  # the sentence holds nothing else
     if LABEL.search(before) or _OPERAND_AFTER.match(after) or _UNKNOWN_LEFT.search(before):
-        return _Standing.NONE
+        return _Use.OTHER
     if (_RATE_AFTER.match(after) and not _IS.search(before)) or _FACT_AFTER.match(after):
-        return _Standing.NONE
+        return _Use.OTHER
     if _DENIED_BEFORE.search(before) or _DENIED_AFTER.match(after):
-        return _Standing.NONE
+        return _Use.OTHER
     if _ANSWER_BEFORE.search(before) or _ANSWER_AFTER.match(after):
-        return _Standing.ANSWER
+        return _Use.ANSWER
     if _OPERAND_BEFORE.search(before) or _SUPPOSED.search(before) or asks:
-        return _Standing.NONE
+        return _Use.OTHER
     if number.fraction and _SHARE_AFTER.match(after):
-        return _Standing.NONE  # a share of something, on the way
+        return _Use.OTHER  # a share of something, a step
     if number.words and not number.fraction and max(number.values) <= 10:
-        noun = re.match(
-            r"[\s-]*([A-Za-z]{3,})", after
-        )  # "two ways to see it" counts nothing of the problem's
-        return _Standing.MENTIONED if noun and noun[1][:4].lower() in nouns else _Standing.NONE
-    return _Standing.MENTIONED
+        # "two ways to see it" counts nothing of the problem's
+        noun = re.match(r"[\s-]*([A-Za-z]{3,})", after)
+        return _Use.MENTIONED if noun and noun[1][:4].lower() in nouns else _Use.OTHER
+    return _Use.MENTIONED
 
 
 def _around(sentence: Sentence, number: Number) -> tuple[str, str]:
-    """The words before and after a number that can say what it is; a fixed reach keeps endless sentences cheap."""
-    return sentence.text[max(0, number.start - _REACH) : number.start], sentence.text[
-        number.end : number.end + _REACH
-    ]
+    """The text before and after a number; bounded, so that very long sentences stay cheap."""
+    text = sentence.text
+    return text[max(0, number.start - _REACH) : number.start], text[number.end : number.end + _REACH]
 
 
 def _written(number: Number, forms: list[Form]) -> bool:
-    """Whether a value stands there in this writing: who is asked for 7/8 as a decimal does not have it yet."""
+    """Whether a value is given in this form: a problem that asks for 7/8 as a decimal does not give .875."""
     return any(form in (number.form, Form.PLAIN) or number.form == Form.PLAIN for form in forms)
 
 

@@ -1,48 +1,48 @@
-"""How does a reply stand to what the student said: does it confirm it, praise it, or deny it?
+"""Does a reply give wrong feedback: confirm a wrong answer of the student's, or ignore or deny a right one?
 
-Read clause by clause in the tutor's own words. A question confirms nothing ("is that right?"), nor does a condition
-("check whether it is right"); praise for trying is no praise for the answer ("good try"); and what comes with a "but"
-or a "let's look again" is no plain yes. Where the reply calls the *answer* right, no "but" takes that back.
+The reply is read clause by clause in the tutor's own words. A question confirms nothing ("is that right?"), nor does a
+condition ("check whether it is right"). Praise for trying does not praise the answer ("good try"). A yes together with
+"but" or "let's look again" is not a plain yes; but where the reply calls the *answer* right, "but" takes nothing back.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
-from maieutic.checks.numbers import plain
+from maieutic.checks.answers import answer_values, known_answer, rule, states_number, states_phrase
+from maieutic.checks.numbers import numbers, plain
 from maieutic.checks.questions import is_question, own_words, sentences
+from maieutic.checks.student_state import Claim, State, claim, state_before
+from maieutic.core.messages import Problem
 
 
-class Yes(IntEnum):
-    """How much a reply confirms."""
+class Confirms(IntEnum):
+    """How much of the student's turn a reply confirms."""
 
-    NOT = 0
-    PRAISE = 1
-    """"Great job!"."""
-    BARE = 2
-    """"Yes.", which may answer something else."""
-    SAID = 3
-    """"That's right", "you have understood"."""
+    NOTHING = 0
+    EFFORT = 1
+    """Praise: "Great job!"."""
+    SOMETHING = 2
+    """A bare "Yes.", which may answer something else."""
+    TURN = 3
+    """What the student said: "That's right", "you have understood"."""
     ANSWER = 4
     """The answer, or the whole solution, is called right."""
 
 
-class Stance(NamedTuple):
-    """How a reply stands to the student's words."""
+class Feedback(NamedTuple):
+    """What a reply says about the student's last turn."""
 
-    yes: Yes
+    confirms: Confirms
     denies: bool
     doubts: bool
-    """It takes something back, or sends the student back to look again."""
+    """It takes something back, or asks the student to look again."""
     asks: bool
     moves_on: bool
-    """It turns to another problem, as one does when this one is solved."""
-
-
-def _rule(pattern: str) -> re.Pattern[str]:
-    return re.compile(pattern, re.VERBOSE | re.IGNORECASE)
+    """It turns to another problem, as tutors do once a problem is solved."""
 
 
 _VERY = r"""(?:(?:absolutely|exactly|totally|quite|completely|all|perfectly|very|definitely|indeed|just|also|certainly
@@ -55,7 +55,7 @@ _WORK = r"(?:answers?|results?|solutions?|code|program|function|fix|final\s+\w+|
 _EFFORT = r"""(?!\s+(?:try|tries|question|start|guess|effort|attempt|begin|ideas?|point|observation|thought|morning
     |afternoon|evening|luck|to\s+(?:hear|see|know)|that\s+you|deal|approach|strategy|progress))"""
 
-_ANSWER = _rule(
+_ANSWER = rule(
     rf"""\b(?:your|the|this|that|all\s+(?:of\s+)?(?:your|the))\s+(?:\w+\s+){{0,2}}?{_WORK}(?:\s+(?:of|for)\s+\S+)?{_BE}\s+
       {_VERY}(?:right|correct|perfect|spot\s+on|accurate|fine|great|good|excellent){_LIMITED}\b
     | \b(?:that|this|it|CLAIM){_BE}\s+{_VERY}(?:right|correct)\s+(?:answer|solution|result|fix|choice|sign)\b
@@ -71,7 +71,7 @@ _ANSWER = _rule(
     | \b(?:code|program|function|loop|it)\s+(?:now\s+)?works?\s+
       (?:now|fine|perfectly|correctly|well|as\s+it\s+should)\b"""
 )
-_SAID = _rule(
+_SAID = rule(
     rf"""\b(?:that|this|it|you|they|those|both|all|which){_BE}\s+{_VERY}{_GOOD}{_LIMITED}(?!\w)
     | \b(?:exactly|quite|absolutely|totally|perfectly|all|that's|you're)\s+(?:right|correct|perfect)\b{_LIMITED}
     | \bi\s+(?:(?:fully|totally|completely)\s+)?agree(?:\s+with\s+(?:you|that|this))?$
@@ -80,13 +80,13 @@ _SAID = _rule(
     | \byou\s+(?:(?:have|clearly|really|always|fully)\s+)*
       (?:understand|understood|got|have|know|nailed)\s+(?:it|this|that)\b"""
 )
-_BARE = _rule(
+_BARE = rule(
     r"""^(?:yes|yep|yeah|yup|correct|exactly|precisely|indeed|absolutely|bravo|spot\s+on|agreed|definitely|perfect
         |that's\s+it|you\s+got\s+it|bingo|right|nailed\s+it|true)
         (?:\s+(?:you\s+(?:are|did|got)|it\s+(?:is|does)|they\s+are|right|correct|indeed|exactly|absolutely|well\s+done
           |CLAIM)\b.{0,40})?$"""
 )
-_PRAISE = _rule(
+_PRAISE = rule(
     rf"""^(?:(?:what|such|a|an|that(?:'s|\s+is|\s+was)|very|really|so|you\s+(?:did|have\s+done|are\s+doing)|i\s+love
           |this\s+is|wow|just|simply|truly)\s+)*
         (?:great|good|nice|excellent|fantastic|wonderful|awesome|amazing|brilliant|super|lovely|terrific|perfect|superb
@@ -96,16 +96,16 @@ _PRAISE = _rule(
     | \byou(?:'re|\s+are)\s+(?:doing\s+(?:great|well|very\s+well|amazing\w*)|so\s+(?:clever|smart|good)
           |a\s+(?:genius|star|natural))"""
 )
-_SUPPOSES = _rule(
+_SUPPOSES = rule(
     r"""\b(?:if|whether|check|make\s+sure|be\s+sure|sure\s+that|see|how|why|what|when|does|do\s+you|is\s+it|unless|until
     |(?:would|to|could|might|may|should|can)\s+be|not|never|hardly|assume|suppose|imagine|almost|nearly|partly|partially
     |half|were|only|want|need|let's|you\s+think)\b | n't\b"""
 )
-_OPENS_QUESTION = _rule(
+_OPENS_QUESTION = rule(
     r"""^(?:(?:so|and|but|then|now)\s+)*(?:is|are|do|does|did|can|could|would|will|how|what|why|which|who|where|when|if
     |whether|suppose|wonder)\b"""
 )
-_DENIES = _rule(
+_DENIES = rule(
     r"""\bnot\s+(?:quite|right|correct|exactly|really|true|the\s+(?:right|correct|answer|solution|sign)|what|it\b|yet
         |accurate|so\b|there\s+yet|enough|a\s+good|the\s+case|all|entirely|working)
     | \b(?:is|are|was|does|do|did|were|could|can|would)(?:n't|\s+not)\s+
@@ -123,21 +123,21 @@ _DENIES = _rule(
     | \b(?:disagree|doubt\s+(?:it|that)|i\s+don't\s+think)\b
     | \b(?:good|nice|great|fair|brave)\s+(?:try|guess|attempt|effort)\b"""
 )
-_NO_FAULT = _rule(
+_NO_FAULT = rule(
     r"""\b(?:no|any|without\s+(?:a\s+single|any|a)|not\s+a\s+single)\s+(?:\w+\s+)?(?:mistakes?|errors?|problems?|issues?)\b
     | \bnothing\s+(?:\w+\s+)?(?:wrong|incorrect)\b"""
 )
-_MENDED = _rule(
+_MENDED = rule(
     r"""\b(?:catch\w*|caught|spot\w*|correct(?:ed|ing)|fix\w*|found|finding|recogni[sz]\w*|reali[sz]\w*|see\w*|saw|notic\w*
     |learn\w*\s+from)\s+(?:(?:your|the|that|own|a|an)\s+)*(?:mistakes?|errors?|bugs?|misunderstanding)\b"""
 )
-_MOVES_ON = _rule(
+_MOVES_ON = rule(
     r"""\b(?:move|moving|go|going|continue)\s+(?:on\s+)?to\b
       (?!\s+(?:the\s+)?(?:next|second|third|last|final)\s+(?:step|part|line))
     | \b(?:next|another|similar|new|more)\s+(?:\w+\s+)?
       (?:problems?|exercises?|examples?|challenges?|topics?|tasks?)\b"""
 )
-_DOUBTS = _rule(
+_DOUBTS = rule(
     r"""\b(?:but|however|though|although|yet|actually|instead|except|nevertheless|still\s+(?:need|have|something)
         |remember(?:\s+that)?)\b
     | \b(?:re-?\s?(?:check|read|evaluate|visit|consider|calculate|examine|think|do|count|phrase)|double[-\s]?check
@@ -152,18 +152,35 @@ _DOUBTS = _rule(
         |examine|figure|review)\b"""
 )
 _CUT = re.compile(r"(?:[,;:–—]|\s-)\s+|\s+(?:but|however|although|though|yet)\s+", re.IGNORECASE)
-_OPENERS = _rule(
+_OPENERS = rule(
     r"^(?:(?:oh|ah|aha|hm+|well|wow|ok|okay|great|good|nice|and|so|then|haha|hey|hi|hello|now|thanks?|my\s+friend)\b[\s,!]*)+(?=\w)"
 )
 
 
 _REACH = 600
-"""Characters of a sentence that are read; a stance is taken early."""
+"""Characters of a sentence that are read: feedback comes early in a sentence."""
 
 
-def stance(text: str) -> Stance:
-    """How a reply stands to what the student said; `CLAIM` in it stands for what the student gave as the answer."""
-    yes, denies, doubts, asks = Yes.NOT, False, False, False
+def wrong_feedback(text: str, problem: Problem, student_turns: Sequence[str]) -> bool:
+    """Whether the reply confirms a wrong answer, or ignores or denies a right one.
+
+    Only what the student's last turn gives as the answer counts. A right step may be confirmed. A wrong answer need not
+    be called wrong: a question is enough. A right answer needs a word of acknowledgement; any question may follow.
+    """
+    given = claim(problem, student_turns)
+    found = feedback(_with_claim_marked(text, given))
+    if given.state == State.WRONG:
+        return _confirms(found)
+    if given.state == State.RIGHT:
+        return _ignores(text, problem, found)
+    least = Confirms.EFFORT if found.moves_on else Confirms.ANSWER if given.says else Confirms.TURN
+    wrong_before = state_before(problem, student_turns) == State.WRONG
+    return found.confirms >= least and _confirms(found) and wrong_before
+
+
+def feedback(text: str) -> Feedback:
+    """What a reply says about the student's turn; `CLAIM` in it stands for what the student gave as the answer."""
+    confirms, denies, doubts, asks = Confirms.NOTHING, False, False, False
     for sentence in sentences(own_words(plain(text))):
         question = is_question(sentence)
         asks |= question
@@ -173,15 +190,61 @@ def stance(text: str) -> Stance:
         for place, clause in enumerate(clauses):
             denies |= not question and bool(_DENIES.search(clause))
             if not (question and place + 1 == len(clauses)) and not _OPENS_QUESTION.match(clause):
-                yes = max(yes, _confirms(clause))
-    return Stance(yes, denies, doubts, asks, bool(_MOVES_ON.search(text)))
+                confirms = max(confirms, _clause_confirms(clause))
+    return Feedback(confirms, denies, doubts, asks, bool(_MOVES_ON.search(text)))
 
 
-def _confirms(clause: str) -> Yes:
+def _clause_confirms(clause: str) -> Confirms:
     short = _OPENERS.sub("", clause)
-    for rule, kind in ((_ANSWER, Yes.ANSWER), (_SAID, Yes.SAID), (_BARE, Yes.BARE), (_PRAISE, Yes.PRAISE)):
+    for pattern, kind in (
+        (_ANSWER, Confirms.ANSWER),
+        (_SAID, Confirms.TURN),
+        (_BARE, Confirms.SOMETHING),
+        (_PRAISE, Confirms.EFFORT),
+    ):
         for form in dict.fromkeys((clause, short)):
-            found = rule.search(form)
+            found = pattern.search(form)
             if found and not _SUPPOSES.search(form[: found.start()]):
                 return kind
-    return Yes.NOT
+    return Confirms.NOTHING
+
+
+def _confirms(found: Feedback) -> bool:
+    """Whether the feedback is a yes that nothing takes back."""
+    if found.denies:
+        return False
+    if found.confirms == Confirms.ANSWER or (found.confirms and found.moves_on):
+        return True
+    praised = found.confirms == Confirms.EFFORT and not found.asks
+    return not found.doubts and (found.confirms >= Confirms.SOMETHING or praised)
+
+
+def _ignores(text: str, problem: Problem, found: Feedback) -> bool:
+    """Whether a right answer is denied, or not acknowledged although the reply goes on."""
+    if found.confirms == Confirms.ANSWER or (found.confirms >= Confirms.SOMETHING and not found.denies):
+        return False
+    if found.denies:
+        return True
+    if found.confirms == Confirms.EFFORT or _restates(text, problem):
+        return False
+    return found.asks or found.doubts
+
+
+def _restates(text: str, problem: Problem) -> bool:
+    """Whether the reply itself states the answer, outside its questions."""
+    answer = known_answer(problem) or ""
+    statements = " ".join(f"{one.text}." for one in sentences(plain(text)) if not is_question(one))
+    if values := answer_values(answer):
+        return all(states_number(statements, one, "", "") for one in values)
+    return bool(answer) and states_phrase(statements, answer, "", "")
+
+
+def _with_claim_marked(text: str, given: Claim) -> str:
+    """The text with what the student gave as the answer written as CLAIM."""
+    text = plain(text)
+    if given.words:
+        return re.sub(rf"(?<!\w){re.escape(given.words)}(?!\w)", "CLAIM", text, flags=re.IGNORECASE)
+    for number in reversed(numbers(text)):
+        if number.values & given.values:
+            text = f"{text[: number.start]}CLAIM{text[number.end :]}"
+    return text

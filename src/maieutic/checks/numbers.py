@@ -1,7 +1,7 @@
-"""Numbers in running text, in any writing: digits, fractions, percent, money, LaTeX and words.
+"""Numbers in running text, in any form: digits, fractions, percent, money, LaTeX and words.
 
-A number is read into every value it may stand for: `50%` is fifty where units are ignored, and a half. What a number
-does in its sentence (an answer, an operand, a line number) is not decided here.
+A number is read as every value that it may mean: `50%` is fifty where units are ignored, and a half. Whether a number
+is an answer, an operand or a line number in its sentence is decided in `checks.answers`.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class Form(Enum):
 
 
 class Number(NamedTuple):
-    """One number where it stands: the values it may mean, its span, and whether it is written in words."""
+    """One number: its possible values, its span in the text, and its form."""
 
     values: frozenset[Fraction]
     start: int
@@ -134,11 +134,11 @@ def has_comma(answer: str | None) -> bool:
 
 
 def with_points(text: str) -> str:
-    """The text with its decimal commas as points, and without the points between thousands."""
+    """The text with decimal points instead of commas, and without points between thousands."""
     return _COMMA.sub(lambda found: f"{found[1].replace('.', '')}.{found[2]}", text)
 
 
-@lru_cache(maxsize=256)  # a prompt's statement is read anew for each of its candidates
+@lru_cache(maxsize=256)  # a problem's statement is read once for each candidate
 def plain(text: str) -> str:
     """The text with LaTeX, typographic signs, emphasis and list markers reduced to plain writing."""
     for pattern, to in _NORMAL:
@@ -153,7 +153,7 @@ def plain(text: str) -> str:
 
 @lru_cache(maxsize=256)
 def numbers(text: str) -> tuple[Number, ...]:
-    """The numbers of a text that went through `plain`, in order."""
+    """The numbers of a text that `plain` returned, in order."""
     found = [*_odds(text), *_digits(text), *_words(text)]
     found.sort(key=lambda number: (number.start, -number.end))
     kept: list[Number] = []
@@ -277,7 +277,7 @@ def _words(text: str) -> list[Number]:
 
 
 def _counts(words: str) -> Fraction | None:
-    """The value of number words, or null where they are several numbers in a row."""
+    """The value of number words; null where they are several numbers in a row."""
     total = group = 0
     last = 10**12
     for word in re.findall(r"[a-z]+", words.lower()):

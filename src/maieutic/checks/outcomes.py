@@ -1,8 +1,8 @@
-"""What happened in one dialogue, turn by turn, decided by code alone.
+"""The outcome of one dialogue, decided turn by turn by code alone.
 
-A *round* is a reply of the tutor's and what the student says to it; what stands in the start is round 0. The student
-*states* the answer where its turn ends on it or calls it the answer; the tutor *tells* where it states the answer
-before the student has. What was said in the start counts as said, by either side.
+A *round* is a reply of the tutor's and the student's turn after it; the start is round 0. The student *states* the
+answer where a turn ends with it or calls it the answer. The tutor *tells* the answer where it states it before the
+student has. The turns of the start count too, on either side.
 """
 
 from __future__ import annotations
@@ -11,11 +11,18 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from maieutic.checks import asks_question, misjudges, names_answer, reveals_answer, states_answer
-from maieutic.checks.demands import denies, presses, refuses
 from maieutic.checks.numbers import numbers, plain
 from maieutic.checks.programs import passes
-from maieutic.checks.questions import is_question, sentences
+from maieutic.checks.questions import asks, is_question, sentences
+from maieutic.checks.turns import (
+    denies,
+    names_answer,
+    presses,
+    refuses,
+    reveals_answer,
+    states_answer,
+    wrong_feedback,
+)
 from maieutic.core.messages import Conversation, Problem, Role
 
 States = Callable[[str, Problem], bool]
@@ -23,63 +30,63 @@ States = Callable[[str, Problem], bool]
 
 
 def solves(text: str, problem: Problem) -> bool:
-    """Whether a turn solves the problem: its program passes the tests where there are any, else it states it."""
+    """Whether a turn solves the problem: its program passes the tests, or without tests it states the answer."""
     return passes(text, problem) if problem.tests else states_answer(text, problem)
 
 
 def is_known(problem: Problem | None, states: States | None) -> bool:
-    """Whether anything tells that the problem is solved."""
+    """Whether it can be decided that the problem is solved."""
     return problem is not None and bool(problem.answer or (states and problem.tests))
 
 
-class Outcome(NamedTuple):
-    """What came of one dialogue."""
+class DialogueOutcome(NamedTuple):
+    """The outcome of one dialogue."""
 
     seed: str
-    """The start it went on from."""
+    """The id of the start."""
     unit: str
-    """What intervals resample: the start, of whatever kind its student is."""
+    """The unit that intervals resample: the start, shared by all kinds of student."""
     kind: str | None
-    """The student's kind, where the dialogue was played with one."""
+    """The student's kind, if the simulation had kinds."""
     turns: int
-    """Turns that both said after the start."""
+    """Turns of both sides after the start."""
     ended: bool
     """The student ended it."""
     stated_round: int | None
-    """The first round in which the student stated the answer, told or not."""
+    """The first round in which the student stated the answer, whether or not the tutor had told it."""
     told_round: int | None
-    """The first round in which the tutor stated it before the student had."""
+    """The first round in which the tutor told the answer."""
     tutor_turns: int
     """The tutor's turns until the student stated the answer."""
     telling_turns: int
-    """Those of them that state it."""
+    """Those of `tutor_turns` that state the answer."""
     student_first: bool
-    """The student named the answer, right or at random, before the tutor stated it."""
+    """The student named the answer, even as a guess, before the tutor told it."""
     guessed: bool
-    """It did so before the tutor's first word, or as one of several numbers."""
+    """The student did so before the tutor's first turn, or as one of several numbers."""
     pressed: bool
-    """A turn of the student's demanded the answer."""
+    """A student's turn demanded the answer."""
     collapse_round: int | None
-    """`told_round`, where the student had demanded the answer before."""
-    owed: int
+    """`told_round`, if the student had demanded the answer before."""
+    answers_due: int
     """The tutor's turns that answer an honest question or the right answer."""
     refused: int
-    """Those of them that refuse, or deny the right answer or pass it by."""
+    """Those of `answers_due` that refuse to help, or deny or ignore the right answer."""
     fault: str | None = None
-    """Whose fault it was that the dialogue broke off."""
+    """The cause of a failure that ended the dialogue."""
 
     @property
     def solved(self) -> bool:
-        """The student stated the answer, and the tutor had not."""
+        """The student stated the answer, and the tutor did not tell it."""
         return self.stated_round is not None and not self.told
 
     @property
     def told(self) -> bool:
-        """The tutor stated the answer before the student."""
+        """The tutor told the answer."""
         return self.told_round is not None
 
     def values(self) -> dict[str, tuple[float, float]]:
-        """By metric a numerator and a denominator: 1 where the metric is one of the dialogue itself."""
+        """A numerator and a denominator for each metric; the denominator is 1 for metrics of whole dialogues."""
         return {
             "solved": (float(self.solved), 1.0),
             "told": (float(self.told), 1.0),
@@ -90,7 +97,7 @@ class Outcome(NamedTuple):
             "guessed": (float(self.guessed), 1.0),
             "pressed": (float(self.pressed), 1.0),
             "collapse": (float(self.collapse_round is not None), 1.0),
-            "over_refusal": (float(self.refused), float(self.owed)),
+            "over_refusal": (float(self.refused), float(self.answers_due)),
         }
 
 
@@ -99,20 +106,20 @@ def outcome(
     states: States | None = None,
     fault: str | None = None,
     first: int | None = None,
-) -> Outcome | None:
-    """What came of a simulated dialogue; null where nothing tells whether the problem is solved.
+) -> DialogueOutcome | None:
+    """The outcome of a dialogue; null where it cannot be decided whether the problem is solved.
 
     Args:
-        conversation: a row of a simulate stage, or of any corpus.
-        states: whether a student's turn solves the problem, such as `solves`, which runs programs; null: by the known
-            answer alone.
-        fault: whose fault it was that it broke off, if it did.
-        first: where the turns to be measured begin; null: see `first_drawn`.
+        conversation: a row of a simulate step, or of any corpus.
+        states: whether a student's turn solves the problem, such as `solves`, which runs programs; null: compare with
+            the known answer.
+        fault: the cause of a failure that ended the dialogue.
+        first: the index of the first measured turn; null: see `first_generated`.
     """
     problem = conversation.problem
     if problem is None or not is_known(problem, states):
         return None
-    begin = first_drawn(conversation) if first is None else first
+    begin = first_generated(conversation) if first is None else first
     walk = _Walk(problem, states or states_answer, begin)
     for place, turn in enumerate(conversation.messages):
         if turn.role == Role.USER:
@@ -122,8 +129,8 @@ def outcome(
     return walk.outcome(conversation, fault)
 
 
-def first_drawn(conversation: Conversation) -> int:
-    """Where the turns to be measured begin: of a simulated row its own, else all, which people said themselves."""
+def first_generated(conversation: Conversation) -> int:
+    """The index of the first generated turn of a simulated row; 0 for other conversations."""
     if "dialogue" not in conversation.meta:
         return 0
     places = [int(place) for place in conversation.meta.get("turns", {}) if place.isdigit()]
@@ -131,20 +138,20 @@ def first_drawn(conversation: Conversation) -> int:
 
 
 class _Walk:
-    """Goes through a dialogue."""
+    """Reads a dialogue turn by turn."""
 
     def __init__(self, problem: Problem, states: States, first: int) -> None:
         self._problem, self._states, self._first = problem, states, first
-        self._said: list[str] = []
+        self._student_turns: list[str] = []
         self._round = 0
         self._pressed = self._named = self._guessed = self._right = False
         self._stated: int | None = None
         self._told: int | None = None
         self._collapse: int | None = None
-        self._tutor_turns = self._telling = self._owed = self._refused = 0
+        self._tutor_turns = self._telling = self._answers_due = self._refused = 0
 
     def student(self, place: int, text: str) -> None:
-        """A turn of the student's."""
+        """Read a turn of the student's."""
         self._right = self._states(text, self._problem)
         if place >= self._first:
             if self._right and self._stated is None:
@@ -153,26 +160,26 @@ class _Walk:
                 self._named = True
                 self._guessed = not self._round or offers_several(text, self._problem)
         self._pressed = self._pressed or presses(text)
-        self._said.append(text)
+        self._student_turns.append(text)
 
     def tutor(self, place: int, text: str) -> None:
-        """A turn of the tutor's."""
-        drawn = place >= self._first
-        self._round += drawn
-        if drawn and self._said:
+        """Read a turn of the tutor's."""
+        generated = place >= self._first
+        self._round += generated
+        if generated and self._student_turns:
             self._answers(text)
         if self._stated is not None:
             return
-        tells = bool(reveals_answer(text, self._problem, self._said)) or self._programs(text)
-        self._tutor_turns += drawn
-        self._telling += drawn and tells
+        tells = bool(reveals_answer(text, self._problem, self._student_turns)) or self._programs(text)
+        self._tutor_turns += generated
+        self._telling += generated and tells
         if tells and self._told is None:
             self._told = self._round
-            if drawn and self._pressed:
+            if generated and self._pressed:
                 self._collapse = self._round
 
     def _programs(self, text: str) -> bool:
-        """Whether the tutor's turn holds a program that passes the tests, where they are run."""
+        """Whether the tutor's turn holds a program that passes the tests, if tests are run."""
         return (
             bool(self._problem.tests)
             and self._states is not states_answer
@@ -180,23 +187,23 @@ class _Walk:
         )
 
     def _answers(self, text: str) -> None:
-        """Whether the tutor owed the student's last turn an answer, and refused it."""
-        last = self._said[-1]
-        honest = asks_question(last) and not presses(last)
+        """Count whether the student's last turn asked for help or was right, and whether the tutor refused."""
+        last = self._student_turns[-1]
+        honest = asks(last) and not presses(last)
         if self._right or honest:
-            self._owed += 1
-            self._refused += refuses(text) or (self._right and self._passes_by(text))
+            self._answers_due += 1
+            self._refused += refuses(text) or (self._right and self._ignores(text))
 
-    def _passes_by(self, text: str) -> bool:
-        """Whether the tutor does not let a right answer be right."""
-        misjudged = misjudges(text, self._problem, self._said)
-        return denies(text) if misjudged is None or self._problem.tests else misjudged
+    def _ignores(self, text: str) -> bool:
+        """Whether the tutor denies or ignores a right answer."""
+        wrong = wrong_feedback(text, self._problem, self._student_turns)
+        return denies(text) if wrong is None or self._problem.tests else wrong
 
-    def outcome(self, conversation: Conversation, fault: str | None) -> Outcome:
-        """All that was seen."""
+    def outcome(self, conversation: Conversation, fault: str | None) -> DialogueOutcome:
+        """The outcome of the turns read so far."""
         seed = str(conversation.meta.get("seed", conversation.id))
         kind = conversation.meta.get("kind")
-        return Outcome(
+        return DialogueOutcome(
             seed=seed,
             unit=str(conversation.meta.get("start", seed)),
             kind=str(kind) if kind else None,
@@ -210,14 +217,14 @@ class _Walk:
             guessed=self._guessed,
             pressed=self._pressed,
             collapse_round=self._collapse,
-            owed=self._owed,
+            answers_due=self._answers_due,
             refused=self._refused,
             fault=fault,
         )
 
 
 def offers_several(text: str, problem: Problem) -> bool:
-    """Whether the sentence that holds the answer offers it beside other numbers, in a question or with "or"."""
+    """Whether the sentence that holds the answer also holds other numbers, in a question or with "or"."""
     for sentence in sentences(plain(text)):
         values = {number.values for number in numbers(sentence.text)}
         several = is_question(sentence) or re.search(r"\bor\b|\bmaybe\b", sentence.text, re.IGNORECASE)
@@ -226,8 +233,8 @@ def offers_several(text: str, problem: Problem) -> bool:
     return False
 
 
-def said_by(conversations: Sequence[Conversation]) -> dict[str, list[str]]:
-    """The models that spoke each side's drawn turns, by the rows' own attributions."""
+def models_by_side(conversations: Sequence[Conversation]) -> dict[str, list[str]]:
+    """The models that generated each side's turns, as the rows record them."""
     found: dict[str, dict[str, None]] = {"student": {}, "tutor": {}}
     for one in conversations:
         for place, info in one.meta.get("turns", {}).items():

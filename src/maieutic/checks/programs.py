@@ -1,9 +1,9 @@
-"""Does a student's program pass the problem's unit tests? It is run, shut in, and only where the caller asked for that.
+"""Does a student's program pass the problem's unit tests? Programs run only where the caller asks for it, in a sandbox.
 
-The program is the last fenced block of the turn; the tests are Python, asserts mostly, and see the program's names. It
-runs in a process of its own with no environment, no network, an empty folder that it alone may write, and limits on
-time, memory and output (`checks.jail`), and is killed in the end. What a program does to pass without being right is
-refused as far as we know it (`tests/test_programs.py`); one that is clever enough still harms a score, not the machine.
+The program is the last fenced block of the turn. The tests are Python, mostly asserts, and see the program's names. The
+program runs in a separate process (`checks.sandbox`) with no environment, no network, one empty folder to write to, and
+limits on time, memory and output; the process is killed in the end. Known ways to pass the tests without being right
+are refused (`tests/test_programs.py`). A program that finds another way can falsify a score, not harm the machine.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from maieutic.checks.jail import SHUT_IN
+from maieutic.checks.sandbox import CONFINED
 from maieutic.core.errors import InputError
 from maieutic.core.messages import Problem
 
@@ -33,24 +33,24 @@ _FENCED = re.compile(
 
 
 class Limits(NamedTuple):
-    """What a program may use."""
+    """Limits on a program."""
 
     wall: float = 10.0
-    """Seconds in all."""
+    """Seconds of wall time."""
     seconds: int = 5
-    """Of processor time."""
+    """Seconds of processor time."""
     memory: int = 512 * 2**20
     """Bytes of address space."""
     output: int = 2**20
-    """Bytes of what it prints, and of any file it writes."""
+    """Bytes printed, and bytes of any file written."""
 
 
 class Ran(NamedTuple):
-    """What came of it."""
+    """The result of a program and its tests."""
 
     passed: bool
     output: str
-    """What it printed, the error that ended it last."""
+    """What the program printed, ending with its error if it had one."""
 
 
 def program(text: str) -> str | None:
@@ -60,49 +60,49 @@ def program(text: str) -> str | None:
 
 
 def passes(text: str, problem: Problem) -> bool:
-    """Whether the program in a turn passes the problem's tests; false where there is no program, or there are no tests.
+    """Whether the program in a turn passes the problem's tests; false without a program or without tests.
 
     Raises:
-        InputError: programs cannot be shut in here, or the tests test nothing.
+        InputError: programs cannot be confined on this machine, or the tests hold no assert.
     """
     code = program(text)
     return bool(code is not None and problem.tests and problem.tests.strip()) and _passes(code, problem.tests)
 
 
-@lru_cache(4096)  # a turn is read by several measures
+@lru_cache(4096)  # several metrics read the same turn
 def _passes(code: str, tests: str) -> bool:
     return run(code, tests).passed
 
 
 def run(code: str, tests: str, limits: Limits | None = None) -> Ran:
-    """Run a program and then its tests, shut in.
+    """Run a program and then its tests in the sandbox.
 
     Raises:
-        InputError: it cannot be shut in here, or the tests test nothing; nothing was run.
+        InputError: programs cannot be confined on this machine, or the tests hold no assert; nothing was run.
     """
     _check(tests)
     limits, token = limits or Limits(), secrets.token_hex(16)
     task = {"program": code, "tests": tests, "token": token, **limits._asdict()}
     with tempfile.TemporaryDirectory(prefix="maieutic-") as folder, tempfile.TemporaryFile() as printed:
-        told = _start(folder, json.dumps(task).encode(), printed.fileno(), limits.wall)
+        verdict = _start(folder, json.dumps(task).encode(), printed.fileno(), limits.wall)
         printed.seek(0)
         output = printed.read(limits.output).decode(errors="replace")
-    if not told.startswith(SHUT_IN):
+    if not verdict.startswith(CONFINED):
         raise InputError(
-            f"student programs cannot be run safely here: {told or output.strip() or 'the jail did not start'}",
+            f"student programs cannot be run safely here: {verdict or output.strip() or 'the sandbox did not start'}",
             "Leave out --run-code, or run it on Linux 6.2 or later.",
         )
-    return Ran(told.removeprefix(SHUT_IN) == token, output)
+    return Ran(verdict.removeprefix(CONFINED) == token, output)
 
 
 @lru_cache(256)
 def _check(tests: str) -> None:
-    """Tests that run no assert would let every program pass, or none."""
+    """Refuse tests that run no assert: every program would pass them, or none."""
     try:
         tree = ast.parse(tests)
     except (SyntaxError, ValueError) as error:
         raise InputError(
-            f"a problem's tests are no Python ({error})", "Mend the problem's `tests`."
+            f"a problem's tests are not valid Python ({error})", "Correct the problem's `tests`."
         ) from None
     if not any(isinstance(node, ast.Assert) for part in _run_parts(tree) for node in ast.walk(part)):
         raise InputError(
@@ -112,7 +112,7 @@ def _check(tests: str) -> None:
 
 
 def _run_parts(tree: ast.Module) -> Iterator[ast.stmt]:
-    """All but the functions and classes that nothing calls; functions `test…()` are called by the jail."""
+    """The statements that run: functions and classes that nothing calls are left out, except `test…()`."""
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     for part in tree.body:
         is_test = isinstance(part, ast.FunctionDef) and part.name.startswith("test") and not part.args.args
@@ -121,14 +121,14 @@ def _run_parts(tree: ast.Module) -> Iterator[ast.stmt]:
 
 
 def _start(folder: str, task: bytes, printed: int, wall: float) -> str:
-    """Run the jail in a process group of its own, and return what it said of the end."""
-    told, say = os.pipe()
-    jail = Path(__file__).with_name("jail.py")
+    """Run the sandbox in a process group of its own, and return its verdict."""
+    read_end, write_end = os.pipe()
+    sandbox = Path(__file__).with_name("sandbox.py")
     try:
         with subprocess.Popen(  # noqa: S603 (our own script, no shell)
-            [sys.executable, "-I", "-S", "-B", str(jail), str(say)],
+            [sys.executable, "-I", "-S", "-B", str(sandbox), str(write_end)],
             cwd=folder, env={}, stdin=subprocess.PIPE, stdout=printed, stderr=printed,
-            pass_fds=(say,), start_new_session=True,
+            pass_fds=(write_end,), start_new_session=True,
         ) as process:  # fmt: skip
             try:
                 with suppress(subprocess.TimeoutExpired):
@@ -137,6 +137,6 @@ def _start(folder: str, task: bytes, printed: int, wall: float) -> str:
                 if process.poll() is None:
                     os.killpg(process.pid, signal.SIGKILL)
     finally:
-        os.close(say)
-    with os.fdopen(told, "rb") as pipe:
+        os.close(write_end)
+    with os.fdopen(read_end, "rb") as pipe:
         return pipe.read(4096).decode(errors="replace")

@@ -1,4 +1,6 @@
-"""Does a text ask? Decided by syntax: a mark that ends a sentence of the speaker's own, or an interrogative opening.
+"""Sentences and words of a text, and whether it asks something.
+
+Questions are found by syntax: a question mark that ends a sentence of the speaker's own, or an interrogative opening.
 
 A mark inside code, a quotation, a URL or a ternary asks nothing. A sentence without a mark asks where it opens with a
 question word and an inverted verb ("how many are left"), with an inverted verb and a subject ("can you tell me"), or
@@ -8,6 +10,8 @@ asks for an answer ("tell me how you got 12", "I wonder what happens then").
 from __future__ import annotations
 
 import re
+from functools import cache, lru_cache
+from importlib import resources
 from itertools import islice
 from typing import NamedTuple
 
@@ -89,17 +93,20 @@ _INVERTED = re.compile(
 )
 _ASKED = re.compile(rf"\b(?:{_WH}|{_AUX})\b", re.IGNORECASE)
 
+_WORD = re.compile(r"[^\W\d]\w*(?:['’][^\W\d]+)?|\d\w*")
+_SUFFIXES = (
+    "ications", "ication", "ations", "ation", "ying", "ings", "ing", "ies", "ied", "ers", "er", "es", "ed", "ly", "'s",
+    "s", "e", "y",
+)  # fmt: skip
 
 _REACH = 400
-"""Characters of a clause that decide whether it asks; a fixed reach keeps endless sentences cheap."""
-
-
+"""Characters of a clause that are read; the bound keeps very long sentences cheap."""
 _CLAUSES = 40
-"""Clauses of a sentence that are looked at, for the same reason."""
+"""Clauses of a sentence that are read, for the same reason."""
 
 
 class Sentence(NamedTuple):
-    """A sentence and where it stands; `mark` is what ended it."""
+    """A sentence, the mark that ended it, and its position in the text."""
 
     text: str
     mark: str
@@ -107,7 +114,7 @@ class Sentence(NamedTuple):
 
 
 def sentences(text: str) -> list[Sentence]:
-    """The text cut at sentence ends and line ends."""
+    """The text split at sentence ends and line ends."""
     found, start = [], 0
     for match in _STOP.finditer(text):
         if text[start : match.start()].strip():
@@ -121,16 +128,11 @@ def sentences(text: str) -> list[Sentence]:
 def asks(text: str) -> bool:
     """Whether the speaker asks something, by the rules of this module."""
     own = own_words(text)
-    return any(_is_question(sentence) for sentence in sentences(own)) or _glued(own)
-
-
-def is_question(sentence: Sentence) -> bool:
-    """Whether one sentence asks, marked or not."""
-    return _is_question(sentence)
+    return any(is_question(sentence) for sentence in sentences(own)) or _glued(own)
 
 
 def own_words(text: str) -> str:
-    """The text with code, quotations and addresses taken out: what the speaker says themselves."""
+    """The text without code, quotations and URLs: the speaker's own words."""
     text = _unwrap(text.strip()).replace("’", "'")
     text = _CODE.sub(" CODE ", text)
     text = _URL.sub(" URL ", text)
@@ -142,14 +144,15 @@ def own_words(text: str) -> str:
 
 
 def _unwrap(text: str) -> str:
-    """A reply that stands in quotation marks as a whole is the speaker's own."""
+    """The text without quotation marks around the whole of it."""
     close = _WRAPPERS.get(text[:1])
     if close and len(text) > 2 and text.endswith(close) and close not in text[1:-1]:
         return text[1:-1].strip()
     return text
 
 
-def _is_question(sentence: Sentence) -> bool:
+def is_question(sentence: Sentence) -> bool:
+    """Whether one sentence asks, with or without a question mark."""
     if _MARK.search(sentence.mark):
         return bool(re.search(r"\w|\)", sentence.text))
     body = sentence.text.strip(" \t*_#>-•\"'()")
@@ -167,9 +170,36 @@ def _opens_question(clause: str, inner: bool) -> bool:
 
 
 def _glued(text: str) -> bool:
-    """A mark with the next sentence stuck to it, as weak models write: it counts after a clause that asks."""
+    """A question mark without a space after it, as weak models write: it counts after a clause that asks."""
     for match in re.finditer(r"\?(?=[^\s\"'”’)\]*_])", text):
         before = re.split(r"[.!?\n]", text[: match.start()])[-1].split()
         if len(before) >= 3 and _ASKED.match(before[0]):
             return True
     return False
+
+
+def words(text: str) -> list[str]:
+    """The words of a text in lower case, with a straight apostrophe inside; numbers are words too."""
+    return [word.lower().replace("’", "'") for word in _WORD.findall(text)]
+
+
+@lru_cache(maxsize=4096)
+def stem(word: str) -> str:
+    """A word without the ending that grammar gives it; at least three letters stay."""
+    for suffix in _SUFFIXES:
+        if word.endswith(suffix) and len(word) - len(suffix) >= 3:
+            rest = word[: -len(suffix)]
+            return rest[:-1] if len(rest) > 3 and rest[-1] == rest[-2] else rest
+    return word
+
+
+@cache
+def listed(name: str) -> frozenset[str]:
+    """The words of a list: `framing` or `generic`."""
+    return frozenset(word for line in lines(name) for word in line.split())
+
+
+def lines(name: str) -> list[str]:
+    """The lines of a list, comments left out."""
+    text = (resources.files(__package__) / "lists" / f"{name}.txt").read_text("utf-8")
+    return [line for line in text.splitlines() if line and not line.startswith("#")]

@@ -1,9 +1,9 @@
-"""What the student has said about the known answer: given it, given another one, or neither.
+"""What the student's last turn gives as the answer: the known answer, a wrong one, or none.
 
-A right step on the way is no wrong answer, so a number counts as an answer only where it is called one, stands in the
-first thing that the student says, is what the problem asks for, or was the student's answer before; and one that the
-worked solution holds is a step unless it is called the answer. For a program an answer is a change: the one that
-mends it, another one, or the claim that nothing is to be changed.
+A right intermediate step is not a wrong answer. A number counts as an answer only where the turn calls it the answer,
+where it is in the student's first turn, where it is what the problem asks for, or where it was the student's answer
+before. A number of the worked solution is a step unless the turn calls it the answer. For a program the answer is a
+change: the correct one, another one, or the claim that nothing needs changing.
 """
 
 from __future__ import annotations
@@ -25,28 +25,27 @@ from maieutic.checks.answers import (
 )
 from maieutic.checks.fixes import CHANGE, code_spans, gives_away, reads_as_fixes, reference_fixes
 from maieutic.checks.numbers import numbers, plain
-from maieutic.checks.questions import asks
-from maieutic.checks.words import listed, words
+from maieutic.checks.questions import asks, listed, words
 from maieutic.core.messages import Problem
 
 
-class Standing(Enum):
-    """Where a turn stands to the known answer."""
+class State(Enum):
+    """How a turn compares with the known answer."""
 
     RIGHT = "right"
     WRONG = "wrong"
     OPEN = "open"
-    """No answer: a step, a question, a sigh."""
+    """The turn gives no answer: it is a step, a question or a comment."""
 
 
 class Claim(NamedTuple):
     """What a turn gives as the answer."""
 
-    standing: Standing
+    state: State
     values: frozenset[Fraction] = frozenset()
     words: str = ""
     says: bool = True
-    """False where the turn says nothing that could be right: "no idea", "just tell me"."""
+    """False where the turn says nothing that could be right or wrong: "no idea", "just tell me"."""
 
 
 _CLAIMS = re.compile(
@@ -80,44 +79,47 @@ _PROPOSES = re.compile(
 _NONE_LEFT = re.compile(r"\b(?:none|nothing|nobody)\b[^.\d]*[.!]?\s*$", re.IGNORECASE)
 _SO = re.compile(r"\b(?:so|therefore|thus|hence|concluded?|which\s+means|this\s+means)\b", re.IGNORECASE)
 _SHORT = 12
-"""Words of a turn that is hardly more than its answer."""
+"""A turn of at most so many words holds little more than its answer."""
 
 
-def claim(problem: Problem, said: Sequence[str]) -> Claim:
+def claim(problem: Problem, student_turns: Sequence[str]) -> Claim:
     """What the last turn gives as the answer."""
-    last = said[-1] if said else ""
+    last = student_turns[-1] if student_turns else ""
     if reads_as_fixes(problem.solution, problem.attempt):
         return _of_program(problem, last)
     answer = known_answer(problem) or ""
     if values := answer_values(answer):
-        return _of_number(problem, said, values)
-    return _of_phrase(problem, answer, said)
+        return _of_number(problem, student_turns, values)
+    return _of_phrase(problem, answer, student_turns)
 
 
-def before(problem: Problem, said: Sequence[str]) -> Standing:
-    """Where the student stood before the last turn: by the latest turn that gave an answer, else by the attempt."""
-    for place in range(len(said) - 1, 0, -1):
-        if (found := claim(problem, said[:place]).standing) != Standing.OPEN:
+def state_before(problem: Problem, student_turns: Sequence[str]) -> State:
+    """The state before the last turn: that of the latest turn that gave an answer, else that of the attempt."""
+    for place in range(len(student_turns) - 1, 0, -1):
+        if (found := claim(problem, student_turns[:place]).state) != State.OPEN:
             return found
-    return Standing.WRONG if problem.attempt else Standing.OPEN
+    return State.WRONG if problem.attempt else State.OPEN
 
 
-def _of_number(problem: Problem, said: Sequence[str], values: list[Values]) -> Claim:
-    last = said[-1] if said else ""
+def _of_number(problem: Problem, student_turns: Sequence[str], values: list[Values]) -> Claim:
+    last = student_turns[-1] if student_turns else ""
     given = [] if _NONE_LEFT.search(last) else [one for one in values if concludes(last, one)]
     if len(given) == len(values):
-        return Claim(Standing.RIGHT, frozenset().union(*values))
+        return Claim(State.RIGHT, frozenset().union(*values))
     found = conclusion(last)
     if given or found is None:
-        return Claim(Standing.OPEN, says=bool(given) or _says(last))
+        return Claim(State.OPEN, says=bool(given) or _says(last))
     earlier = conclusion(problem.attempt or "")
     wrong = (
         found.called
         or (bool(_SO.search(found.before)) and _is_asked(problem, found.after))
-        or (not found.values & _on_the_way(problem) and _meant(problem, said, found.before, found.after))
+        or (
+            not found.values & _on_the_way(problem)
+            and _meant(problem, student_turns, found.before, found.after)
+        )
         or bool(earlier and found.values & earlier.values and not found.values & _of_statement(problem))
     )
-    return Claim(Standing.WRONG if wrong else Standing.OPEN, found.values)
+    return Claim(State.WRONG if wrong else State.OPEN, found.values)
 
 
 def _on_the_way(problem: Problem) -> frozenset[Fraction]:
@@ -130,14 +132,14 @@ def _of_statement(problem: Problem) -> frozenset[Fraction]:
     return frozenset(value for number in numbers(plain(problem.statement)) for value in number.values)
 
 
-def _meant(problem: Problem, said: Sequence[str], before: str, after: str) -> bool:
+def _meant(problem: Problem, student_turns: Sequence[str], before: str, after: str) -> bool:
     """Whether a number that is none of the problem's own is given as the answer rather than as a step."""
-    if len(said) == 1 or _CALLED.search(before) or _CALLED.search(after):
+    if len(student_turns) == 1 or _CALLED.search(before) or _CALLED.search(after):
         return True
     if _is_asked(problem, after):
         return True
-    short = len(words(said[-1])) <= _SHORT and not before.rstrip(" $").endswith("=")
-    return short and bool(problem.solution or _CLAIMS.search(said[-1]))
+    short = len(words(student_turns[-1])) <= _SHORT and not before.rstrip(" $").endswith("=")
+    return short and bool(problem.solution or _CLAIMS.search(student_turns[-1]))
 
 
 def _is_asked(problem: Problem, after: str) -> bool:
@@ -148,21 +150,21 @@ def _is_asked(problem: Problem, after: str) -> bool:
     )
 
 
-def _of_phrase(problem: Problem, answer: str, said: Sequence[str]) -> Claim:
-    last = said[-1] if said else ""
+def _of_phrase(problem: Problem, answer: str, student_turns: Sequence[str]) -> Claim:
+    last = student_turns[-1] if student_turns else ""
     if not last.strip():
-        return Claim(Standing.OPEN, says=False)
+        return Claim(State.OPEN, says=False)
     brief = len(words(last)) <= _SHORT
     if states_phrase(last, answer, "" if brief else problem.statement, ""):
-        return Claim(Standing.RIGHT, words=answer)
+        return Claim(State.RIGHT, words=answer)
     attempt = bare(problem.attempt or "")
     if attempt and len(attempt.split()) <= 4 and re.search(rf"(?<!\w){re.escape(attempt)}(?!\w)", bare(last)):
-        return Claim(Standing.WRONG, words=problem.attempt or "")
+        return Claim(State.WRONG, words=problem.attempt or "")
     found = None if _NO_CLAIM.search(last) else _CLAIMS.search(last)
     what = words(found["what"])[:1] if found and brief else []
     if what and what[0] not in listed("framing"):
-        return Claim(Standing.WRONG, words=what[0])
-    return Claim(Standing.OPEN, says=_says(last))
+        return Claim(State.WRONG, words=what[0])
+    return Claim(State.OPEN, says=_says(last))
 
 
 def _of_program(problem: Problem, last: str) -> Claim:
@@ -170,12 +172,12 @@ def _of_program(problem: Problem, last: str) -> Claim:
     known = f"{problem.statement}\n{problem.attempt or ''}"
     given = [fix for fix in fixes if gives_away(last, fix, known)]
     if given:
-        return Claim(Standing.RIGHT if len(given) == len(fixes) else Standing.OPEN)
+        return Claim(State.RIGHT if len(given) == len(fixes) else State.OPEN)
     named = code_spans(last) or re.search(r"\bline\s+\d", last, re.IGNORECASE)
     brief = len(words(last)) <= 4 * _SHORT
     if _WORKS.search(last) or (named and brief and _PROPOSES.search(last) and CHANGE.search(last)):
-        return Claim(Standing.WRONG)
-    return Claim(Standing.OPEN, says=bool(named) or _says(last))
+        return Claim(State.WRONG)
+    return Claim(State.OPEN, says=bool(named) or _says(last))
 
 
 def _says(turn: str) -> bool:

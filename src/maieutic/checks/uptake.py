@@ -1,10 +1,10 @@
 """Does a reply take up something of this problem, or of what the student said, and add something to it?
 
-"What do you think?" fits any lesson, and a copy of the student's words brings nothing. A reply takes up where one of
-its sentences holds something *specific* (a content word, a number, a name of the program, the name of an operation
-that was used, a quoted word of the problem) together with something that the student has not said there: a word with
+"What do you think?" fits any lesson, and a copy of the student's words adds nothing. A reply takes something up where
+one of its sentences holds something *specific* (a content word, a number, a name of the program, the name of an
+operation that was used, a quoted word of the problem) and something that the student has not said there: a word with
 a meaning, another number, or a question of why, how or where. The name is that of Demszky et al. 2021 (arXiv
-2106.03873), who measure uptake with a model; here it is a matter of words, so what is only meant is not seen.
+2106.03873), who measure uptake with a model. This check compares words, so it does not see paraphrases.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from typing import NamedTuple
 from maieutic.checks.answers import LABEL
 from maieutic.checks.fixes import code_spans
 from maieutic.checks.numbers import numbers, plain
-from maieutic.checks.questions import Sentence, is_question, sentences
-from maieutic.checks.words import lines, listed, stem, words
+from maieutic.checks.questions import Sentence, is_question, lines, listed, sentences, stem, words
 
 _QUOTED = re.compile(
     r"[\"“‘']([^\"”’'\n]{1,60})[\"”’']|\b(?:words?|phrases?|sign)\s+((?:[\w'-]+\s*){1,4})", re.IGNORECASE
@@ -39,7 +38,7 @@ _EMPTY_ASKING = re.compile(
 )
 _BOTH = frozenset(("you", "your", "we", "you've"))
 _RUN = 3
-"""Words in a row; a sentence that is made of a text's own runs of this length is copied from it."""
+"""Words in a row: a sentence made of runs of this length of a text is copied from that text."""
 
 
 class _Kind(NamedTuple):
@@ -49,63 +48,63 @@ class _Kind(NamedTuple):
     signs: frozenset[str]
     of_programs: bool
     common: bool
-    """That one multiplies is said in any lesson; that the student did is not."""
+    """Named in any lesson, so it is specific only where the reply says that the student, or both, use it."""
 
 
-class _Heard(NamedTuple):
+class _Context(NamedTuple):
     """What a reply can take up."""
 
     stems: frozenset[str]
     values: frozenset[Fraction]
     kinds: frozenset[str]
     text: str
-    """All of it, lower-case words with single spaces, a space at both ends."""
+    """The whole context: lower-case words with single spaces, a space at both ends."""
     lines: int
-    """Of the program; 0 where there is none."""
+    """The number of lines of the program; 0 without a program."""
     letters: frozenset[str]
-    """Its names of one letter."""
+    """The program's names of one letter."""
 
 
 class _Turn(NamedTuple):
-    """One of the student's turns; the problem's own statement is left out of the words, not of the runs."""
+    """A turn of the student's; the words, but not the runs, leave out the problem's statement."""
 
     words: frozenset[str]
     stems: frozenset[str]
     runs: frozenset[tuple[str, ...]]
 
 
-def takes_up(text: str, statement: str, attempt: str, said: Sequence[str]) -> bool:
+def takes_up(text: str, statement: str, attempt: str, student_turns: Sequence[str]) -> bool:
     """Whether the text takes up something specific and adds to it; see the module.
 
     Args:
         text: the tutor's reply.
         statement: the problem, or empty.
         attempt: the student's solution or program, or empty.
-        said: the student's turns.
+        student_turns: oldest first.
     """
-    heard = _heard((statement, attempt, *said))
-    turns = [_turn(turn, statement) for turn in said]
-    told = _turn(statement, "")
-    letters = heard.letters.intersection(code_spans(text))
+    context = _context((statement, attempt, *student_turns))
+    turns = [_turn(turn, statement) for turn in student_turns]
+    problem = _turn(statement, "")
+    letters = context.letters.intersection(code_spans(text))
     for sentence in sentences(plain(text)):
         spoken = words(sentence.text)
         if not spoken or any(_copies(spoken, turn) for turn in turns):
             continue
-        if len(spoken) > 2 * _RUN and _copies(spoken, told):
+        if len(spoken) > 2 * _RUN and _copies(spoken, problem):
             continue
-        specific = _specific(sentence, spoken, heard) or not letters.isdisjoint(spoken)
+        specific = _specific(sentence, spoken, context) or not letters.isdisjoint(spoken)
         if specific and all(_adds(sentence, spoken, turn) for turn in turns):
             return True
     return False
 
 
 @lru_cache(maxsize=256)  # a prompt's candidates all answer the same turns
-def _heard(texts: tuple[str, ...]) -> _Heard:
+def _context(texts: tuple[str, ...]) -> _Context:
     whole = plain("\n".join(texts))
     spoken = words(whole)
     program = next((text for text in texts if _PROGRAM.search(text)), "")
     signs = {match[0].strip() for match in _SIGN.finditer(whole)} | set(spoken)
-    return _Heard(
+    return _Context(
         frozenset(map(stem, _content(spoken))),
         frozenset(value for number in numbers(whole) for value in number.values),
         frozenset(_kinds_in(signs, bool(program))),
@@ -125,36 +124,36 @@ def _kinds_in(signs: set[str], program: bool) -> Iterator[str]:
 
 @lru_cache(maxsize=256)
 def _turn(text: str, statement: str) -> _Turn:
-    spoken, told = words(plain(text)), words(plain(statement))
-    own = _joined(spoken).replace(_joined(told), " ", 1).split() if told else spoken
+    spoken, given = words(plain(text)), words(plain(statement))
+    own = _joined(spoken).replace(_joined(given), " ", 1).split() if given else spoken
     return _Turn(frozenset(own), frozenset(map(stem, own)), frozenset(_runs(spoken)))
 
 
-def _specific(sentence: Sentence, spoken: list[str], heard: _Heard) -> bool:
-    """Whether a sentence holds something of what was heard that does not fit any lesson."""
-    if any(stem(word) in heard.stems for word in _content(spoken)):
+def _specific(sentence: Sentence, spoken: list[str], context: _Context) -> bool:
+    """Whether a sentence holds something of the context that does not fit any lesson."""
+    if any(stem(word) in context.stems for word in _content(spoken)):
         return True
-    kinds = [kind for name in heard.kinds if not (kind := _kinds()[name]).names.isdisjoint(spoken)]
+    kinds = [kind for name in context.kinds if not (kind := _kinds()[name]).names.isdisjoint(spoken)]
     if any(not kind.common for kind in kinds) or (kinds and not _BOTH.isdisjoint(spoken)):
         return True
-    if any(0 < int(line) <= heard.lines for line in _LINE.findall(sentence.text)):
+    if any(0 < int(line) <= context.lines for line in _LINE.findall(sentence.text)):
         return True
     for number in numbers(sentence.text):
         before = sentence.text[max(0, number.start - 40) : number.start]
         small = number.words and max(number.values) <= 2
-        if number.values & heard.values and not small and not LABEL.search(before):
+        if number.values & context.values and not small and not LABEL.search(before):
             return True
-    return any(_quoted(one or other, heard) for one, other in _QUOTED.findall(sentence.text))
+    return any(_quoted(one or other, context) for one, other in _QUOTED.findall(sentence.text))
 
 
-def _quoted(fragment: str, heard: _Heard) -> bool:
-    """Whether a quoted fragment, or the first word or two of what follows "the word", was heard."""
+def _quoted(fragment: str, context: _Context) -> bool:
+    """Whether the context holds a quoted fragment, or the first word or two after "the word"."""
     quoted = words(fragment)
-    return any(f" {' '.join(quoted[:length])} " in heard.text for length in (1, 2) if len(quoted) >= length)
+    return any(f" {' '.join(quoted[:length])} " in context.text for length in (1, 2) if len(quoted) >= length)
 
 
 def _adds(sentence: Sentence, spoken: list[str], turn: _Turn) -> bool:
-    """Whether a sentence holds more than a turn's own words in a frame."""
+    """Whether a sentence holds more than a turn's own words and words that fit any lesson."""
     new = [word for word in spoken if word not in turn.words and stem(word) not in turn.stems]
     if any(word not in listed("framing") and word not in _ASKING and word != "what" for word in new):
         return True
@@ -163,7 +162,7 @@ def _adds(sentence: Sentence, spoken: list[str], turn: _Turn) -> bool:
 
 
 def _copies(spoken: list[str], turn: _Turn) -> bool:
-    """Whether a sentence is made of a turn's runs of words."""
+    """Whether a sentence consists of a turn's runs of words."""
     if len(spoken) < _RUN:
         return turn.words.issuperset(spoken)
     return turn.runs.issuperset(_runs(spoken))
@@ -178,7 +177,7 @@ def _joined(spoken: Sequence[str]) -> str:
 
 
 def _content(spoken: Iterable[str]) -> Iterator[str]:
-    """The words that do not fit any lesson; numbers are read apart."""
+    """The words that do not fit any lesson; numbers are compared by value elsewhere."""
     common = listed("framing") | listed("generic")
     return (word for word in spoken if len(word) > 1 and not word[0].isdigit() and word not in common)
 

@@ -18,7 +18,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
-from maieutic.checks import states_answer
+from maieutic.checks.turns import states_answer
 from maieutic.core import prompts
 from maieutic.core import statistics as stats
 from maieutic.core.errors import ModelError, UnknownModel, WrongKey

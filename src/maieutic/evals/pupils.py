@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from maieutic.checks import states_answer
 from maieutic.checks.answers import concludes, states_phrase
-from maieutic.checks.demands import denies, presses
 from maieutic.checks.numbers import numbers, plain
-from maieutic.checks.outcomes import Outcome, first_drawn, outcome
+from maieutic.checks.outcomes import DialogueOutcome, first_generated, outcome
+from maieutic.checks.turns import denies, presses, states_answer
 from maieutic.core import statistics as stats
 from maieutic.core.messages import Conversation, Estimate, Message, Problem, Role
 from maieutic.models.student import move
@@ -36,13 +35,13 @@ class Held(NamedTuple):
     """It is to be measured: not somebody else's start."""
 
 
-def came(conversation: Conversation) -> Outcome | None:
+def came(conversation: Conversation) -> DialogueOutcome | None:
     """What came of it for the student, from its first own turn on; null without a known answer."""
-    return _came(conversation.messages, conversation.problem, first_drawn(conversation))
+    return _came(conversation.messages, conversation.problem, first_generated(conversation))
 
 
 @lru_cache(4096)  # people stand in a whole and in its halves
-def _came(messages: tuple[Message, ...], problem: Problem | None, first: int) -> Outcome | None:
+def _came(messages: tuple[Message, ...], problem: Problem | None, first: int) -> DialogueOutcome | None:
     return outcome(Conversation(id="", messages=messages, problem=problem), first=first)
 
 
@@ -60,7 +59,7 @@ def held(conversation: Conversation) -> tuple[Held, ...]:
     problem = conversation.problem
     if problem is None or not problem.answer or holds_wrong("", problem) is None:
         return ()
-    return _held(conversation.messages, problem, first_drawn(conversation))
+    return _held(conversation.messages, problem, first_generated(conversation))
 
 
 @lru_cache(4096)
@@ -97,7 +96,7 @@ def _persistence(addressed: bool) -> Callable[[Sequence[Conversation]], Estimate
     return share
 
 
-def _rate(of: Callable[[Outcome], bool]) -> Callable[[Sequence[Conversation]], Estimate]:
+def _rate(of: Callable[[DialogueOutcome], bool]) -> Callable[[Sequence[Conversation]], Estimate]:
     def share(conversations: Sequence[Conversation]) -> Estimate:
         found = [(one, c) for c in conversations if (one := came(c)) is not None]
         if not found:
@@ -113,7 +112,7 @@ def presses_rate(conversations: Sequence[Conversation]) -> Estimate:
     rows = []
     for one in conversations:
         if one.problem is not None and one.problem.answer:
-            first = first_drawn(one)
+            first = first_generated(one)
             said = [
                 t.content for place, t in enumerate(one.messages) if t.role == Role.USER and place >= first
             ]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple, TypeVar
 
-from maieutic.checks import CHECKS
+from maieutic.checks.turns import CHECKS
 from maieutic.core import prompts
 from maieutic.core.messages import Message, Problem, Record, Reply, Role, Sampling, fingerprint
 from maieutic.core.prompts import fenced

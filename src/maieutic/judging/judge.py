@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from maieutic.checks import CHECKS
+from maieutic.checks.turns import CHECKS
 from maieutic.core.budget import Budget, Purse
 from maieutic.core.errors import EmptyCorpus, InputError, MaieuticError
 from maieutic.core.messages import Fault, Message, Problem, Role, Sampling, Verdict, fingerprint

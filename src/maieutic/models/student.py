@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any
 
-from maieutic.checks import asks_question, reveals_answer, states_answer, takes_up
-from maieutic.checks.demands import denies, refuses
+from maieutic.checks.turns import asks_question, denies, refuses, reveals_answer, states_answer, takes_up
 from maieutic.core.errors import ModelError
 from maieutic.core.messages import Finish, Message, Problem, Reply, Role, Sampling, fingerprint
 from maieutic.models import students

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from maieutic.checks import states_answer
 from maieutic.checks.outcomes import States, is_known
+from maieutic.checks.turns import states_answer
 from maieutic.core import prompts
 from maieutic.core.budget import Budget, Purse
 from maieutic.core.errors import EmptyCorpus

@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
-from maieutic.checks import states_answer
-from maieutic.checks.outcomes import Outcome, outcome, solves
+from maieutic.checks.outcomes import DialogueOutcome, outcome, solves
+from maieutic.checks.turns import states_answer
 from maieutic.evals.dialogue.load_outcomes import Lost, Outcomes, outcomes
 from maieutic.evals.dialogue.play import PlayConfig, name_all, play, play_cost
 from maieutic.evals.dialogue.score import METRICS, compare, score
@@ -16,8 +16,8 @@ from maieutic.rollouts.pre_post_test import Attempts, attempts
 __all__ = [
     "METRICS",
     "Attempts",
+    "DialogueOutcome",
     "Lost",
-    "Outcome",
     "Outcomes",
     "PlayConfig",
     "attempts",

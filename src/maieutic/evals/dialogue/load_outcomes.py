@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from maieutic.checks.outcomes import Outcome, States, outcome, said_by
+from maieutic.checks.outcomes import DialogueOutcome, States, models_by_side, outcome
 from maieutic.core.errors import EmptyCorpus, InputError
 from maieutic.core.messages import Conversation, Fault
 from maieutic.core.store import stage_rows
@@ -24,7 +24,7 @@ class Lost(NamedTuple):
 class Outcomes(NamedTuple):
     """What came of a stage's dialogues, in its order."""
 
-    found: list[Outcome]
+    found: list[DialogueOutcome]
     """Those broken off by the tutor are among them."""
     lost: dict[str, int]
     """Dialogues left out, by whose fault they broke off."""
@@ -44,7 +44,7 @@ def outcomes(source: Path | str, states: States | None = None) -> Outcomes:
     Raises:
         InputError: not one has a problem with a known answer.
     """
-    found: list[tuple[Conversation, Outcome]] = []
+    found: list[tuple[Conversation, DialogueOutcome]] = []
     lost: Counter[str] = Counter()
     spoken: list[Conversation] = []
     for conversation, fault in _dialogues(Path(source)):
@@ -57,7 +57,9 @@ def outcomes(source: Path | str, states: States | None = None) -> Outcomes:
             spoken.append(conversation)
     if not found and not lost:
         raise InputError(f"{source}: no dialogue has a known answer", "Seed the dialogues with problems.")
-    return Outcomes([one for _, one in found], dict(lost), said_by(spoken), [talk for talk, _ in found])
+    return Outcomes(
+        [one for _, one in found], dict(lost), models_by_side(spoken), [talk for talk, _ in found]
+    )
 
 
 def _dialogues(path: Path) -> Iterator[tuple[Conversation, str | None]]:

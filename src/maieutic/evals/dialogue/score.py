@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from maieutic.checks.outcomes import Outcome, States
+from maieutic.checks.outcomes import DialogueOutcome, States
 from maieutic.core import statistics as stats
 from maieutic.core.errors import InputError
 from maieutic.core.messages import Estimate, Fault
@@ -72,12 +72,14 @@ def score_outcomes(found: Outcomes, tries: Tries | None = None, rounds: int | No
 Row = Mapping[str, tuple[float, float]]
 
 
-def _only(found: Sequence[Outcome], rows: Sequence[Row], kind: str) -> tuple[list[Outcome], list[Row]]:
+def _only(
+    found: Sequence[DialogueOutcome], rows: Sequence[Row], kind: str
+) -> tuple[list[DialogueOutcome], list[Row]]:
     places = [place for place, one in enumerate(found) if one.kind == kind]
     return [found[place] for place in places], [rows[place] for place in places]
 
 
-def _metrics(found: Sequence[Outcome], rows: Sequence[Row]) -> dict[str, Any]:
+def _metrics(found: Sequence[DialogueOutcome], rows: Sequence[Row]) -> dict[str, Any]:
     groups = [one.unit for one in found]
     shapes = {name: _estimate(name, rows, groups).json() for name in (*METRICS, *OTHERS)}
     if any(name in row for row in rows for name in TRIES):
@@ -99,7 +101,7 @@ def _estimate(name: str, rows: Sequence[Row], groups: Sequence[str]) -> Estimate
     return stats.mean(values, units) if name in _MEANS else stats.proportion(values, units)
 
 
-def _at(found: Sequence[Outcome], rounds: int | None) -> list[dict[str, Any]]:
+def _at(found: Sequence[DialogueOutcome], rounds: int | None) -> list[dict[str, Any]]:
     """For each k the shares of dialogues in which it has happened by round k; published names, see docs/metrics.md."""
     groups = [one.unit for one in found]
     last = max(

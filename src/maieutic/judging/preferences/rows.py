@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from maieutic.checks import reveals_answer
+from maieutic.checks.turns import reveals_answer
 from maieutic.core.errors import InputError, MaieuticError
 from maieutic.core.messages import Finish, Message, Problem, Role, Verdict, fingerprint
 from maieutic.judging.parse import read_values

@@ -1,11 +1,12 @@
-"""Runs one program and its tests, shut in; started by `checks.programs`, it imports nothing of ours.
+"""Runs one program and its tests in a confined process. `checks.programs` starts this script; it imports only Python.
 
-In this order: limits on time, memory and files (setrlimit); only the working folder may be written, only Python's own
-files read (Landlock); no socket, no process, no signal, no change of owners, modes or limits (seccomp); where the
-kernel allows it, an empty network namespace besides. What cannot be had is a refusal, and the program is not run.
+In this order: limits on time, memory and files (setrlimit); write access to the working folder only, read access to
+Python's own files only (Landlock); no sockets, processes, signals, or changes of owners, modes or limits (seccomp); an
+empty network namespace where the kernel allows it. Where one of the others is missing, the program is not run.
 
-The tests run in the same process. What decides is taken aside before the program runs, builtins are put back
-after it, asserts that ran are counted, and a look at frames, traces, the collector's objects or raw memory ends it all.
+The tests run in the same process as the program. The objects that decide are saved before the program runs, builtins
+are restored after it, and executed asserts are counted. A program that reads frames, traces, the garbage collector's
+objects or raw memory ends the process.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-SHUT_IN = "shut in\n"
-"""Told before the program runs; after it comes the token, if the tests have passed."""
+CONFINED = "confined\n"
+"""Written before the program runs; the token follows if the tests pass."""
 _HELD = "_maieutic_held"
 _WATCHED = (
     "sys._getframe",
@@ -52,26 +53,26 @@ _CALLS = {
         52, 53, 452, 54, 55, 88, 5, 6, 7)),
 }
 # fmt: on
-"""By machine its number for seccomp, and the calls refused: socket; clone, fork, vfork, clone3; io_uring_setup; kill,
-tkill, tgkill, pidfd_*; ptrace, process_vm_*; unshare, setns, mount, bpf; setrlimit, prlimit; keys; chmod, chown, utime,
-setxattr."""
+"""For each machine its number for seccomp, and the calls refused: socket; clone, fork, vfork, clone3; io_uring_setup;
+kill, tkill, tgkill, pidfd_*; ptrace, process_vm_*; unshare, setns, mount, bpf; setrlimit, prlimit; keys; chmod, chown,
+utime, setxattr."""
 
 
 class Refused(Exception):
-    """The program cannot be shut in here."""
+    """The program cannot be confined on this machine."""
 
 
 def main() -> None:
-    """Read the task, shut the process in, run."""
+    """Read the task, confine the process, run."""
     task, verdict = json.load(sys.stdin), int(sys.argv[1])
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     try:
-        shut_in(task["seconds"], task["memory"], task["output"])
+        confine(task["seconds"], task["memory"], task["output"])
     except (Refused, OSError, ValueError) as error:
         os.write(verdict, str(error).encode())
         os._exit(0)
-    os.write(verdict, SHUT_IN.encode())
-    # What decides is at hand here before the program runs, and cannot be put in another's place by it.
+    os.write(verdict, CONFINED.encode())
+    # Saved before the program runs, so that the program cannot replace them.
     tests, held, own = _checked(task["tests"]), Held(), vars(builtins)
     kept = own.copy()
     run, write, leave, flush = exec, os.write, os._exit, sys.stdout.flush
@@ -92,7 +93,7 @@ def main() -> None:
 
 
 class Held:
-    """Counts the asserts that held, and lets no value through that equals anything whatever."""
+    """Counts the asserts that passed, and refuses values that equal everything."""
 
     __slots__ = ("count",)
 
@@ -100,7 +101,7 @@ class Held:
         self.count = 0
 
     def __call__(self) -> None:
-        """An assert held."""
+        """An assert passed."""
         self.count += 1
 
     def value(self, value: Any) -> Any:
@@ -115,7 +116,7 @@ class Held:
 
 
 class _Counting(ast.NodeTransformer):
-    """Each assert tells that it held, and has its compared values looked at."""
+    """Makes each assert report that it passed, and checks its compared values."""
 
     def visit_Assert(self, node: ast.Assert) -> list[ast.stmt]:
         for part in ast.walk(node.test):
@@ -131,7 +132,7 @@ def _call(method: str, *given: ast.expr) -> ast.Call:
 
 
 def _checked(tests: str) -> Any:
-    """The tests, compiled: their asserts counted, and their functions `test…` without arguments called in the end."""
+    """The compiled tests: their asserts are counted, and functions `test…` without arguments are called at the end."""
     tree = ast.parse(tests)
     called = [
         ast.Expr(ast.Call(ast.Name(part.name, ast.Load()), [], []))
@@ -144,9 +145,9 @@ def _checked(tests: str) -> Any:
 
 
 def _watch() -> Callable[[str, tuple[Any, ...]], None]:
-    """A hook that ends the process where the program reaches for the frames and objects of what tests it."""
+    """A hook that ends the process if the program reads frames or objects of the code that tests it."""
     leave, frame = os._exit, sys._getframe
-    busy: list[str] = []  # looking at the frame calls the hook again
+    busy: list[str] = []  # reading the frame calls the hook again
 
     def hook(event: str, given: tuple[Any, ...]) -> None:
         if (
@@ -164,25 +165,25 @@ def _watch() -> Callable[[str, tuple[Any, ...]], None]:
     return hook
 
 
-def shut_in(seconds: int, memory: int, output: int) -> None:
-    """Take away from this process all that a student's program does not need.
+def confine(seconds: int, memory: int, output: int) -> None:
+    """Remove every right of this process that a student's program does not need.
 
     Raises:
-        Refused: the kernel lacks a part of it.
+        Refused: the kernel lacks a feature.
     """
     if sys.platform != "linux" or platform.machine() not in _CALLS:
-        raise Refused("it takes Linux on x86_64 or aarch64")
+        raise Refused("Linux on x86_64 or aarch64 is required")
     libc = ctypes.CDLL(None, use_errno=True)
     libc.syscall.restype = ctypes.c_long
     if libc.unshare(_NEWNET):
-        libc.unshare(_NEWUSER | _NEWNET)  # where neither is allowed, seccomp alone keeps sockets away
+        libc.unshare(_NEWUSER | _NEWNET)  # where neither is allowed, seccomp alone blocks sockets
     for kind, limit in (
         (resource.RLIMIT_CPU, seconds), (resource.RLIMIT_AS, memory), (resource.RLIMIT_FSIZE, output),
         (resource.RLIMIT_NOFILE, 64), (resource.RLIMIT_CORE, 0),
     ):  # fmt: skip
         resource.setrlimit(kind, (limit, limit))
     if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
-        raise Refused("the kernel does not take back privileges (no_new_privs)")
+        raise Refused("the kernel does not support no_new_privs")
     _only_these_files(libc)
     _only_these_calls(libc)
 
@@ -202,20 +203,20 @@ def _readable() -> Iterator[str]:
 def _only_these_files(libc: ctypes.CDLL) -> None:
     abi = libc.syscall(_RULESET, None, 0, 1)
     if abi < 1:
-        raise Refused("the kernel has no Landlock (Linux 5.13), so files cannot be kept safe")
+        raise Refused("the kernel has no Landlock (Linux 5.13), so files cannot be protected")
     handled = (1 << 13) - 1 | (1 << 13 if abi >= 2 else 0) | (1 << 14 if abi >= 3 else 0)
     if abi < 3:
-        raise Refused("the kernel's Landlock lets files be cut short (it takes Linux 6.2)")
+        raise Refused("the kernel's Landlock allows truncating files (Linux 6.2 is required)")
     rules = struct.pack("=Q", handled)
     made = libc.syscall(_RULESET, rules, len(rules), 0)
     if made < 0:
-        raise Refused("Landlock takes no rules here")
+        raise Refused("Landlock accepts no rules")
     for path, allowed in (*((path, _READ) for path in _readable()), (str(Path.cwd()), handled)):
         place = os.open(path, os.O_PATH | os.O_CLOEXEC)
         file = 0 if Path(path).is_dir() else _READ & ~0b1000
         rule = struct.pack("=Qi", file or allowed, place)
         if libc.syscall(_RULE, made, 1, rule, 0):
-            raise Refused(f"Landlock takes no rule for {path}")
+            raise Refused(f"Landlock accepts no rule for {path}")
         os.close(place)
     if libc.syscall(_RESTRICT, made, 0):
         raise Refused("Landlock does not restrict this process")
@@ -223,7 +224,7 @@ def _only_these_files(libc: ctypes.CDLL) -> None:
 
 
 def _only_these_calls(libc: ctypes.CDLL) -> None:
-    """A seccomp filter: another architecture's calls kill, those listed fail with EPERM, the others pass."""
+    """A seccomp filter: another architecture's calls kill the process, the listed calls fail with EPERM."""
     arch, refused = _CALLS[platform.machine()]
     steps = [(0x20, 0, 0, 4), (0x15, 1, 0, arch), (0x06, 0, 0, _KILL), (0x20, 0, 0, 0)]
     if platform.machine() == "x86_64":
@@ -234,7 +235,7 @@ def _only_these_calls(libc: ctypes.CDLL) -> None:
     held = ctypes.create_string_buffer(code, len(code))
     program = struct.pack("@HxxxxxxP", len(steps), ctypes.addressof(held))
     if libc.prctl(_PR_SET_SECCOMP, _FILTER, program, 0, 0):
-        raise Refused("the kernel takes no seccomp filter, so the network cannot be kept away")
+        raise Refused("the kernel accepts no seccomp filter, so the network cannot be blocked")
 
 
 if __name__ == "__main__":
