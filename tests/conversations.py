@@ -15,7 +15,7 @@ from maieutic.core.errors import MaieuticError
 from maieutic.core.messages import Conversation, Message, Problem, Role
 
 TEXT = st.text(max_size=40)
-ROLE = st.sampled_from(list(Role))
+ROLE = st.sampled_from([Role.SYSTEM, Role.USER, Role.ASSISTANT])
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),

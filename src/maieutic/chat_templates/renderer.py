@@ -199,6 +199,8 @@ class Renderer:
         return [Message(role=Role.SYSTEM, content=self._system), *messages]
 
     def _layout(self, roles: Sequence[Role]) -> Layout:
+        if Role.TOOL in roles:
+            raise RenderError("tool messages cannot be rendered yet", "Leave out conversations with tools.")
         if self._frames is not None:
             return self._frames.layout(roles)
         make = dyadic_layout if self._apart else plain_layout

@@ -7,12 +7,13 @@ Text is never changed on the way in: cleaning is a step of its own, with a name 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, NamedTuple
 
 import orjson
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 
 def utf8(text: str) -> str:
@@ -34,25 +35,93 @@ class Record(BaseModel):
 
 
 class Role(StrEnum):
-    """Who speaks. A conversation is between a user and an assistant; a system turn only frames it."""
+    """Who speaks. A conversation is between a user and an assistant; system and tool messages belong to neither."""
 
     SYSTEM = "system"
     USER = "user"
     ASSISTANT = "assistant"
+    TOOL = "tool"
 
     @property
     def other(self) -> Role:
-        """The opposite side; a system turn has none and stays itself."""
+        """The opposite side; a system or tool message has none and stays itself."""
         if self is Role.USER:
             return Role.ASSISTANT
         return Role.USER if self is Role.ASSISTANT else self
 
 
+_FILE_NAME = re.compile(r"\S+\.(?:png|jpe?g|gif|webp|bmp|svg|pdf|mp3|wav|mp4)", re.IGNORECASE)
+
+
+class Parts(NamedTuple):
+    """A message's content, given as a list of parts, taken apart."""
+
+    text: str
+    """The text parts, joined by line breaks."""
+    others: list[Any]
+    """The parts that are not text: images, audio, files."""
+
+
+def join_parts(parts: list[Any]) -> Parts:
+    """Join the text parts of a list (strings, or objects with `text`), and keep the other parts apart."""
+    texts: list[str] = []
+    others: list[Any] = []
+    for part in parts:
+        text = part.get("text") if isinstance(part, Mapping) else part
+        if isinstance(text, str) and not (isinstance(part, str) and _FILE_NAME.fullmatch(part)):
+            texts.append(text)
+        else:
+            others.append(part)
+    return Parts("\n".join(texts), others)
+
+
+def _content(value: Any) -> Any:
+    if isinstance(value, str):
+        return utf8(value)
+    if isinstance(value, list):
+        text, others = join_parts(value)
+        if others:
+            kinds = [
+                str(part.get("type", "object")) if isinstance(part, Mapping) else "file" for part in others
+            ]
+            named = ", ".join(dict.fromkeys(kind[:40] for kind in kinds))
+            raise ValueError(f"{len(others)} of {len(value)} parts are not text ({named})")
+        return utf8(text)
+    return value
+
+
+def _is_empty(value: Any) -> bool:
+    return not value
+
+
 class Message(Record):
-    """One message."""
+    """One message of a conversation.
+
+    Only `role` and `content` are always written; the other fields are left out where they are empty.
+    """
 
     role: Role
-    content: Text
+    content: Annotated[str, BeforeValidator(_content)]
+    """The visible text. A list of text parts is joined by line breaks; other parts are refused, by name and count."""
+    reasoning: Text | None = Field(None, exclude_if=_is_empty)
+    """What the model thought before it answered; never part of `content`."""
+    tool_calls: tuple[dict[str, Any], ...] = Field((), exclude_if=_is_empty)
+    """Calls of an assistant message, in the form of the OpenAI API, as they were given."""
+    tool_call_id: Text | None = Field(None, exclude_if=_is_empty)
+    """Of a tool message: the call that it answers."""
+    name: Text | None = Field(None, exclude_if=_is_empty)
+    """The speaker's or the tool's name."""
+
+    def key(self) -> list[Any]:
+        """The part of a fingerprint that stands for this message: role and content, then the other fields if any."""
+        extra = {name: value for name in EXTRA_FIELDS if (value := getattr(self, name))}
+        return [self.role.value, self.content, *([extra] if extra else [])]
+
+
+EXTRA_FIELDS = ("reasoning", "tool_calls", "tool_call_id", "name")
+"""The fields of a message besides role and content."""
+_REASONING = ("reasoning", "reasoning_content", "thinking")
+"""Names under which servers and corpora give the reasoning."""
 
 
 class Problem(Record):
@@ -75,11 +144,14 @@ class Conversation(Record):
     """One conversation, the row of a corpus (JSONL, the `messages` convention).
 
     `Conversation.model_validate(row)` takes any such row: an `id` is made from the messages where none is given,
-    unknown keys go to `meta`, those of a turn to `meta["turns"]`, and the text is kept byte for byte.
+    unknown keys go to `meta`, those of a message to `meta["turns"]` by its index, parts of a message that are not
+    text to `attachments` there, and the text is kept byte for byte.
     """
 
     id: str
     messages: tuple[Message, ...]
+    tools: tuple[dict[str, Any], ...] = ()
+    """Definitions of the tools that the assistant may call, as they were given."""
     intent: str | None = None
     """What the user wants, in a sentence or two; a simulator can be conditioned on it."""
     profile: str | None = None
@@ -99,21 +171,30 @@ class Conversation(Record):
             return row
         known = {key: value for key, value in row.items() if key in cls.model_fields}
         extra = {key: value for key, value in row.items() if key not in cls.model_fields}
-        messages, turn_extra = _split_turns(known.get("messages"))
+        given = known.get("meta") or {}
+        meta = dict(given) if isinstance(given, Mapping) else {}
+        messages, aside = _split_messages(known.get("messages"), meta.get("turns"))
         known["messages"] = messages
+        if "tools" in known and not _is_objects(known["tools"]):
+            tools = known.pop("tools")
+            extra |= {} if tools is None else {"tools": tools}
+        elif "tools" not in known and _is_objects(meta.get("tools")):
+            known["tools"] = meta.pop("tools")
         if isinstance(known.get("problem"), str):
             known["problem"] = {"statement": known["problem"]}
         if known.get("id") is None:
-            turns = messages if isinstance(messages, (list, tuple)) else ()
-            known["id"] = fingerprint([_bare(turn) for turn in turns])[:16]
+            listed = messages if isinstance(messages, (list, tuple)) else ()
+            known["id"] = fingerprint([_key(message) for message in listed])[:16]
         for key in ("id", "user_id"):
             if isinstance(known.get(key), int):
                 known[key] = str(known[key])
         if known.get("ended") is None:
             known.pop("ended", None)
-        meta = known.get("meta") or {}
-        if isinstance(meta, Mapping):
-            known["meta"] = {**meta, **extra, **({"turns": turn_extra} if turn_extra else {})}
+        if isinstance(given, Mapping):
+            if aside != meta.get("turns"):
+                meta.pop("turns", None)
+                extra |= {"turns": aside} if aside else {}
+            known["meta"] = meta | extra
         return known
 
     def turns(self, role: Role) -> tuple[str, ...]:
@@ -125,25 +206,63 @@ class Conversation(Record):
         return self.model_dump(mode="json", exclude_defaults=True)
 
 
-def _bare(turn: Any) -> Any:
-    if isinstance(turn, Message):
-        return [turn.role.value, turn.content]
-    return [turn.get("role"), turn.get("content")] if isinstance(turn, Mapping) else turn
+def _is_objects(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(item, Mapping) for item in value)
 
 
-def _split_turns(messages: Any) -> tuple[Any, dict[str, Any]]:
-    """Messages with only `role` and `content`, and what else stood in each, by index."""
+def _key(message: Any) -> Any:
+    if isinstance(message, Message):
+        return message.key()
+    if not isinstance(message, Mapping):
+        return message
+    extra = {name: message[name] for name in EXTRA_FIELDS if message.get(name)}
+    return [message.get("role"), message.get("content"), *([extra] if extra else [])]
+
+
+def _split_messages(messages: Any, aside: Any) -> tuple[Any, Any]:
+    """Messages with only their own fields, and their other keys by index.
+
+    Args:
+        messages: as given.
+        aside: other keys by index that the row holds in `meta["turns"]`; a message's own fields are taken from there.
+    """
     if not isinstance(messages, (list, tuple)):
-        return messages, {}
-    bare, extra = [], {}
-    for index, turn in enumerate(messages):
-        if isinstance(turn, Mapping) and {"role", "content"} <= turn.keys():
-            bare.append({"role": turn["role"], "content": turn["content"]})
-            if rest := {key: value for key, value in turn.items() if key not in ("role", "content")}:
-                extra[str(index)] = rest
+        return messages, aside
+    others = dict(aside) if isinstance(aside, Mapping) else {}
+    split: list[Any] = []
+    for index, message in enumerate(messages):
+        place = str(index)
+        if (
+            isinstance(message, Mapping)
+            and "role" in message
+            and (place in others or len(message) != 2 or not (isinstance(message.get("content"), str)))
+        ):
+            fields, rest = _split(message, others.pop(place, None))
+            split.append(fields)
+            others |= {place: rest} if rest else {}
         else:
-            bare.append(turn)
-    return bare, extra
+            split.append(message)
+    return split, others if others or isinstance(aside, Mapping) else aside
+
+
+def _split(message: Mapping[str, Any], aside: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A message's own fields, and what else was given with it."""
+    rest = {**(aside if isinstance(aside, Mapping) else {}), **message}
+    fields = {name: rest.pop(name) for name in ("role", "content") if name in rest}
+    for field in EXTRA_FIELDS:
+        for name in _REASONING if field == "reasoning" else (field,):
+            value = rest.get(name)
+            fits = _is_objects(value) if field == "tool_calls" else isinstance(value, str)
+            if name in rest and (fits or value is None):
+                del rest[name]
+                if value:
+                    fields.setdefault(field, value)
+    if fields.get("content") is None and "tool_calls" in fields:
+        fields["content"] = ""
+    if isinstance(fields.get("content"), list):
+        fields["content"], others = join_parts(fields["content"])
+        rest |= {"attachments": others} if others else {}
+    return fields, rest
 
 
 class Finish(StrEnum):

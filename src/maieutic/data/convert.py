@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import orjson
 
 from maieutic.core.errors import InputError, MissingExtra
-from maieutic.core.messages import Conversation, Role
+from maieutic.core.messages import Conversation, Problem, Role
 from maieutic.data.corpus import Writer, line, read_corpus, refuse_source, replacing
 from maieutic.data.reading import BadRows
 
-SPEAKERS = {Role.USER: "human", Role.ASSISTANT: "gpt", Role.SYSTEM: "system"}
+SPEAKERS = {Role.USER: "human", Role.ASSISTANT: "gpt", Role.SYSTEM: "system", Role.TOOL: "tool"}
 _ROWS, _BYTES = 1000, 16 << 20
 """A Parquet row group ends at whichever comes first, so that long conversations do not fill the memory."""
 
@@ -31,10 +31,12 @@ def to_sharegpt(conversations: Iterable[Conversation], write: Writer, lines: boo
 
 
 def sharegpt_row(conversation: Conversation) -> dict[str, Any]:
-    """`{"id", "conversations": [{"from", "value"}], …}`."""
+    """`{"id", "conversations": [{"from", "value"}], …}`; a message's other fields stay beside its `value`."""
     row = conversation.row()
-    del row["messages"]
-    turns = [{"from": SPEAKERS[turn.role], "value": turn.content} for turn in conversation.messages]
+    turns = [
+        {"from": SPEAKERS[Role(message.pop("role"))], "value": message.pop("content"), **message}
+        for message in row.pop("messages")
+    ]
     return {"id": row.pop("id"), "conversations": turns, **row}
 
 
@@ -49,6 +51,8 @@ def to_messages(conversations: Iterable[Conversation], write: Writer, lines: boo
 def to_parquet(conversations: Iterable[Conversation], write: Writer, lines: bool) -> int:
     """Parquet with the columns of a corpus row; `meta`, which has no one shape, as JSON text.
 
+    Tools, tool calls and the other optional fields of messages go to `meta` as well: reading brings them back.
+
     Raises:
         MissingExtra: pyarrow is not installed.
     """
@@ -61,10 +65,10 @@ def to_parquet(conversations: Iterable[Conversation], write: Writer, lines: bool
         ) from None
     text = arrow.string()
     turns = arrow.list_(arrow.struct([("role", text), ("content", text)]))
-    names = ("statement", "answer", "solution", "attempt", "misconception")
-    problem = arrow.struct([(name, text) for name in names])
+    problem = arrow.struct([(name, text) for name in Problem.model_fields])
     kinds = {"messages": turns, "problem": problem, "ended": arrow.bool_()}
-    schema = arrow.schema([(name, kinds.get(name, text)) for name in Conversation.model_fields])
+    names = [name for name in Conversation.model_fields if name != "tools"]
+    schema = arrow.schema([(name, kinds.get(name, text)) for name in names])
     count = 0
     with parquet.ParquetWriter(_Sink(write), schema) as writer:
         for batch in _batches(conversations):
@@ -78,7 +82,7 @@ def _batches(conversations: Iterable[Conversation]) -> Iterator[list[dict[str, A
     size = 0
     for conversation in conversations:
         text = line(conversation.row())
-        row = orjson.loads(text)
+        row = _with_fields_in_meta(orjson.loads(text))
         batch.append({**row, "meta": orjson.dumps(row["meta"]).decode() if "meta" in row else None})
         size += len(text)
         if len(batch) >= _ROWS or size >= _BYTES:
@@ -86,6 +90,24 @@ def _batches(conversations: Iterable[Conversation]) -> Iterator[list[dict[str, A
             batch, size = [], 0
     if batch:
         yield batch
+
+
+def _with_fields_in_meta(row: dict[str, Any]) -> dict[str, Any]:
+    """A corpus row whose messages hold only role and content."""
+    fields = {
+        str(index): rest
+        for index, message in enumerate(row["messages"])
+        if (rest := {name: value for name, value in message.items() if name not in ("role", "content")})
+    }
+    tools = row.pop("tools", None)
+    if not fields and not tools:
+        return row
+    meta = row.get("meta", {})
+    turns = meta.get("turns") or {}
+    both = {place: turns.get(place, {}) | fields.get(place, {}) for place in dict.fromkeys((*turns, *fields))}
+    meta |= ({"tools": tools} if tools else {}) | ({"turns": both} if both else {})
+    messages = [{name: message[name] for name in ("role", "content")} for message in row["messages"]]
+    return {**row, "messages": messages, "meta": meta}
 
 
 class _Sink(io.RawIOBase):
@@ -142,7 +164,7 @@ def convert(
         raise InputError(f"no form {to!r} to convert to", f"Known: {', '.join(EXPORTS)}.")
     source, out, bad = Path(source), Path(out), BadRows(strict)
     refuse_source(out, [source])
-    conversations = read_corpus(source, on_bad=bad)
+    conversations = read_corpus(source, on_bad=bad, tools=True)
     with replacing(out, overwrite=overwrite) as write:
         count = EXPORTS[to](conversations, write, ".jsonl" in out.suffixes)
     return Converted(count, bad)

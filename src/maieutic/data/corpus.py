@@ -24,7 +24,7 @@ from pydantic import ValidationError
 
 from maieutic.core.console import note
 from maieutic.core.errors import EmptyCorpus, MissingInput, StoreError
-from maieutic.core.messages import Conversation, Problem, fingerprint
+from maieutic.core.messages import Conversation, Problem, Role, fingerprint
 from maieutic.core.store import full_disk, stage_rows
 from maieutic.data.reading import BadRows, mended, read_rows, without_rows
 
@@ -33,7 +33,7 @@ _STARTS = ("intent", "profile", "problem")
 
 
 def read_corpus(
-    path: Path | str, *, on_bad: BadRows | None = None, seeds: bool = False
+    path: Path | str, *, on_bad: BadRows | None = None, seeds: bool = False, tools: bool = False
 ) -> Iterator[Conversation]:
     """The conversations of a corpus, streaming.
 
@@ -41,6 +41,7 @@ def read_corpus(
         path: JSONL (also `.gz`), one JSON list, or a stage folder (or its `rows.jsonl`), whose `key` is dropped.
         on_bad: collects the rows that are no conversation; without one they are named on standard error at the end.
         seeds: take rows without a turn too, where they hold an intent, a profile or a problem.
+        tools: take conversations with tool messages too; otherwise they count as bad rows.
 
     Raises:
         MissingInput: at once, where there is no such file.
@@ -48,7 +49,7 @@ def read_corpus(
         InputError: at the first broken row, where `on_bad` is strict.
     """
     bad = BadRows() if on_bad is None else on_bad
-    return _conversations(Path(path), corpus_rows(path, bad), bad, on_bad is None, seeds)
+    return _conversations(Path(path), corpus_rows(path, bad), bad, on_bad is None, seeds, tools)
 
 
 def corpus_rows(path: Path | str, bad: BadRows) -> Iterator[tuple[str, Any]]:
@@ -79,12 +80,12 @@ def _stage(folder: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _conversations(
-    path: Path, rows: Iterable[tuple[str, Any]], bad: BadRows, tell: bool, seeds: bool
+    path: Path, rows: Iterable[tuple[str, Any]], bad: BadRows, tell: bool, seeds: bool, tools: bool
 ) -> Iterator[Conversation]:
     found = 0
     for where, value in rows:
         try:
-            conversation = to_conversation(value, seeds)
+            conversation = to_conversation(value, seeds, tools)
         except ValueError as error:
             bad.add(where, str(error))
             continue
@@ -99,8 +100,13 @@ def _conversations(
         note(bad.summary())
 
 
-def to_conversation(value: Any, seed: bool = False) -> Conversation:
-    """A row as a conversation; a `seed` may have no turns, but then an intent, a profile or a problem.
+def to_conversation(value: Any, seed: bool = False, tools: bool = False) -> Conversation:
+    """A row as a conversation.
+
+    Args:
+        value: the row.
+        seed: accept a row without turns, if it has an intent, a profile or a problem.
+        tools: accept tool messages, which can be imported and converted, but neither rendered nor simulated yet.
 
     Raises:
         ValueError: it is none; the message says which field is wrong, and quotes nothing of the row.
@@ -116,6 +122,8 @@ def to_conversation(value: Any, seed: bool = False) -> Conversation:
         raise ValueError(_first_problem(value, error)) from None
     if not conversation.messages and not bare:
         raise ValueError("a conversation without turns")
+    if not tools and any(message.role is Role.TOOL for message in conversation.messages):
+        raise ValueError("a message with the role `tool`, which is not supported here")
     return conversation
 
 
@@ -249,8 +257,8 @@ def _settle(files: list[tuple[Path, Path]], overwrite: bool) -> None:
 
 
 def identity(conversation: Conversation) -> str:
-    """What makes two conversations the same: roles, texts and problem, whatever their ids and other fields."""
-    turns = [[turn.role.value, turn.content] for turn in conversation.messages]
+    """What makes two conversations the same: messages and problem, whatever their ids and other fields."""
+    turns = [message.key() for message in conversation.messages]
     problem = conversation.problem.model_dump() if conversation.problem else None
     return fingerprint([turns, problem])
 

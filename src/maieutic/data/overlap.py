@@ -144,7 +144,7 @@ class Item(NamedTuple):
         return cls(
             conversation.id,
             fingerprint(prompt) if isinstance(prompt, str) else None,
-            fingerprint([[turn.role.value, turn.content] for turn in conversation.messages]),
+            fingerprint([message.key() for message in conversation.messages]),
             problem,
             program_key(conversation.problem),
             None if first is None else fingerprint([problem, " ".join(first.split())]),

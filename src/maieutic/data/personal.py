@@ -265,11 +265,20 @@ def mask_conversation(conversation: Conversation) -> MaskedConversation:
 
     changes: dict[str, Any] = {
         "messages": tuple(
-            turn
-            if (text := masked(turn.content)) == turn.content
-            else turn.model_copy(update={"content": text})
-            for turn in conversation.messages
+            message.model_copy(
+                update={
+                    "content": masked(message.content),
+                    "reasoning": masked(message.reasoning),
+                    "name": masked(message.name),
+                    "tool_calls": tuple(
+                        {key: item if key == "id" else masked(item) for key, item in call.items()}
+                        for call in message.tool_calls
+                    ),
+                }
+            )
+            for message in conversation.messages
         ),
+        "tools": tuple(masked(conversation.tools)),
         "problem": conversation.problem and Problem(**masked(conversation.problem.model_dump())),
         "intent": masked(conversation.intent),
         "profile": masked(conversation.profile),

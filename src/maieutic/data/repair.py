@@ -9,7 +9,7 @@ those such pages use for text: code in fences, a whole web page, a form or a scr
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -71,13 +71,21 @@ def mend(conversation: Conversation, keep_opening: bool = False) -> Mended:
         *([Repair.MERGED] if len(groups) < len(wanted) else []),
     )
     messages = tuple(
-        turns[group[0]]
-        if len(group) == 1
-        else Message(role=turns[group[0]].role, content="\n\n".join(turns[index].content for index in group))
-        for group in groups
+        turns[group[0]] if len(group) == 1 else _merged([turns[index] for index in group]) for group in groups
     )
     changes = {"messages": messages, "meta": _moved(conversation.meta, groups)}
     return Mended(conversation.model_copy(update=changes), repairs)
+
+
+def _merged(messages: Sequence[Message]) -> Message:
+    thoughts = [message.reasoning for message in messages if message.reasoning]
+    return Message(
+        role=messages[0].role,
+        content="\n\n".join(message.content for message in messages),
+        reasoning="\n\n".join(thoughts) or None,
+        tool_calls=tuple(call for message in messages for call in message.tool_calls),
+        name=messages[0].name,
+    )
 
 
 def _moved(meta: dict[str, Any], groups: list[list[int]]) -> dict[str, Any]:

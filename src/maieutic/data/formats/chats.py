@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from maieutic.core.messages import Conversation, Problem, Role
+from maieutic.core.messages import Conversation, Problem, Role, join_parts
 from maieutic.data.corpus import key_list, to_conversation
 
 _SPEAKERS = {
@@ -38,13 +38,13 @@ _SPEAKERS = {
         "teacher",
     ),
     Role.SYSTEM: ("system", "developer"),
+    Role.TOOL: ("tool",),
 }
 ROLES = {name: role for role, names in _SPEAKERS.items() for name in names}
 """Every name a side goes by."""
 
 _LISTS = ("messages", "turns", "conversations", "conversation", "items")
 _IDS = ("conversation_id", "conversation_hash", "prompt_id", "idx")
-_FILE_NAME = re.compile(r"\S+\.(?:png|jpe?g|gif|webp|bmp|svg|pdf|mp3|wav|mp4)", re.IGNORECASE)
 
 
 def from_turns(row: Any) -> Iterator[Conversation]:
@@ -67,7 +67,7 @@ def from_turns(row: Any) -> Iterator[Conversation]:
     set_misfits_aside(row)
     row["messages"] = [turn(index, said) for index, said in enumerate(turns)]
     set_prompt_aside(row, [said["content"] for said in row["messages"]])
-    yield to_conversation(row)
+    yield to_conversation(row, tools=True)
 
 
 def set_prompt_aside(row: dict[str, Any], texts: Sequence[str]) -> None:
@@ -113,14 +113,7 @@ def _text(index: int, content: Any) -> tuple[str, list[Any]]:
         return "", []
     if not isinstance(content, list):
         raise ValueError(f"turn {index}: the text is neither a string nor a list of parts")
-    texts, attachments = [], []
-    for part in content:
-        words = part.get("text") if isinstance(part, dict) else part
-        if isinstance(words, str) and not (isinstance(part, str) and _FILE_NAME.fullmatch(part)):
-            texts.append(words)
-        else:
-            attachments.append(part)
-    return "\n".join(texts), attachments
+    return join_parts(content)
 
 
 def set_misfits_aside(row: dict[str, Any]) -> None:
