@@ -131,10 +131,18 @@ def test_rendering_refuses_tool_messages() -> None:
 
 
 def test_masking_reaches_every_text_of_a_message_and_keeps_ids() -> None:
-    call = {"id": "call_1234567890", "function": {"name": "mail", "arguments": '{"to": "ann.lee@uni-graz.at"}'}}
+    call = {
+        "id": "call_1234567890",
+        "function": {"name": "mail", "arguments": '{"to": "ann.lee@uni-graz.at"}'},
+    }
     row = {
         "messages": [
-            {"role": "assistant", "content": "", "tool_calls": [call], "reasoning": "ask ann.lee@uni-graz.at"},
+            {
+                "role": "assistant",
+                "content": "",
+                "tool_calls": [call],
+                "reasoning": "ask ann.lee@uni-graz.at",
+            },
             {"role": "tool", "content": "ok", "tool_call_id": "call_1234567890"},
         ]
     }
