@@ -25,7 +25,7 @@ from maieutic.core import statistics as stats
 from maieutic.core.store import read_json
 from maieutic.evals.dialogue import outcomes
 from maieutic.evals.dialogue.score import by_seed, compare_sides
-from maieutic.recipes import recipe
+from maieutic.recipes import runner
 from maieutic.recipes.demo.base import one_thread
 from maieutic.report import report
 from maieutic.rollouts.pre_post_rows import read_tries
@@ -53,9 +53,9 @@ MEASURES = {
 
 def ran(seed: int, folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """One seed's run, and what it found and took."""
-    plan = recipe.resolve("closed-loop-small", folder, {**settings, "seed": seed})
+    plan = runner.resolve("closed-loop-small", folder, {**settings, "seed": seed})
     with one_thread():
-        stages = recipe.run(plan)
+        stages = runner.run_plan(plan)
     report([folder])
     seconds = read_json(folder / "timings.json")
     rounds = [name.removeprefix("mix-") for name in stages if name.startswith("mix-")]

@@ -14,7 +14,7 @@ from maieutic.core.errors import InputError, RecipeError
 from maieutic.core.messages import Conversation
 from maieutic.core.store import read_json, stage_rows
 from maieutic.data.corpus import write_corpus
-from maieutic.recipes import recipe
+from maieutic.recipes import runner
 from maieutic.recipes.demo.base import one_thread
 from maieutic.report import report
 
@@ -54,13 +54,15 @@ def full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def costs(settings: dict[str, Any], name: str = "closed-loop") -> dict[str, Cost]:
-    return {line.stage: line.cost for line in recipe.expect(recipe.resolve(name, Path("run"), settings))}
+    return {
+        line.stage: line.cost for line in runner.expected_costs(runner.resolve(name, Path("run"), settings))
+    }
 
 
 def test_full_size_resolves_offline_and_says_calls_tokens_hours_and_dollars(full: dict[str, Any]) -> None:
     prices = {"openai/judge": [2.0, 10.0], "openai/other-judge": [2.0, 10.0], full["student-second"]: [0, 0]}
-    plan = recipe.resolve("closed-loop", Path("run"), full | {"budget": {"usd": 50, "prices": prices}})
-    cost = {line.stage: line.cost for line in recipe.expect(plan)}
+    plan = runner.resolve("closed-loop", Path("run"), full | {"budget": {"usd": 50, "prices": prices}})
+    cost = {line.stage: line.cost for line in runner.expected_costs(plan)}
     starts, k, m, turns = 20, 5, 4, 3
     assert cost["outcome-candidates-1"].calls == starts * k
     play = cost["play-on-1"]
@@ -71,22 +73,24 @@ def test_full_size_resolves_offline_and_says_calls_tokens_hours_and_dollars(full
     assert judged.calls == starts * k and judged.usd and judged.hours
     assert play.usd is None and cost["single-2"].hours and cost["single-2"].tokens
     assert not Path("run").exists()
-    total = recipe.total(recipe.expect(plan))
+    total = runner.total_cost(runner.expected_costs(plan))
     assert total.hours == pytest.approx(sum(one.hours for one in cost.values() if one.hours))
     assert total.calls == sum(one.calls for one in cost.values() if one.calls)
-    asks = [step for step in plan.steps if step.action.models() and hasattr(step.action, "budget")]
-    assert len(asks) == 17 and all(step.action.budget.usd == 50 for step in asks)  # type: ignore[attr-defined]
+    asks = [step for step in plan.stages if step.step.models() and hasattr(step.step, "budget")]
+    assert len(asks) == 17 and all(step.step.budget.usd == 50 for step in asks)  # type: ignore[attr-defined]
 
 
 def test_more_plays_cost_more_and_a_faster_machine_takes_less(full: dict[str, Any]) -> None:
     once, twice = costs(full), costs(full | {"plays": 8})
     assert twice["play-on-1"].calls == 2 * (once["play-on-1"].calls or 0)
-    loaded = recipe.load("closed-loop").model_copy(update={"rates": {"local": 1e12, "flops": 1e30}})
-    fast = {line.stage: line.cost for line in recipe.expect(recipe.resolve(loaded, Path("run"), full))}
+    loaded = runner.load_recipe("closed-loop").model_copy(update={"rates": {"local": 1e12, "flops": 1e30}})
+    fast = {
+        line.stage: line.cost for line in runner.expected_costs(runner.resolve(loaded, Path("run"), full))
+    }
     assert fast["play-on-1"].hours < 1e-6 < (once["play-on-1"].hours or 0)  # type: ignore[operator]
-    wrong = recipe.load("closed-loop").model_copy(update={"rates": {"served": -1}})
+    wrong = runner.load_recipe("closed-loop").model_copy(update={"rates": {"served": -1}})
     with pytest.raises(RecipeError, match="rates: served"):
-        recipe.resolve(wrong, Path("run"), full)
+        runner.resolve(wrong, Path("run"), full)
 
 
 def test_hours_by_hand() -> None:
@@ -111,25 +115,25 @@ def test_hours_by_hand() -> None:
 @pytest.mark.parametrize("who", ["student-other", "student-second"])
 def test_the_student_that_made_the_pairs_does_not_evaluate(full: dict[str, Any], who: str) -> None:
     with pytest.raises(RecipeError, match=r"student hf/.*student made the pairs .*would evaluate"):
-        recipe.resolve("closed-loop", Path("run"), full | {who: "hf/${student}"})
+        runner.resolve("closed-loop", Path("run"), full | {who: "hf/${student}"})
     assert not Path("run").exists()
 
 
 @pytest.mark.parametrize("arm", ["single", "outcome"])
 def test_the_judge_of_the_candidates_does_not_grade_the_tutor(full: dict[str, Any], arm: str) -> None:
     """Also where its verdicts reach the pairs mixed with what came of the replies."""
-    own = recipe.load("closed-loop")
+    own = runner.load_recipe("closed-loop")
     other = "single" if arm == "outcome" else "outcome"
     rounds = own.stages["rounds"]["stages"]  # the other arm has a judge of its own
     rounds[f"{other}-judge-${{round}}"] = {**rounds[f"{other}-judge-${{round}}"], "judge": "openai/third"}
     with pytest.raises(RecipeError, match=rf"openai/judge would grade .*{arm}-judge-1"):
-        recipe.resolve(own, Path("run"), full | {"final-judge": "openai/judge"})
-    recipe.resolve(own, Path("run"), full)
+        runner.resolve(own, Path("run"), full | {"final-judge": "openai/judge"})
+    runner.resolve(own, Path("run"), full)
 
 
 def test_rounds_have_problems_of_their_own_and_start_from_the_tutor_before(full: dict[str, Any]) -> None:
-    plan = recipe.resolve("closed-loop", Path("run"), full | {"rounds": 3})
-    stages = {step.name: step.action.model_dump() for step in plan.steps}
+    plan = runner.resolve("closed-loop", Path("run"), full | {"rounds": 3})
+    stages = {step.name: step.step.model_dump() for step in plan.stages}
     for arm in ("single", "outcome"):
         data = [str(stages[f"{arm}-candidates-{number}"]["data"]) for number in (1, 2, 3)]
         assert len(set(data)) == 3
@@ -142,18 +146,18 @@ def test_rounds_have_problems_of_their_own_and_start_from_the_tutor_before(full:
 
 def test_a_problem_that_evaluates_is_refused_when_it_is_dealt(full: dict[str, Any]) -> None:
     write_corpus(Path("held.jsonl"), [start(1, 101)], overwrite=True)
-    plan = recipe.resolve("closed-loop", Path("run"), full)
-    [step] = [step for step in plan.steps if step.name == "problems"]
-    action = step.action.model_copy(update={"corpus": Path("seeds.jsonl")})
+    plan = runner.resolve("closed-loop", Path("run"), full)
+    [step] = [step for step in plan.stages if step.name == "problems"]
+    action = step.step.model_copy(update={"corpus": Path("seeds.jsonl")})
     with pytest.raises(InputError, match="stand in held"):
         action.run(Path("run"))
 
 
 def test_the_small_one_is_the_same_recipe_behind_its_own_first_stages(full: dict[str, Any]) -> None:
-    big = recipe.resolve("closed-loop", Path("run"), full | {"rounds": 1})
-    small = recipe.resolve("closed-loop-small", Path("run"))
-    assert [step.name for step in small.steps] == ["world", "tiny", *(step.name for step in big.steps)]
-    stages = {step.name: step.action.model_dump() for step in small.steps}
+    big = runner.resolve("closed-loop", Path("run"), full | {"rounds": 1})
+    small = runner.resolve("closed-loop-small", Path("run"))
+    assert [step.name for step in small.stages] == ["world", "tiny", *(step.name for step in big.stages)]
+    stages = {step.name: step.step.model_dump() for step in small.stages}
     assert stages["single-1"]["model"] == str(Path("run", "tiny", "model"))
     assert stages["evaluation"]["students"]["second"] == "student/run/world/pupils.yaml"
     assert stages["evaluation"]["attempt_prompt"] == "run/world/exam.md"
@@ -161,16 +165,16 @@ def test_the_small_one_is_the_same_recipe_behind_its_own_first_stages(full: dict
 
 
 def test_a_value_may_name_a_stage_but_not_itself() -> None:
-    own = recipe.Recipe(
+    own = runner.Recipe(
         name="x",
         values={"a": "${b}/part-${n}.jsonl", "b": "${b}", "n": 1, "who": "${tutor-${n}}", "tutor-1": "me"},
         stages={"one": {"do": "stats", "corpus": "${who}"}},
     )
-    plan = recipe.resolve(own, Path("run"))
-    assert plan.steps[0].action.model_dump()["corpus"] == Path("me")
+    plan = runner.resolve(own, Path("run"))
+    assert plan.stages[0].step.model_dump()["corpus"] == Path("me")
     again = own.model_copy(update={"stages": {"one": {"do": "stats", "corpus": "${a}"}}})
-    with pytest.raises(RecipeError, match=r"value b: \$\{b\} is no value and no earlier stage"):
-        recipe.resolve(again, Path("run"))
+    with pytest.raises(RecipeError, match=r"value b: \$\{b\} is neither a value nor an earlier stage"):
+        runner.resolve(again, Path("run"))
 
 
 WORDS = """
@@ -196,8 +200,8 @@ def test_the_loop_runs_with_speakers_of_fixed_words_and_the_page_shows_all_five(
     write_corpus(tmp_path / "starts.jsonl", [start(number, 20 + number) for number in range(12)])
     (tmp_path / "words.yaml").write_text(WORDS)
     run = tmp_path / "run"
-    plan = recipe.resolve(str(tmp_path / "words.yaml"), run, {"starts": str(tmp_path / "starts.jsonl")})
-    manifests = recipe.run(plan)
+    plan = runner.resolve(str(tmp_path / "words.yaml"), run, {"starts": str(tmp_path / "starts.jsonl")})
+    manifests = runner.run_plan(plan)
     assert manifests["play-on"]["dialogues"] == manifests["mix"]["plays"] > 60
     assert manifests["mix"]["agreement"]["n"] == 12
     page = report([run]).read_text(encoding="utf-8")
@@ -208,8 +212,8 @@ def test_the_loop_runs_with_speakers_of_fixed_words_and_the_page_shows_all_five(
             assert f"{name} with {student}: solved " in page  # each a point of the figure, said in words too
     assert "base against tuned, with the student “scripted”: solved" in page
     assert "What became of replies that were played on" in page
-    again = recipe.run(
-        recipe.resolve(str(tmp_path / "words.yaml"), run, {"starts": str(tmp_path / "starts.jsonl")})
+    again = runner.run_plan(
+        runner.resolve(str(tmp_path / "words.yaml"), run, {"starts": str(tmp_path / "starts.jsonl")})
     )
     assert again == manifests
 
@@ -233,9 +237,9 @@ SMALL = {
 @pytest.mark.timeout(900)
 def test_two_rounds_are_trained_the_second_from_the_first_ones_adapters(tmp_path: Path) -> None:
     """The whole recipe in the closed world; both arms go on from their own tutor of the round before."""
-    plan = recipe.resolve("closed-loop-small", tmp_path / "run", SMALL)
+    plan = runner.resolve("closed-loop-small", tmp_path / "run", SMALL)
     with one_thread():
-        done = recipe.run(plan)
+        done = runner.run_plan(plan)
     for arm in ("single", "outcome"):
         assert done[f"{arm}-1"]["steps"] > 0 and done[f"{arm}-2"]["steps"] > 0
         started = read_json(tmp_path / "run" / f"{arm}-2" / "config.json")

@@ -19,7 +19,7 @@ from maieutic.core.messages import Message, Role
 from maieutic.core.store import stage_rows
 from maieutic.evals.dialogue import PlayConfig, name_all, play, play_cost, score, solves
 from maieutic.models import load
-from maieutic.recipes import recipe
+from maieutic.recipes import runner
 from maieutic.report import report
 from maieutic.rollouts.pre_post_test import asked, attempts
 
@@ -226,8 +226,8 @@ stages:
   outcomes: {{do: eval-dialogue, data: "${{talk}}", against: "${{told}}", before: "${{before}}", after: "${{after}}", after_against: "${{after-told}}"}}
   played: {{do: play, tutors: {{asker: "{asker}"}}, students: {{coop: student/cooperative}}, problems: {problems}, rounds: 2, attempts: 1}}
 """)
-    plan = recipe.resolve(str(path), tmp_path / "run", {})
-    stages = recipe.run(plan)
+    plan = runner.resolve(str(path), tmp_path / "run", {})
+    stages = runner.run_plan(plan)
     found = stages["outcomes"]
     assert found["difference"]["metrics"]["told"]["difference"] == -1
     assert found["difference"]["metrics"]["delta_solve"]["n"] == 4
@@ -236,7 +236,7 @@ stages:
     report([tmp_path / "run"])
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "one that tells with coop: solved " in page
-    again = recipe.run(recipe.resolve(str(path), tmp_path / "run", {}))
+    again = runner.run_plan(runner.resolve(str(path), tmp_path / "run", {}))
     assert again["played"] == stages["played"]
 
 

@@ -26,7 +26,7 @@ from maieutic.evals.mt_answer import answer
 from maieutic.evals.mt_files import Question, read_answers, read_questions
 from maieutic.evals.mt_judge import judge
 from maieutic.models import load
-from maieutic.recipes import recipe
+from maieutic.recipes import runner
 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
 evals.register(app)
@@ -473,8 +473,8 @@ def test_a_recipe_answers_judges_and_scores_both_benchmarks(questions: Path, tmp
     file.write_text(
         yaml.safe_dump({"name": "bench", "about": "both", "values": {}, "stages": stages}, sort_keys=False)
     )
-    plan = recipe.resolve(str(file), tmp_path / "run", {})
-    cost = {line.stage: line.cost.calls for line in recipe.expect(plan)}
+    plan = runner.resolve(str(file), tmp_path / "run", {})
+    cost = {line.stage: line.cost.calls for line in runner.expected_costs(plan)}
     assert (cost["left"], cost["rated"], cost["pairs"], cost["outputs"], cost["preferred"]) == (
         6,
         6,
@@ -482,13 +482,13 @@ def test_a_recipe_answers_judges_and_scores_both_benchmarks(questions: Path, tmp
         9,
         9,
     )
-    recipe.run(plan)
+    runner.run_plan(plan)
     read = lambda name: json.loads((tmp_path / "run" / name / "scores.json").read_text())  # noqa: E731
     assert read("scores")["models"]["left"]["average"] == 6
     assert read("wins")["models"]["left"]["tie"] == 5
     assert read("rate")["n"] == 9
     before = (tmp_path / "run/rated/judgments.jsonl").read_bytes()
-    recipe.run(recipe.resolve(str(file), tmp_path / "run", {}))
+    runner.run_plan(runner.resolve(str(file), tmp_path / "run", {}))
     assert (tmp_path / "run/rated/judgments.jsonl").read_bytes() == before
 
 

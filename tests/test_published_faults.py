@@ -28,7 +28,7 @@ from maieutic.core.messages import Message, Preference, Role
 from maieutic.core.store import stage_rows
 from maieutic.models import load
 from maieutic.models.checkpoint import find, load_tokenizer
-from maieutic.recipes import recipe
+from maieutic.recipes import runner
 from maieutic.recipes.stages.talking import Candidates
 from maieutic.train.data import Framing, preference_rows
 
@@ -276,15 +276,15 @@ def test_base_and_tuned_tutor_answer_with_the_same_dtype_and_length(
     monkeypatch.chdir(tmp_path)
     dialogues(tmp_path / "d.jsonl", "Is it 7?")
     compared = 0
-    for name in (name for name in recipe.names() if "tutor" in name):
-        values = recipe.load(name).values
+    for name in (name for name in runner.recipe_names() if "tutor" in name):
+        values = runner.load_recipe(name).values
         given = {
             key: "d.jsonl" if key == "seeds" else "hf/x" for key, value in values.items() if value is None
         }
         answers = [
-            step.action
-            for step in recipe.resolve(name, tmp_path / "run", given).steps
-            if isinstance(step.action, Candidates) and step.action.k == 1
+            step.step
+            for step in runner.resolve(name, tmp_path / "run", given).stages
+            if isinstance(step.step, Candidates) and step.step.k == 1
         ]
         ways = {json.dumps([one.sampling.model_dump(), one.options.model_dump(), one.prompt, one.show_solution])
                 for one in answers}  # fmt: skip

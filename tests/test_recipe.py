@@ -20,11 +20,10 @@ import yaml
 from loopback import Loopback
 from typer.testing import CliRunner
 
-from maieutic.cli import recipe as commands
-from maieutic.cli import train
+from maieutic.cli import generate, train
 from maieutic.core.errors import MissingInput, RecipeError, RunConflict, UnknownModel, Unreachable, WrongKey
 from maieutic.core.store import stage_rows
-from maieutic.recipes import recipe
+from maieutic.recipes import runner
 from maieutic.recipes.stages.training import Dpo, Sft
 
 GIB = 2**30
@@ -52,24 +51,24 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def costs(plan: recipe.Plan) -> dict[str, recipe.Cost]:
-    return {line.stage: line.cost for line in recipe.expect(plan)}
+def costs(plan: runner.Plan) -> dict[str, runner.Cost]:
+    return {line.stage: line.cost for line in runner.expected_costs(plan)}
 
 
 @pytest.mark.parametrize("name", FULL)
 def test_a_small_sibling_has_the_same_stages(here: Path, name: str) -> None:
-    full = recipe.resolve(name, Path("run"), FULL[name])
-    small = recipe.resolve(f"{name}-small", Path("run"), FULL[name] | SMALL[name])
-    assert [step.name for step in full.steps] == [step.name for step in small.steps]
-    assert [type(step.action) for step in full.steps] == [type(step.action) for step in small.steps]
+    full = runner.resolve(name, Path("run"), FULL[name])
+    small = runner.resolve(f"{name}-small", Path("run"), FULL[name] | SMALL[name])
+    assert [step.name for step in full.stages] == [step.name for step in small.stages]
+    assert [type(step.step) for step in full.stages] == [type(step.step) for step in small.stages]
     assert full.values.keys() == small.values.keys()
     assert costs(small).keys() == costs(full).keys()
     assert not Path("run").exists()
 
 
 def test_platolm_at_full_size(here: Path) -> None:
-    plan = recipe.resolve("platolm", Path("run"), FULL["platolm"])
-    stages = {step.name: step.action.model_dump() for step in plan.steps}
+    plan = runner.resolve("platolm", Path("run"), FULL["platolm"])
+    stages = {step.name: step.step.model_dump() for step in plan.stages}
     for name in ("simulator", "assistant"):
         sft = stages[name]
         assert (sft["epochs"], sft["learning_rate"], sft["batch"]) == (3, 2e-5, 128)
@@ -90,8 +89,8 @@ def test_platolm_at_full_size(here: Path) -> None:
 
 def test_socratic_tutor_at_full_size(here: Path) -> None:
     settings = {**FULL["socratic-tutor"], "test_share": 0.2, "beside": ["gpt4o"]}
-    plan = recipe.resolve("socratic-tutor", Path("run"), settings)
-    stages = {step.name: step.action.model_dump() for step in plan.steps}
+    plan = runner.resolve("socratic-tutor", Path("run"), settings)
+    stages = {step.name: step.step.model_dump() for step in plan.stages}
     assert stages["candidates-debugging"]["k"] == 5
     drawn = stages["candidates-debugging"]["sampling"]
     assert (drawn["temperature"], drawn["max_tokens"]) == (1.2, 400)
@@ -110,7 +109,9 @@ def test_socratic_tutor_at_full_size(here: Path) -> None:
     for name in ("candidates-debugging", "answers-debugging-from-debugging"):
         assert cost[name].gpu_bytes == 2 * 3.8e9
     asked = [
-        line.cost.calls for line in recipe.expect(plan) if line.stage.startswith(("answers-", "judged-"))
+        line.cost.calls
+        for line in runner.expected_costs(plan)
+        if line.stage.startswith(("answers-", "judged-"))
     ]
     assert asked == [20] * 6
 
@@ -118,9 +119,9 @@ def test_socratic_tutor_at_full_size(here: Path) -> None:
 def test_several_judges_are_a_panel_and_cost_each(here: Path) -> None:
     judges = ["openai/a", "openai/b"]
     settings = {**FULL["socratic-tutor"], "training_judge": judges, "test_share": 0.2}
-    plan = recipe.resolve("socratic-tutor", Path("run"), settings)
+    plan = runner.resolve("socratic-tutor", Path("run"), settings)
     assert costs(plan)["judge-debugging"].calls == 80 * 5 * 2
-    assert [step.action.models() for step in plan.steps if step.name == "judge-debugging"] == [judges]
+    assert [step.step.models() for step in plan.stages if step.name == "judge-debugging"] == [judges]
 
 
 # What is refused, and how it is said.
@@ -133,13 +134,13 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no action": ({"stages": {"a": {}}}, "`do` is none of"),
     "an unknown setting": ({"stages": {"a": {**IMPORT, "licens": 1}}}, "no setting 'licens'\n.*'licence'"),
     "a wrong type": ({"stages": {"a": {**IMPORT, "ended": "perhaps"}}}, "stage a: ended: .*boolean"),
-    "a missing setting": ({"stages": {"a": {"do": "clean"}}}, "stage a: corpus: Field required"),
+    "a missing setting": ({"stages": {"a": {"do": "clean"}}}, "stage a: corpus is missing"),
     "a reference to nothing": ({"stages": {"a": {"do": "import", "sources": ["${corpsu}"]}}}, "corpsu.*\n.*'corpus'"),
     "a later stage": ({"stages": {"a": {"do": "clean", "corpus": "${b}/corpus.jsonl"}, "b": IMPORT}},
-                      "no earlier stage"),
+                      "nor an earlier stage"),
     "what a stage does not make": (
         {"stages": {"a": IMPORT, "b": {"do": "clean", "corpus": "${a}/rows.jsonl"}}},
-        "stage a does not make 'rows.jsonl'\n.*corpus.jsonl",
+        "stage a does not write 'rows.jsonl'\n.*corpus.jsonl",
     ),
     "an unknown prompt": ({"stages": {"a": {"do": "candidates", "model": "x", "data": "d", "prompt": "zen"}}}, "zen"),
     "a rubric without its judge": ({"stages": {"a": {"do": "judge", "data": "d"}}}, "needs a model"),
@@ -163,7 +164,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 def test_a_wrong_recipe_says_what_and_how_to_mend(here: Path, wrong: dict[str, Any], said: str) -> None:
     Path("r.yaml").write_text(yaml.safe_dump({"values": {"corpus": "chats.jsonl"}, **wrong}, sort_keys=False))
     with pytest.raises(Exception, match=said) as caught:
-        recipe.resolve("r.yaml", Path("run"))
+        runner.resolve("r.yaml", Path("run"))
     assert len(str(caught.value).splitlines()) == 2 and not Path("run").exists()
 
 
@@ -195,17 +196,17 @@ def test_groups_repeat_their_stages_in_order(here: Path) -> None:
     }
     values = {"sets": ["a", "b"], "rounds": 2, "a_file": "x.jsonl", "b_file": "y.jsonl", "clean-0": "seed"}
     Path("r.yaml").write_text(yaml.safe_dump({"values": values, "stages": stages}, sort_keys=False))
-    plan = recipe.resolve("r.yaml", Path("run"))
+    plan = runner.resolve("r.yaml", Path("run"))
     names = ["import-a", "import-b", "clean-1", "near-a-1", "near-b-1", "clean-2", "near-a-2", "near-b-2"]
-    assert [step.name for step in plan.steps] == names
-    steps = {step.name: step.action.model_dump(mode="json") for step in plan.steps}
+    assert [step.name for step in plan.stages] == names
+    steps = {step.name: step.step.model_dump(mode="json") for step in plan.stages}
     assert steps["import-b"]["sources"] == ["y.jsonl"]
     assert [steps[f"clean-{place}"]["corpus"] for place in (1, 2)] == [
         "seed/corpus.jsonl",
         "run/clean-1/corpus.jsonl",
     ]
     assert steps["near-b-2"]["against"] == [f"run/import-{name}/corpus.jsonl" for name in "ab"]
-    assert recipe.resolve("r.yaml", Path("run"), {"sets": ["b"], "rounds": 1}).steps[0].name == "import-b"
+    assert runner.resolve("r.yaml", Path("run"), {"sets": ["b"], "rounds": 1}).stages[0].name == "import-b"
 
 
 def test_an_empty_list_repeats_nothing_and_what_nobody_reads_may_be_unset(here: Path) -> None:
@@ -216,14 +217,14 @@ def test_an_empty_list_repeats_nothing_and_what_nobody_reads_may_be_unset(here: 
     values = {"sets": ["a"], "a_file": None, "word": "w"}
     Path("r.yaml").write_text(yaml.safe_dump({"values": values, "stages": stages}, sort_keys=False))
     with pytest.raises(RecipeError, match="needs a value for a_file"):
-        recipe.resolve("r.yaml", Path("run"))
-    assert [step.name for step in recipe.resolve("r.yaml", Path("run"), {"sets": []}).steps] == ["last"]
-    named = recipe.resolve(
+        runner.resolve("r.yaml", Path("run"))
+    assert [step.name for step in runner.resolve("r.yaml", Path("run"), {"sets": []}).stages] == ["last"]
+    named = runner.resolve(
         "r.yaml", Path("run"), {"sets": ["b"], "b_file": "chats.jsonl"}
     )  # named by a stage alone
-    assert [step.name for step in named.steps] == ["import-b", "last"]
+    assert [step.name for step in named.stages] == ["import-b", "last"]
     Path("c.yaml").write_text("extends: r.yaml\nvalues: {sets: [c], c_file: chats.jsonl}\n")
-    assert recipe.resolve("c.yaml", Path("run")).steps[0].name == "import-c"
+    assert runner.resolve("c.yaml", Path("run")).stages[0].name == "import-c"
 
 
 @pytest.mark.parametrize(
@@ -240,21 +241,22 @@ def test_an_empty_list_repeats_nothing_and_what_nobody_reads_may_be_unset(here: 
 )
 def test_a_wrong_value_says_what_and_how_to_mend(name: str, settings: dict[str, Any], said: str) -> None:
     with pytest.raises((RecipeError, MissingInput), match=said):
-        recipe.resolve(name, Path("run"), settings)
+        runner.resolve(name, Path("run"), settings)
 
 
 def test_a_sibling_may_only_change_what_is_there(here: Path) -> None:
     Path("child.yaml").write_text("extends: platolm\nvalues: {dialoges: 3}\n")
     with pytest.raises(RecipeError, match=r"platolm has no value 'dialoges'\n.*'dialogues'"):
-        recipe.load("child.yaml")
+        runner.load_recipe("child.yaml")
     Path("loop.yaml").write_text("extends: loop.yaml\n")
     with pytest.raises(RecipeError, match="extends itself"):
-        recipe.load("loop.yaml")
+        runner.load_recipe("loop.yaml")
 
 
 def test_set_gives_values_their_types(here: Path) -> None:
     app = typer.Typer(pretty_exceptions_enable=False)
-    commands.register(app)
+    app.command("other")(lambda: None)
+    generate.add({"": app}, (runner.Run,), {})
     words = ["corpus=[chats.jsonl, seeds.jsonl]", "dialogues=7", "learning_rate=1e-4", "whole=true",
              "parts=[0.5, 0.25, 0.25]", "respondent=http://127.0.0.1:1/v1#a=b"]  # fmt: skip
     call = [
@@ -272,8 +274,8 @@ def test_set_gives_values_their_types(here: Path) -> None:
     assert printed["values"]["respondent"] == "http://127.0.0.1:1/v1#a=b"
     stages = {stage["name"]: stage for stage in printed["stages"]}
     assert stages["talk"]["calls"] == 140 and stages["import"]["does"].startswith("import 2 sources")
-    plan = recipe.resolve("platolm", Path("run"), commands._settings(words))
-    assert {step.name: step.action for step in plan.steps}["simulator"].learning_rate == 1e-4
+    plan = runner.Run(recipe="platolm", set=dict(word.split("=", 1) for word in words)).plan(Path("run"))
+    assert {step.name: step.step for step in plan.stages}["simulator"].learning_rate == 1e-4
 
 
 # Runs.
@@ -305,9 +307,9 @@ def chain(here: Path) -> Path:
     return here
 
 
-def plan(**settings: Any) -> recipe.Plan:
+def plan(**settings: Any) -> runner.Plan:
     models = {"user": "script/user.jsonl", "assistant": "script/assistant.txt"}
-    return recipe.resolve("chain.yaml", Path("run"), {**models, **settings})
+    return runner.resolve("chain.yaml", Path("run"), {**models, **settings})
 
 
 def stamps(out: Path = Path("run")) -> dict[str, int]:
@@ -315,27 +317,27 @@ def stamps(out: Path = Path("run")) -> dict[str, int]:
 
 
 def test_a_run_leaves_every_stage_whole_and_again_does_nothing(chain: Path) -> None:
-    manifests = recipe.run(plan())
+    manifests = runner.run_plan(plan())
     assert list(manifests) == list(RECIPE["stages"])
     assert manifests["clean"]["kept"] == 1  # seven equals of one conversation
     assert manifests["talk"]["dialogues"] == 6 and len(list(stage_rows("run/talk"))) == 6
     assert sum(manifests["split"]["counts"].values()) == 6
     before = stamps()
     Path("assistant.txt").unlink()  # a done stage needs its model no more
-    assert recipe.run(plan()) == manifests
+    assert runner.run_plan(plan()) == manifests
     assert stamps() == before
 
 
 def test_a_changed_value_is_refused_by_name_and_nothing_is_touched(chain: Path) -> None:
-    recipe.run(plan())
+    runner.run_plan(plan())
     before = stamps()
     with pytest.raises(
         RunConflict, match=r"stages\.base\.seed .*stages\.talk\.n \(6 → 7\).*stages\.talk\.seed"
     ):
-        recipe.run(plan(n=7, seed=1))
+        runner.run_plan(plan(n=7, seed=1))
     write(Path("chats.jsonl"), [{"messages": [{"role": "user", "content": "Another"}]}])
     with pytest.raises(RunConflict, match="files"):
-        recipe.run(plan())
+        runner.run_plan(plan())
     assert stamps() == before
 
 
@@ -343,16 +345,16 @@ def test_a_folder_of_somebody_else_is_refused(chain: Path) -> None:
     Path("run").mkdir()
     Path("run/thesis.tex").write_text("years of work")
     with pytest.raises(RunConflict, match="holds no run"):
-        recipe.run(plan())
+        runner.run_plan(plan())
     assert [path.name for path in Path("run").iterdir()] == ["thesis.tex"]
 
 
 def test_a_moved_run_goes_on(chain: Path) -> None:
-    recipe.run(plan())
+    runner.run_plan(plan())
     shutil.rmtree("run/answers")
     (Path("run/split") / "manifest.json").unlink()
     shutil.move("run", "moved")
-    done = recipe.run(plan()._replace(**recipe.resolve("chain.yaml", Path("moved"), {
+    done = runner.run_plan(plan()._replace(**runner.resolve("chain.yaml", Path("moved"), {
         "user": "script/user.jsonl", "assistant": "script/assistant.txt"})._asdict()))  # fmt: skip
     assert done["answers"]["rows"] == 1 and sum(done["split"]["counts"].values()) == 6
 
@@ -371,19 +373,19 @@ def test_every_model_is_checked_before_the_first_stage(
 ) -> None:
     monkeypatch.setenv("MAIEUTIC_API_KEY", "wrong")
     with Loopback(key="right") as server, pytest.raises(error):
-        recipe.run(plan(assistant=spec.format(url=server.url)))
+        runner.run_plan(plan(assistant=spec.format(url=server.url)))
     assert not Path("run").exists() and not server.chats
 
 
 def test_an_unknown_name_on_a_server_is_found_first_too(chain: Path) -> None:
     with Loopback(models=["small", "large"]) as server, pytest.raises(UnknownModel, match="medium"):
-        recipe.run(plan(assistant=f"{server.url}#medium"))
+        runner.run_plan(plan(assistant=f"{server.url}#medium"))
     assert not Path("run").exists()
 
 
 def test_a_missing_file_is_found_first_too(chain: Path) -> None:
     with pytest.raises(MissingInput, match=r"gone\.jsonl"):
-        recipe.run(plan(corpus="gone.jsonl"))
+        runner.run_plan(plan(corpus="gone.jsonl"))
     assert not Path("run").exists()
 
 
@@ -404,7 +406,7 @@ def test_a_killed_run_goes_on_and_asks_nothing_twice(chain: Path) -> None:
         held, before = rows.read_bytes(), stamps()
         asked = len(server.chats)
         server.latency = 0.0
-        manifests = recipe.run(plan(**settings))
+        manifests = runner.run_plan(plan(**settings))
         whole = rows.read_bytes()
         assert manifests["talk"]["dialogues"] == 30 and whole.startswith(held[: held.rindex(b"\n") + 1])
         assert max(Counter(json.loads(line)["key"] for line in whole.splitlines()).values()) == 1
@@ -440,7 +442,7 @@ def test_intents_teach_a_simulator_that_is_told_them(here: Path) -> None:
                  "seed_turns": 0, "rounds": 1, "guards": "none", "user_sampling": {"max_tokens": 8}},
     }  # fmt: skip
     (here / "told.yaml").write_text(yaml.safe_dump({"stages": stages}, sort_keys=False))
-    done = recipe.run(recipe.resolve("told.yaml", Path("run"), {}))
+    done = runner.run_plan(runner.resolve("told.yaml", Path("run"), {}))
     assert done["wants"]["written"] == 8
     conditions = done["user"]["data"]["conditions"]
     assert sum(conditions.values()) == 8 and 0 < conditions["intent"] < 8

@@ -32,19 +32,19 @@ from maieutic.evals.people import rated_replies
 from maieutic.judging.judges import judge_prompt
 from maieutic.judging.preferences import judged_rows, pairs
 from maieutic.judging.rubrics import load
-from maieutic.recipes import recipe
+from maieutic.recipes import runner
 from maieutic.recipes.demo.base import build
 from maieutic.report import report
 
 FILES = {f"{name}_train": f"{name}.json" for name in SETS} | {"human": "human.json"}
 
 
-def resolved(**settings: Any) -> recipe.Plan:
-    return recipe.resolve("socratic-tutor", Path("run"), {**FILES, **settings})
+def resolved(**settings: Any) -> runner.Plan:
+    return runner.resolve("socratic-tutor", Path("run"), {**FILES, **settings})
 
 
-def stages(plan: recipe.Plan) -> dict[str, dict[str, Any]]:
-    return {step.name: step.action.model_dump(mode="json") for step in plan.steps}
+def stages(plan: runner.Plan) -> dict[str, dict[str, Any]]:
+    return {step.name: step.step.model_dump(mode="json") for step in plan.stages}
 
 
 # What it resolves to.
@@ -85,7 +85,7 @@ def test_each_set_is_tested_with_each_tutor() -> None:
     alone = stages(resolved(sets=["mine"], mine_train="m.json", mine_test="t.json", beside=[], people=[]))
     assert [name for name in alone if "mine" not in name] == ["grid"]
     with pytest.raises(RecipeError, match="needs a value for human"):
-        recipe.resolve("socratic-tutor", Path("run"), FILES | {"human": None})
+        runner.resolve("socratic-tutor", Path("run"), FILES | {"human": None})
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_who_made_the_pairs_does_not_grade(judges: dict[str, Any]) -> None:
 
 
 def test_code_may_judge_both_and_a_round_may_judge_its_own_pairs(tmp_path: Path) -> None:
-    recipe.resolve("socratic-tutor-small", Path("run"), {"base": "hf/a/b", "debugging_train": "d.json"})
+    runner.resolve("socratic-tutor-small", Path("run"), {"base": "hf/a/b", "debugging_train": "d.json"})
     rounds = """
 values: {judge: openai/a, final: openai/b, tutor-0: hf/a/b}
 stages:
@@ -119,9 +119,9 @@ stages:
   graded: {do: judge, data: "${last}", judge: "${final}"}
 """
     (tmp_path / "r.yaml").write_text(rounds)
-    recipe.resolve(str(tmp_path / "r.yaml"), Path("run"))
+    runner.resolve(str(tmp_path / "r.yaml"), Path("run"))
     with pytest.raises(RecipeError, match="openai/a would grade .*judge-1, graded"):
-        recipe.resolve(str(tmp_path / "r.yaml"), Path("run"), {"final": "openai/a"})
+        runner.resolve(str(tmp_path / "r.yaml"), Path("run"), {"final": "openai/a"})
 
 
 # Lists and leaks.

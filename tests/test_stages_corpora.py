@@ -13,7 +13,7 @@ from conversations import talk, write_lines
 from maieutic.core.errors import InputError, RecipeError
 from maieutic.data.corpus import read_corpus
 from maieutic.data.importing import import_files
-from maieutic.recipes import recipe
+from maieutic.recipes import runner
 
 ASKED = "Compose an engaging travel blog post about a recent trip to the moon, with craters and dust."
 
@@ -44,10 +44,10 @@ def stages(folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def plan(folder: Path, stages: dict[str, Any], out: str = "run") -> recipe.Plan:
+def plan(folder: Path, stages: dict[str, Any], out: str = "run") -> runner.Plan:
     path = folder / "r.yaml"
     path.write_bytes(orjson.dumps({"name": "r", "stages": stages}))
-    return recipe.resolve(str(path), folder / out)
+    return runner.resolve(str(path), folder / out)
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_corpus_command_is_a_stage(here: Path) -> None:
-    done = recipe.run(plan(here, stages(here)))
+    done = runner.run_plan(plan(here, stages(here)))
     assert done["import"]["licences"] == {"CC0-1.0": 42}
     assert done["sample"]["sample"] == {"salt": {"seen": 20, "kept": 5}, "tea": {"seen": 22, "kept": 5}}
     assert [step["step"] for step in done["clean"]["steps"]] == [
@@ -74,7 +74,7 @@ def test_a_dataset_is_a_source_and_no_path(here: Path) -> None:
     pytest.importorskip("datasets")
     (here / "set").mkdir()
     write_lines(here / "set" / "train.jsonl", {"instruction": "a", "output": "b"})
-    done = recipe.run(plan(here, {"import": {"do": "import", "sources": ["hub:set:train"]}}))
+    done = runner.run_plan(plan(here, {"import": {"do": "import", "sources": ["hub:set:train"]}}))
     assert done["import"]["formats"] == {"hub:set:train": {"alpaca": 1}}
 
 
@@ -102,7 +102,7 @@ def test_a_mistake_is_said_before_anything_runs(here: Path, stage: str, setting:
 def test_a_preset_is_a_setting(here: Path) -> None:
     whole = stages(here)
     whole["clean"] = {"do": "clean", "corpus": "${import}/corpus.jsonl", "preset": "platolm"}
-    described = next(line.does for line in recipe.expect(plan(here, whole)) if line.stage == "clean")
+    described = next(line.does for line in runner.expected_costs(plan(here, whole)) if line.stage == "clean")
     assert described == "clean: html, roles, mentions, language, length, turns, duplicates"
 
 

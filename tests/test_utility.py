@@ -21,7 +21,7 @@ from maieutic.core.errors import InputError, MissingInput
 from maieutic.core.store import Stage
 from maieutic.data.corpus import read_corpus, write_corpus
 from maieutic.evals.utility import Arm, compare, metrics, rank_correlation, read_arms
-from maieutic.recipes import recipe
+from maieutic.recipes import runner
 from maieutic.recipes.stages.utility import plan
 
 torch.set_num_threads(1)
@@ -277,14 +277,14 @@ def test_the_recipe_in_its_small_form(given: Path, tmp_path: Path) -> None:
         "user_base": base, "assistant_base": base, "player": f"script/{user}", "respondent": f"script/{said}",
         "size": 3, "dialogues": 6, "user_tokens": 6, "answer_tokens": 4, "epochs": 1, "max_length": 128,
     }  # fmt: skip
-    full = recipe.resolve("utility", tmp_path / "run", settings)
-    small = recipe.resolve("utility-small", tmp_path / "run", settings)
-    assert [step.name for step in full.steps] == [step.name for step in small.steps]
+    full = runner.resolve("utility", tmp_path / "run", settings)
+    small = runner.resolve("utility-small", tmp_path / "run", settings)
+    assert [stage.name for stage in full.stages] == [stage.name for stage in small.stages]
     assert full.values.keys() == small.values.keys()
-    result = recipe.run(small)["utility"]
+    result = runner.run_plan(small)["utility"]
     assert [(c["corpus"], c["size"], c["rows"]) for c in result["cells"]] == [
         ("real", 3, 6), ("simulated", 3, 6), ("played", 3, 6),
     ]  # fmt: skip
     assert [row["corpus"] for row in result["differences"]["blocks"]] == ["simulated", "played"]
     assert all("fewer than 4 arms" in row["reason"] for row in result["correlations"].values())
-    assert recipe.run(small)["utility"] == result
+    assert runner.run_plan(small)["utility"] == result

@@ -105,6 +105,7 @@ def gather() -> None:
         simulate,
         train,
     )
+    from maieutic.recipes.runner import Run
     from maieutic.recipes.steps import STEPS
 
     if app.registered_commands:
@@ -119,4 +120,4 @@ def gather() -> None:
         "eval tutor": evals.tutor_app,
         "eval judge": evals.judge_app,
     }
-    generate.add(apps, STEPS, GROUPS)
+    generate.add(apps, (Run, *STEPS), GROUPS)

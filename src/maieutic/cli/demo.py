@@ -12,7 +12,7 @@ from maieutic.core.messages import Conversation
 from maieutic.core.store import read_json, write_json
 from maieutic.data.corpus import read_corpus
 from maieutic.evals.paired import compare
-from maieutic.recipes import recipe
+from maieutic.recipes import runner
 from maieutic.recipes.demo.base import one_thread
 from maieutic.report import report
 from maieutic.report.probes import shown_better
@@ -137,9 +137,9 @@ def demo(out: Path, seed: int = 0, settings: Mapping[str, Any] | None = None) ->
         settings: other values of the recipe, such as sizes.
     """
     started = time.monotonic()
-    plan = recipe.resolve("demo", out, {**(settings or {}), "seed": seed})
+    plan = runner.resolve("demo", out, {**(settings or {}), "seed": seed})
     with one_thread():
-        stages = recipe.run(plan)
+        stages = runner.run_plan(plan)
     took = sum(read_json(out / "timings.json").values())
     result = Demo(out, max(took, time.monotonic() - started), stages)
     write_json(result.summary, result.json())

@@ -8,10 +8,14 @@ from typing import Any
 from maieutic.core.console import note, print_json, say, table
 from maieutic.core.costs import Flow
 from maieutic.core.step import Step
+from maieutic.recipes import runner
 
 
 def show_step(step: Step, out: Path, json: bool) -> None:
     """Print what a step would do and cost."""
+    if isinstance(step, runner.Run):
+        show_plan(step.plan(out), json)
+        return
     flow = Flow()
     step.declare_models(out, flow)
     cost = step.expect(out, flow)
@@ -34,22 +38,20 @@ def show_step(step: Step, out: Path, json: bool) -> None:
 
 def show_plan(plan: Any, json: bool) -> None:
     """Print what a plan would do and cost."""
-    from maieutic.recipes import recipe as room
-
-    lines = room.expect(plan)
+    lines = runner.expected_costs(plan)
     if json:
         stages = [
             {"name": line.stage, "does": line.does, "done": line.done, **line.cost._asdict()}
             for line in lines
         ]
-        missing = [str(path) for path in room.missing(plan)]
+        missing = [str(path) for path in runner.missing_files(plan)]
         print_json(
             {
                 "recipe": plan.name,
                 "run": str(plan.out),
                 "values": plan.values,
                 "stages": stages,
-                "total": room.total(lines)._asdict(),
+                "total": runner.total_cost(lines)._asdict(),
                 "rates": plan.rates.model_dump(),
                 "missing": missing,
             }
@@ -68,7 +70,7 @@ def show_plan(plan: Any, json: bool) -> None:
         )
         for line in lines
     ]
-    total = room.total(lines)
+    total = runner.total_cost(lines)
     rows.append(
         (
             f"  {'in all':<{width}}",
@@ -102,7 +104,7 @@ def show_plan(plan: Any, json: bool) -> None:
     )
     if unknown := [line.stage for line in lines if _untold(line)]:
         note(f"in no total, since nothing tells their hours: {', '.join(unknown)}")
-    for path in room.missing(plan):
+    for path in runner.missing_files(plan):
         note(f"{path}: no such file or folder; a run would stop before its first stage")
 
 

@@ -76,7 +76,7 @@ def utility(
     if not (corpus and model and size and questions and judge and out):
         context.fail("Needed are --corpus, --model, --size, --questions, --judge and --out.")
     from maieutic.core.store import read_json
-    from maieutic.recipes import recipe
+    from maieutic.recipes import runner
     from maieutic.recipes.stages import utility as room
 
     corpora = _named(corpus)
@@ -97,11 +97,11 @@ def utility(
         limit=limit,
     )
     files = [str(path) for path in (*corpora.values(), questions)]
-    plan = recipe.resolve(recipe.Recipe(name="utility", values={"files": files}, stages=stages), out)
+    plan = runner.resolve(runner.Recipe(name="utility", values={"files": files}, stages=stages), out)
     if dry_run:
         show_plan(plan, as_json)
         return
-    recipe.run(plan)
+    runner.run_plan(plan)
     _show(read_json(out / "utility" / "utility.json"), as_json)
 
 

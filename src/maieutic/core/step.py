@@ -159,34 +159,31 @@ class Step(Record):
         return {"do": self.command, **orjson.loads(text)}
 
 
-def build(kind: type[Step], values: Mapping[str, Any], where: str = "") -> Step:
+def build(kind: type[Step], values: Mapping[str, Any]) -> Step:
     """A step from its settings.
 
     Args:
         kind: the step's class.
         values: its fields; groups as mappings.
-        where: what stands before an error, such as a recipe's stage.
 
     Raises:
         InputError: a setting is unknown, missing, or has a value that does not fit; names the setting.
     """
     from difflib import get_close_matches
 
-    if unknown := sorted(values.keys() - kind.model_fields.keys()):
+    if unknown := sorted(map(str, values.keys() - kind.model_fields.keys())):
         close = get_close_matches(unknown[0], kind.model_fields, 1)
         hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(kind.model_fields)}."
-        raise InputError(f"{where}{kind.command} has no setting {unknown[0]!r}", hint)
+        raise InputError(f"{kind.command} has no setting {unknown[0]!r}", hint)
     try:
         return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = ".".join(map(str, first["loc"]))
         if first["type"] == "missing":
-            raise InputError(f"{where}{name} is missing", f"Give {flag(kind, name)}.") from None
+            raise InputError(f"{name} is missing", f"Give {flag(kind, name)}.") from None
         message = first["msg"].removeprefix("Value error, ")
-        raise InputError(
-            f"{where}{name}: {message}" if name else f"{where}{message}", "Change that setting."
-        ) from None
+        raise InputError(f"{name}: {message}" if name else message, "Change that setting.") from None
 
 
 def flag(kind: type[Step], name: str) -> str:

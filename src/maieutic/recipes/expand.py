@@ -4,11 +4,12 @@
       for: {round: "${rounds}"}      # a number counts 1, 2, …; a list gives its items
       stages:
         "judge-${round}": {do: judge, data: "${candidates-${round}}"}
-        "tutor-${round}": {do: dpo, model: "${tutor-${round.before}}", …}
+        "tutor-${round}": {do: train dpo, model: "${tutor-${round.before}}", …}
 
-Each round's stages stand one after the other; several variables go each with each. A counted variable also has
-`.before`, the number before its own. Inside a setting, `{for: {set: […]}, item: "${judge-${set}}"}` is the list of its
-items. An empty list repeats nothing. Only the variables are filled in here; everything else is left to the recipe.
+The stages of one round follow each other, round after round; several variables give every combination. A counted
+variable also has `.before`, the previous number. Inside a setting, `{for: {set: […]}, item: "${judge-${set}}"}` is the
+list of its items. An empty list gives no stages. Only the group's variables are replaced
+here; `runner` replaces the rest.
 """
 
 from __future__ import annotations
@@ -23,21 +24,21 @@ from maieutic.core.errors import RecipeError
 _REFERENCE = re.compile(r"\$\{([^{}]*)\}")
 
 
-def unroll(stages: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The stages with every group written out, in order.
+def expand(stages: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The stages with every group expanded, in order.
 
     Raises:
-        RecipeError: a group is not one, or gives two stages one name.
+        RecipeError: a group is malformed, or two stages get the same name.
     """
     found: dict[str, Any] = {}
-    for name, spec in _written_out(stages, values, {}):
+    for name, spec in _expanded(stages, values, {}):
         if name in found:
             raise RecipeError(f"two stages are called {name}", "Put the group's variable into the name.")
         found[name] = spec
     return found
 
 
-def _written_out(
+def _expanded(
     stages: Mapping[str, Any], values: Mapping[str, Any], bound: Mapping[str, Any]
 ) -> Iterator[tuple[str, Any]]:
     for name, spec in stages.items():
@@ -49,7 +50,7 @@ def _written_out(
                 f"group {name}: not a group", "It holds `for:` and `stages:`, and nothing else."
             )
         for inner in _rounds(spec["for"], f"group {name}", values, bound):
-            yield from _written_out(spec["stages"], values, inner)
+            yield from _expanded(spec["stages"], values, inner)
 
 
 def _rounds(

@@ -18,6 +18,9 @@ from maieutic.models import Precision
 class Action(Record):
     """One thing a stage can do."""
 
+    command: ClassVar[str] = ""
+    arguments: ClassVar[tuple[str, ...]] = ()
+    flags: ClassVar[dict[str, str]] = {}
     outputs: ClassVar[tuple[str, ...]] = ()
     """The files it makes in its folder."""
 

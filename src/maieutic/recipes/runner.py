@@ -1,4 +1,4 @@
-"""A YAML recipe → stages with declared inputs and outputs, run in order; done stages are skipped.
+"""Run a recipe: a YAML file of stages with their inputs and outputs, run in order; finished stages are skipped.
 
     name: platolm
     values:                       # what --set changes; null must be set where a stage uses it
@@ -7,9 +7,9 @@
       import: {do: import, sources: ["${corpus}"]}
       clean: {do: clean, corpus: "${import}/corpus.jsonl"}
 
-Stages that repeat stand in a group (`maieutic.recipes.expand`). What a stage can do, and with which settings, is in
-`maieutic.recipes.stages`. A run folder keeps the resolved recipe; the same command goes on with it, and a changed one
-is refused with the changed settings named. Before the first stage, every model that stands in the recipe is checked.
+A stage is a step (`maieutic.recipes.steps`): `do:` is its command, the other keys are its settings. Stages that repeat
+stand in a group (`maieutic.recipes.expand`). The run folder keeps the resolved recipe. The same command resumes the
+run; a recipe with other settings is refused, and the error names them. Before the first stage, every model is checked.
 """
 
 from __future__ import annotations
@@ -22,18 +22,19 @@ from hashlib import sha256
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import yaml
 from pydantic import Field, ValidationError, field_validator
 
-from maieutic.core.console import note
+from maieutic.core.console import note, say
 from maieutic.core.costs import Cost, Flow, Rates
-from maieutic.core.errors import MaieuticError, MissingInput, RecipeError, RunConflict
+from maieutic.core.errors import InputError, MaieuticError, MissingInput, RecipeError, RunConflict
 from maieutic.core.messages import Record
+from maieutic.core.step import Result, Step, build
 from maieutic.core.store import changed_keys, full_disk, listed, read_json, write_json
-from maieutic.recipes.expand import unroll
-from maieutic.recipes.stages import ACTIONS, Action
+from maieutic.recipes.expand import expand
+from maieutic.recipes.stages import ACTIONS
 from maieutic.recipes.stages.examiner import refuse_own_examiner
 from maieutic.recipes.steps import STEPS
 
@@ -42,18 +43,18 @@ _KINDS: dict[str, Any] = {**ACTIONS, **{kind.command: kind for kind in STEPS}}
 
 
 class Recipe(Record):
-    """A recipe as it stands in its file."""
+    """The content of a recipe file."""
 
     name: str = ""
     about: str = ""
     extends: str | None = None
-    """A recipe whose values and stages are taken over; its own win."""
+    """A recipe whose values and stages this recipe starts from; its own values and stages replace them."""
     values: dict[str, Any] = Field(default_factory=dict)
-    """What `--set` changes; a value may name stages (`hf/${tiny}/model`), where they stand before those that use it."""
+    """What `--set` changes. A value may refer to a stage (`hf/${tiny}/model`) before those that use the value."""
     rates: dict[str, Any] = Field(default_factory=dict)
-    """How fast things go, for the hours of a dry run; see `maieutic.core.costs.Rates`."""
+    """Speeds for the estimated hours of `--dry-run`; see `maieutic.core.costs.Rates`."""
     first: dict[str, Any] = Field(default_factory=dict)
-    """Stages that come before those taken over."""
+    """Stages that come before the stages of the extended recipe."""
     stages: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("values", "rates", "first", "stages", mode="before")
@@ -62,14 +63,14 @@ class Recipe(Record):
         return {} if value is None else value
 
 
-class Step(NamedTuple):
+class PlannedStage(NamedTuple):
     """A stage, resolved."""
 
     name: str
-    action: Action
+    step: Any
     out: Path
     needs: tuple[str, ...]
-    """Earlier stages whose outputs it reads."""
+    """Earlier stages whose outputs the stage reads."""
 
 
 class Plan(NamedTuple):
@@ -78,7 +79,7 @@ class Plan(NamedTuple):
     name: str
     out: Path
     values: dict[str, Any]
-    steps: tuple[Step, ...]
+    stages: tuple[PlannedStage, ...]
     rates: Rates = Rates()
 
 
@@ -91,25 +92,25 @@ class Expected(NamedTuple):
     cost: Cost
 
 
-def names() -> list[str]:
-    """The recipes that ship."""
+def recipe_names() -> list[str]:
+    """The names of the shipped recipes."""
     return sorted(
         entry.name.removesuffix(".yaml") for entry in _shipped().iterdir() if entry.name.endswith(".yaml")
     )
 
 
-def load(name: str, above: tuple[str, ...] = ()) -> Recipe:
-    """A recipe by name or path, with what it extends put in; `above` are those that extend it.
+def load_recipe(name: str, above: tuple[str, ...] = ()) -> Recipe:
+    """A recipe by name or path, merged with the recipe that it extends; `above` are the recipes that extend it.
 
     Raises:
-        MissingInput, RecipeError: there is none, or it is no recipe.
+        MissingInput, RecipeError: there is no such recipe, or the file is not a recipe.
     """
     if name in above:
         raise RecipeError(f"{name} extends itself", "Name another recipe under `extends:`.")
     try:
         recipe = Recipe.model_validate(yaml.safe_load(_text(name)))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{name}: not YAML: {str(error).splitlines()[0]}", "Mend the file.") from None
+        raise RecipeError(f"{name}: not YAML: {str(error).splitlines()[0]}", "Correct the file.") from None
     except ValidationError as error:
         raise RecipeError(
             f"{name}: not a recipe: {_first(error)}",
@@ -117,12 +118,12 @@ def load(name: str, above: tuple[str, ...] = ()) -> Recipe:
         ) from None
     values, rates, stages = recipe.values, recipe.rates, {**recipe.first, **recipe.stages}
     if recipe.extends:
-        parent = load(recipe.extends, (*above, name))
+        parent = load_recipe(recipe.extends, (*above, name))
         values, rates = {**parent.values, **values}, {**parent.rates, **rates}
         stages = {**recipe.first, **parent.stages, **recipe.stages}
         strange = sorted(recipe.values.keys() - parent.values.keys())
         if unknown := strange and [
-            key for key in strange if key not in _used(unroll(stages, values), values)
+            key for key in strange if key not in _used(expand(stages, values), values)
         ]:
             raise RecipeError(
                 f"{name}: {recipe.extends} has no value {unknown[0]!r}",
@@ -134,14 +135,14 @@ def load(name: str, above: tuple[str, ...] = ()) -> Recipe:
 
 
 def resolve(name: str | Recipe, out: Path, settings: Mapping[str, Any] | None = None) -> Plan:
-    """The plan that a recipe, by name, path or itself, means in a run folder, with `settings` in place of its values.
+    """The plan of a recipe for a run folder; `settings` replace the recipe's values.
 
     Raises:
-        RecipeError: a value is missing or unknown, a reference leads nowhere, a stage has a setting it does not know.
+        RecipeError: a value is missing or unknown, a reference has no target, or a stage has an unknown setting.
     """
-    recipe = load(name) if isinstance(name, str) else name
+    recipe = load_recipe(name) if isinstance(name, str) else name
     values = {**recipe.values, **(settings or {})}
-    stages = unroll(recipe.stages, values)
+    stages = expand(recipe.stages, values)
     used = _used(stages, values) - stages.keys()
     if unknown := [key for key in settings or {} if key not in recipe.values and key not in used]:
         raise RecipeError(
@@ -157,17 +158,20 @@ def resolve(name: str | Recipe, out: Path, settings: Mapping[str, Any] | None = 
         raise RecipeError(
             f"recipe {recipe.name}: rates: {_first(error)}", f"Its keys are {', '.join(Rates.model_fields)}."
         ) from None
-    steps: list[Step] = []
-    for stage, spec in stages.items():
-        steps.append(_step(stage, spec, values, {step.name: step for step in steps}, out))
-    refuse_own_examiner({step.name: step.action for step in steps}, {step.name: step.needs for step in steps})
-    for step in steps:
-        step.action.check_among({str(other.out): other.action for other in steps})
-    return Plan(recipe.name, out, values, tuple(steps), rates)
+    planned: dict[str, PlannedStage] = {}
+    for key, spec in stages.items():
+        planned[key] = _planned(key, spec, values, planned, out)
+    every = tuple(planned.values())
+    refuse_own_examiner(
+        {stage.name: stage.step for stage in every}, {stage.name: stage.needs for stage in every}
+    )
+    for stage in every:
+        stage.step.check_among({str(other.out): other.step for other in every})
+    return Plan(recipe.name, out, values, every, rates)
 
 
 def _references(stages: Any) -> set[str]:
-    """Every name that stands in `${…}` somewhere in these stages."""
+    """Every name inside `${…}` in these stages."""
     if isinstance(stages, dict):
         return {name for item in (*stages, *stages.values()) for name in _references(item)}
     if isinstance(stages, list):
@@ -176,7 +180,7 @@ def _references(stages: Any) -> set[str]:
 
 
 def _used(stages: Any, values: Mapping[str, Any]) -> set[str]:
-    """Every name that these stages use, by themselves or through a value that names another."""
+    """Every name that these stages use, directly or through a value that refers to another name."""
     used: set[str] = set()
     new = _references(stages)
     while new:
@@ -185,20 +189,20 @@ def _used(stages: Any, values: Mapping[str, Any]) -> set[str]:
     return used
 
 
-def expect(plan: Plan) -> list[Expected]:
-    """What each stage will cost: calls, tokens, memory, hours. Runs nothing and asks no model."""
+def expected_costs(plan: Plan) -> list[Expected]:
+    """The estimated cost of each stage: calls, tokens, memory, hours. Runs nothing and asks no model."""
     flow = Flow(plan.rates)
-    for step in plan.steps:
-        step.action.declare_models(step.out, flow)
+    for stage in plan.stages:
+        stage.step.declare_models(stage.out, flow)
     lines = []
-    for step in plan.steps:
-        cost = step.action.expect(step.out, flow)
-        lines.append(Expected(step.name, step.action.describe(), _done(step), cost))
+    for stage in plan.stages:
+        cost = stage.step.expect(stage.out, flow)
+        lines.append(Expected(stage.name, stage.step.describe(), _done(stage), cost))
     return lines
 
 
-def total(lines: Sequence[Expected]) -> Cost:
-    """Of all stages together what can be told; memory is that of the largest."""
+def total_cost(lines: Sequence[Expected]) -> Cost:
+    """The known costs of all stages together; memory is that of the largest stage."""
     costs = [line.cost for line in lines]
     return Cost(
         _sum(cost.calls for cost in costs),
@@ -210,53 +214,56 @@ def total(lines: Sequence[Expected]) -> Cost:
 
 
 def _sum(values: Iterable[Any]) -> Any:
-    """Of what is known; null where nothing is."""
+    """The sum of the known values; null where none is known."""
     known = [value for value in values if value is not None]
     return sum(known) if known else None
 
 
-def run(plan: Plan, *, check: bool = True) -> dict[str, Any]:
-    """Run what is owed; returns each stage's manifest by name.
+def run_plan(plan: Plan, *, check: bool = True) -> dict[str, Any]:
+    """Run the stages that are not finished; returns each stage's manifest by name.
 
     Raises:
         RunConflict: the folder holds another run.
-        MissingInput: a file is not there; before anything has run.
-        ModelError: a model is not reachable, not there, or its key is refused; before anything has run.
+        MissingInput: a file does not exist. Raised before any stage runs.
+        ModelError: a model is unreachable or unknown, or its key is refused. Raised before any stage runs.
     """
     resolved = _resolved(plan)
     _refuse(plan, resolved)
-    owed = [step for step in plan.steps if not _done(step)]
+    pending = [stage for stage in plan.stages if not _done(stage)]
     if check:
-        if absent := missing(plan):
+        if absent := missing_files(plan):
             raise MissingInput(f"{absent[0]}: no such file or folder", "Check the path; nothing has run yet.")
-        _check_models(owed)
+        _check_models(pending)
     with full_disk(plan.out):
         plan.out.mkdir(parents=True, exist_ok=True)
     if not (plan.out / "recipe.json").exists():
         write_json(plan.out / "recipe.json", resolved)
-    for number, step in enumerate(plan.steps, 1):
-        if step not in owed:
-            note(f"[{number}/{len(plan.steps)}] {step.name}: done already")
+    for number, stage in enumerate(plan.stages, 1):
+        if stage not in pending:
+            note(f"[{number}/{len(plan.stages)}] {stage.name}: finished before")
             continue
-        note(f"[{number}/{len(plan.steps)}] {step.name}: {step.action.describe()}")
+        note(f"[{number}/{len(plan.stages)}] {stage.name}: {stage.step.describe()}")
         started = time.monotonic()
-        step.action.run_stage(step.out)
-        _keep_time(plan.out / "timings.json", step.name, time.monotonic() - started)
-    return {step.name: read_json(step.out / "manifest.json") for step in plan.steps}
+        stage.step.run_stage(stage.out)
+        _keep_time(plan.out / "timings.json", stage.name, time.monotonic() - started)
+    return {stage.name: read_json(stage.out / "manifest.json") for stage in plan.stages}
 
 
-def _keep_time(path: Path, stage: str, seconds: float) -> None:
-    """Seconds by stage, beside the stages: no part of their content, which a repeated run must give again."""
+def _keep_time(path: Path, name: str, seconds: float) -> None:
+    """Keep the seconds of a stage outside its folder: the content of the folder must be reproducible."""
     held = read_json(path) if path.is_file() else {}
-    write_json(path, {**held, stage: round(seconds, 3)})
+    write_json(path, {**held, name: round(seconds, 3)})
 
 
-def _step(name: str, spec: Any, values: Mapping[str, Any], earlier: Mapping[str, Step], out: Path) -> Step:
+def _planned(
+    name: str, spec: Any, values: Mapping[str, Any], earlier: Mapping[str, PlannedStage], out: Path
+) -> PlannedStage:
     if not isinstance(spec, dict) or str(spec.get("do")) not in _KINDS:
-        raise RecipeError(f"stage {name}: `do` is none of {', '.join(_KINDS)}", "Say what the stage does.")
+        raise RecipeError(f"stage {name}: `do` is none of {', '.join(_KINDS)}", "Name a step under `do:`.")
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) or name in values:
         raise RecipeError(
-            f"stage {name!r}: not a good name", "Use small letters, digits and -, and no value's name."
+            f"stage {name!r}: not a good name",
+            "Use lower-case letters, digits and -; a value's name is not allowed.",
         )
     kind = _KINDS[spec["do"]]
     needs: dict[str, None] = {}
@@ -265,32 +272,34 @@ def _step(name: str, spec: Any, values: Mapping[str, Any], earlier: Mapping[str,
         for key, value in spec.items()
         if key != "do"
     }
-    if unknown := sorted(map(str, given.keys() - kind.model_fields.keys())):
-        raise RecipeError(
-            f"stage {name}: {spec['do']} has no setting {unknown[0]!r}",
-            _did_you_mean(unknown[0], kind.model_fields),
-        )
     try:
-        action = kind.model_validate(given)
-        action.check()
+        step = build(kind, given)
+    except InputError as error:
+        raise RecipeError(f"stage {name}: {error.what}", error.hint) from None
+    try:
+        step.check()
     except ValidationError as error:
-        raise RecipeError(f"stage {name}: {_first(error)}", "Mend that setting in the recipe.") from None
+        raise RecipeError(f"stage {name}: {_first(error)}", "Change that setting in the recipe.") from None
     except MaieuticError as error:
         raise type(error)(f"stage {name}: {error.what}", error.hint) from None
-    return Step(name, action, out / name, tuple(needs))
+    return PlannedStage(name, step, out / name, tuple(needs))
 
 
 def _first(error: ValidationError) -> str:
-    """What is wrong first, and where."""
+    """The first error, and its place."""
     first = error.errors(include_url=False)[0]
     place = ".".join(map(str, first["loc"]))
     return f"{place}: {first['msg']}" if place else first["msg"].removeprefix("Value error, ")
 
 
 def _filled(
-    value: Any, where: str, values: Mapping[str, Any], earlier: Mapping[str, Step], needs: dict[str, None]
+    value: Any,
+    where: str,
+    values: Mapping[str, Any],
+    earlier: Mapping[str, PlannedStage],
+    needs: dict[str, None],
 ) -> Any:
-    """The value with its references resolved; one that is nothing but a reference keeps its type."""
+    """The value with its references resolved; a value that is a single reference keeps its type."""
     if isinstance(value, list):
         filled = [_filled(item, where, values, earlier, needs) for item in value]
         return [part for item in filled for part in (item if isinstance(item, list) else [item])]
@@ -306,48 +315,48 @@ def _filled(
         if name in values:
             return _filled(values[name], f"value {name}", _without(values, name), earlier, needs)
         hint = _did_you_mean(name, [*values, *earlier])
-        raise RecipeError(f"{where}: ${{{name}}} is no value and no earlier stage", hint)
+        raise RecipeError(f"{where}: ${{{name}}} is neither a value nor an earlier stage", hint)
 
     if whole := _REFERENCE.fullmatch(value):
         return lookup(whole[1])
     text = value
     while _REFERENCE.search(text):  # the inner ones first: ${tutor-${rounds}}
         text = _REFERENCE.sub(lambda match: str(lookup(match[1])), text)
-    for stage in needs:
-        _check_output(where, text, earlier[stage])
+    for name in needs:
+        _check_output(where, text, earlier[name])
     return text
 
 
 def _without(values: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The values a value may name: not itself."""
+    """The values that a value may refer to: all but itself."""
     return {key: value for key, value in values.items() if key != name}
 
 
-def _check_output(where: str, text: str, step: Step) -> None:
-    """A file named inside a stage's folder must be one that the stage declares."""
-    _, found, rest = text.partition(f"{step.out}/")
-    if found and rest not in step.action.outputs:
+def _check_output(where: str, text: str, stage: PlannedStage) -> None:
+    """Refuse a reference to a file in a stage's folder that the stage does not declare."""
+    _, found, rest = text.partition(f"{stage.out}/")
+    if found and rest not in stage.step.outputs:
         raise RecipeError(
-            f"{where}: stage {step.name} does not make {rest!r}",
-            f"It makes {', '.join(step.action.outputs) or 'nothing'}.",
+            f"{where}: stage {stage.name} does not write {rest!r}",
+            f"It writes {', '.join(stage.step.outputs) or 'nothing'}.",
         )
 
 
-def _done(step: Step) -> bool:
-    return (step.out / "manifest.json").is_file()
+def _done(stage: PlannedStage) -> bool:
+    return (stage.out / "manifest.json").is_file()
 
 
 def _resolved(plan: Plan) -> dict[str, Any]:
-    """What the run folder keeps of the recipe."""
+    """The resolved recipe, as the run folder keeps it."""
     return {
         "recipe": plan.name,
-        "stages": {step.name: step.action.settings(plan.out) for step in plan.steps},
+        "stages": {stage.name: stage.step.settings(plan.out) for stage in plan.stages},
         "files": _hashes(plan),
     }
 
 
 def _refuse(plan: Plan, resolved: dict[str, Any]) -> None:
-    """Raise where the run folder holds another run, or something else."""
+    """Raise where the run folder holds another run, or other files."""
     path = plan.out / "recipe.json"
     with full_disk(plan.out):
         if path.exists():
@@ -363,15 +372,15 @@ def _refuse(plan: Plan, resolved: dict[str, Any]) -> None:
             )
 
 
-def missing(plan: Plan) -> list[Path]:
-    """The files that owed stages read, that no stage makes, and that are not there."""
-    made = [step.out for step in plan.steps]
-    read = dict.fromkeys(path for step in plan.steps if not _done(step) for path in step.action.inputs())
+def missing_files(plan: Plan) -> list[Path]:
+    """The files that pending stages read, that no stage writes, and that do not exist."""
+    made = [stage.out for stage in plan.stages]
+    read = dict.fromkeys(path for stage in plan.stages if not _done(stage) for path in stage.step.inputs())
     return [path for path in read if not any(path.is_relative_to(out) for out in made) and not path.exists()]
 
 
 def _hashes(plan: Plan) -> dict[str, str]:
-    """SHA-256 of each input file that stands in the values: a run belongs to its inputs."""
+    """SHA-256 of each input file that a value names: a run belongs to its inputs."""
     paths = [
         item for value in plan.values.values() for item in (value if isinstance(value, list) else [value])
     ]
@@ -382,14 +391,14 @@ def _is_file(value: Any) -> bool:
     return isinstance(value, str) and len(value) < 4096 and "\0" not in value and Path(value).is_file()
 
 
-def _check_models(steps: list[Step]) -> None:
-    """Every model that no stage has yet to make: reachable, the right name, the key accepted."""
+def _check_models(stages: list[PlannedStage]) -> None:
+    """Check every model that no pending stage trains: reachable, known by its name, key accepted."""
     import asyncio
 
     from maieutic.models import check
 
-    made = [str(step.out) for step in steps]
-    specs = dict.fromkeys(spec for step in steps for spec in step.action.models())
+    made = [str(stage.out) for stage in stages]
+    specs = dict.fromkeys(spec for stage in stages for spec in stage.step.models())
     for spec in specs:
         if not any(path in spec for path in made):
             try:
@@ -402,7 +411,7 @@ def _check_models(steps: list[Step]) -> None:
 
 def _did_you_mean(name: str, known: Any) -> str:
     close = get_close_matches(name, list(known), n=1)
-    return f"Did you mean {close[0]!r}?" if close else f"It knows {', '.join(sorted(known)) or 'none'}."
+    return f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(sorted(known)) or 'none'}."
 
 
 def _shipped() -> Traversable:
@@ -415,6 +424,53 @@ def _text(name: str) -> str:
         path = _shipped() / f"{name}.yaml"
     if not path.is_file():
         raise MissingInput(
-            f"no recipe {name!r}", f"Known: {', '.join(names())}; or give the path of a .yaml file."
+            f"no recipe {name!r}", f"Known: {', '.join(recipe_names())}; or give the path of a .yaml file."
         )
     return path.read_text(encoding="utf-8")
+
+
+class RunResult(Result):
+    """The manifests of a recipe's stages."""
+
+    stages: dict[str, Any]
+
+    def show(self) -> None:
+        """See `Result`."""
+        say(f"{len(self.stages)} stages done in {self.run}")
+
+
+class Run(Step):
+    """Run a recipe's stages in order. Finished stages are skipped; the same command resumes a stopped run."""
+
+    command: ClassVar = "run"
+    arguments: ClassVar = ("recipe",)
+    flags: ClassVar = {"rates": "--rate"}
+    examples: ClassVar = ("maieutic run platolm-small --set corpus=chats.jsonl --out runs/platolm",)
+
+    recipe: str = Field(description="A shipped recipe, or a .yaml file.")
+    set: dict[str, Any] = Field(default_factory=dict, description="A value of the recipe, read as YAML.")
+    rates: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Speeds for the hours of --dry-run: served, local (tokens a second), flops.",
+    )
+
+    @field_validator("set", "rates")
+    @classmethod
+    def _read_yaml(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return {key: _yaml(value) if isinstance(value, str) else value for key, value in values.items()}
+
+    def plan(self, out: Path) -> Plan:
+        """The resolved recipe."""
+        recipe = load_recipe(self.recipe)
+        return resolve(recipe.model_copy(update={"rates": {**recipe.rates, **self.rates}}), out, self.set)
+
+    def run(self, out: Path | str) -> RunResult:
+        """See `Step`."""
+        return RunResult(run=str(out), stages=run_plan(self.plan(Path(out))))
+
+
+def _yaml(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
