@@ -151,7 +151,7 @@ def ours(folder: Path, size: str, data: str, device: str, out: Path) -> tuple[in
     from maieutic.train.dpo import dpo
 
     config = DpoConfig(
-        model=str(folder / size), data=folder / data, out=out, epochs=1, batch=STEP, precision="bfloat16"
+        model=str(folder / size), data=folder / data, out=out, epochs=1, batch_size=STEP, precision="bfloat16"
     )
     started = time.perf_counter()
     result = dpo(config)

@@ -128,7 +128,7 @@ def ours(folder: Path, size: str, data: str, device: str, out: Path) -> tuple[in
     from maieutic.train.sft import sft
 
     config = SftConfig(
-        model=str(folder / size), data=folder / data, out=out, role="user", epochs=1, batch=STEP,
+        model=str(folder / size), data=folder / data, out=out, role="user", epochs=1, batch_size=STEP,
         max_length=LONGEST, precision="bfloat16", save_steps=1000,
     )  # fmt: skip
     result = sft(config)

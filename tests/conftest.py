@@ -38,7 +38,7 @@ def adapted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same by LoRA."""
     from trained import simulator as trained
 
-    return trained(tmp_path_factory.mktemp("adapted"), lora=8)
+    return trained(tmp_path_factory.mktemp("adapted"), lora_r=8)
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -125,8 +125,8 @@ READERS = {
     "convert": "convert {} --to sharegpt --out new.json",
     "mask": "mask {} --model tiny --role user",
     "base": "demo base --corpus {} --out new --steps 0",
-    "sft": "train sft --model tiny --data {} --role user --out new --steps 1 --batch 2",
-    "dpo": "train dpo --model tiny --data {} --out new --steps 1",
+    "sft": "train sft --model tiny --data {} --role user --out new --max-steps 1 --batch-size 2",
+    "dpo": "train dpo --model tiny --data {} --out new --max-steps 1",
     "simulate": "simulate --user script/script.jsonl --assistant script/script.jsonl --seeds {} --out new",
     "candidates": "candidates --model script/script.jsonl --data {} --out new",
     "judge": "judge {} --rubric socratic_checks --out new",
@@ -210,7 +210,7 @@ def break_a_line(source: Path, target: Path) -> None:
 
 
 def test_broken_rows_are_left_out_of_training(run: Maieutic, shelf: Path, tmp_path: Path) -> None:
-    few = ("--model", shelf / "tiny", "--steps", 1, "--batch", 2, "--max-length", 256, "--json")
+    few = ("--model", shelf / "tiny", "--max-steps", 1, "--batch-size", 2, "--max-length", 256, "--json")
     done = run(
         "train", "sft", "--data", shelf / "broken.jsonl", "--role", "user", "--out", tmp_path / "s", *few
     )
@@ -243,7 +243,7 @@ def test_a_model_without_a_template(refused: Any, command: str) -> None:
     "command",
     [
         "train sft --model tiny --data talk.jsonl --role user --out new --max-length 512",
-        "train sft --model tiny --data talk.jsonl --role user --out new --max-length 8 --batch 2",
+        "train sft --model tiny --data talk.jsonl --role user --out new --max-length 8 --batch-size 2",
         "train dpo --model tiny --data pairs.jsonl --out new --max-length 16",
         "simulate --user hf/tiny --assistant hf/tiny --user-mode trained -n 1 --seeds talk.jsonl --out new",
         "candidates --model hf/tiny --data seeds.jsonl --out new",
@@ -261,7 +261,7 @@ OUTPUTS = {
     "sharegpt": "convert talk.jsonl --to sharegpt --out {}",
     "base": "demo base --corpus talk.jsonl --out {} --steps 0",
     "demo": "demo --out {}",
-    "sft": "train sft --model tiny --data talk.jsonl --role user --out {} --batch 2",
+    "sft": "train sft --model tiny --data talk.jsonl --role user --out {} --batch-size 2",
     "dpo": "train dpo --model tiny --data pairs.jsonl --out {}",
     "simulate": "simulate --user script/script.jsonl --assistant script/script.jsonl -n 1 --out {}",
     "candidates": "candidates --model script/script.jsonl --data seeds.jsonl --out {}",
@@ -293,8 +293,8 @@ def test_an_output_that_holds_another_run(run: Maieutic, shelf: Path, tmp_path: 
         ),
         ("judge c --rubric socratic_checks --out j", "--samples 2", "samples (1 → 2)"),
         (
-            f"train sft --model {shelf}/tiny --data {shelf}/talk.jsonl --role user --max-length 256 --batch 2 "
-            "--steps 1 --out t",
+            f"train sft --model {shelf}/tiny --data {shelf}/talk.jsonl --role user --max-length 256 --batch-size 2 "
+            "--max-steps 1 --out t",
             "--learning-rate 0.1",
             "learning_rate (0.00002 → 0.1)",
         ),
@@ -315,7 +315,7 @@ FULL = {
     "sharegpt": "convert talk.jsonl --to sharegpt --out new.json",
     "parquet": "convert talk.jsonl --to parquet --out new.parquet",
     "base": "demo base --corpus talk.jsonl --out new --steps 0 --vocab-size 300",
-    "sft": "train sft --model tiny --data talk.jsonl --role user --max-length 256 --batch 2 --steps 1 --out new",
+    "sft": "train sft --model tiny --data talk.jsonl --role user --max-length 256 --batch-size 2 --max-steps 1 --out new",
     "candidates": "candidates --model script/script.jsonl --data seeds.jsonl -k 9 --out new",
     "run": "run tutor.yaml --set seeds=seeds.jsonl --out new",
 }
@@ -436,8 +436,8 @@ SETTINGS = {
     "eval plan --difference 0": "cannot plan",
     "train sft --model tiny --data talk.jsonl --role user": "out is missing",
     "train sft --model tiny --data talk.jsonl --role user --out new --epochs -1": "epochs",
-    "train sft --model tiny --data talk.jsonl --role user --out new --tokens-at-once 0": "tokens_at_once",
-    "train dpo --model tiny --data talk.jsonl --out new --batch 3 --micro-batch 2": "micro_batch",
+    "train sft --model tiny --data talk.jsonl --role user --out new --max-tokens-per-batch 0": "max_tokens_per_batch",
+    "train dpo --model tiny --data talk.jsonl --out new --batch-size 3 --micro-batch-size 2": "micro_batch_size",
     "train sft --model tiny --data talk.jsonl --role user --out new --seed -1": "seed",
     "train sft --model tiny --data talk.jsonl --role user --out new --config typo.yaml": "unknown setting",
     "train sft --model tiny --data talk.jsonl --role user --out new --config a_list.yaml": "no settings",
@@ -449,7 +449,7 @@ SETTINGS = {
     "run platolm --set corpus=nofile.jsonl --out new": "nofile.jsonl: no such file",
     "run platolm --set corpus=talk.jsonl --set epochs=three --out new": "epochs",
     "run platolm --set corpus=talk.jsonl --set epochs=-1 --out new": "epochs",
-    "run platolm --set corpus=talk.jsonl --set batch=0 --dry-run --out new": "batch",
+    "run platolm --set corpus=talk.jsonl --set batch_size=0 --dry-run --out new": "batch_size",
     "run platolm --set corpus=talk.jsonl --set rounds=0 --dry-run --out new": "rounds",
     "run platolm --set corpus=talk.jsonl --set format=klingon --dry-run --out new": "no format 'klingon'",
     "run socratic-tutor --set sets=[debugging] --set people=[] --set debugging_train=seeds.jsonl --set rubric=nix --dry-run --out new": "no rubric 'nix'",

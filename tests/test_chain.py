@@ -103,7 +103,7 @@ def simulator(base: Path, parts: Path, run: Path) -> Path:
 
 
 def train_sft(role: str, model: Path, rows: Path, out: Path, *more: object) -> Any:
-    sizes = ("--batch", 4, "--steps", 6, "--max-length", 1024, "--learning-rate", 1e-3)
+    sizes = ("--batch-size", 4, "--max-steps", 6, "--max-length", 1024, "--learning-rate", 1e-3)
     return maieutic(
         "train", "sft", "--role", role, "--model", model, "--data", rows, "--out", out, *sizes, *more
     )
@@ -271,7 +271,7 @@ def tuned(judged: Path, base: Path, run: Path) -> Path:
         assert pair["scores"]["chosen"] > max(0.6, pair["scores"]["rejected"])
         assert next(turn["role"] for turn in pair["prompt"]) == "system"
     maieutic("train", "dpo", "--model", base, "--data", run / "pairs.jsonl", "--out", run / "dpo",
-             "--learning-rate", 2e-3, "--steps", 8, "--batch", 4, "--micro-batch", 2, "--beta", 0.5)  # fmt: skip
+             "--learning-rate", 2e-3, "--max-steps", 8, "--batch-size", 4, "--micro-batch-size", 2, "--beta", 0.5)  # fmt: skip
     return run / "dpo"
 
 
@@ -285,8 +285,8 @@ def test_the_margin_grows(tuned: Path) -> None:
 def test_the_same_command_again_finds_it_done_and_another_is_refused(
     tuned: Path, base: Path, run: Path
 ) -> None:
-    words = ("train", "dpo", "--model", base, "--data", run / "pairs.jsonl", "--out", tuned, "--steps", 8,
-             "--batch", 4, "--micro-batch", 2, "--beta", 0.5, "--learning-rate")  # fmt: skip
+    words = ("train", "dpo", "--model", base, "--data", run / "pairs.jsonl", "--out", tuned, "--max-steps", 8,
+             "--batch-size", 4, "--micro-batch-size", 2, "--beta", 0.5, "--learning-rate")  # fmt: skip
     assert maieutic(*words, 2e-3)["steps"] == 8
     with pytest.raises(RunConflict, match="learning_rate"):
         maieutic(*words, 1e-3)

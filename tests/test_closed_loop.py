@@ -220,7 +220,7 @@ def test_the_loop_runs_with_speakers_of_fixed_words_and_the_page_shows_all_five(
 
 SMALL = {
     "rounds": 2,
-    "lora": 4,
+    "lora-r": 4,
     "dialogues": [400, 40, 40],
     "lessons-to-start": [32, 8, 8],
     "base-steps": 150,

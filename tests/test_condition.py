@@ -295,7 +295,7 @@ def test_a_trained_simulator_is_told_its_intent(tmp_path: Path) -> None:
                 data=tmp_path / "talks.jsonl",
                 out=tmp_path / "run",
                 role="user",
-                batch=3,
+                batch_size=3,
                 epochs=120,
                 learning_rate=1e-2,
                 condition={"intent": 1.0},

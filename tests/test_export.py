@@ -64,10 +64,10 @@ def lora_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tiny_checkpoint(folder / "base", context=512)
     more = {
         "role": "user",
-        "batch": 1,
+        "batch_size": 1,
         "epochs": 8,
         "learning_rate": 1e-2,
-        "lora": 4,
+        "lora_r": 4,
         "system": "Be curious.",
     }
     sft(SftConfig(model=f"hf/{base}", data=folder / "talks.jsonl", out=folder / "run", **more))

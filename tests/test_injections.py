@@ -234,7 +234,7 @@ def local(folder: Path) -> Path:
     write_corpus(folder / "talks.jsonl", [Conversation.model_validate({"messages": talk}) for talk in talks])
     base = tiny_checkpoint(folder / "base", hidden=64, context=8192)
     sft(SftConfig(model=f"hf/{base}", data=folder / "talks.jsonl", out=folder / "run", role="assistant",
-                  batch=3, epochs=30, learning_rate=1e-2, max_length=4096))  # fmt: skip
+                  batch_size=3, epochs=30, learning_rate=1e-2, max_length=4096))  # fmt: skip
     return folder / "run"
 
 

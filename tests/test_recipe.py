@@ -71,7 +71,7 @@ def test_platolm_at_full_size(here: Path) -> None:
     stages = {step.name: step.step.model_dump() for step in plan.stages}
     for name in ("simulator", "assistant"):
         sft = stages[name]
-        assert (sft["epochs"], sft["learning_rate"], sft["batch"]) == (3, 2e-5, 128)
+        assert (sft["epochs"], sft["learning_rate"], sft["batch_size"]) == (3, 2e-5, 128)
         assert (sft["max_length"], sft["warmup_ratio"], sft["precision"]) == (2048, 0.03, "bfloat16")
     assert stages["talk"]["n"] == 50728 and stages["talk"]["sampling"]["temperature"] == 0.7
     assert stages["corpus-split"]["parts"] == (0.95, 0.05, 0.0)
@@ -96,7 +96,12 @@ def test_socratic_tutor_at_full_size(here: Path) -> None:
     assert (drawn["temperature"], drawn["max_tokens"]) == (1.2, 400)
     dpo = stages["tutor-debugging"]
     assert (dpo["beta"], dpo["learning_rate"], dpo["epochs"]) == (0.1, 5e-5, 2)
-    assert (dpo["batch"], dpo["micro_batch"], dpo["warmup_ratio"], dpo["clip"]) == (4, 1, 0.05, 0.3)
+    assert (dpo["batch_size"], dpo["micro_batch_size"], dpo["warmup_ratio"], dpo["max_grad_norm"]) == (
+        4,
+        1,
+        0.05,
+        0.3,
+    )
     assert stages["pairs-debugging"]["min_chosen"] == 0.8
     assert stages["judge-debugging"]["judge"] != stages["judged-debugging-base"]["judge"]
     cost = costs(plan)
@@ -145,8 +150,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown prompt": ({"stages": {"a": {"do": "candidates", "model": "x", "data": "d", "prompt": "zen"}}}, "zen"),
     "a rubric without its judge": ({"stages": {"a": {"do": "judge", "data": "d"}}}, "needs a model"),
     "a batch that does not divide": (
-        {"stages": {"a": {"do": "dpo", "model": "m", "data": "d", "batch": 4, "micro_batch": 3}}},
-        "stage a: batch .*multiple of micro_batch",
+        {"stages": {"a": {"do": "dpo", "model": "m", "data": "d", "batch_size": 4, "micro_batch_size": 3}}},
+        "stage a: batch_size .*multiple of micro_batch_size",
     ),
     "a bad name": ({"stages": {"A b": IMPORT}}, "not a good name"),
     "a name taken": ({"stages": {"corpus": IMPORT}}, "not a good name"),
@@ -437,7 +442,7 @@ def test_intents_teach_a_simulator_that_is_told_them(here: Path) -> None:
                  "context": 512},
         "wants": {"do": "intents", "model": "script/writer.txt", "data": "c.jsonl"},
         "user": {"do": "sft", "model": "${base}/model", "data": "${wants}", "validation": "${wants}", "role": "user",
-                 "batch": 4, "epochs": 2, "condition": {"intent": 0.5}, "early_stopping": 2},
+                 "batch_size": 4, "epochs": 2, "condition": {"intent": 0.5}, "early_stopping": 2},
         "talk": {"do": "simulate", "user": "hf/${user}/model", "assistant": "script/tutor.txt", "seeds": "${wants}",
                  "seed_turns": 0, "rounds": 1, "guards": "none", "user_sampling": {"max_tokens": 8}},
     }  # fmt: skip

@@ -43,9 +43,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_sft_then_dpo_on_its_model(folder: Path) -> None:
     (folder / "sft.yaml").write_text(
-        f"model: hf/{folder}/base\ndata: {folder}/c.jsonl\nrole: user\nbatch: 2\nsteps: 9\n"
+        f"model: hf/{folder}/base\ndata: {folder}/c.jsonl\nrole: user\nbatch_size: 2\nmax_steps: 9\n"
     )
-    words = ("train", "sft", "--config", folder / "sft.yaml", "--out", folder / "sft", "--steps", 2, "--role")
+    words = (
+        "train",
+        "sft",
+        "--config",
+        folder / "sft.yaml",
+        "--out",
+        folder / "sft",
+        "--max-steps",
+        2,
+        "--role",
+    )
     done = maieutic(*words, "assistant", "--json")
     assert done.returncode == 0, done.stderr
     printed = json.loads(done.stdout)
@@ -75,10 +85,10 @@ def test_mistakes_are_said(folder: Path) -> None:
     for words, said in (
         (("sft", "--config", folder / "none.yaml"), "no such file"),
         (
-            ("dpo", *here[:4], "--out", folder / "x", "--batch", 4, "--micro-batch", 3),
-            "multiple of micro_batch",
+            ("dpo", *here[:4], "--out", folder / "x", "--batch-size", 4, "--micro-batch-size", 3),
+            "multiple of micro_batch_size",
         ),
-        (("sft", *here, "--out", folder / "x", "--tokens-at-once", 0), "tokens_at_once"),
+        (("sft", *here, "--out", folder / "x", "--max-tokens-per-batch", 0), "max_tokens_per_batch"),
         (("sft", *here, "--data", folder / "none.jsonl", "--out", folder / "x"), "no such file"),
         (("sft", *here, "--model", folder / "none", "--out", folder / "y"), "no such folder"),
         (("sft", *here, "--out", folder), "holds no run"),

@@ -172,9 +172,9 @@ def test_broken_pairs_are_named_and_the_rest_kept(tmp_path: Path, capsys: pytest
 
 def test_settings_are_read_and_mistakes_named(tmp_path: Path) -> None:
     file = tmp_path / "sft.yaml"
-    file.write_text("model: base\ndata: c.jsonl\nrole: user\nout: run\nbatch: 6\nepochs: 1\n")
-    config = read_config(SftConfig, file, {"epochs": 2.0, "lora": None})
-    assert (config.epochs, config.batch, config.learning_rate) == (2.0, 6, 2e-5)
+    file.write_text("model: base\ndata: c.jsonl\nrole: user\nout: run\nbatch_size: 6\nepochs: 1\n")
+    config = read_config(SftConfig, file, {"epochs": 2.0, "lora_r": None})
+    assert (config.epochs, config.batch_size, config.learning_rate) == (2.0, 6, 2e-5)
     with pytest.raises(InputError, match="role is missing"):
         read_config(SftConfig, None, {"model": "m", "data": "d", "out": "o"})
     file.write_text("learning_rte: 1\n")
@@ -185,14 +185,18 @@ def test_settings_are_read_and_mistakes_named(tmp_path: Path) -> None:
         file.write_text(text)
         with pytest.raises(InputError):
             read_config(DpoConfig, file, {})
-    with pytest.raises(InputError, match="multiple of micro_batch"):
-        read_config(DpoConfig, None, {"model": "m", "data": "d", "out": "o", "batch": 4, "micro_batch": 3})
-    with pytest.raises(InputError, match="tokens_at_once"):
+    with pytest.raises(InputError, match="multiple of micro_batch_size"):
         read_config(
-            SftConfig, None, {"model": "m", "data": "d", "out": "o", "role": "user", "tokens_at_once": 0}
+            DpoConfig, None, {"model": "m", "data": "d", "out": "o", "batch_size": 4, "micro_batch_size": 3}
+        )
+    with pytest.raises(InputError, match="max_tokens_per_batch"):
+        read_config(
+            SftConfig,
+            None,
+            {"model": "m", "data": "d", "out": "o", "role": "user", "max_tokens_per_batch": 0},
         )
     paper = DpoConfig(model="m", data=Path("d"), out=Path("o"))
-    assert (paper.beta, paper.learning_rate, paper.epochs, paper.batch, paper.micro_batch) == (
+    assert (paper.beta, paper.learning_rate, paper.epochs, paper.batch_size, paper.micro_batch_size) == (
         0.1,
         5e-5,
         2,

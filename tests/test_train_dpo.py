@@ -106,7 +106,7 @@ def test_the_margin_grows(start: Path, pairs: Path, tmp_path: Path, lora: int | 
     from transformers import AutoModelForCausalLM
 
     rate = {"learning_rate": 1e-2} if lora else {}
-    result = dpo(config(start, pairs, tmp_path / "run", lora=lora, validation=pairs, **rate))
+    result = dpo(config(start, pairs, tmp_path / "run", lora_r=lora, validation=pairs, **rate))
     rows = [row for row in stage_rows(tmp_path / "run") if "loss" in row]
     assert rows[0]["loss"] == pytest.approx(0.6931, abs=1e-3) and rows[0]["margin"] == pytest.approx(
         0, abs=1e-4
@@ -133,8 +133,8 @@ def test_the_margin_grows(start: Path, pairs: Path, tmp_path: Path, lora: int | 
 def test_it_goes_on_with_the_same_reference(
     start: Path, pairs: Path, tmp_path: Path, lora: int | None
 ) -> None:
-    whole = dpo(config(start, pairs, tmp_path / "whole", lora=lora, steps=8))
-    half = config(start, pairs, tmp_path / "half", lora=lora, steps=8, save_steps=3)
+    whole = dpo(config(start, pairs, tmp_path / "whole", lora_r=lora, max_steps=8))
+    half = config(start, pairs, tmp_path / "half", lora_r=lora, max_steps=8, save_steps=3)
 
     script = (
         "import os, sys, torch; torch.set_num_threads(1)\n"
@@ -177,7 +177,7 @@ dpo(DpoConfig.model_validate_json(sys.argv[1]))
 def test_what_the_reference_said_before_a_kill_is_not_asked_again(
     start: Path, pairs: Path, tmp_path: Path
 ) -> None:
-    settings = config(start, pairs, tmp_path / "run", steps=2, tokens_at_once=100)
+    settings = config(start, pairs, tmp_path / "run", max_steps=2, max_tokens_per_batch=100)
     run = subprocess.run(
         [sys.executable, "-c", SLAIN, settings.model_dump_json()], capture_output=True, check=False
     )
@@ -219,12 +219,12 @@ def test_a_kill_at_an_epoch_s_checkpoint_does_not_lose_its_evaluation(
 
 
 def test_another_model_asks_the_reference_anew(start: Path, pairs: Path, tmp_path: Path) -> None:
-    settings = config(start, pairs, tmp_path / "run", steps=1)
+    settings = config(start, pairs, tmp_path / "run", max_steps=1)
     dpo(settings)
     file = tmp_path / "run" / "reference.jsonl"
     keys = {json.loads(line)["key"] for line in file.read_bytes().splitlines()}
     other = tiny_checkpoint(tmp_path / "other", context=256, seed=5)
-    again = config(other, pairs, tmp_path / "second", steps=1)
+    again = config(other, pairs, tmp_path / "second", max_steps=1)
     (tmp_path / "second").mkdir()
     with quiet():
         opened = base(again)
@@ -248,7 +248,7 @@ def test_what_is_forgotten_is_measured(start: Path, pairs: Path, tmp_path: Path)
         {"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Try it."}]},
     ]  # fmt: skip
     talks.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    result = dpo(config(start, pairs, tmp_path / "run", ordinary=talks, learning_rate=1e-2))
+    result = dpo(config(start, pairs, tmp_path / "run", forgetting=talks, learning_rate=1e-2))
 
     def perplexity(path: Path) -> float:
         with quiet():
@@ -262,15 +262,17 @@ def test_what_is_forgotten_is_measured(start: Path, pairs: Path, tmp_path: Path)
             for place, label in enumerate(rendered.labels[1:]):
                 if label != -100:
                     said, tokens = said + float(logits[place, label]), tokens + 1
-        assert tokens == result.manifest["ordinary_tokens"]
+        assert tokens == result.manifest["forgetting_tokens"]
         return math.exp(-said / tokens)
 
-    assert result.manifest["ordinary_before"] == pytest.approx(perplexity(start), rel=1e-3)
-    assert result.manifest["ordinary_after"] == pytest.approx(perplexity(result.model), rel=1e-3)
-    assert result.manifest["ordinary_after"] != pytest.approx(result.manifest["ordinary_before"], rel=1e-2)
+    assert result.manifest["forgetting_before"] == pytest.approx(perplexity(start), rel=1e-3)
+    assert result.manifest["forgetting_after"] == pytest.approx(perplexity(result.model), rel=1e-3)
+    assert result.manifest["forgetting_after"] != pytest.approx(
+        result.manifest["forgetting_before"], rel=1e-2
+    )
     card = (result.model / "README.md").read_text()
-    assert f"| ordinary_before | {result.manifest['ordinary_before']:.6g} |" in card
-    assert f"| ordinary_after | {result.manifest['ordinary_after']:.6g} |" in card
+    assert f"| forgetting_before | {result.manifest['forgetting_before']:.6g} |" in card
+    assert f"| forgetting_after | {result.manifest['forgetting_after']:.6g} |" in card
 
 
 def test_a_chosen_reply_that_falls_is_said(capsys: pytest.CaptureFixture[str]) -> None:

@@ -69,7 +69,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> SftConfig:
         validation=folder / "people.jsonl",
         out=folder / "whole",
         role="user",
-        batch=2,
+        batch_size=2,
         epochs=30,
         learning_rate=1e-2,
         save_steps=3,
@@ -130,7 +130,7 @@ def test_adapters_are_measured_and_the_best_of_them_kept(settings: SftConfig, tm
     small = settings.model_copy(
         update={
             "out": tmp_path,
-            "lora": 4,
+            "lora_r": 4,
             "learning_rate": 3e-2,
             "early_stopping": 2,
             "precision": "bfloat16",
@@ -216,7 +216,7 @@ def test_killed_at_any_moment(settings: SftConfig, whole: dict[str, Any], tmp_pa
 
 def test_steps_that_end_inside_an_epoch(settings: SftConfig, tmp_path: Path) -> None:
     """The last checkpoint is written after the last evaluation, and a run that goes on from it trains no further."""
-    short = settings.model_copy(update={"out": tmp_path / "run", "steps": 6, "early_stopping": None})
+    short = settings.model_copy(update={"out": tmp_path / "run", "max_steps": 6, "early_stopping": None})
     first = sft(short).manifest
     assert [row["step"] for row in evaluations(short.out)] == [4, 6]
     (short.out / "manifest.json").unlink()
@@ -299,7 +299,7 @@ def test_trackers_get_what_the_trainer_logs(
         trackers(absent[0])
     monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "tensorboard", Tracker)
     monkeypatch.setattr(integration_utils, "is_tensorboard_available", lambda: True)
-    sft(settings.model_copy(update={"out": tmp_path / "run", "steps": 4, "report_to": "tensorboard"}))
+    sft(settings.model_copy(update={"out": tmp_path / "run", "max_steps": 4, "report_to": "tensorboard"}))
     names = {name for logs in Tracker.seen for name in logs}
     assert {"loss", "eval_loss", "eval_perplexity", "eval_end_f1", "eval_first_turn_diversity"} <= names
 

@@ -42,7 +42,7 @@ torch.set_num_threads(1)
 pytestmark = pytest.mark.timeout(900)  # several commands, one after the other, each of several processes
 
 ROOT = Path(__file__).parent.parent
-SHIPPED = ROOT / "src" / "maieutic" / "recipes" / "accelerate"
+SHIPPED = ROOT / "src" / "maieutic" / "train" / "accelerate"
 STEPS = 40
 ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -71,8 +71,8 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> SftConfig:
         validation=folder / "held.jsonl",
         out=folder / "whole",
         role="user",
-        batch=6,
-        steps=STEPS,
+        batch_size=6,
+        max_steps=STEPS,
         learning_rate=5e-3,
         save_steps=7,
     )
@@ -131,7 +131,7 @@ def gone(processes: list[psutil.Process]) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize("lora", [None, 4])
 def test_two_processes_match_one(settings: SftConfig, tmp_path: Path, lora: int | None) -> None:
-    one = settings.model_copy(update={"out": tmp_path / "one", "lora": lora, "steps": 12})
+    one = settings.model_copy(update={"out": tmp_path / "one", "lora_r": lora, "max_steps": 12})
     sft(one)
     done = subprocess.run(
         command(one.model_copy(update={"out": tmp_path / "two"}), "--processes", 2, "--json"),
@@ -172,7 +172,7 @@ def test_two_processes_match_one_on_preferences(settings: SftConfig, tmp_path: P
         out=tmp_path / "one",
         epochs=2,
         learning_rate=1e-3,
-        batch=4,
+        batch_size=4,
     )
     dpo(one)
     dpo(one.model_copy(update={"out": tmp_path / "two", "processes": 2}))
@@ -232,7 +232,7 @@ def test_what_one_process_raises_the_command_says(settings: SftConfig, tmp_path:
 @pytest.mark.slow
 def test_two_machines_by_two_commands(settings: SftConfig, tmp_path: Path) -> None:
     port = get_free_port()
-    config = settings.model_copy(update={"out": tmp_path / "run", "steps": 4})
+    config = settings.model_copy(update={"out": tmp_path / "run", "max_steps": 4})
     runs = []
     for rank in (0, 1):
         file = tmp_path / f"machine-{rank}.yaml"
@@ -252,7 +252,7 @@ def test_two_machines_by_two_commands(settings: SftConfig, tmp_path: Path) -> No
 @pytest.mark.slow
 def test_weights_spread_over_processes_come_together(settings: SftConfig, tmp_path: Path) -> None:
     """FSDP2, with the shipped config's settings: the same losses and weights, whole, also after going on."""
-    one = settings.model_copy(update={"out": tmp_path / "one", "steps": 6, "save_steps": 3})
+    one = settings.model_copy(update={"out": tmp_path / "one", "max_steps": 6, "save_steps": 3})
     sft(one)
     config = one.model_copy(update={"out": tmp_path / "two"})
     cluster = read_cluster("8-gpus-fsdp2")
@@ -388,4 +388,4 @@ def test_what_does_not_fit_is_said_before_anything_starts(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     error = refused(settings, processes=3)
     assert "3 processes for 2 GPUs" in error.what and "--processes 2" in error.hint
-    assert "8 processes for 2 GPUs" in refused(settings, accelerate_config="8-gpus-fsdp2", batch=8).what
+    assert "8 processes for 2 GPUs" in refused(settings, accelerate_config="8-gpus-fsdp2", batch_size=8).what

@@ -209,6 +209,46 @@ def test_a_step_is_trls_step(tmp_path: Path, loss: str, lora: bool, joined: bool
     )
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_loss_is_trls_loss(tmp_path: Path, loss: str) -> None:
+    """Values and gradients, on random log-probabilities that TRL's trainer reads as a model's output."""
+    from torch.nn.functional import pad
+    from trl.trainer.utils import FusedCausalLMOutput
+
+    from maieutic.train.dpo_trainer import pair_losses
+
+    trainer = trainers(tmp_path, shape("llama"), loss, lora=False, joined=True)[1]
+    draw = torch.Generator().manual_seed(7)
+    for beta in (0.01, 0.1, 0.5, 2.0) * 3:
+        trainer.beta = beta
+        number = int(torch.randint(1, 6, (), generator=draw))
+        lengths = torch.randint(1, 12, (2 * number,), generator=draw)
+        mask = (torch.arange(int(lengths.max())) < lengths[:, None]).float()
+        values = -4 * torch.rand(mask.shape, generator=draw)
+        reference = -4 * lengths * torch.rand(lengths.shape, generator=draw)
+
+        theirs = (values * mask).requires_grad_()
+        zeros = torch.zeros_like(mask)
+        output = FusedCausalLMOutput(log_probs=theirs, entropy=zeros, mean_logits=zeros, is_top1=zeros.bool())
+        column = pad(mask, (1, 0)).long()
+        names = ("input_ids", "attention_mask", "completion_mask")
+        inputs = {
+            **dict.fromkeys(names, column),
+            "ref_chosen_logps": reference[:number],
+            "ref_rejected_logps": reference[number:],
+        }
+        expected = trainer._compute_loss(lambda output=output, **_: output, inputs, return_outputs=False)
+        expected.backward()
+
+        ours = (values * mask).requires_grad_()
+        gains = (ours.sum(1) - reference).chunk(2)
+        said = pair_losses(loss, beta, *gains, *lengths.chunk(2))
+        assert said.shape == (number,)
+        said.mean().backward()
+        torch.testing.assert_close(said.mean(), expected)
+        torch.testing.assert_close(ours.grad, theirs.grad)
+
+
 @pytest.mark.parametrize("joined", [True, False])
 @given(
     lengths=st.lists(st.tuples(*[st.integers(1, 30)] * 3), min_size=1, max_size=9),

@@ -57,9 +57,9 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> SftConfig:
         data=folder / "talks.jsonl",
         out=folder / "whole",
         role="user",
-        batch=6,
-        tokens_at_once=100,
-        steps=STEPS,
+        batch_size=6,
+        max_tokens_per_batch=100,
+        max_steps=STEPS,
         learning_rate=5e-3,
         save_steps=7,
         validation=folder / "talks.jsonl",
@@ -145,10 +145,10 @@ def test_only_whole_checkpoints_count(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["lora", "full"])
 def test_killed_again_and_again(settings: SftConfig, whole: Path, tmp_path: Path, kind: str) -> None:
     lora = 4 if kind == "lora" else None
-    again = settings.model_copy(update={"out": tmp_path / "killed", "lora": lora})
+    again = settings.model_copy(update={"out": tmp_path / "killed", "lora_r": lora})
     for after in (0, 10, 30):
         killed(again, after)
     result = sft(again)
-    expected = sft(settings.model_copy(update={"out": tmp_path / "whole", "lora": lora}))
+    expected = sft(settings.model_copy(update={"out": tmp_path / "whole", "lora_r": lora}))
     assert result.resumed_from and result.resumed_from > 30
     assert result.manifest["final_loss"] == pytest.approx(expected.manifest["final_loss"], abs=1e-3)

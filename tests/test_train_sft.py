@@ -55,7 +55,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(start: Path, corpus: Path, out: Path, **more: Any) -> SftConfig:
-    known = {"role": "user", "batch": 3, "epochs": 40, "learning_rate": 1e-2}
+    known = {"role": "user", "batch_size": 3, "epochs": 40, "learning_rate": 1e-2}
     return SftConfig(model=f"hf/{start}", data=corpus, out=out, **{**known, **more})
 
 
@@ -106,7 +106,12 @@ def test_a_step_has_the_loss_and_the_gradients_of_one_padded_batch(
     start: Path, corpus: Path, tmp_path: Path, lora: int | None, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = config(
-        start, corpus, tmp_path, lora=lora, tokens_at_once=100, checkpoint_activations=kind == "recomputed"
+        start,
+        corpus,
+        tmp_path,
+        lora_r=lora,
+        max_tokens_per_batch=100,
+        gradient_checkpointing=kind == "recomputed",
     )
     if kind == "padded":
         monkeypatch.setattr("maieutic.train.logps._FULL", set())
@@ -206,7 +211,7 @@ def test_a_recipe_s_stage_names_its_recipe(start: Path, corpus: Path, tmp_path: 
 
     file = tmp_path / "recipe.json"
     write_json(file, {"recipe": "platolm", "stages": {}})
-    sft(config(start, corpus, tmp_path / "user", steps=1))
+    sft(config(start, corpus, tmp_path / "user", max_steps=1))
     record = json.loads((tmp_path / "user" / "model" / "maieutic.json").read_text())
     assert record["recipe"] == {"name": "platolm", "sha256": sha256(file.read_bytes()).hexdigest()}
     assert (
@@ -227,17 +232,17 @@ def test_done_is_done_and_another_run_is_refused(simulator: Path, start: Path, c
 def test_a_changed_corpus_is_refused(start: Path, tmp_path: Path) -> None:
     data = tmp_path / "c.jsonl"
     write_corpus(data, TALKS)
-    sft(config(start, data, tmp_path / "run", steps=1))
+    sft(config(start, data, tmp_path / "run", max_steps=1))
     data.unlink()
     write_corpus(data, TALKS[:2])
     with pytest.raises(RunConflict, match="data"):
-        sft(config(start, data, tmp_path / "run", steps=1))
+        sft(config(start, data, tmp_path / "run", max_steps=1))
 
 
 def test_a_changed_template_is_refused(start: Path, corpus: Path, tmp_path: Path) -> None:
     file = tmp_path / "frame.jinja"
     file.write_text(CHATML)
-    settings = config(start, corpus, tmp_path / "run", steps=1, template=str(file))
+    settings = config(start, corpus, tmp_path / "run", max_steps=1, template=str(file))
     sft(settings)
     file.write_text(CHATML + "{# another #}")
     with pytest.raises(RunConflict, match="template"):
@@ -253,7 +258,7 @@ def test_a_tracker_that_is_none_is_refused_before_the_model_is_looked_for(
 
 
 def test_a_finished_run_is_a_model_and_keeps_its_end(simulator: Path, corpus: Path, tmp_path: Path) -> None:
-    settings = config(simulator, corpus, tmp_path, steps=1)
+    settings = config(simulator, corpus, tmp_path, max_steps=1)
     with quiet():
         opened_base = base(settings)
         model = trainable(settings, opened_base.source)
@@ -267,17 +272,17 @@ def test_what_knows_its_end_keeps_it_where_no_row_teaches_it(
 ) -> None:
     censored = tmp_path / "censored.jsonl"
     write_corpus(censored, [talk.model_copy(update={"ended": False}) for talk in TALKS])
-    result = sft(config(simulator, censored, tmp_path / "run", steps=1, validation=corpus))
+    result = sft(config(simulator, censored, tmp_path / "run", max_steps=1, validation=corpus))
     assert json.loads((result.model / "maieutic.json").read_text())["end"] is True
     model, tokenizer = opened(result.model)
     assert end_id(tokenizer) in model.generation_config.eos_token_id
     assert result.manifest["eval_end_f1"] is not None
-    answering = sft(config(simulator, censored, tmp_path / "answering", role="assistant", steps=1))
+    answering = sft(config(simulator, censored, tmp_path / "answering", role="assistant", max_steps=1))
     assert json.loads((answering.model / "maieutic.json").read_text())["end"] is False
 
 
 def test_lora_trains_end_though_the_embeddings_are_frozen(start: Path, corpus: Path, tmp_path: Path) -> None:
-    settings = config(start, corpus, tmp_path / "run", lora=8, epochs=120, learning_rate=2e-2)
+    settings = config(start, corpus, tmp_path / "run", lora_r=8, epochs=120, learning_rate=2e-2)
     result = sft(settings)
     assert result.manifest["final_loss"] < 1.0
     tuned, tokenizer = opened(result.model)
@@ -291,13 +296,13 @@ def test_lora_trains_end_though_the_embeddings_are_frozen(start: Path, corpus: P
     assert said(tuned, tokenizer, prompt_ids(TALKS[0].messages, tokenizer, "user")) == [end]
     assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").stat().st_size < 400_000
     with quiet():
-        assert adapters(settings.model_copy(update={"lora": None}), first, []) is None
+        assert adapters(settings.model_copy(update={"lora_r": None}), first, []) is None
 
 
 @pytest.mark.parametrize("template", ["plain", "dyadic"])
 def test_own_frames_and_both_roles(start: Path, corpus: Path, tmp_path: Path, template: str) -> None:
     out = tmp_path / "run"
-    result = sft(config(start, corpus, out, role="both", template=template, system="Be brief.", steps=2))
+    result = sft(config(start, corpus, out, role="both", template=template, system="Be brief.", max_steps=2))
     assert result.manifest["steps"] == 2
     record = json.loads((result.model / "maieutic.json").read_text())
     assert (record["role"], record["template"], record["system"]) == ("both", template, "Be brief.")
@@ -308,7 +313,7 @@ def test_own_frames_and_both_roles(start: Path, corpus: Path, tmp_path: Path, te
 
 
 def test_an_assistant_gets_no_end(start: Path, corpus: Path, tmp_path: Path) -> None:
-    result = sft(config(start, corpus, tmp_path / "run", role="assistant", steps=1))
+    result = sft(config(start, corpus, tmp_path / "run", role="assistant", max_steps=1))
     model, tokenizer = opened(result.model)
     assert end_id(tokenizer) is None
     assert model.get_input_embeddings().weight.shape[0] == len(tokenizer)
@@ -317,7 +322,7 @@ def test_an_assistant_gets_no_end(start: Path, corpus: Path, tmp_path: Path) -> 
 def test_where_no_row_shows_its_end_the_checkpoint_has_none(
     start: Path, corpus: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    result = sft(config(start, corpus, tmp_path / "run", steps=1, max_length=50, validation=corpus))
+    result = sft(config(start, corpus, tmp_path / "run", max_steps=1, max_length=50, validation=corpus))
     assert "0 teach the end of a conversation, 3 lost theirs" in capfd.readouterr().err
     model, tokenizer = opened(result.model)
     assert end_id(tokenizer) is None
@@ -327,7 +332,9 @@ def test_where_no_row_shows_its_end_the_checkpoint_has_none(
 
 def test_computing_in_bfloat16(start: Path, corpus: Path, tmp_path: Path) -> None:
     result = sft(
-        config(start, corpus, tmp_path / "run", precision="bfloat16", steps=2, checkpoint_activations=True)
+        config(
+            start, corpus, tmp_path / "run", precision="bfloat16", max_steps=2, gradient_checkpointing=True
+        )
     )
     assert result.manifest["final_loss"] > 0
     assert opened(result.model)[0].dtype == torch.float32

@@ -47,7 +47,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(start: Path, corpus: Path, out: Path, **more: Any) -> SftConfig:
-    known = {"role": "user", "batch": 3, "steps": 2, "learning_rate": 1e-2}
+    known = {"role": "user", "batch_size": 3, "max_steps": 2, "learning_rate": 1e-2}
     return SftConfig(model=str(start), data=corpus, out=out, **{**known, **more})
 
 
@@ -99,7 +99,7 @@ def test_a_template_that_was_asked_for_and_is_not_there_is_an_error(corpus: Path
 @pytest.mark.parametrize("tied", [True, False])
 def test_adapters_learn_end_in_frozen_embeddings(corpus: Path, tmp_path: Path, tied: bool) -> None:
     start = tiny_checkpoint(tmp_path / "base", context=256, tied=tied)
-    settings = config(start, corpus, tmp_path / "run", lora=8, steps=60, learning_rate=2e-2)
+    settings = config(start, corpus, tmp_path / "run", lora_r=8, max_steps=60, learning_rate=2e-2)
     result = sft(settings)
     with quiet():
         first = load_model(locate(str(start)), "float32")
@@ -172,7 +172,7 @@ def test_published_shapes_start(
     corpus: Path, tmp_path: Path, make: Any, template: str | None, system: str | None, lora: int | None
 ) -> None:
     start = make(tmp_path / "base")
-    result = sft(config(start, corpus, tmp_path / "run", template=template, system=system, lora=lora))
+    result = sft(config(start, corpus, tmp_path / "run", template=template, system=system, lora_r=lora))
     record = json.loads((result.model / "maieutic.json").read_text())
     assert (record["template"], record["system"], record["end"]) == (template, system, True)
     source = locate(str(result.model))
@@ -181,7 +181,7 @@ def test_published_shapes_start(
         load_model(source, "float32")
     talk = TALKS[1]
     ids = prompt_ids(talk.messages[:2], tokenizer, "user", template, system)
-    again = config(result.model, corpus, tmp_path / "next", steps=1, lora=lora)
+    again = config(result.model, corpus, tmp_path / "next", max_steps=1, lora_r=lora)
     with quiet():
         assert base(again).frame == (template, system)
     assert sft(again).manifest["data"]["ends"] == 3

@@ -191,7 +191,7 @@ def rated(body: dict[str, Any]) -> str:
 def words(given: Path, judge: str, *sizes: int) -> list[object]:
     return ["eval", "utility", "--corpus", f"Half={given / 'half.jsonl'}", "--corpus", f"sum={given / 'talk'}",
             *(word for size in sizes for word in ("--size", size)), "--model", f"hf/{given / 'base'}",
-            "--questions", given / "question.jsonl", "--judge", judge, "--epochs", 1, "--batch", 4,
+            "--questions", given / "question.jsonl", "--judge", judge, "--epochs", 1, "--batch-size", 4,
             "--max-length", 128, "--max-tokens", 4]  # fmt: skip
 
 

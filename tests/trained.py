@@ -32,6 +32,6 @@ def simulator(folder: Path, **more: Any) -> Path:
     rows = [{"messages": talk(pupil), "ended": True, "licence": "CC0-1.0"} for pupil in PUPILS]
     write_corpus(folder / "talks.jsonl", [Conversation.model_validate(row) for row in rows])
     base = tiny_checkpoint(folder / "base", hidden=64, context=512)
-    known = {"role": "user", "batch": 3, "epochs": 60, "learning_rate": 1e-2}
+    known = {"role": "user", "batch_size": 3, "epochs": 60, "learning_rate": 1e-2}
     sft(SftConfig(model=f"hf/{base}", data=folder / "talks.jsonl", out=folder / "run", **{**known, **more}))
     return folder / "run"

@@ -19,7 +19,11 @@ Out = Annotated[Path | None, typer.Option(help="The run's folder; the model come
 Validation = Annotated[Path | None, typer.Option(help="Held-out rows, measured after every epoch.")]
 Epochs = Annotated[float | None, typer.Option(help="Passes over the data.")]
 Steps = Annotated[int | None, typer.Option(help="Optimizer steps, in place of epochs.")]
-MicroBatch = Annotated[int | None, typer.Option(help="Pairs in memory at once at most; divides --batch.")]
+MicroBatchSize = Annotated[
+    int | None, typer.Option(help="Pairs in memory at once at most; divides --batch-size.")
+]
+WeightDecay = Annotated[float | None, typer.Option(help="Weight decay of AdamW.")]
+MaxGradNorm = Annotated[float | None, typer.Option(help="Gradients are clipped to this norm.")]
 LearningRate = Annotated[float | None, typer.Option(help="Highest learning rate; falls along a cosine.")]
 Batch = Annotated[int | None, typer.Option(help="Rows an optimizer step sees.")]
 AtOnce = Annotated[int | None, typer.Option(help="Tokens in memory at once: lower it where memory is short.")]
@@ -27,7 +31,7 @@ MaxLength = Annotated[int | None, typer.Option(help="Tokens a row may have.")]
 Lora = Annotated[int | None, typer.Option(help="Train LoRA adapters of this rank in place of all weights.")]
 Precision = Annotated[Literal["auto", "float32", "bfloat16"] | None, typer.Option(help="What to compute in.")]
 Activations = Annotated[
-    bool | None, typer.Option("--checkpoint-activations", help="Less memory, a fifth slower.")
+    bool | None, typer.Option("--gradient-checkpointing", help="Less memory, a fifth slower.")
 ]
 Seed = Annotated[int | None, typer.Option(help="Decides the order of the rows and fresh weights.")]
 SaveSteps = Annotated[int | None, typer.Option(help="Steps between checkpoints.")]
@@ -63,10 +67,12 @@ def sft(
     out: Out = None,
     validation: Validation = None,
     epochs: Epochs = None,
-    steps: Steps = None,
+    max_steps: Steps = None,
     learning_rate: LearningRate = None,
-    batch: Batch = None,
-    tokens_at_once: AtOnce = None,
+    weight_decay: WeightDecay = None,
+    max_grad_norm: MaxGradNorm = None,
+    batch_size: Batch = None,
+    max_tokens_per_batch: AtOnce = None,
     max_length: MaxLength = None,
     keep: Annotated[
         Literal["start", "end"] | None,
@@ -81,9 +87,9 @@ def sft(
     early_stopping: Annotated[
         int | None, typer.Option(help="Stop after so many epochs without a lower held-out loss.")
     ] = None,
-    lora: Lora = None,
+    lora_r: Lora = None,
     precision: Precision = None,
-    checkpoint_activations: Activations = None,
+    gradient_checkpointing: Activations = None,
     seed: Seed = None,
     save_steps: SaveSteps = None,
     report_to: ReportTo = None,
@@ -100,7 +106,7 @@ def sft(
     With --validation every epoch is measured on held-out people, and the best one becomes the model.
     Run the same command again after an interruption and it goes on from the last checkpoint.
 
-    Example: maieutic train sft --model base --data corpus.jsonl --role user --out runs/user --batch 8
+    Example: maieutic train sft --model base --data corpus.jsonl --role user --out runs/user --batch-size 8
     """
     given = {key: value for key, value in locals().items() if key not in ("config", "json")}
     from maieutic.train.config import SftConfig, read_config
@@ -128,21 +134,23 @@ def dpo(
     drop_too_long: Annotated[
         bool | None, typer.Option("--drop-too-long", help="Leave out pairs that do not fit, and count them.")
     ] = None,
-    ordinary: Annotated[
+    forgetting: Annotated[
         Path | None,
         typer.Option(help="Conversations not trained on, to measure before and after what is forgotten."),
     ] = None,
     validation: Validation = None,
     epochs: Epochs = None,
-    steps: Steps = None,
+    max_steps: Steps = None,
     learning_rate: LearningRate = None,
-    batch: Batch = None,
-    micro_batch: MicroBatch = None,
-    tokens_at_once: AtOnce = None,
+    weight_decay: WeightDecay = None,
+    max_grad_norm: MaxGradNorm = None,
+    batch_size: Batch = None,
+    micro_batch_size: MicroBatchSize = None,
+    max_tokens_per_batch: AtOnce = None,
     max_length: MaxLength = None,
-    lora: Lora = None,
+    lora_r: Lora = None,
     precision: Precision = None,
-    checkpoint_activations: Activations = None,
+    gradient_checkpointing: Activations = None,
     seed: Seed = None,
     save_steps: SaveSteps = None,
     template: Template = None,
@@ -181,8 +189,8 @@ def _print(result: Any, json: bool) -> None:
         "accuracy": "accuracy",
         "margin": "margin",
         "eval_accuracy": "held-out accuracy",
-        "ordinary_before": "perplexity on ordinary turns before",
-        "ordinary_after": "after",
+        "forgetting_before": "perplexity on ordinary turns before",
+        "forgetting_after": "after",
     }
     more = "".join(f", {name} {held[key]:.3f}" for key, name in measured.items() if held.get(key) is not None)
     say(f"{held['steps']} steps, loss {held['loss']:.3f}{more}")

@@ -50,11 +50,11 @@ def utility(
     ] = None,
     epochs: Annotated[float, typer.Option(help="Of the training.")] = 3.0,
     learning_rate: Annotated[float, typer.Option(help="Of the training.")] = 2e-5,
-    batch: Annotated[int, typer.Option(min=1, help="Rows an optimizer step sees.")] = 128,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows an optimizer step sees.")] = 128,
     max_length: Annotated[
         int | None, typer.Option(help="Tokens a row may have; default: 2048, or the model's context.")
     ] = None,
-    lora: Annotated[int | None, typer.Option(help="Rank of LoRA adapters; default: all weights.")] = None,
+    lora_r: Annotated[int | None, typer.Option(help="Rank of LoRA adapters; default: all weights.")] = None,
     template: Annotated[str | None, typer.Option(help="chat, dyadic, plain, or a Jinja file.")] = None,
     turns: Annotated[int, typer.Option(min=1, max=2, help="Of a question; 1 for Vicuna-Bench.")] = 2,
     max_tokens: Annotated[int, typer.Option(min=1, help="New tokens of an answer.")] = 1024,
@@ -81,8 +81,8 @@ def utility(
 
     corpora = _named(corpus)
     training = {
-        "epochs": epochs, "learning_rate": learning_rate, "batch": batch, "max_length": max_length, "lora": lora,
-        "template": template,
+        "epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size, "max_length": max_length,
+        "lora_r": lora_r, "template": template,
     }  # fmt: skip
     stages = room.plan(
         corpora,

@@ -37,25 +37,25 @@ class TrainConfig(Record):
     validation: Path | None = None
     """Held-out rows of the same form, measured after every epoch and never trained on."""
     epochs: float = Field(3.0, gt=0)
-    steps: int | None = Field(None, ge=1)
+    max_steps: int | None = Field(None, ge=1)
     """Optimizer steps, in place of epochs."""
     learning_rate: float = Field(2e-5, gt=0)
-    batch: int = Field(128, ge=1)
+    batch_size: int = Field(128, ge=1)
     """Rows an optimizer step sees."""
-    tokens_at_once: int = Field(4096, ge=1)
+    max_tokens_per_batch: int = Field(4096, ge=1)
     """Tokens in memory at once, of as many rows as fit; a longer row is computed by itself."""
     warmup_ratio: float = Field(0.03, ge=0, lt=1)
     """Share of the steps over which the learning rate rises; afterwards it falls along a cosine."""
     weight_decay: float = Field(0.0, ge=0)
-    clip: float = Field(1.0, gt=0)
+    max_grad_norm: float = Field(1.0, gt=0)
     """Largest gradient norm."""
     max_length: int | None = Field(None, ge=8)
     """Tokens a row may have; null: 2048, or the model's context where that is shorter."""
-    lora: int | None = Field(None, ge=1)
+    lora_r: int | None = Field(None, ge=1)
     """Rank of LoRA adapters on every linear layer (scale 2); null: all weights are trained."""
     precision: Precision = "auto"
     """`bfloat16` computes in it and keeps trained weights in float32; auto: that on a GPU, float32 on a CPU."""
-    checkpoint_activations: bool = False
+    gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: about a fifth slower, far less memory."""
     seed: int = Field(0, ge=0, lt=2**32)
     save_steps: int = Field(100, ge=1)
@@ -130,11 +130,11 @@ class DpoConfig(TrainConfig):
 
     epochs: float = Field(2.0, gt=0)
     learning_rate: float = Field(5e-5, gt=0)
-    batch: int = Field(4, ge=1)
-    micro_batch: int | None = Field(None, ge=1)
-    """Pairs in memory at once, a divisor of `batch`; null: as many as `tokens_at_once` has room for."""
+    batch_size: int = Field(4, ge=1)
+    micro_batch_size: int | None = Field(None, ge=1)
+    """Pairs in memory at once, a divisor of `batch_size`; null: as many as `max_tokens_per_batch` has room for."""
     warmup_ratio: float = Field(0.05, ge=0, lt=1)
-    clip: float = Field(0.3, gt=0)
+    max_grad_norm: float = Field(0.3, gt=0)
     loss: Literal["sigmoid", "ipo", "sigmoid_norm"] = "sigmoid"
     """TRL's name of the loss: DPO's own, IPO's (arXiv 2310.12036), or DPO's of means over a reply's tokens."""
     beta: float = Field(0.1, gt=0)
@@ -143,20 +143,22 @@ class DpoConfig(TrainConfig):
     """Let the oldest whole turns of a prompt go until its pair fits `max_length`."""
     drop_too_long: bool = False
     """Leave out pairs that do not fit `max_length`; otherwise one such pair stops the run."""
-    ordinary: Path | None = None
+    forgetting: Path | None = None
     """Conversations not trained on: perplexity on the assistant's turns, before and after, tells what is forgotten."""
 
     def settings(self) -> dict[str, Any]:
         """See `TrainConfig.settings`."""
         held = super().settings()
-        if self.ordinary:
-            held["ordinary"] = {"name": self.ordinary.name, "sha256": file_sha256(self.ordinary)}
+        if self.forgetting:
+            held["forgetting"] = {"name": self.forgetting.name, "sha256": file_sha256(self.forgetting)}
         return held
 
     @model_validator(mode="after")
     def _batches_divide(self) -> DpoConfig:
-        if self.micro_batch and self.batch % self.micro_batch:
-            raise ValueError(f"batch ({self.batch}) must be a multiple of micro_batch ({self.micro_batch})")
+        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"batch_size ({self.batch_size}) must be a multiple of micro_batch_size ({self.micro_batch_size})"
+            )
         return self
 
 

@@ -120,7 +120,7 @@ def make_trainer(
     return PairsDPOTrainer(
         model=model,
         args=args,
-        limits=Limits(config.tokens_at_once, config.micro_batch, joined),
+        limits=Limits(config.max_tokens_per_batch, config.micro_batch_size, joined),
         reference=folder / "reference.jsonl",
         train_dataset=rows.dataset.with_format("numpy"),
         eval_dataset=held_out.dataset.with_format("numpy") if held_out else None,

@@ -1,13 +1,12 @@
 """TRL's DPO trainer, handed log-probabilities that were computed with each prompt once.
 
-An optimizer step's pairs come as one batch and are computed in parts of at most so many tokens. The loss of a part is
-TRL's own, of our log-probabilities; it counts by its pairs, so that a step is the mean over all of them, however they
-were divided over parts and processes.
+The pairs of one optimizer step are one batch. It is computed in parts of at most `Limits.room` tokens, and each part is
+weighted by its number of pairs: the loss of a step is the mean over its pairs, however they are divided into parts and
+over processes.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -16,15 +15,14 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 from accelerate.utils import gather_object
-from torch.nn.functional import pad
+from torch.nn.functional import logsigmoid
 from trl import DPOTrainer
-from trl.trainer.utils import FusedCausalLMOutput
 
 from maieutic.train.attention import segmented
 from maieutic.train.distributed import unshared
 from maieutic.train.logps import logps
 from maieutic.train.packing import Row, parts
-from maieutic.train.pairs import Pair, Replies, branches, lay_out, plan, totals
+from maieutic.train.pairs import Pair, Replies, lay_out, plan, totals
 from maieutic.train.reference import Reference
 
 _TOLD = (
@@ -189,61 +187,42 @@ class PairsDPOTrainer(DPOTrainer):
             values.new_tensor([float(pairs[number][name]) for number in part])
             for name in ("ref_chosen_logps", "ref_rejected_logps")
         ]
-        loss = self.loss_of(values, replies.lengths, *reference)
+        said = totals(values, replies.lengths)
+        lengths = values.new_tensor(replies.lengths).view(-1, 2).unbind(1)
+        gains = [one - other for one, other in zip(said, reference, strict=True)]
+        loss = pair_losses(self.args.loss_type[0], self.beta, *gains, *lengths).mean()
         with torch.no_grad():
-            said = totals(values, replies.lengths)
-            rewards = [self.beta * (one - other) for one, other in zip(said, reference, strict=True)]
+            rewards = [self.beta * gain for gain in gains]
             margins = rewards[0] - rewards[1]
-            lengths = values.new_tensor(replies.lengths).view(-1, 2).unbind(1)
             told = torch.stack(
                 [loss.expand(len(part)), (margins > 0).to(values), margins, *rewards, *said, *lengths]
             )
         return loss, told.sum(1)
 
-    def loss_of(
-        self, values: torch.Tensor, lengths: Sequence[int], chosen: torch.Tensor, rejected: torch.Tensor
-    ) -> torch.Tensor:
-        """TRL's loss, the mean over pairs, of log-probabilities: it asks a model for them and is handed ours.
 
-        Args:
-            values: of each reply token, as `Replies` has them.
-            lengths: of the replies: chosen, rejected, chosen, ...
-            chosen: the reference's log-probability of each chosen reply.
-            rejected: and of each rejected one.
-        """
-        said = branches(values, lengths)
-        # A column for the last token of the prompt, which TRL has in its mask and not in what a model says.
-        mask = pad(branches(torch.ones_like(values), lengths), (1, 0)).long()
-        inputs = {
-            "input_ids": mask,
-            "attention_mask": mask,
-            "completion_mask": mask,
-            "ref_chosen_logps": chosen,
-            "ref_rejected_logps": rejected,
-        }
-        unasked = torch.zeros_like(said)
-        output = FusedCausalLMOutput(
-            log_probs=said, entropy=unasked, mean_logits=unasked, is_top1=unasked.bool()
-        )
-        # TRL measures what it is told, one collective after the other: aside, since that is ours to do.
-        own = self.accelerator, self._metrics
-        self.accelerator = _Alone(self.accelerator.device)
-        self._metrics = {mode: defaultdict(list) for mode in self._metrics}
-        try:
-            return self._compute_loss(lambda **_: output, inputs, return_outputs=False)
-        finally:
-            self.accelerator, self._metrics = own
+def pair_losses(
+    kind: str,
+    beta: float,
+    chosen: torch.Tensor,
+    rejected: torch.Tensor,
+    chosen_tokens: torch.Tensor,
+    rejected_tokens: torch.Tensor,
+) -> torch.Tensor:
+    """The loss of each pair. All tensors have one value for each pair.
 
-
-class _Alone(NamedTuple):
-    """An accelerator that gathers nothing."""
-
-    device: torch.device
-
-    def gather(self, value: Any) -> Any:
-        return value
-
-    gather_for_metrics = gather
+    Args:
+        kind: `sigmoid` is DPO (arXiv 2305.18290, equation 7). `ipo` is IPO (arXiv 2310.12036, equation 17) on the mean
+            over a reply's tokens, as in TRL; the authors of IPO confirmed the mean. `sigmoid_norm` is DPO on that mean.
+        beta: strength of the pull towards the reference.
+        chosen: log-probability of the chosen reply under the model minus that under the reference.
+        rejected: the same for the rejected reply.
+        chosen_tokens: length of the chosen reply.
+        rejected_tokens: length of the rejected reply.
+    """
+    if kind == "sigmoid":
+        return -logsigmoid(beta * (chosen - rejected))
+    gap = chosen / chosen_tokens - rejected / rejected_tokens
+    return (gap - 1 / (2 * beta)) ** 2 if kind == "ipo" else -logsigmoid(beta * gap)
 
 
 def _as_they_are(rows: Sequence[Pair]) -> dict[str, Any]:

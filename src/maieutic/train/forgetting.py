@@ -33,12 +33,12 @@ def ordinary_rows(config: DpoConfig, start: Any) -> Sequence[Row]:
     Raises:
         EmptyCorpus, ContextTooShort, RenderError: there are none to measure on.
     """
-    if config.ordinary is None:
+    if config.forgetting is None:
         return []
     from maieutic.data.corpus import read_corpus
 
     rows = conversation_rows(
-        read_corpus(config.ordinary), start.tokenizer, "assistant", start.frame, start.longest, end=False
+        read_corpus(config.forgetting), start.tokenizer, "assistant", start.frame, start.longest, end=False
     )
     announce(rows.report, "ordinary")
     return list(rows.dataset)

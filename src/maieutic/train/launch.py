@@ -86,10 +86,10 @@ def plan(config: TrainConfig) -> Any:
             f"{config.accelerate_config}: no num_processes", "Write it there, or give --processes."
         )
     _check_machines(cluster)
-    if config.batch < cluster.num_processes:
+    if config.batch_size < cluster.num_processes:
         raise InputError(
-            f"a batch of {config.batch} leaves some of {_processes(cluster.num_processes)} without a row",
-            f"Give a --batch of {cluster.num_processes} or more, or fewer --processes.",
+            f"a batch of {config.batch_size} leaves some of {_processes(cluster.num_processes)} without a row",
+            f"Give a --batch-size of {cluster.num_processes} or more, or fewer --processes.",
         )
     cluster.use_cpu = not has_gpu()
     cluster.mixed_precision = None  # each process tells its trainer, from `precision`

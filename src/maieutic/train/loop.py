@@ -74,17 +74,17 @@ def arguments(config: TrainConfig, folder: Path) -> dict[str, Any]:
     return {
         "output_dir": str(folder),
         "num_train_epochs": config.epochs,
-        "max_steps": config.steps or -1,
+        "max_steps": config.max_steps or -1,
         "learning_rate": config.learning_rate,
-        "per_device_train_batch_size": config.batch,
+        "per_device_train_batch_size": config.batch_size,
         "optim": "adamw_torch_fused",
         "use_liger_kernel": has_gpu() and find_spec("liger_kernel") is not None,
         "ddp_find_unused_parameters": False,
         "lr_scheduler_type": "cosine",
         "warmup_steps": config.warmup_ratio,
         "weight_decay": config.weight_decay,
-        "max_grad_norm": config.clip,
-        "gradient_checkpointing": config.checkpoint_activations,
+        "max_grad_norm": config.max_grad_norm,
+        "gradient_checkpointing": config.gradient_checkpointing,
         "bf16": computes_in_bfloat16(config.precision),
         "use_cpu": not has_gpu(),
         "seed": config.seed,
@@ -254,7 +254,8 @@ def failures(folder: Path) -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise ModelError(
             "the device ran out of memory",
-            "Lower --tokens-at-once, --micro-batch or --max-length, or use --lora or --checkpoint-activations.",
+            "Lower --max-tokens-per-batch, --micro-batch-size or --max-length, or use --lora-r or "
+            "--gradient-checkpointing.",
         ) from None
     except Exception as error:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

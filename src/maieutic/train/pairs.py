@@ -109,13 +109,7 @@ def _ids(pair: Pair) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return prompt, chosen, rejected
 
 
-def branches(values: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
-    """One value a reply token → (replies, longest): chosen replies first, zeros behind them, as TRL has them."""
-    rows = torch.nn.utils.rnn.pad_sequence(values.split(list(lengths)), batch_first=True)
-    return torch.cat((rows[0::2], rows[1::2]))
-
-
 def totals(values: torch.Tensor, lengths: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The sum over each chosen and over each rejected reply."""
-    chosen, rejected = branches(values, lengths).sum(1).chunk(2)
-    return chosen, rejected
+    """The sum over each chosen and over each rejected reply of a value for each reply token."""
+    sums = torch.nn.utils.rnn.pad_sequence(values.split(list(lengths)), batch_first=True).sum(1)
+    return sums[0::2], sums[1::2]

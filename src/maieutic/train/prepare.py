@@ -80,7 +80,7 @@ def ends(config: TrainConfig, start: Base, rows: Rows) -> bool:
 
 def trainable(config: TrainConfig, source: Source) -> Any:
     """The model to train: trained weights lie in float32, a frozen base in what it computes in."""
-    halved = config.lora is not None and computes_in_bfloat16(config.precision)
+    halved = config.lora_r is not None and computes_in_bfloat16(config.precision)
     model = load_model(source, "bfloat16" if halved else "float32", config.remote_code)
     model.config.use_cache = False
     return model
@@ -116,7 +116,7 @@ def _eos_ids(model: Any) -> list[int]:
 
 def adapters(config: TrainConfig, model: Any, fresh: list[int]) -> Any:
     """LoRA settings, or null for all weights; new tokens are trained although their matrices are frozen."""
-    if config.lora is None:
+    if config.lora_r is None:
         return None
     from peft import LoraConfig
 
@@ -129,8 +129,8 @@ def adapters(config: TrainConfig, model: Any, fresh: list[int]) -> Any:
         if any(module is one for one in layers)
     ]
     return LoraConfig(
-        r=config.lora,
-        lora_alpha=2 * config.lora,
+        r=config.lora_r,
+        lora_alpha=2 * config.lora_r,
         target_modules="all-linear",
         trainable_token_indices=dict.fromkeys(names, fresh) if fresh else None,
         task_type="CAUSAL_LM",
@@ -203,7 +203,7 @@ def finish(
     numbers: dict[str, Any],
 ) -> None:
     """Write the adapter, where there is one, and the whole model."""
-    if config.lora is not None:
+    if config.lora_r is not None:
         model.save_pretrained(stage.folder / "adapter", save_embedding_layers=False)
         model = model.merge_and_unload()
     model.config.use_cache = True

@@ -141,6 +141,6 @@ def make_trainer(
         eval_dataset=held_out.dataset.with_format("numpy") if held_out else None,
         processing_class=tokenizer,
         peft_config=adapters(config, model, fresh),
-        tokens_at_once=config.tokens_at_once,
+        max_tokens_per_batch=config.max_tokens_per_batch,
         joined=joined,
     )

@@ -22,13 +22,13 @@ class RowsSFTTrainer(SFTTrainer):
     parts and however many processes share them. TRL's own pings and cards are left out.
 
     Args:
-        tokens_at_once: tokens of a part.
+        max_tokens_per_batch: tokens of a part.
         joined: whether the model takes joined rows (`logps.joins`).
     """
 
-    def __init__(self, *args: Any, tokens_at_once: int, joined: bool, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, max_tokens_per_batch: int, joined: bool, **kwargs: Any) -> None:
         super().__init__(*args, data_collator=_as_rows, **kwargs)
-        self._tokens = tokens_at_once
+        self._tokens = max_tokens_per_batch
         self._joined = joined
         self._flash = joined and self.args.bf16 and has_flash()
 

@@ -16,16 +16,18 @@ class _Training(Action):
     data: Path
     validation: Path | None = None
     epochs: float
-    steps: int | None = None
+    max_steps: int | None = None
     learning_rate: float
-    batch: int
-    tokens_at_once: int = 4096
+    batch_size: int
+    max_tokens_per_batch: int = 4096
     warmup_ratio: float
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
     max_length: int | None = None
-    lora: int | None = None
+    lora_r: int | None = None
     """Rank of adapters; null or 0: all weights."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    checkpoint_activations: bool = False
+    gradient_checkpointing: bool = False
     save_steps: int = 100
     seed: int = 0
     template: str | None = None
@@ -47,7 +49,7 @@ class _Training(Action):
         return [self.model if self.model.startswith("hf/") else f"hf/{self.model}"]
 
     def _settings(self, out: Path) -> dict[str, Any]:
-        return {**self.model_dump(exclude={"parameters"}), "lora": self.lora or None, "out": out}
+        return {**self.model_dump(exclude={"parameters"}), "lora_r": self.lora_r or None, "out": out}
 
     def _for_run(self, out: Path) -> Any:
         """The config of its work; an empty validation part, as a small split makes, is left out."""
@@ -71,13 +73,13 @@ class _Training(Action):
         if size is not None:
             longest = self.max_length or 2048
             size = size._replace(tokens=min(size.tokens, size.rows * texts * longest))
-            passes = self.steps * self.batch / max(1, size.rows) if self.steps else self.epochs
+            passes = self.max_steps * self.batch_size / max(1, size.rows) if self.max_steps else self.epochs
         tokens = round(size.tokens * passes) if size is not None else None
-        operations -= BACKWARD // 2 if self.lora else 0
+        operations -= BACKWARD // 2 if self.lora_r else 0
         return Cost(
             None,
             tokens,
-            round(weights * (HELD_BYTES if self.lora else FULL_BYTES)) if weights else None,
+            round(weights * (HELD_BYTES if self.lora_r else FULL_BYTES)) if weights else None,
             flow.trained(self.model, tokens, operations) if tokens is not None else None,
         )
 
@@ -91,7 +93,7 @@ class Sft(_Training):
     early_stopping: int | None = None
     epochs: float = 3.0
     learning_rate: float = 2e-5
-    batch: int = 128
+    batch_size: int = 128
     warmup_ratio: float = 0.03
 
     def _config(self, out: Path) -> Any:
@@ -116,15 +118,15 @@ class Dpo(_Training):
 
     epochs: float = 2.0
     learning_rate: float = 5e-5
-    batch: int = 4
+    batch_size: int = 4
     warmup_ratio: float = 0.05
-    clip: float = 0.3
+    max_grad_norm: float = 0.3
     loss: Literal["sigmoid", "ipo", "sigmoid_norm"] = "sigmoid"
     beta: float = 0.1
-    micro_batch: int | None = None
+    micro_batch_size: int | None = None
     keep: Literal["end"] | None = None
     drop_too_long: bool = False
-    ordinary: Path | None = None
+    forgetting: Path | None = None
 
     def _config(self, out: Path) -> Any:
         from maieutic.train.config import DpoConfig
