@@ -11,7 +11,7 @@ from typing import Any
 
 from maieutic.core.console import note
 from maieutic.models.weights import quiet
-from maieutic.train import forgetting as ordinary
+from maieutic.train import forgetting
 from maieutic.train.best import EvaluateFirst
 from maieutic.train.config import DpoConfig
 from maieutic.train.data import Rows, announce, preference_rows, read_preferences
@@ -40,19 +40,19 @@ def dpo(config: DpoConfig) -> TrainResult:
         start = base(config)
         rows = _rows(config.data, config, start, "train")
         held_out = _rows(config.validation, config, start, "validation") if config.validation else None
-        others = ordinary.ordinary_rows(config, start)
+        others = forgetting.forgetting_rows(config, start)
         model = trainable(config, start.source)
 
         def make() -> Any:
             trainer = make_trainer(config, stage.folder, model, start, rows, held_out)
-            ordinary.measure(trainer, others, stage, "before")
+            forgetting.measure(trainer, others, stage, "before")
             return trainer
 
         trainer, resumed = run(
             make, stage, "train dpo", lambda _: [EvaluateFirst()] if config.validation else []
         )
         with failures(stage.folder):
-            ordinary.measure(trainer, others, stage, "after")
+            forgetting.measure(trainer, others, stage, "after")
             whole = one_piece(trainer)
             if isinstance(stage, Follower):
                 return TrainResult(stage.folder / "model", {}, resumed)
@@ -60,7 +60,7 @@ def dpo(config: DpoConfig) -> TrainResult:
             numbers = {
                 **measured,
                 "chosen_falls": chosen_falls(measured),
-                **ordinary.told(stage.rows),
+                **forgetting.perplexities(stage.rows),
                 "data": rows.report.json(),
             }
             finish(config, stage, whole, start, rows, numbers)

@@ -1,11 +1,11 @@
-"""What preference tuning does to ordinary conversations: the model's perplexity on their assistant's turns."""
+"""What preference tuning makes a model forget: its perplexity on conversations it is not trained on, before and after."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from accelerate.utils import broadcast_object_list
 
@@ -15,23 +15,11 @@ from maieutic.train.data import announce, conversation_rows
 from maieutic.train.packing import Row
 
 
-class Ordinary(NamedTuple):
-    """Perplexity a token of the assistant's turns of conversations that were not trained on."""
-
-    before: float
-    after: float
-    tokens: int
-
-    def json(self) -> dict[str, float]:
-        """As the manifest has it."""
-        return {f"ordinary_{name}": value for name, value in self._asdict().items()}
-
-
-def ordinary_rows(config: DpoConfig, start: Any) -> Sequence[Row]:
-    """The ordinary conversations; none where none were given.
+def forgetting_rows(config: DpoConfig, start: Any) -> Sequence[Row]:
+    """The conversations of `config.forgetting`, with the assistant's turns in the loss; empty where none are given.
 
     Raises:
-        EmptyCorpus, ContextTooShort, RenderError: there are none to measure on.
+        EmptyCorpus, ContextTooShort, RenderError: no conversation can be measured.
     """
     if config.forgetting is None:
         return []
@@ -40,20 +28,20 @@ def ordinary_rows(config: DpoConfig, start: Any) -> Sequence[Row]:
     rows = conversation_rows(
         read_corpus(config.forgetting), start.tokenizer, "assistant", start.frame, start.longest, end=False
     )
-    announce(rows.report, "ordinary")
+    announce(rows.report, "forgetting")
     return list(rows.dataset)
 
 
 def measure(trainer: Any, rows: Sequence[Row], stage: Any, when: str) -> None:
-    """Write the mean negative log-likelihood into the run's rows, unless an earlier call has.
+    """Write the mean negative log-likelihood into the run's rows, unless it is there already.
 
     Args:
         trainer: a `PairsDPOTrainer`; its model is measured.
-        rows: see `ordinary_rows`.
+        rows: see `forgetting_rows`.
         stage: the run; only the first process writes there.
-        when: `before` or `after`.
+        when: `before` or `after` training.
     """
-    key, first = f"ordinary-{when}", trainer.accelerator.is_main_process
+    key, first = f"forgetting-{when}", trainer.accelerator.is_main_process
     known = broadcast_object_list([first and key in stage.rows])
     if rows and not known[0]:
         started = time.monotonic()
@@ -62,10 +50,14 @@ def measure(trainer: Any, rows: Sequence[Row], stage: Any, when: str) -> None:
             stage.rows.append(key, {**found._asdict(), "seconds": time.monotonic() - started})
 
 
-def told(journal: Journal) -> dict[str, float]:
-    """Both perplexities, for the manifest; nothing where nothing was measured."""
-    held = {row["key"]: row for row in journal.rows() if row["key"].startswith("ordinary-")}
+def perplexities(journal: Journal) -> dict[str, float]:
+    """`forgetting_before` and `forgetting_after` (perplexities) and `forgetting_tokens`; empty without measurements."""
+    held = {row["key"]: row for row in journal.rows() if row["key"].startswith("forgetting-")}
     if not held:
         return {}
-    before, after = (held[f"ordinary-{when}"] for when in ("before", "after"))
-    return Ordinary(math.exp(before["nll"]), math.exp(after["nll"]), before["tokens"]).json()
+    before, after = (held[f"forgetting-{when}"] for when in ("before", "after"))
+    return {
+        "forgetting_before": math.exp(before["nll"]),
+        "forgetting_after": math.exp(after["nll"]),
+        "forgetting_tokens": before["tokens"],
+    }
