@@ -1,4 +1,4 @@
-"""What preference tuning makes a model forget: its perplexity on conversations it is not trained on, before and after."""
+"""What preference tuning makes a model forget: perplexity on conversations it is not trained on, before and after."""
 
 from __future__ import annotations
 
