@@ -144,12 +144,12 @@ def test_rounds_have_problems_of_their_own_and_start_from_the_tutor_before(full:
     assert stages["student"]["seed"] != stages["other"]["seed"]
 
 
-def test_a_problem_that_evaluates_is_refused_when_it_is_dealt(full: dict[str, Any]) -> None:
+def test_a_problem_of_the_test_set_is_refused_when_folds_are_made(full: dict[str, Any]) -> None:
     write_corpus(Path("held.jsonl"), [start(1, 101)], overwrite=True)
     plan = runner.resolve("closed-loop", Path("run"), full)
     [step] = [step for step in plan.stages if step.name == "problems"]
     action = step.step.model_copy(update={"corpus": Path("seeds.jsonl")})
-    with pytest.raises(InputError, match="stand in held"):
+    with pytest.raises(InputError, match="held"):
         action.run(Path("run"))
 
 

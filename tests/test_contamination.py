@@ -16,10 +16,10 @@ from maieutic.data.corpus import read_corpus, write_corpus
 from maieutic.data.decontaminate import (
     Benchmark,
     ContaminationReport,
-    How,
+    Match,
     Question,
-    contamination,
-    contamination_file,
+    decontaminate,
+    decontaminate_file,
     questions,
 )
 from maieutic.data.importing import import_files
@@ -35,33 +35,33 @@ SHORT = "Who was Ada Lovelace?"
 @pytest.mark.parametrize(
     ("asked", "said", "how"),
     [
-        (LONG, LONG, How.RUN),
-        (LONG, "Hi! " + LONG.upper().replace(",", "") + " Thanks!", How.RUN),
-        (LONG, "Please: " + " ".join(LONG.split()[3:18]), How.RUN),
+        (LONG, LONG, Match.RUN),
+        (LONG, "Hi! " + LONG.upper().replace(",", "") + " Thanks!", Match.RUN),
+        (LONG, "Please: " + " ".join(LONG.split()[3:18]), Match.RUN),
         (
             LONG,
             " ".join("oh" if place % 12 == 11 else word for place, word in enumerate(LONG.split())),
-            How.NEAR,
+            Match.NEAR,
         ),
         (LONG, " ".join(LONG.split()[:12]), None),
         (LONG, "Describe a character with strong imagery in two paragraphs.", None),
-        (MIDDLE, "Tell me: what is the central dogma of molecular biology exactly", How.RUN),
+        (MIDDLE, "Tell me: what is the central dogma of molecular biology exactly", Match.RUN),
         (MIDDLE, "What is the central dogma of physics, exactly?", None),
-        (SHORT, "who was ada lovelace", How.RUN),
+        (SHORT, "who was ada lovelace", Match.RUN),
         (SHORT, "Who was Ada Lovelace? And who was Babbage?", None),
     ],
 )
-def test_found(asked: str, said: str, how: How | None) -> None:
+def test_found(asked: str, said: str, how: Match | None) -> None:
     for conversation in (
         talk(said, "Well.", id="c"),
         talk("Hm.", said, id="c"),
         talk("?", "!", problem=said, id="c"),
     ):
-        hits = Benchmark([Question("q", asked)]).found_in(conversation)
+        hits = Benchmark([Question("q", asked)]).find(conversation)
         assert [hit.how for hit in hits] == ([how] if how else [])
         for hit in hits:
             assert (hit.conversation, hit.question) == ("c", "q") and hit.words in said.casefold()
-            assert hit.share == 1 or hit.how == How.NEAR or said.startswith("Please")
+            assert hit.share == 1 or hit.how == Match.NEAR or said.startswith("Please")
 
 
 WORDS = st.lists(st.sampled_from("abc"), min_size=1, max_size=30).map(" ".join)
@@ -72,17 +72,17 @@ def test_runs_are_found_exactly_where_they_stand(asked: str, said: str) -> None:
     size = min(13, len(asked.split()))
     pieces = [f" {' '.join(asked.split()[at : at + size])} " for at in range(len(asked.split()) - size + 1)]
     expected = any(piece in f" {said} " for piece in pieces) if size >= 8 else asked == said
-    hits = Benchmark([Question("q", asked)]).found_in(talk(said))
-    assert (How.RUN in [hit.how for hit in hits]) == expected
+    hits = Benchmark([Question("q", asked)]).find(talk(said))
+    assert (Match.RUN in [hit.how for hit in hits]) == expected
 
 
 @given(st.lists(conversations(WORDS), max_size=5), st.lists(WORDS, max_size=3))
 def test_what_is_left_holds_no_question(corpus: list[Conversation], asked: list[str]) -> None:
     named = [Question(str(place), text) for place, text in enumerate(asked)]
     report, again = ContaminationReport(), ContaminationReport()
-    left = list(contamination(corpus, named, report))
+    left = list(decontaminate(corpus, named, report))
     assert report.read == len(corpus) == len(left) + report.flagged
-    assert list(contamination(left, named, again)) == left and not again.hits
+    assert list(decontaminate(left, named, again)) == left and not again.hits
 
 
 def test_questions_of_every_form(tmp_path: Path) -> None:
@@ -133,11 +133,11 @@ def test_the_command_flags_and_writes_the_rest(tmp_path: Path) -> None:
     code, shown, _ = run("contamination", out, "--against", asked, "--fail")
     assert code == 0 and "none of 2 questions" in shown
     with pytest.raises(StoreError):
-        contamination_file(corpus, [asked], asked, overwrite=True)
+        decontaminate_file(corpus, [asked], asked, overwrite=True)
     all_bad = tmp_path / "bad.jsonl"
     write_corpus(all_bad, [talk(LONG, "z")])
     with pytest.raises(EmptyCorpus):
-        contamination_file(all_bad, [asked], tmp_path / "none.jsonl")
+        decontaminate_file(all_bad, [asked], tmp_path / "none.jsonl")
     assert not (tmp_path / "none.jsonl").exists()
 
 
@@ -149,9 +149,9 @@ def test_real_benchmarks_are_found_in_themselves_and_not_in_real_chats(
     assert len(asked) == 240
     corpus = tmp_path / "c.jsonl"
     write_corpus(corpus, import_files([real_data / "real-chats", real_data / "mathdial"])[0])
-    report = contamination_file(corpus, files)
+    report = decontaminate_file(corpus, files)
     assert (report.flagged, report.read) == (0, 467)
     inside = [talk("Hello.", "Hi!", f"Here it is: {question.text}", "Well.") for question in asked]
     report = ContaminationReport()
-    left = list(contamination(inside, asked, report))
+    left = list(decontaminate(inside, asked, report))
     assert report.flagged + len(left) == 240 and report.flagged > 225, "all but the very short follow-ups"

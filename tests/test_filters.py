@@ -18,7 +18,7 @@ from maieutic.data import near_duplicates, repair
 from maieutic.data.clean import CleanOptions, CleanReport, Filter, Reason, Rejected, clean
 from maieutic.data.filters import branding, mention, phrases, refusal
 from maieutic.data.language import asks_to_translate, language, other_language
-from maieutic.data.lengths import FRAME, counter, cut, estimate
+from maieutic.data.lengths import FRAME, cut, estimate, token_counter
 from maieutic.data.repair import Repair, is_html, to_markdown
 
 PAGE = (
@@ -268,12 +268,12 @@ def test_tokens_are_counted_by_a_tokenizer_or_estimated(tmp_path: Path) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     for place in (tmp_path, tmp_path / "tokenizer.json"):
-        assert counter(place)(["a b, c", "", "a"]) == [4, 0, 1]
-    assert counter()(["one two three", "", "東京東京"]) == [4, 0, 3]
+        assert token_counter(place)(["a b, c", "", "a"]) == [4, 0, 1]
+    assert token_counter()(["one two three", "", "東京東京"]) == [4, 0, 3]
     (tmp_path / "broken.json").write_text("{")
     for wrong in (tmp_path / "broken.json", tmp_path / "none", "./none"):
         with pytest.raises(MissingInput):
-            counter(wrong)
+            token_counter(wrong)
 
 
 def test_a_template_in_more_than_a_hundred_first_turns_is_a_flood(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,7 +297,7 @@ def test_a_template_in_more_than_a_hundred_first_turns_is_a_flood(monkeypatch: p
         assert rejected[0].detail == "as a prompt generator for pictures write"
         assert [conversation.id for conversation in kept] == ["s0", *(c.id for c in others)]
         assert len(list(clean([*flood[1:], *others], options))) == 100 + len(others)
-    with pytest.raises(InputError, match="pass of their own"):
+    with pytest.raises(InputError, match="floods"):
         clean(iter(flood), options)
 
 

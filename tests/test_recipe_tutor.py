@@ -25,7 +25,7 @@ from maieutic.core.messages import Message, Problem
 from maieutic.core.store import read_json, stage_rows
 from maieutic.data.corpus import read_corpus
 from maieutic.data.overlap import write_leaks
-from maieutic.data.split import write_lists as take_lists
+from maieutic.data.split import train_test_split as take_lists
 from maieutic.evals import judge, tutor
 from maieutic.evals.grid import Cell, Tutor, grid
 from maieutic.evals.people import rated_replies

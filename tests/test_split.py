@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import defaultdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import orjson
 import pytest
@@ -19,7 +20,15 @@ from maieutic.data.importing import import_files
 from maieutic.data.lengths import cut, estimate
 from maieutic.data.near_duplicates import jaccard as share
 from maieutic.data.overlap import check, grams, overlap
-from maieutic.data.split import PARTS, By, SplitReport, split, split_file
+from maieutic.data.split import (
+    PARTS,
+    By,
+    SplitReport,
+    fold_name,
+    k_fold_split,
+    split,
+    split_file,
+)
 
 BY = st.sampled_from(list(By))
 FEW = conversations(st.sampled_from(["a", "b", "c"]))
@@ -309,3 +318,46 @@ def test_real_parts_by_problem_share_none(real_data: Path, tmp_path: Path) -> No
         real_data / "socratic-llm" / "mathdial_human_eval_dev.json",
     )
     assert human.overlap[:3] == (0, 0, 15)
+
+
+def lesson(number: int, problem: int, user: int) -> Conversation:
+    return talk(f"Talk {number}", id=str(number), problem=f"Problem {problem}?", user_id=f"u{user}")
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 5)), min_size=8, max_size=40),
+    st.integers(1, 4),
+    st.sampled_from(["problem", "user"]),
+    st.integers(0, 3),
+)
+def test_folds_are_disjoint_complete_and_of_about_equal_size(
+    drawn: list[tuple[int, int]], folds: int, by: str, seed: int
+) -> None:
+    def key(one: Conversation) -> str | None:
+        return one.user_id if by == "user" else one.problem and one.problem.statement
+
+    talks = [lesson(number, *both) for number, both in enumerate(drawn)]
+    if len({key(one) for one in talks}) < folds:
+        return
+    with TemporaryDirectory() as folder:
+        source, out = Path(folder, "all.jsonl"), Path(folder, "out")
+        write_corpus(source, talks)
+        sizes = k_fold_split(source, out, folds=folds, by=by, seed=seed)
+        found = [list(read_corpus(out / fold_name(number))) for number in range(1, folds + 1)]
+    assert sorted(one.id for fold in found for one in fold) == sorted(one.id for one in talks)
+    keys = [{key(one) for one in fold} for fold in found]
+    assert sum(map(len, keys)) == len({key(one) for one in talks}) == sum(sizes.groups)
+    assert max(sizes.groups) - min(sizes.groups) <= 1
+
+
+def test_folds_that_share_a_problem_with_a_test_set_are_refused(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "seeds.jsonl", [lesson(1, 1, 1), lesson(2, 2, 2)])
+    write_corpus(tmp_path / "held.jsonl", [lesson(9, 2, 9)])
+    source, out = tmp_path / "seeds.jsonl", tmp_path / "out"
+    with pytest.raises(InputError, match="1 of 2 groups .*held"):
+        k_fold_split(source, out, folds=2, disjoint_from=[tmp_path / "held.jsonl"])
+    with pytest.raises(InputError, match="2 groups .* 3 folds"):
+        k_fold_split(source, out, folds=3)
+    with pytest.raises(InputError, match="'colour'"):
+        k_fold_split(source, out, folds=1, by="colour")
+    assert not out.exists()

@@ -251,9 +251,9 @@ def contamination(
     A question counts as found where thirteen words in a row of it stand in one turn (all of a shorter one, from eight
     on; a still shorter one only as a whole turn), or, as near, half of its word 5-grams.
     """
-    from maieutic.data.decontaminate import contamination_file
+    from maieutic.data.decontaminate import decontaminate_file
 
-    report = contamination_file(corpus, against, out, overwrite=force, strict=strict)
+    report = decontaminate_file(corpus, against, out, overwrite=force, strict=strict)
     if json:
         print_json({"out": str(out) if out else None, **report.json()})
     else:

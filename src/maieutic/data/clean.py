@@ -1,4 +1,4 @@
-"""Cleaning: each conversation is kept, repaired, cut or rejected for a named reason, and everything is counted.
+"""Clean a corpus: keep, repair, cut or reject each conversation for a named reason, and count everything.
 
 The filters (`data.filters`) run one after the other on one conversation at a time. Cleaning a clean corpus with the
 same options changes nothing.
@@ -19,52 +19,58 @@ from maieutic.core.errors import EmptyCorpus, InputError
 from maieutic.core.messages import Conversation
 from maieutic.core.progress import track
 from maieutic.data.corpus import identity, line, read_corpus, refuse_source, replacing_all
-from maieutic.data.filters import PRESETS, CleanOptions, Filter, Reason, Rejected, Step, is_later_part, steps
+from maieutic.data.filters import (
+    ActiveFilter,
+    CleanOptions,
+    Filter,
+    Reason,
+    Rejected,
+    active_filters,
+    is_later_part,
+)
 from maieutic.data.reading import BadRows
 from maieutic.data.repair import Repair
 
-__all__ = ["PRESETS", "CleanOptions", "CleanReport", "Filter", "Reason", "Rejected", "clean", "clean_file"]
-
 
 @dataclass
-class StepCount:
-    """What one filter did, and what is left after it."""
+class FilterCount:
+    """Counts of one filter, and of what remains after it."""
 
     rejected: int = 0
     """Conversations and parts."""
     repaired: int = 0
     conversations: int = 0
-    """Left, a cut one counted once."""
+    """Remaining; a cut conversation counts once."""
     segments: int = 0
-    """Left, every part counted."""
+    """Remaining; every part counts."""
 
 
 @dataclass
 class CleanReport:
-    """Counts; full once the cleaned conversations are consumed: read - cut + parts = kept + rejected."""
+    """Counts, complete once the cleaned conversations are consumed: read - cut + parts = kept + rejected."""
 
     read: int = 0
     kept: int = 0
-    """Conversations and parts of such."""
+    """Conversations and parts."""
     cut: int = 0
     parts: int = 0
-    """What the cut ones became."""
+    """Parts that cut conversations were cut into."""
     repaired: Counter[Repair] = field(default_factory=Counter)
-    """Among the kept; one conversation can have several repairs."""
+    """Kept conversations by repair; one conversation can have several."""
     rejected: Counter[Reason] = field(default_factory=Counter)
     masked: Counter[str] = field(default_factory=Counter)
-    """Pieces of personal data by kind, in all that was read."""
-    steps: dict[Filter, StepCount] = field(default_factory=dict)
-    """By filter, in the order in which they ran."""
+    """Pieces of personal data by kind, in all conversations read."""
+    steps: dict[Filter, FilterCount] = field(default_factory=dict)
+    """Counts by filter, in the order in which the filters ran."""
     bad: BadRows = field(default_factory=BadRows)
-    """Rows that were no conversation at all."""
+    """Rows that are not conversations."""
     rejected_file: Path | None = None
 
     def json(self) -> dict[str, Any]:
         """`{"read", "kept", "cut", "parts", "repaired", "rejected", "masked", "steps": [...], "rejected_file", "bad"}`.
 
-        `repaired` and `rejected` are counts by name; a step is `{"step", "rejected", "repaired", "conversations",
-        "segments"}`.
+        `repaired` and `rejected` are counts by name; an item of `steps` is `{"step", "rejected", "repaired",
+        "conversations", "segments"}`, where `step` names a filter.
         """
         return {
             "read": self.read,
@@ -91,42 +97,45 @@ def clean(
     report: CleanReport | None = None,
     on_rejected: Callable[[Rejected], object] | None = None,
 ) -> Iterator[Conversation]:
-    """The conversations worth keeping, repaired, in their order; streaming.
+    """Yield the conversations that pass the filters, repaired, in their order; streaming.
 
-    Remembered are 16 bytes of each for exact duplicates, and about 2 kB for near ones.
+    Memory: 16 bytes a conversation for exact duplicates, about 2 kB for near duplicates.
 
     Args:
-        conversations: any; with the filter `floods` something that can be gone through twice, such as a list.
-        options: default: roles, turns and exact duplicates.
-        report: filled on the way.
-        on_rejected: told of each rejected conversation, as it stood by then.
+        conversations: any iterable; with the filter `floods` one that can be iterated twice, such as a list.
+        options: default: the filters roles, turns and duplicates.
+        report: filled while the conversations are consumed.
+        on_rejected: called with each rejected conversation.
 
     Raises:
         InputError: `floods` over an iterator; an unknown language or tokenizer.
         MissingExtra: a filter needs a library that is not installed.
     """
     options, report = options or CleanOptions(), report or CleanReport()
-    often: frozenset[int] = frozenset()
+    frequent: frozenset[int] = frozenset()
     if Filter.FLOODS in options.filters:
         if iter(conversations) is conversations:
-            raise InputError("floods are counted in a pass of their own", "Give a list, not an iterator.")
+            raise InputError(
+                "the filter `floods` reads the conversations twice", "Give a list, not an iterator."
+            )
         from maieutic.data.near_duplicates import flooded
 
-        often = flooded(_openings(conversations, options))
-    return _cleaned(conversations, steps(options, often), report, on_rejected)
+        frequent = flooded(_openings(conversations, options))
+    return _cleaned(conversations, active_filters(options, frequent), report, on_rejected)
 
 
 def _openings(conversations: Iterable[Conversation], options: CleanOptions) -> Iterator[Conversation]:
-    """What comes as far as the flood filter; a conversation that is there a hundred times is no flood."""
+    """The distinct conversations that reach the flood filter; copies of one conversation are not a flood."""
     earlier = list(Filter)[: list(Filter).index(Filter.FLOODS)]
     chosen = tuple(name for name in options.filters if name in earlier)
-    before = [step for step in steps(options.model_copy(update={"filters": chosen})) if step.name in earlier]
+    chain = active_filters(options.model_copy(update={"filters": chosen}))
+    before = [one for one in chain if one.name in earlier]
     uncounted = CleanReport()
     seen: set[bytes] = set()
     for conversation in conversations:
         pieces = [_Piece(conversation, ())]
-        for step in before:
-            pieces = _advance(pieces, step, uncounted, None)
+        for one in before:
+            pieces = _apply(one, pieces, uncounted, None)
         for piece in pieces:
             digest = bytes.fromhex(identity(piece.conversation))
             if digest not in seen and not is_later_part(piece.conversation):
@@ -136,47 +145,50 @@ def _openings(conversations: Iterable[Conversation], options: CleanOptions) -> I
 
 def _cleaned(
     conversations: Iterable[Conversation],
-    chosen: list[Step],
+    chosen: list[ActiveFilter],
     report: CleanReport,
     on_rejected: Callable[[Rejected], object] | None,
 ) -> Iterator[Conversation]:
-    report.steps = {step.name: StepCount() for step in chosen}
+    report.steps = {one.name: FilterCount() for one in chosen}
     for conversation in conversations:
         report.read += 1
         pieces = [_Piece(conversation, ())]
-        for step in chosen:
-            pieces = _advance(pieces, step, report, on_rejected)
+        for one in chosen:
+            pieces = _apply(one, pieces, report, on_rejected)
             if not pieces:
                 break
-            report.steps[step.name].conversations += 1
-            report.steps[step.name].segments += len(pieces)
+            report.steps[one.name].conversations += 1
+            report.steps[one.name].segments += len(pieces)
         for piece in pieces:
             report.kept += 1
             report.repaired.update(piece.repairs)
             yield piece.conversation
 
 
-def _advance(
-    pieces: list[_Piece], step: Step, report: CleanReport, on_rejected: Callable[[Rejected], object] | None
+def _apply(
+    one: ActiveFilter,
+    pieces: list[_Piece],
+    report: CleanReport,
+    on_rejected: Callable[[Rejected], object] | None,
 ) -> list[_Piece]:
-    """The pieces of one conversation after one more filter."""
-    count = report.steps.setdefault(step.name, StepCount())
-    ahead: list[_Piece] = []
+    """Run one filter on the pieces of one conversation, and count."""
+    count = report.steps.setdefault(one.name, FilterCount())
+    left: list[_Piece] = []
     for piece in pieces:
-        outcome = step.run(piece.conversation)
-        repairs = tuple(dict.fromkeys((*piece.repairs, *outcome.repairs)))
-        ahead += [_Piece(kept, repairs) for kept in outcome.kept]
-        report.masked.update(outcome.found or {})
-        count.repaired += bool(outcome.repairs)
-        count.rejected += len(outcome.rejected)
-        if (came := len(outcome.kept) + len(outcome.rejected)) > 1:
+        result = one.run(piece.conversation)
+        repairs = tuple(dict.fromkeys((*piece.repairs, *result.repairs)))
+        left += [_Piece(kept, repairs) for kept in result.kept]
+        report.masked.update(result.masked or {})
+        count.repaired += bool(result.repairs)
+        count.rejected += len(result.rejected)
+        if (parts := len(result.kept) + len(result.rejected)) > 1:
             report.cut += 1
-            report.parts += came
-        for rejected in outcome.rejected:
+            report.parts += parts
+        for rejected in result.rejected:
             report.rejected[rejected.reason] += 1
             if on_rejected:
                 on_rejected(rejected)
-    return ahead
+    return left
 
 
 def clean_file(
@@ -187,23 +199,25 @@ def clean_file(
     overwrite: bool = False,
     strict: bool = False,
 ) -> CleanReport:
-    """Clean a corpus file into another; rejected rows go to `rejected.jsonl` beside it.
+    """Clean a corpus file into another file, and write the rejected rows to `rejected.jsonl` in the same folder.
 
-    Each of those carries the corpus it is `of`, its `reason` and, where there is one, a `detail`. Both files are
-    written together, the second also where nothing was rejected. Where `rejected.jsonl` belongs to another corpus of
-    the folder, it is `NAME.rejected.jsonl`.
+    A rejected row also has `of` (the name of the cleaned file), its `reason` and, for some filters, a `detail`. Both
+    files are written together, the second even if nothing was rejected. If the folder's `rejected.jsonl` belongs to
+    another corpus, the file is `NAME.rejected.jsonl`.
 
     Raises:
         InputError, MissingExtra: as `clean`.
         StoreError: the output exists with other content, or is the source.
-        EmptyCorpus: nothing was left; nothing is written.
+        EmptyCorpus: no conversation is left; nothing is written.
     """
     source, out = Path(source), Path(out)
     rejected = _rejected_path(out)
     for path in (out, rejected):
         refuse_source(path, [source])
     if options and Filter.FLOODS in options.filters and source.is_fifo():
-        raise InputError(f"{source} can be read only once", "Floods take two passes: give a file.")
+        raise InputError(
+            f"{source} can be read only once", "The filter `floods` reads it twice: give a file."
+        )
     report = CleanReport(bad=BadRows(strict), rejected_file=rejected)
     with (
         replacing_all([out, rejected], overwrite=overwrite) as (write, write_rejected),
@@ -216,14 +230,14 @@ def clean_file(
             write_rejected(line(row))
 
         corpus = _Corpus(source, report)
-        for conversation in _some(clean(corpus, options, report, on_rejected), source, report):
+        for conversation in _not_empty(clean(corpus, options, report, on_rejected), source, report):
             write(line(conversation.row()))
             bar.advance()
     return report
 
 
 class _Corpus:
-    """A corpus file that can be gone through twice; what was broken in it is told once."""
+    """A corpus file that can be iterated twice; its bad rows are reported once."""
 
     def __init__(self, source: Path, report: CleanReport) -> None:
         self.source, self.report = source, report
@@ -234,29 +248,30 @@ class _Corpus:
 
 
 def _rejected_path(out: Path) -> Path:
-    """`rejected.jsonl`, or `NAME.rejected.jsonl` where that holds what another corpus of the folder lost."""
+    """`rejected.jsonl`, or `NAME.rejected.jsonl` if the former belongs to another corpus of the folder."""
     name = re.sub(r"\.jsonl?(\.gz)?$", "", out.name)
     own, shared = out.with_name(f"{name}.rejected.jsonl"), out.with_name("rejected.jsonl")
     return own if out.name == shared.name or own.exists() or not _is_of(shared, out) else shared
 
 
 def _is_of(rejected: Path, out: Path) -> bool:
-    """Whether a file of rejected rows is that of a corpus, or nobody's."""
+    """Whether a file of rejected rows belongs to this corpus, or does not exist."""
     if not rejected.is_file():
         return not rejected.exists()
     with rejected.open("rb") as file:
         first = file.readline()
     try:
-        # An empty one tells nothing: it is the corpus' own where that stands, for another's would lie beside it.
+        # An empty file names no corpus: it belongs to this one if the corpus exists.
         return bool(orjson.loads(first).get("of") == out.name) if first else out.exists()
     except (orjson.JSONDecodeError, AttributeError):
         return False
 
 
-def _some(kept: Iterator[Conversation], source: Path, report: CleanReport) -> Iterator[Conversation]:
+def _not_empty(kept: Iterator[Conversation], source: Path, report: CleanReport) -> Iterator[Conversation]:
     yield from kept
     if not report.kept:
         why = ", ".join(f"{count} {reason.value}" for reason, count in report.rejected.most_common())
         raise EmptyCorpus(
-            f"{source}: nothing is left after cleaning ({why})", "Nothing was written; see the options."
+            f"{source}: no conversation is left after cleaning ({why})",
+            "Nothing was written. Relax the filters.",
         )

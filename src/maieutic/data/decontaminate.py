@@ -1,11 +1,11 @@
-"""Which conversations hold questions of a benchmark: training on those makes its score worthless.
+"""Find conversations that contain questions of a benchmark, since training on them invalidates its scores.
 
-A question is compared with each turn, and with the problem's statement, in words (lower case, signs left out):
+A question is compared with each turn and with the problem's statement, by words (lower case, without punctuation):
 
-- *run*: thirteen words in a row of the question stand there (the length GPT-3's authors used); a question of eight to
-  twelve words must stand there whole; a shorter one counts only where it is all that the turn says;
-- *near*: no such run, but at least half of the question's word 5-grams (and no fewer than eight) stand in one turn, as
-  in a question with a word changed here and there.
+- *run*: thirteen consecutive words of the question occur in the text (the length GPT-3's authors used); a question of
+  eight to twelve words must occur whole; a shorter question must be the whole turn;
+- *near*: no such run, but at least half of the question's word 5-grams, and at least eight, occur in the text: the
+  question with some words changed.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from maieutic.data.reading import BadRows, read_rows
 
 RUN = 13
 WHOLE = 8
-"""Words from which a question shorter than `RUN` is looked for inside a turn."""
+"""Words from which a question shorter than `RUN` is looked for inside a longer text."""
 SHARE = 0.5
 LEAST = 8
-"""5-grams a near question must share at least."""
+"""Minimum number of shared 5-grams of a near question."""
 
 
-class How(StrEnum):
-    """How a question stands in a conversation."""
+class Match(StrEnum):
+    """Match a question occurs in a conversation."""
 
     RUN = "run"
     NEAR = "near"
@@ -41,7 +41,7 @@ class Question(NamedTuple):
     """One text of a benchmark."""
 
     name: str
-    """The file, the id or number of the row, and the turn where there are several."""
+    """`FILE:ROW`, or `FILE:ROW:TURN` if the row has several texts; ROW is the row's id or number."""
     text: str
 
 
@@ -50,11 +50,11 @@ class Hit(NamedTuple):
 
     conversation: str
     question: str
-    how: How
+    how: Match
     share: float
-    """Of the question's 5-grams, how many stand in the turn; 1 for a question shorter than that."""
+    """Share of the question's 5-grams that occur in the text; 1 for a question of fewer than eight words."""
     words: str
-    """The first words they share."""
+    """The first shared words."""
 
     def json(self) -> dict[str, Any]:
         """`{"conversation", "question", "how", "share", "words"}`."""
@@ -62,14 +62,14 @@ class Hit(NamedTuple):
 
 
 class ContaminationReport:
-    """Counts, and what was found; full once all conversations went by."""
+    """Counts and matches, complete once all conversations are consumed."""
 
     def __init__(self, strict: bool = False) -> None:
         self.read = 0
         self.questions = 0
         self.hits: list[Hit] = []
         self.flagged = 0
-        """Conversations."""
+        """Conversations with a match."""
         self.bad = BadRows(strict)
 
     def json(self) -> dict[str, Any]:
@@ -85,17 +85,17 @@ class ContaminationReport:
 
 
 def questions(path: Path | str, bad: BadRows | None = None) -> list[Question]:
-    """The questions of one file.
+    """Read the questions of one file.
 
     Args:
         path: JSON or JSON lines whose rows are strings or objects with `turns` (FastChat), `instruction` (AlpacaEval),
             `prompt`, `question`, `text` or `messages` (the user's turns), or FastChat's reference answers (`choices`);
             or a plain text file, one question a line.
-        bad: collects the rows that are no question.
+        bad: collects the rows without a question.
 
     Raises:
         MissingInput: there is no such file.
-        EmptyCorpus: there is no question in it.
+        EmptyCorpus: the file has no question.
     """
     path, bad = Path(path), bad if bad is not None else BadRows()
     if not path.is_file():
@@ -108,7 +108,7 @@ def questions(path: Path | str, bad: BadRows | None = None) -> list[Question]:
     ]
     if not found:
         raise EmptyCorpus(
-            f"{path}: no question in it" + (f" ({bad.summary(1)})" if bad.count else ""),
+            f"{path}: no question found" + (f" ({bad.summary(1)})" if bad.count else ""),
             "Rows need `turns`, `instruction`, `prompt`, `question`, `text` or `messages`, or be strings.",
         )
     return found
@@ -127,7 +127,7 @@ def _rows(path: Path, bad: BadRows) -> Iterator[tuple[str, list[str]]]:
     for number, row in enumerate(read_rows(path, bad), 1):
         texts = _texts(row.value)
         if not texts:
-            bad.add(row.where, "no question in it")
+            bad.add(row.where, "no question found")
             continue
         name = row.value.get("question_id", row.value.get("id")) if isinstance(row.value, dict) else None
         yield str(name if isinstance(name, (str, int)) else number), texts
@@ -150,7 +150,7 @@ def _texts(value: Any) -> list[str]:
 
 
 class Benchmark:
-    """Questions, ready to be found in conversations.
+    """An index of questions that finds them in conversations.
 
     Args:
         asked: the questions.
@@ -161,7 +161,7 @@ class Benchmark:
         self._sizes: list[int] = []
         """5-grams by question."""
         self._runs: defaultdict[int, dict[int, list[int]]] = defaultdict(dict)
-        """By length in words, then by hash: the questions with that run."""
+        """By length in words, then by hash: the places of the questions with that run."""
         self._grams: dict[int, list[int]] = {}
         self._whole: dict[tuple[int, ...], list[int]] = {}
         for place, question in enumerate(asked):
@@ -179,8 +179,8 @@ class Benchmark:
         for value in grams:
             self._grams.setdefault(value, []).append(place)
 
-    def found_in(self, conversation: Conversation) -> list[Hit]:
-        """The questions in a conversation, each once, in their order."""
+    def find(self, conversation: Conversation) -> list[Hit]:
+        """The best match of each question in a conversation, in the order of the questions."""
         texts = [turn.content for turn in conversation.messages]
         if conversation.problem:
             texts.append(conversation.problem.statement)
@@ -189,14 +189,14 @@ class Benchmark:
             for place, how, share, shared in self._in_text(words(text)):
                 hit = Hit(conversation.id, self.names[place], how, share, shared)
                 old = best.get(place)
-                if old is None or (hit.how == How.RUN, hit.share) > (old.how == How.RUN, old.share):
+                if old is None or (hit.how == Match.RUN, hit.share) > (old.how == Match.RUN, old.share):
                     best[place] = hit
         return [best[place] for place in sorted(best)]
 
-    def _in_text(self, text: Words) -> Iterator[tuple[int, How, float, str]]:
+    def _in_text(self, text: Words) -> Iterator[tuple[int, Match, float, str]]:
         if len(text.hashes) < WHOLE:
             for place in self._whole.get(tuple(text.hashes.tolist()), ()):
-                yield place, How.RUN, 1.0, text.run(0, len(text.hashes)) if len(text.hashes) else ""
+                yield place, Match.RUN, 1.0, text.run(0, len(text.hashes)) if len(text.hashes) else ""
             return
         shared: Counter[int] = Counter()
         first: dict[int, int] = {}
@@ -212,9 +212,9 @@ class Benchmark:
             share = count / self._sizes[place]
             if place in ran:
                 length, at = ran[place]
-                yield place, How.RUN, share, text.run(at, length)
+                yield place, Match.RUN, share, text.run(at, length)
             elif count >= LEAST and share >= SHARE:
-                yield place, How.NEAR, share, text.run(values.index(first[place]), GRAM)
+                yield place, Match.NEAR, share, text.run(values.index(first[place]), GRAM)
 
     def _runs_of(self, text: Words) -> Iterator[tuple[int, tuple[int, int]]]:
         for length, known in self._runs.items():
@@ -223,17 +223,17 @@ class Benchmark:
                     yield place, (length, at)
 
 
-def contamination(
+def decontaminate(
     conversations: Iterable[Conversation],
     asked: Sequence[Question],
     report: ContaminationReport | None = None,
 ) -> Iterator[Conversation]:
-    """The conversations in which no question was found, in their order; streaming.
+    """Yield the conversations without a question, in their order; streaming.
 
     Args:
         conversations: any.
-        asked: the benchmark's questions; equal texts are looked for once.
-        report: filled on the way.
+        asked: the benchmark's questions; equal texts count once.
+        report: filled while the conversations are consumed.
     """
     report = report or ContaminationReport()
     once = list({fingerprint(question.text): question for question in reversed(asked)}.values())[::-1]
@@ -241,14 +241,14 @@ def contamination(
     benchmark = Benchmark(once)
     for conversation in conversations:
         report.read += 1
-        if hits := benchmark.found_in(conversation):
+        if hits := benchmark.find(conversation):
             report.flagged += 1
             report.hits += hits
         else:
             yield conversation
 
 
-def contamination_file(
+def decontaminate_file(
     source: Path | str,
     against: Sequence[Path | str],
     out: Path | str | None = None,
@@ -261,16 +261,16 @@ def contamination_file(
     Args:
         source: the corpus.
         against: files of questions.
-        out: where to write what is left; nothing is written without it.
-        overwrite: replace a file that holds something else.
-        strict: stop at the first broken row.
+        out: file to write the remaining conversations to; null: write nothing.
+        overwrite: replace a file with other content.
+        strict: stop at the first bad row.
 
     Raises:
-        EmptyCorpus: there is no question, or no conversation; or none would be left to write.
+        EmptyCorpus: no question, no conversation, or no conversation left to write.
     """
     report = ContaminationReport(strict)
     asked = [question for path in against for question in questions(path, report.bad)]
-    left = contamination(read_corpus(source, on_bad=report.bad), asked, report)
+    left = decontaminate(read_corpus(source, on_bad=report.bad), asked, report)
     if out is None:
         for _ in left:
             pass
@@ -281,5 +281,5 @@ def contamination_file(
         for conversation in left:
             write(line(conversation.row()))
         if report.flagged == report.read:
-            raise EmptyCorpus(f"{source}: every conversation holds a question", "Nothing was written.")
+            raise EmptyCorpus(f"{source}: every conversation contains a question", "Nothing was written.")
     return report

@@ -1,15 +1,8 @@
-"""What cleaning can do, by name: the filters in their order, the reasons they give, their options and presets.
+"""The filters of `clean`: their names, order, options and presets, and what each does to one conversation.
 
-The filters of cleaning, in the order in which they run: each keeps, repairs, cuts or rejects one conversation.
-
-What mends texts comes first, so that all later filters see what will be kept; what compares conversations comes last.
-Filters know nothing of each other. Only two remember anything: those that look for duplicates.
-
-
-Refusals, branding and mentions: whole phrases from files of our own, looked for where they say something.
-
-A phrase counts only as whole words. Letter case, the kind of apostrophe and the white space between words do not
-matter; white space elsewhere, and every other sign, does.
+A filter keeps, repairs, cuts or rejects one conversation. Filters that repair texts run first, so that all later
+filters see the texts that will be kept; filters that compare conversations run last. Filters are independent of each
+other. Only the two that look for duplicates keep state.
 """
 
 from __future__ import annotations
@@ -18,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,11 +21,13 @@ from pydantic import Field
 from maieutic.core.errors import InputError
 from maieutic.core.messages import Conversation, Record, Role
 from maieutic.data.corpus import identity, problem_key
-from maieutic.data.repair import Mended, Repair, mend
+from maieutic.data.repair import Mended as Repaired
+from maieutic.data.repair import Repair
+from maieutic.data.repair import mend as repair_turns
 
 
 class Filter(StrEnum):
-    """The filters by name, in their order."""
+    """The filters by name, in the order in which they run."""
 
     HTML = "html"
     PERSONAL = "personal"
@@ -49,7 +44,7 @@ class Filter(StrEnum):
 
 
 ALWAYS = (Filter.ROLES, Filter.TURNS, Filter.DUPLICATES)
-"""The filters that run unasked."""
+"""The filters that run by default."""
 
 
 class Reason(StrEnum):
@@ -69,23 +64,23 @@ class Reason(StrEnum):
 
 
 class CleanOptions(Record):
-    """What counts as clean."""
+    """The settings of `clean`."""
 
     filters: tuple[Filter, ...] = ()
-    """Filters to run beside those of `ALWAYS`; their order here does not matter."""
+    """Filters to run besides those of `ALWAYS`, in any order."""
     keep_opening: bool = False
-    """Keep assistant turns before the first user turn everywhere. They are kept in any case where the importer noted
-    that the tutor rightly speaks first (`meta.opens`)."""
+    """Keep assistant turns before the first user turn. They are always kept if `meta.opens` is `assistant`,
+    which importers of tutoring dialogues write."""
     min_turns: int = Field(2, ge=1)
-    """User and assistant turns at least, after repairs and cuts."""
+    """Minimum number of user and assistant turns, after repairs and cuts."""
     keep_duplicates: bool = False
     """Keep exact duplicates (same roles, texts and problem)."""
     languages: tuple[str, ...] = Field(("en",), min_length=1)
-    """ISO 639 codes that `language` keeps."""
+    """ISO 639 codes that the filter `language` keeps."""
     max_tokens: int = Field(2048, ge=1)
-    """Tokens of a part at most, for `length`."""
+    """Maximum number of tokens of a part, for the filter `length`."""
     tokenizer: Path | str | None = None
-    """What counts them; without one, the estimate of `data.lengths`."""
+    """Tokenizer that counts them; null: the estimate of `data.lengths`."""
 
     def chosen(self) -> list[Filter]:
         """The filters to run, in their order."""
@@ -98,20 +93,20 @@ PRESETS = {
         filters=(Filter.HTML, Filter.MENTIONS, Filter.LANGUAGE, Filter.LENGTH), min_turns=3, max_tokens=2048
     )
 }
-"""`platolm`: the published cleaning (arXiv 2308.11534), in its order. A single turn there is one question and one
-answer, so three turns are the least."""
+"""`platolm`: the published cleaning (arXiv 2308.11534), in its order. It removes single-turn conversations, which are
+one question and one answer, so the minimum is three turns."""
 
 
 def choose(preset: str | None, filters: Iterable[str], given: Mapping[str, Any]) -> CleanOptions:
-    """The options that a preset, further filters by name, and single settings mean together.
+    """Combine a preset, further filters by name, and single settings.
 
     Args:
         preset: one of `PRESETS`; null or empty for none.
-        filters: names of `Filter`, to run beside the preset's; or `all` alone.
-        given: fields of `CleanOptions`; null ones are not set. One that belongs to a filter asks for it too.
+        filters: names of `Filter`, to run besides the preset's; or `all` alone.
+        given: fields of `CleanOptions`; null values are ignored. A setting of a filter turns the filter on.
 
     Raises:
-        InputError: there is no such preset or filter.
+        InputError: unknown preset or filter.
     """
     if preset and preset not in PRESETS:
         raise InputError(f"no preset {preset!r}", f"Known: {', '.join(PRESETS)}.")
@@ -130,187 +125,180 @@ def choose(preset: str | None, filters: Iterable[str], given: Mapping[str, Any])
 
 
 class Rejected(NamedTuple):
-    """A conversation as it stood when a filter rejected it."""
+    """A rejected conversation, with the repairs that were made before."""
 
     conversation: Conversation
     reason: Reason
     detail: str | None = None
-    """What gave it away: the phrase, the language, the id of the one it is a near duplicate of."""
+    """The evidence: the phrase, the language, the id of the near duplicate."""
 
 
-class Outcome(NamedTuple):
-    """What became of one conversation in one filter."""
+class FilterResult(NamedTuple):
+    """The result of one filter on one conversation."""
 
     kept: tuple[Conversation, ...]
     """The conversation itself, repaired or not; its parts; or nothing."""
     rejected: tuple[Rejected, ...] = ()
     repairs: tuple[Repair, ...] = ()
-    found: Counter[str] | None = None
+    masked: Counter[str] | None = None
     """Pieces of personal data by kind."""
 
 
-class Step(NamedTuple):
-    """A filter ready to run."""
+class ActiveFilter(NamedTuple):
+    """A filter with its settings, ready to run."""
 
     name: Filter
-    run: Callable[[Conversation], Outcome]
+    run: Callable[[Conversation], FilterResult]
 
 
-def steps(options: CleanOptions, often: frozenset[int] = frozenset()) -> list[Step]:
-    """The chosen filters, fresh: those that remember have seen nothing yet.
+def active_filters(options: CleanOptions, flooded: frozenset[int] = frozenset()) -> list[ActiveFilter]:
+    """The chosen filters in their order; those that look for duplicates start empty.
 
     Args:
-        options: which, and how.
-        often: the flooded 7-grams, from `data.floods.flooded`.
+        options: the settings.
+        flooded: the hashes of flooded 7-grams, from `near_duplicates.flooded`.
 
     Raises:
         MissingExtra: a chosen filter needs a library that is not installed.
-        InputError: a language or a tokenizer that there is not.
+        InputError: unknown language or tokenizer.
     """
-    makers: dict[Filter, Callable[[], Callable[[Conversation], Outcome]]] = {
+    makers: dict[Filter, Callable[[], Callable[[Conversation], FilterResult]]] = {
         Filter.HTML: lambda: _html,
         Filter.PERSONAL: lambda: _personal,
         Filter.ROLES: lambda: _roles(options),
-        Filter.MENTIONS: lambda: _phrase("mention", Reason.MENTION),
-        Filter.BRANDING: lambda: _phrase("branding", Reason.BRANDING),
-        Filter.REFUSALS: lambda: _phrase("refusal", Reason.REFUSAL),
-        Filter.FLOODS: lambda: _floods(often),
+        Filter.MENTIONS: lambda: partial(_phrase, mention, Reason.MENTION),
+        Filter.BRANDING: lambda: partial(_phrase, branding, Reason.BRANDING),
+        Filter.REFUSALS: lambda: partial(_phrase, refusal, Reason.REFUSAL),
+        Filter.FLOODS: lambda: partial(_floods, flooded),
         Filter.LANGUAGE: lambda: _language(options.languages),
         Filter.LENGTH: lambda: _length(options),
         Filter.TURNS: lambda: lambda conversation: _kept_unless(conversation, reject(conversation, options)),
         Filter.DUPLICATES: _duplicates,
         Filter.NEAR: _near,
     }
-    return [Step(name, makers[name]()) for name in options.chosen()]
+    return [ActiveFilter(name, makers[name]()) for name in options.chosen()]
 
 
-def _kept_unless(conversation: Conversation, reason: Reason | None, detail: str | None = None) -> Outcome:
+def _kept_unless(
+    conversation: Conversation, reason: Reason | None, detail: str | None = None
+) -> FilterResult:
     if reason is None:
-        return Outcome((conversation,))
-    return Outcome((), (Rejected(conversation, reason, detail),))
+        return FilterResult((conversation,))
+    return FilterResult((), (Rejected(conversation, reason, detail),))
 
 
-def _html(conversation: Conversation) -> Outcome:
+def _html(conversation: Conversation) -> FilterResult:
     from maieutic.data.repair import to_markdown
 
     texts = [to_markdown(turn.content) for turn in conversation.messages]
     if all(text == turn.content for text, turn in zip(texts, conversation.messages, strict=True)):
-        return Outcome((conversation,))
+        return FilterResult((conversation,))
     messages = tuple(
         turn.model_copy(update={"content": text})
         for text, turn in zip(texts, conversation.messages, strict=True)
     )
-    return Outcome((conversation.model_copy(update={"messages": messages}),), repairs=(Repair.HTML,))
+    return FilterResult((conversation.model_copy(update={"messages": messages}),), repairs=(Repair.HTML,))
 
 
-def _personal(conversation: Conversation) -> Outcome:
+def _personal(conversation: Conversation) -> FilterResult:
     from maieutic.data.personal import mask_conversation
 
     masked, found = mask_conversation(conversation)
     counts = Counter({kind.value: count for kind, count in found.items()})
-    return Outcome((masked,), repairs=(Repair.MASKED,) if found else (), found=counts)
+    return FilterResult((masked,), repairs=(Repair.MASKED,) if found else (), masked=counts)
 
 
-def _roles(options: CleanOptions) -> Callable[[Conversation], Outcome]:
-    texts = [
+def _roles(options: CleanOptions) -> Callable[[Conversation], FilterResult]:
+    filters = [
         run for name, run in ((Filter.HTML, _html), (Filter.PERSONAL, _personal)) if name in options.filters
     ]
 
-    def run(conversation: Conversation) -> Outcome:
-        mended, repairs = mend(conversation, options.keep_opening)
+    def run(conversation: Conversation) -> FilterResult:
+        repaired, repairs = repair_turns(conversation, options.keep_opening)
         while True:
-            # Merged turns are new text: what mends texts looks once more, until all have nothing left to do.
-            again = mended
-            for mend_text in texts if repairs else ():
-                (again,) = mend_text(again).kept
-            again, more = mend(again, options.keep_opening)
-            if again == mended:
-                return Outcome((mended,), repairs=repairs)
-            mended, repairs = Mended(again, tuple(dict.fromkeys((*repairs, *more))))
+            # Merged turns are new text: repeat the filters that repair texts until none changes anything.
+            again = repaired
+            for repair_text in filters if repairs else ():
+                (again,) = repair_text(again).kept
+            again, more = repair_turns(again, options.keep_opening)
+            if again == repaired:
+                return FilterResult((repaired,), repairs=repairs)
+            repaired, repairs = Repaired(again, tuple(dict.fromkeys((*repairs, *more))))
 
     return run
 
 
-def _phrase(name: str, reason: Reason) -> Callable[[Conversation], Outcome]:
-    find: Callable[[Conversation], str | None] = {
-        "mention": mention,
-        "branding": branding,
-        "refusal": refusal,
-    }[name]
-
-    def run(conversation: Conversation) -> Outcome:
-        phrase = find(conversation)
-        return _kept_unless(conversation, reason if phrase else None, phrase)
-
-    return run
+def _phrase(
+    find: Callable[[Conversation], str | None], reason: Reason, conversation: Conversation
+) -> FilterResult:
+    phrase = find(conversation)
+    return _kept_unless(conversation, reason if phrase else None, phrase)
 
 
 def is_later_part(conversation: Conversation) -> bool:
-    """Whether a cut left this behind another part: its whole was judged, and its first turn is no opening."""
+    """Whether this is a part of a cut conversation other than the first: its first turn opens no conversation."""
     part = conversation.meta.get("part")
     return "part_of" in conversation.meta and isinstance(part, int) and part > 1
 
 
-def _floods(often: frozenset[int]) -> Callable[[Conversation], Outcome]:
-    from maieutic.data.near_duplicates import template
+def _floods(flooded: frozenset[int], conversation: Conversation) -> FilterResult:
+    from maieutic.data.near_duplicates import flood_words
 
-    def run(conversation: Conversation) -> Outcome:
-        words = None if is_later_part(conversation) else template(conversation, often)
-        return _kept_unless(conversation, Reason.FLOOD if words else None, words)
-
-    return run
+    words = None if is_later_part(conversation) else flood_words(conversation, flooded)
+    return _kept_unless(conversation, Reason.FLOOD if words else None, words)
 
 
-def _language(wanted: tuple[str, ...]) -> Callable[[Conversation], Outcome]:
+def _language(wanted: tuple[str, ...]) -> Callable[[Conversation], FilterResult]:
     from maieutic.data.language import asks_to_translate, check_codes, other_language
 
     check_codes(wanted)
 
-    def run(conversation: Conversation) -> Outcome:
-        if "part_of" in conversation.meta:  # its whole was judged
-            return Outcome((conversation,))
+    def run(conversation: Conversation) -> FilterResult:
+        if "part_of" in conversation.meta:  # the filter has seen the uncut conversation
+            return FilterResult((conversation,))
         code = other_language(conversation, wanted)
         if code and asks_to_translate(conversation):
-            return Outcome((conversation,), repairs=(Repair.TRANSLATION,))
+            return FilterResult((conversation,), repairs=(Repair.TRANSLATION,))
         return _kept_unless(conversation, Reason.LANGUAGE if code else None, code)
 
     return run
 
 
-def _length(options: CleanOptions) -> Callable[[Conversation], Outcome]:
-    from maieutic.data.lengths import counter, cut
+def _length(options: CleanOptions) -> Callable[[Conversation], FilterResult]:
+    from maieutic.data.lengths import cut, token_counter
 
-    count = counter(options.tokenizer)
+    count = token_counter(options.tokenizer)
 
-    def run(conversation: Conversation) -> Outcome:
+    def run(conversation: Conversation) -> FilterResult:
         fitting, too_long = cut(conversation, options.max_tokens, count)
         rejected = tuple(Rejected(part, Reason.LONG) for part in too_long)
-        return Outcome(fitting, rejected, (Repair.CUT,) if len(fitting) + len(too_long) > 1 else ())
+        return FilterResult(fitting, rejected, (Repair.CUT,) if len(fitting) + len(too_long) > 1 else ())
 
     return run
 
 
 def reject(conversation: Conversation, options: CleanOptions) -> Reason | None:
-    """Why a repaired conversation is not worth keeping, duplicates aside; None where it is.
+    """Why a repaired conversation is rejected by its turns alone; null: it is kept.
 
-    A prompt that awaits its reply (`meta.prompt`, from seed lists) needs no assistant turn and may be one turn long.
+    A prompt whose reply is still to be written (`meta.prompt`, from seed lists) needs no assistant turn and may have
+    a single turn.
     """
     users = len(conversation.turns(Role.USER))
     assistants = len(conversation.turns(Role.ASSISTANT))
-    awaits = "prompt" in conversation.meta
+    is_prompt = "prompt" in conversation.meta
     if not users:
         return Reason.NO_USER
-    if not assistants and not awaits:
+    if not assistants and not is_prompt:
         return Reason.NO_ASSISTANT
-    if users + assistants < (1 if awaits and options.min_turns == 2 else options.min_turns):
+    if users + assistants < (1 if is_prompt and options.min_turns == 2 else options.min_turns):
         return Reason.SHORT
     return None
 
 
-def _duplicates() -> Callable[[Conversation], Outcome]:
+def _duplicates() -> Callable[[Conversation], FilterResult]:
     seen: set[bytes] = set()
 
-    def run(conversation: Conversation) -> Outcome:
+    def run(conversation: Conversation) -> FilterResult:
         digest = bytes.fromhex(identity(conversation))
         is_new = digest not in seen
         seen.add(digest)
@@ -319,7 +307,7 @@ def _duplicates() -> Callable[[Conversation], Outcome]:
     return run
 
 
-def _near() -> Callable[[Conversation], Outcome]:
+def _near() -> Callable[[Conversation], FilterResult]:
     import numpy as np
 
     from maieutic.data.near_duplicates import NEAR, NearIndex, grams
@@ -328,12 +316,12 @@ def _near() -> Callable[[Conversation], Outcome]:
     ids: list[str] = []
     wholes: dict[int, Any] = {}
 
-    def run(conversation: Conversation) -> Outcome:
+    def run(conversation: Conversation) -> FilterResult:
         spoken = "\n".join(turn.content for turn in conversation.messages if turn.role != Role.SYSTEM)
-        # Conversations about different problems share nothing, however alike their words are.
+        # Mixing in the problem's key makes conversations about different problems share no gram.
         about = problem_key(conversation.problem)
         sketch = index.sketch(grams(spoken) ^ np.uint64(int(about[:16], 16) if about else 0))
-        # In one long conversation much is said again, a text worked on together above all: its parts are no copies.
+        # Parts of one cut conversation often repeat text, such as a draft under revision: they are not compared.
         whole = conversation.meta.get("part_of")
         close = index.close(sketch, NEAR)
         found = next((place for place in close if whole is None or wholes.get(place) != whole), None)
@@ -343,13 +331,13 @@ def _near() -> Callable[[Conversation], Outcome]:
         ids.append(conversation.id)
         if whole is not None:
             wholes[place] = whole
-        return Outcome((conversation,))
+        return FilterResult((conversation,))
 
     return run
 
 
 OPENING = 300
-"""Characters of an assistant turn in which a refusal is looked for: what declines, declines at once."""
+"""Characters at the start of an assistant turn in which a refusal is looked for."""
 
 
 def mention(conversation: Conversation) -> str | None:
@@ -358,28 +346,29 @@ def mention(conversation: Conversation) -> str | None:
 
 
 def branding(conversation: Conversation) -> str | None:
-    """The first phrase in which the assistant speaks of being somebody's model."""
+    """The first phrase in which the assistant calls itself a company's model."""
     found = (_first("branding", text) for text in conversation.turns(Role.ASSISTANT))
     return next(filter(None, found), None)
 
 
 def refusal(conversation: Conversation) -> str | None:
-    """The first phrase with which the assistant declines, near the beginning of a turn."""
+    """The first phrase with which the assistant declines, near the start of a turn."""
     found = (_first("refusals", text[:OPENING]) for text in conversation.turns(Role.ASSISTANT))
     return next(filter(None, found), None)
 
 
 def phrases(name: str) -> tuple[str, ...]:
-    """The phrases of a file: `mentions`, `branding` or `refusals`."""
+    """The phrases of a file in `data/phrases`: `mentions`, `branding` or `refusals`."""
     text = (resources.files("maieutic.data") / "phrases" / f"{name}.txt").read_text("utf-8")
     lines = (line.strip() for line in text.splitlines())
     return tuple(line for line in lines if line and not line.startswith("#"))
 
 
 def _first(name: str, text: str) -> str | None:
+    """The first phrase of a file in a text: whole words, in any letter case, apostrophe and spacing."""
     pattern, hints = _compiled(name)
     text = text.lower().replace("’", "'")
-    # Looking for short strings is many times faster than the pattern, and in most texts it is all there is to do.
+    # Substring search is many times faster than the pattern, and rules out most texts.
     if not any(hint in text for hint in hints):
         return None
     found = pattern.search(text)

@@ -1,8 +1,8 @@
-"""Which language people speak in a conversation, and whether it is about translating.
+"""The language of a conversation, and whether the conversation is about translation.
 
-The identifier is py3langid: its model comes inside the package, so it needs no network and says the same everywhere.
-Code, mathematics and links are left out before it looks, and it may say that it cannot tell: a text is in another
-language only where that is much likelier than any wanted one.
+The identifier is py3langid: its model is part of the package, so it needs no network and is reproducible. Code,
+formulas and links are removed before. A text counts as another language only if that is much likelier than every
+wanted language.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from maieutic.core.errors import InputError, MissingExtra
 from maieutic.core.messages import Conversation, Role
 
 TIMES = 200.0
-"""How much likelier a language must be than the wanted ones. "Hola, necesito ayuda con mi tarea" is Spanish 800 times
-likelier than English; of 1,342 turns of real English chats none was another language beyond 110 times."""
+"""Likelihood ratio from which a text is in another language than the wanted ones. "Hola, necesito ayuda con mi tarea"
+is Spanish with a ratio of 800 to English; among 1,342 turns of real English chats the largest ratio was 110."""
 UNKNOWN = "und"
-"""The code of what is no language, or cannot be told."""
+"""The code of a text whose language is unknown."""
 _SAMPLE = 500
 _A_TURN = 250
 _ENOUGH = 60
-"""UTF-8 bytes from which a side is judged alone: a rare name makes "What was Kampuchea?" look like Swahili."""
+"""UTF-8 bytes from which the user's side decides alone: a rare name makes "What was Kampuchea?" look like Swahili."""
 _NO_PROSE = re.compile(
     r"```.*?(?:```|\Z)|`[^`\n]+`|\$\$.*?\$\$|\$[^$\n]+\$|\\\[.*?\\\]|\\\(.*?\\\)|https?://\S+|<[^<>\n]{1,200}>|\[[A-Z]+\]"
     r"|^[^\n]*(?:[={};]|\w\()[^\n]*$",  # a line of code outside a fence
     re.DOTALL | re.MULTILINE,
 )
 _NOT_LATIN = re.compile(r"[^\u0000-\u024f\u1e00-\u1eff\u2000-\u206f]+")
-_TONGUE = (
+_LANGUAGES = (
     "(?:english|german|french|spanish|italian|portuguese|dutch|russian|ukrainian|polish|turkish|arabic|hebrew|persian"
     "|hindi|chinese|mandarin|japanese|korean|vietnamese|latin|greek|swedish|norwegian|danish|finnish|icelandic|czech"
     "|hungarian|romanian|thai|indonesian|malay)"
 )
 _TRANSLATION = re.compile(
     r"\btranslat(?:e|es|ed|ing|ion|ions|or)\b|\bhow (?:do|would|can|should) (?:you|i|we|one) say\b"
-    rf"|\bwhat(?:['’]s| is| does)\b.{{1,80}}\bin {_TONGUE}\b|\b(?:into|{_TONGUE} to) {_TONGUE}\b"
+    rf"|\bwhat(?:['’]s| is| does)\b.{{1,80}}\bin {_LANGUAGES}\b|\b(?:into|{_LANGUAGES} to) {_LANGUAGES}\b"
     r"|übersetz|traduc|traduis|traduire|traduz|vertaal|przetłumacz|tłumacz|перевед|перевод|переклад|翻译|翻譯|翻訳|訳して"
     r"|번역|ترجم|अनुवाद|çevir"
     r"|wie sagt man|comment (?:dit-on|dire)|c[oó]mo se (?:dice|diz)|come si dice|怎么说|怎麼說"
@@ -48,12 +48,12 @@ _TRANSLATION = re.compile(
 
 
 class Guess(NamedTuple):
-    """A language and how sure it is."""
+    """The likeliest language, and how sure that is."""
 
     code: str
     """ISO 639, or `und`."""
     times: float
-    """How much likelier than any of the wanted languages; at most 1 where it is one of them."""
+    """Likelihood ratio to the likeliest wanted language; at most 1 if the language itself is wanted."""
 
 
 @cache
@@ -77,10 +77,10 @@ def known_languages() -> frozenset[str]:
 
 
 def check_codes(codes: Collection[str]) -> None:
-    """Refuse a code that could never be found.
+    """Check that the identifier knows the codes.
 
     Raises:
-        InputError: there is one.
+        InputError: it does not know one of them.
     """
     if unknown := sorted(set(codes) - known_languages()):
         raise InputError(
@@ -89,17 +89,17 @@ def check_codes(codes: Collection[str]) -> None:
 
 
 def guess(text: str, wanted: Collection[str] = ()) -> Guess:
-    """The likeliest language of a text, `und` where nothing is likely or the text is none.
+    """The likeliest language of a text; `und` if unknown.
 
     Args:
         text: any; its first 500 characters outside code and formulas decide.
-        wanted: the languages it is compared with; without any, with the next likeliest.
+        wanted: the languages to compare with; by default the next likeliest.
     """
     text = prose(text[: 4 * _SAMPLE])[:_SAMPLE]
     if not any(map(str.isalpha, text)):
         return Guess(UNKNOWN, 1.0)
     if wanted and (code := _identifier().classify(text)[0]) in wanted:
-        return Guess(code, 1.0)  # in most corpora that is nearly all, and ranking takes as long again
+        return Guess(code, 1.0)  # in most corpora nearly all texts; ranking would double the time
     (code, score), *others = _identifier().rank(text)
     if code == "zxx":
         return Guess(UNKNOWN, 1.0)
@@ -108,7 +108,7 @@ def guess(text: str, wanted: Collection[str] = ()) -> Guess:
 
 
 def prose(text: str) -> str:
-    """The text without code, formulas, links and tags, and without words of other scripts in a mostly Latin one."""
+    """The text without code, formulas, links and tags; a mostly Latin text also loses words of other scripts."""
     text = _NO_PROSE.sub(" ", text)
     if text.isascii():
         return text
@@ -118,35 +118,35 @@ def prose(text: str) -> str:
 
 
 def sample(conversation: Conversation, *roles: Role) -> str:
-    """A little of what each of the roles says."""
+    """The first texts of each of the roles, cut short."""
     parts: list[str] = []
     for role in roles:
-        room = _SAMPLE // len(roles)
+        left = _SAMPLE // len(roles)
         for text in conversation.turns(role):
             part = prose(text[: 4 * _A_TURN])[:_A_TURN].strip()
-            parts.append(part[:room])
-            room -= len(parts[-1])
-            if room <= 0:
+            parts.append(part[:left])
+            left -= len(parts[-1])
+            if left <= 0:
                 break
     return "\n".join(parts)
 
 
 def other_language(conversation: Conversation, wanted: Collection[str]) -> str | None:
-    """The language of a conversation that is clearly in none of the wanted ones; None where it is, or may be.
+    """The language of a conversation that is clearly in none of the wanted languages; None if it may be in one.
 
-    The user's side decides; the assistant's has a say only where the user's is short or cannot be told.
+    The user's turns decide; the assistant's count too if the user's are short or unclear.
     """
-    found = _spoken(conversation, wanted)
+    found = _conversation_language(conversation, wanted)
     return found.code if found.code not in wanted and found.times >= TIMES else None
 
 
 def language(conversation: Conversation) -> str:
-    """The likeliest language of a conversation, the user's side before the assistant's; `und` where it is unclear."""
-    found = _spoken(conversation)
+    """The likeliest language of a conversation, judged by the user's turns first; `und` if unclear."""
+    found = _conversation_language(conversation)
     return found.code if found.times >= 2 else UNKNOWN
 
 
-def _spoken(conversation: Conversation, wanted: Collection[str] = ()) -> Guess:
+def _conversation_language(conversation: Conversation, wanted: Collection[str] = ()) -> Guess:
     asked = sample(conversation, Role.USER)
     found = guess(asked, wanted)
     is_sure = found.times >= TIMES and found.code != UNKNOWN and len(asked.encode()) >= _ENOUGH

@@ -1,7 +1,7 @@
-"""How many tokens a text has, and long conversations cut into parts at turn borders.
+"""Token counts of texts, and cutting long conversations into parts at turn borders.
 
-Without a tokenizer the count is an estimate: four thirds of the words, or a quarter of the UTF-8 bytes, whichever is
-more. That is near what byte-pair encoders of about 32,000 pieces make of English prose, and high for code.
+Without a tokenizer the count is an estimate: four thirds of the words or a quarter of the UTF-8 bytes, whichever is
+more. That is close to byte-pair encoders with about 32,000 pieces on English prose, and too high for code.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from maieutic.core.errors import MissingExtra, MissingInput
 from maieutic.core.messages import Conversation, Role
 
 FRAME = 4
-"""Tokens added a turn for what a template puts around it."""
+"""Tokens added for each turn, for the chat template's markup."""
 
 CountTokens = Callable[[Sequence[str]], list[int]]
-"""Texts to their numbers of tokens."""
+"""A function from texts to their numbers of tokens."""
 
 
 def estimate(texts: Sequence[str]) -> list[int]:
-    """The estimate, one number a text."""
+    """The estimated number of tokens of each text."""
     return [max(math.ceil(len(text.split()) * 4 / 3), math.ceil(len(text.encode()) / 4)) for text in texts]
 
 
-def counter(tokenizer: Path | str | None = None) -> CountTokens:
-    """What counts tokens: a tokenizer, or the estimate where none is named.
+def token_counter(tokenizer: Path | str | None = None) -> CountTokens:
+    """The function that counts tokens with a tokenizer; without one, the estimate.
 
     Args:
-        tokenizer: a `tokenizer.json`, a folder that holds a tokenizer, or a Hub id. No special tokens are added.
+        tokenizer: a `tokenizer.json`, a folder with a tokenizer, or a Hub id. Special tokens are not counted.
 
     Raises:
-        MissingExtra: the libraries to load it are not installed.
+        MissingExtra: the libraries that load the tokenizer are not installed.
         MissingInput: there is no such tokenizer.
     """
     if tokenizer is None:
@@ -47,7 +47,7 @@ def counter(tokenizer: Path | str | None = None) -> CountTokens:
     if path.is_absolute() or not _hub_id(str(tokenizer)):
         raise MissingInput(
             f"{tokenizer}: no tokenizer there",
-            "Give a tokenizer.json, a folder that holds a tokenizer, or a Hub id.",
+            "Give a tokenizer.json, a folder with a tokenizer, or a Hub id.",
         )
     return _transformers(str(tokenizer))
 
@@ -99,32 +99,31 @@ def _missing() -> MissingExtra:
 
 
 class Parts(NamedTuple):
-    """What a conversation was cut into."""
+    """The parts of a cut conversation."""
 
     fitting: tuple[Conversation, ...]
     too_long: tuple[Conversation, ...]
-    """Single rounds that are too long by themselves."""
+    """Single rounds that exceed the limit."""
 
 
 def cut(conversation: Conversation, most: int, count: CountTokens) -> Parts:
-    """A conversation in parts of at most `most` tokens; itself alone where it fits.
+    """Cut a conversation into parts of at most `most` tokens; a conversation that fits is returned whole.
 
-    Cuts lie before user turns that follow an assistant's, so each part begins with the person; the system turns that
-    open the conversation stand at the head of every part. A round that is too long by itself stands alone, apart from
-    the fitting parts. A prompt that awaits its reply (`meta.prompt`) is one piece. No part is `ended`: a cut
-    conversation teaches no ending.
+    Cuts are made before user turns that follow an assistant turn, so each part begins with the user. The system turns
+    at the start of the conversation are repeated in every part. A round that is too long is a part of `too_long`. A
+    prompt whose reply is still to be written (`meta.prompt`) is not cut. No part is `ended`, since a cut is no ending.
 
     Args:
         conversation: any.
-        most: tokens, the template's own included at `FRAME` a turn.
-        count: from `counter`.
+        most: maximum number of tokens, `FRAME` a turn for the template included.
+        count: from `token_counter`.
     """
     turns = conversation.messages
     sizes = [size + FRAME for size in count([turn.content for turn in turns])]
     if sum(sizes) <= most:
         return Parts((conversation,), ())
     heads = list(takewhile(lambda index: turns[index].role == Role.SYSTEM, range(len(turns))))
-    room = most - sum(sizes[index] for index in heads)
+    limit = most - sum(sizes[index] for index in heads)
     rounds = _rounds(conversation, len(heads))
     if len(rounds) == 1 or "prompt" in conversation.meta:
         return Parts((), (conversation,))
@@ -137,19 +136,19 @@ def cut(conversation: Conversation, most: int, count: CountTokens) -> Parts:
             left -= size
         else:
             groups.append(list(unit))
-            left = room - size
-    fits = [sum(sizes[index] for index in group) <= room for group in groups]
+            left = limit - size
+    fits = [sum(sizes[index] for index in group) <= limit for group in groups]
     parts = [_part(conversation, heads + group, place, len(groups)) for place, group in enumerate(groups)]
     return Parts(tuple(compress(parts, fits)), tuple(compress(parts, map(not_, fits))))
 
 
 def _rounds(conversation: Conversation, start: int) -> list[list[int]]:
-    """The places of the turns from `start` on, cut before each user turn that follows an assistant's."""
+    """The indices of the turns from `start` on, split before each user turn that follows an assistant turn."""
     rounds: list[list[int]] = [[]]
     before, has_user = None, False
     for index in range(start, len(conversation.messages)):
         role = conversation.messages[index].role
-        # An assistant that rightly opens stays with the first round.
+        # An assistant turn that opens the conversation belongs to the first round.
         if role == Role.USER and before == Role.ASSISTANT and has_user:
             rounds.append([])
         rounds[-1].append(index)

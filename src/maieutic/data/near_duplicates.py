@@ -1,17 +1,15 @@
-r"""Texts that share most of their words: n-grams as hashes, and an index that finds the near ones.
+r"""Texts that share most of their words: hashed word n-grams, a near-duplicate index, and template floods.
 
 A word is a run of letters, digits and underscores (what `\w+` finds), in lower case; a character of a script written
-without spaces (Han, kana, Thai, Khmer, Lao, Burmese) is a word of its own. Hashes are ours and the same everywhere:
-Python's differ from run to run.
+without spaces (Han, kana, Thai, Khmer, Lao, Burmese) is one word. The hash function is our own, since Python's gives
+other values in each process.
 
-The index is MinHash with locality-sensitive hashing, from rensa: 512 bytes or fewer a text, whatever its length.
+The index is MinHash with locality-sensitive hashing, from rensa: at most 512 bytes a text, whatever its length.
 
-
-Template floods: first turns that hundreds of people sent with a few words changed.
-
-A first turn is flooded where a run of seven words of it stands in the first turns of more than a hundred
-conversations (Source: UserLM-8b's cleaning of WildChat). Counting is exact and takes a pass of its own; hashes go to a
-temporary file beyond 64 MB, and are counted a share at a time, so memory does not grow with the corpus.
+A template flood is a first turn that hundreds of people sent with a few words changed: seven consecutive words of it
+occur in the first turns of more than a hundred conversations (source: UserLM-8b's cleaning of WildChat). Counting is
+exact and takes one pass over the corpus. Hashes beyond 64 MB go to a temporary file and are counted in shares, so
+memory does not grow with the corpus.
 """
 
 from __future__ import annotations
@@ -32,7 +30,7 @@ Hashes = NDArray[np.uint64]
 Number = TypeVar("Number", bound=np.unsignedinteger[Any])
 
 NEAR = 0.8
-"""Share of n-grams in common, as a Jaccard index, from which two texts are near duplicates."""
+"""Jaccard index of the n-gram sets from which two texts are near duplicates."""
 GRAM = 5
 _BASE = 0x9E3779B97F4A7C15
 _UNBASE = pow(_BASE, -1, 2**64)
@@ -43,7 +41,7 @@ _SEED = 7
 
 
 class Words(NamedTuple):
-    """A text in lower case, its words' hashes, and where each begins and ends in it."""
+    """A text in lower case, with the hash, start and end of each word."""
 
     text: str
     hashes: Hashes
@@ -51,12 +49,12 @@ class Words(NamedTuple):
     ends: NDArray[np.int64]
 
     def run(self, first: int, count: int) -> str:
-        """The stretch of text from a word on, `count` words long."""
+        """The piece of the text that begins with word `first` and holds `count` words."""
         return self.text[self.starts[first] : self.ends[min(first + count, len(self.ends)) - 1]]
 
 
 def words(text: str) -> Words:
-    """The words of a text, hashed; a text without any goes by what stands between white space."""
+    """The words of a text, hashed; a text without words is split at white space."""
     if text.isascii():
         text = text.lower()
         codes: NDArray[Any] = np.frombuffer(text.encode(), np.uint8)
@@ -70,8 +68,8 @@ def words(text: str) -> Words:
     first = np.flatnonzero(turning & (kinds[1:] > 0))
     if not len(first):
         return _bare(text)
-    # The hash of a word is the sum of its characters times rising powers: a difference of two running sums, moved
-    # back to the power it would have at the start of a text.
+    # The hash of a word is the sum of its characters times rising powers: the difference of two running sums, divided
+    # by the power at its start.
     powers, unpowers = _powers(1 << max(12, (len(codes) + 1).bit_length()))
     sums = np.zeros(len(codes) + 1, np.uint64)
     np.cumsum((codes.astype(np.uint64) + np.uint64(1)) * powers[: len(codes)], out=sums[1:])
@@ -91,7 +89,7 @@ def _bare(text: str) -> Words:
 
 
 def runs(hashes: Hashes, size: int) -> Hashes:
-    """The hash of every run of `size` words, in order; none where there are fewer words."""
+    """The hash of every run of `size` words, in order; none if there are fewer words."""
     count = len(hashes) - size + 1
     if count <= 0:
         return np.zeros(0, np.uint64)
@@ -103,13 +101,13 @@ def runs(hashes: Hashes, size: int) -> Hashes:
 
 
 def grams(text: str, size: int = GRAM) -> Hashes:
-    """The different word n-grams of a text, hashed and sorted; a shorter text is one gram, whatever its length."""
+    """The distinct word n-grams of a text, hashed and sorted; a text shorter than `size` words is one gram."""
     hashes = words(text).hashes
     return distinct(runs(hashes, min(size, len(hashes)))) if len(hashes) else np.zeros(1, np.uint64)
 
 
 def distinct(values: NDArray[Number]) -> NDArray[Number]:
-    """Sorted, each once: what `np.unique` gives, several times faster at this size."""
+    """The distinct values, sorted: as `np.unique`, several times faster at this size."""
     values = np.sort(values)
     fresh = np.ones(len(values), bool)
     np.not_equal(values[1:], values[:-1], out=fresh[1:])
@@ -117,16 +115,16 @@ def distinct(values: NDArray[Number]) -> NDArray[Number]:
 
 
 def jaccard(one: NDArray[Any], other: NDArray[Any]) -> float:
-    """The share two sorted sets have in common."""
+    """The Jaccard index of two sorted sets."""
     shared = len(np.intersect1d(one, other, assume_unique=True))
     return shared / (len(one) + len(other) - shared)
 
 
 @cache
 def _kinds() -> NDArray[np.uint8]:
-    """By code point: 0 no part of a word, 1 part of one, 2 a word of its own."""
+    """By code point: 0 not part of a word, 1 part of a word, 2 a word by itself."""
     kinds = np.zeros(0x110000, np.uint8)
-    letters = 0x40000  # beyond lie no letters: planes without characters, tags, private use
+    letters = 0x40000  # no letters beyond: planes without characters, tags, private use
     kinds[:letters] = np.fromiter((chr(code).isalnum() for code in range(letters)), np.uint8, letters)
     kinds[ord("_")] = 1
     for low, high in (*_ALONE, *_ALONE_FAR):
@@ -142,7 +140,7 @@ def _powers(length: int) -> tuple[Hashes, Hashes]:
 
 
 def _mixed(values: Hashes) -> Hashes:
-    """Every bit of the result hangs on every bit of the value (the finish of splitmix64); in place."""
+    """Mix the bits in place, so that each output bit depends on each input bit (the finish of splitmix64)."""
     values ^= values >> np.uint64(30)
     values *= np.uint64(0xBF58476D1CE4E5B9)
     values ^= values >> np.uint64(27)
@@ -152,10 +150,10 @@ def _mixed(values: Hashes) -> Hashes:
 
 
 class NearIndex:
-    """Texts by what they share, found again by any text close to them.
+    """An index of texts that finds the near duplicates of a new text.
 
-    Two texts with a Jaccard index at `NEAR` become candidates with a probability above .99 (16 bands of 6) or beyond
-    .9999999 (32 bands of 4), and the more alike they are, the surer.
+    Two texts with a Jaccard index of `NEAR` become candidates with a probability above .99 (16 bands of 6) or above
+    .9999999 (32 bands of 4); the probability grows with the index.
 
     Raises:
         MissingExtra: rensa is not installed.
@@ -174,20 +172,20 @@ class NearIndex:
         self._sketches: list[Any] = []
 
     def sketch(self, hashes: NDArray[Any]) -> Any:
-        """The fixed-size sketch of a set of n-grams."""
+        """The MinHash signature of a set of n-grams, of fixed size."""
         sketch = self._new(self._size, _SEED)
         sketch.update(hashes.view(f"V{hashes.itemsize}").tolist())
         return sketch
 
     def add(self, sketch: Any) -> int:
-        """Put a text into the index; the places count up from 0."""
+        """Add a text to the index, and return its place: 0 for the first."""
         place = len(self._sketches)
         self._bands.insert(place, sketch)
         self._sketches.append(sketch)
         return place
 
     def close(self, sketch: Any, least: float, known: Collection[int] = ()) -> Iterator[int]:
-        """The places whose estimated Jaccard index is at least `least`, in order, without the `known` ones.
+        """The places whose estimated Jaccard index is at least `least`, in order, except the `known` ones.
 
         The estimate's standard error at .8 is .041 for 96 hashes and .035 for 128.
         """
@@ -199,16 +197,16 @@ class NearIndex:
 FLOOD_GRAM = 7
 FLOOD_LIMIT = 100
 _AT_ONCE = 1 << 22
-"""Hashes held at a time, eight bytes each."""
+"""Hashes held in memory at a time, eight bytes each."""
 
 
 def first_turn(conversation: Conversation) -> str:
-    """The first user turn, or nothing."""
+    """The text of the first user turn, or an empty string."""
     return next((turn.content for turn in conversation.messages if turn.role == Role.USER), "")
 
 
 def flooded(conversations: Iterable[Conversation], limit: int = FLOOD_LIMIT) -> frozenset[int]:
-    """The hashes of the 7-grams that stand in the first turns of more than `limit` conversations."""
+    """The hashes of the 7-grams that occur in the first turns of more than `limit` conversations."""
     with tempfile.SpooledTemporaryFile(max_size=8 * 2 * _AT_ONCE) as spill:
         total = 0
         for conversation in conversations:
@@ -216,13 +214,13 @@ def flooded(conversations: Iterable[Conversation], limit: int = FLOOD_LIMIT) -> 
             total += len(found)
             spill.write(found.tobytes())
         shares = np.uint64(-(-total // _AT_ONCE))
-        often: set[int] = set()
+        frequent: set[int] = set()
         for share in range(int(shares)):
-            often.update(_often(spill, share, shares, limit))
-        return frozenset(often)
+            frequent.update(_frequent(spill, share, shares, limit))
+        return frozenset(frequent)
 
 
-def _often(spill: IO[bytes], share: int, shares: np.uint64, limit: int) -> Iterator[int]:
+def _frequent(spill: IO[bytes], share: int, shares: np.uint64, limit: int) -> Iterator[int]:
     mine = [chunk[chunk % shares == share] for chunk in _chunks(spill)]
     values, counts = np.unique(np.concatenate(mine), return_counts=True)
     yield from values[counts > limit].tolist()
@@ -234,12 +232,12 @@ def _chunks(spill: IO[bytes]) -> Iterator[Hashes]:
         yield np.frombuffer(piece, np.uint64)
 
 
-def template(conversation: Conversation, often: frozenset[int]) -> str | None:
-    """The first flooded words of a conversation's first turn; None where it holds none."""
-    if not often:
+def flood_words(conversation: Conversation, frequent: frozenset[int]) -> str | None:
+    """The first flooded words of a conversation's first turn, or None."""
+    if not frequent:
         return None
     found = words(first_turn(conversation))
     for place, value in enumerate(runs(found.hashes, FLOOD_GRAM).tolist()):
-        if value in often:
+        if value in frequent:
             return found.run(place, FLOOD_GRAM)
     return None

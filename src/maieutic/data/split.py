@@ -1,17 +1,10 @@
-"""Train, validation and test by a hash of what belongs together: nothing is shuffled, so nothing moves later on.
+"""Splits of a corpus: train, validation and test; k folds; train and test of one data set.
 
-A conversation's part depends on its group alone (its problem, its user, or its own content), never on the rest of the
-corpus. Only content decides otherwise: a conversation seen before goes where it went before, so the same content never
-stands in two parts, whoever it came from.
-
-
-A corpus dealt into disjoint parts of about one size: rounds that never see a problem twice, people for two students.
-
-What belongs together (a problem, a person) goes to one part, by a seeded order of the groups; so any number of
-parts can be had, and a part's size does not hang on the luck of a hash.
-
-
-The train and the test list of one set of dialogues: both as others made them, or one share held out by problem.
+- `split`: a conversation's part is decided by a hash of its group (its problem, its user, or its own content), so it
+  does not change when the corpus grows. One exception keeps equal content in one part: a conversation with the same
+  content as an earlier one goes to the part of the earlier one.
+- `k_fold_split`: disjoint folds of about equal size, by a seeded order of the groups.
+- `train_test_split`: two lists as they were published, or one list with a share held out by problem.
 """
 
 from __future__ import annotations
@@ -38,7 +31,7 @@ PARTS = ("train", "validation", "test")
 
 
 class By(StrEnum):
-    """What must not be torn apart."""
+    """What must stay in one part."""
 
     CONVERSATION = "conversation"
     PROBLEM = "problem"
@@ -47,17 +40,17 @@ class By(StrEnum):
 
 @dataclass
 class SplitReport:
-    """Counts; full once the split conversations are consumed."""
+    """Counts, complete once the split conversations are consumed."""
 
     by: By
     counts: Counter[str] = field(default_factory=Counter)
     groups: Counter[str] = field(default_factory=Counter)
     alone: int = 0
-    """Conversations without a user or a problem to go by, grouped by their own content."""
+    """Conversations without a user or a problem: each is a group by its own content."""
     moved: int = 0
-    """Conversations that went to the part of their equal instead of their group's."""
+    """Conversations in the part of an equal conversation instead of their group's part."""
     leakage: dict[str, Overlap] = field(default_factory=dict)
-    """What of one part stands in another, by `test in train`, `validation in train` and `test in validation`."""
+    """By `test in train`, `validation in train` and `test in validation`."""
     bad: BadRows = field(default_factory=BadRows)
 
     def json(self) -> dict[str, Any]:
@@ -74,7 +67,7 @@ class SplitReport:
 
 
 class Placed(NamedTuple):
-    """A conversation and the part it belongs to."""
+    """A conversation and its part."""
 
     part: str
     conversation: Conversation
@@ -88,18 +81,20 @@ def split(
     seed: int = 0,
     report: SplitReport | None = None,
 ) -> Iterator[Placed]:
-    """Place each conversation, streaming and in order.
+    """Yield each conversation with its part, streaming and in order.
 
     Args:
         conversations: any.
-        by: `conversation` (paths of one message tree, and parts of a cut conversation, stay together), `problem` (same
-            statement and program) or `user`. A conversation without a problem or a user goes by its own content.
-        parts: shares of train, validation and test, summing to 1; of groups, so of conversations about.
-        seed: another one gives another split.
-        report: filled on the way.
+        by: `conversation` (paths of one message tree stay together, and so do parts of a cut conversation),
+            `problem` (same statement and program) or `user`. A conversation without a problem or a user is a group by
+            its own content.
+        parts: shares of train, validation and test, with the sum 1. They are shares of groups, so the shares of
+            conversations differ a little.
+        seed: another seed gives another split.
+        report: filled while the conversations are consumed.
 
     Raises:
-        InputError: `by` or `parts` is not what it should be.
+        InputError: unknown `by`, or invalid `parts`.
     """
     kind, bounds = _by(by), check_parts(parts)
     return _placed(conversations, kind, bounds, seed, report or SplitReport(kind))
@@ -114,7 +109,7 @@ def _placed(
         content = identity(conversation)
         key = group(conversation, by)
         report.alone += key is None and by != By.CONVERSATION
-        hashed = bytes.fromhex(fingerprint([seed, by.value, key or _own(conversation, content)]))
+        hashed = bytes.fromhex(fingerprint([seed, by.value, key or _own_key(conversation, content)]))
         at = int.from_bytes(hashed[:8]) / 2**64
         own = PARTS[0] if at < bounds[0] else PARTS[1] if at < bounds[1] else PARTS[2]
         part = part_of_content.setdefault(bytes.fromhex(content), own)
@@ -134,26 +129,26 @@ def _by(by: str) -> By:
 
 
 def check_parts(parts: tuple[float, float, float]) -> tuple[float, float]:
-    """Where validation and test begin between 0 and 1.
+    """The points between 0 and 1 at which validation and test begin.
 
     Raises:
-        InputError: they are not three shares that sum to 1.
+        InputError: not three shares with the sum 1.
     """
     if len(parts) != 3 or min(parts) < 0 or not abs(sum(parts) - 1) <= 1e-6:
-        raise InputError("the parts are not three shares that sum to 1", "Give for example 0.8,0.1,0.1.")
+        raise InputError("the parts are not three shares with the sum 1", "Give for example 0.8,0.1,0.1.")
     train, validation, test = parts
-    # Without a test part everything above train is validation, whatever rounding does to the sum.
+    # An empty part must stay empty even if the sum of the shares is rounded to less than 1.
     return train if validation + test else 1.0, train + validation if test else 1.0
 
 
 def group(conversation: Conversation, by: By) -> str | None:
-    """The key of what a conversation must stay together with, or None where there is nothing but itself."""
+    """The key of a conversation's group, or None if it has no problem or user."""
     if by == By.USER:
         return conversation.user_id
     return problem_key(conversation.problem) if by == By.PROBLEM else None
 
 
-def _own(conversation: Conversation, content: str) -> list[str]:
+def _own_key(conversation: Conversation, content: str) -> list[str]:
     for name in ("tree", "part_of"):
         if isinstance(whole := conversation.meta.get(name), str):
             return [name, whole]
@@ -177,16 +172,16 @@ def split_file(
     Args:
         source: a corpus file or a stage folder.
         out: the folder.
-        by: as `split`.
-        parts: as `split`.
-        seed: as `split`.
-        overwrite: replace parts that hold something else.
-        strict: stop at the first broken row.
-        leakage: measure afterwards what of the held-out parts stands in the others (a second pass over the source).
-        near: look for near ones there too. Where rensa is not installed they are left out, and count as null.
+        by: as in `split`.
+        parts: as in `split`.
+        seed: as in `split`.
+        overwrite: replace files with other content.
+        strict: stop at the first bad row.
+        leakage: measure the overlap of the parts afterwards (a second pass over the source).
+        near: count near duplicates too; null without rensa.
 
     Raises:
-        StoreError: one of them exists with other content, or is the source; then none is written.
+        StoreError: a file exists with other content, or is the source; then none is written.
     """
     source, out = Path(source), Path(out)
     report = SplitReport(_by(by), bad=BadRows(strict))
@@ -199,7 +194,7 @@ def split_file(
         for part, conversation in placed:
             write[part](line(conversation.row()))
         if leakage and not source.is_fifo():
-            report.leakage = leaks(
+            report.leakage = measure_leakage(
                 lambda: split(read_corpus(source, on_bad=BadRows()), by, parts, seed=seed),
                 near and find_spec("rensa") is not None,
             )
@@ -208,16 +203,16 @@ def split_file(
     return report
 
 
-def leaks(placed: Callable[[], Iterable[Placed]], near: bool = True) -> dict[str, Overlap]:
-    """Measure what of each held-out part stands in the parts before it.
+def measure_leakage(placed: Callable[[], Iterable[Placed]], near: bool = True) -> dict[str, Overlap]:
+    """Measure how much of each held-out part also occurs in the parts before it.
 
     Args:
-        placed: gives the same placed conversations each time it is called; they are gone through twice. Test and
-            validation are held in memory.
-        near: look for near ones too.
+        placed: returns the same conversations with their parts each time it is called; it is called twice. Test and
+            validation are kept in memory.
+        near: count near duplicates too.
 
     Returns:
-        `test in train`, `validation in train` and `test in validation`, as far as those parts have conversations.
+        The overlap by `test in train`, `validation in train` and `test in validation`, for parts with conversations.
     """
     least = NEAR if near else None
     held = {(tested, seen): Held(least) for seen, tested in combinations(PARTS, 2)}
@@ -239,90 +234,88 @@ def leaks(placed: Callable[[], Iterable[Placed]], near: bool = True) -> dict[str
     }
 
 
-MOST = 64
-"""Parts at most: their files have fixed names."""
+MAX_FOLDS = 64
 
 
-class Dealt(NamedTuple):
-    """What became of a corpus."""
+class Folds(NamedTuple):
+    """The sizes of the folds."""
 
     by: str
-    parts: list[int]
-    """Conversations of each part."""
+    counts: list[int]
+    """Conversations of each fold."""
     groups: list[int]
-    """Problems or people of each; a conversation without one is a group of its own."""
+    """Problems or users of each fold; a conversation without one is a group by itself."""
 
     def json(self) -> dict[str, Any]:
-        """As one JSON object."""
+        """`{"by", "counts": [n], "groups": [n]}`."""
         return self._asdict()
 
 
-def file_name(number: int) -> str:
-    """Of a part, from 1 on."""
-    return f"part-{number}.jsonl"
+def fold_name(number: int) -> str:
+    """The file name of a fold; the first is 1."""
+    return f"fold-{number}.jsonl"
 
 
-def deal(
+def k_fold_split(
     corpus: Path | str,
     out: Path | str,
     *,
-    parts: int,
+    folds: int,
     by: str = "problem",
-    apart_from: Sequence[Path] = (),
+    disjoint_from: Sequence[Path] = (),
     seed: int = 0,
     overwrite: bool = False,
-) -> Dealt:
-    """Write `part-1.jsonl`, `part-2.jsonl`, … into `out`, which share no problem, or no person.
+) -> Folds:
+    """Split a corpus into disjoint folds of about equal size: `fold-1.jsonl`, `fold-2.jsonl`, … in the folder `out`.
 
     Args:
-        corpus: what is dealt.
+        corpus: the corpus.
         out: the folder.
-        parts: how many.
-        by: what must not stand in two parts: `problem`, `user` or `conversation`.
-        apart_from: corpora that hold none of the corpus's problems (or people), such as those that evaluate.
-        seed: another one deals otherwise.
-        overwrite: replace files that hold other parts.
+        folds: number of folds.
+        by: what must stay in one fold: `problem`, `user` or `conversation`.
+        disjoint_from: corpora that must not share a problem (or user) with this one, such as test sets.
+        seed: another seed gives other folds.
+        overwrite: replace files with other content.
 
     Raises:
-        InputError: there are fewer groups than parts, or one stands in a corpus of `apart_from`.
+        InputError: fewer groups than folds, or a group also occurs in a corpus of `disjoint_from`.
     """
-    if not 1 <= parts <= MOST:
-        raise InputError(f"{parts} parts", f"Deal into 1 to {MOST}.")
-    if by not in list(By):
-        raise InputError(f"by {by!r} is not known", f"Use {', '.join(By)}.")
-    groups = _groups(read_corpus(Path(corpus)), By(by))
-    for other in apart_from:
+    if not 1 <= folds <= MAX_FOLDS:
+        raise InputError(f"{folds} folds", f"Choose 1 to {MAX_FOLDS}.")
+    groups = _groups(read_corpus(Path(corpus)), _by(by))
+    for other in disjoint_from:
         if shared := groups.keys() & _groups(read_corpus(other), By(by)).keys():
             raise InputError(
-                f"{len(shared)} of {len(groups)} groups of {corpus} (by {by}) stand in {other} too",
-                "Take them out of one of the two: what trains must not evaluate.",
+                f"{len(shared)} of {len(groups)} groups of {corpus} (by {by}) also occur in {other}",
+                "Remove them from one of the two: training and test data must be disjoint.",
             )
-    if len(groups) < parts:
+    if len(groups) < folds:
         raise InputError(
-            f"{corpus}: {len(groups)} groups (by {by}) for {parts} parts", "Give more, or fewer parts."
+            f"{corpus}: {len(groups)} groups (by {by}) for {folds} folds", "Use more data or fewer folds."
         )
     order = sorted(groups, key=lambda key: fingerprint([seed, key]))
-    heaps = [order[number::parts] for number in range(parts)]
-    files = [Path(out) / file_name(number) for number in range(1, parts + 1)]
+    keys_of_folds = [order[number::folds] for number in range(folds)]
+    files = [Path(out) / fold_name(number) for number in range(1, folds + 1)]
     for file in files:
-        refuse_source(file, [corpus, *apart_from])
+        refuse_source(file, [corpus, *disjoint_from])
     with replacing_all(files, overwrite=overwrite) as writers:
-        for heap, write in zip(heaps, writers, strict=True):
-            for key in heap:
+        for keys, write in zip(keys_of_folds, writers, strict=True):
+            for key in keys:
                 for conversation in groups[key]:
                     write(line(conversation.row()))
-    return Dealt(by, [sum(len(groups[key]) for key in heap) for heap in heaps], [len(heap) for heap in heaps])
+    counts = [sum(len(groups[key]) for key in keys) for keys in keys_of_folds]
+    return Folds(by, counts, [len(keys) for keys in keys_of_folds])
 
 
 def _groups(conversations: Iterable[Conversation], by: By) -> dict[str, list[Conversation]]:
-    """The conversations by what belongs together, in their order."""
+    """The conversations by group, in their order."""
     found: dict[str, list[Conversation]] = {}
     for conversation in conversations:
         found.setdefault(group(conversation, by) or identity(conversation), []).append(conversation)
     return found
 
 
-def write_lists(
+def train_test_split(
     train: Path | str,
     out: Path,
     *,
@@ -332,20 +325,20 @@ def write_lists(
     format: str = "auto",
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Write `train.jsonl` and `test.jsonl` into the folder `out`; what is already a list of its own stays whole.
+    """Write the `train.jsonl` and `test.jsonl` of one data set into the folder `out`.
 
     Args:
         train: dialogues in any importable form.
         out: the folder.
-        name: the set's, as the `source` of its rows.
-        test: the dialogues to test on; null holds out a share of `train`, by problem or program.
-        share: how much of `train` is held out then.
-        format: of both files.
-        seed: another one holds out other problems.
+        name: name of the data set: the `source` of its rows.
+        test: test dialogues in any importable form; null: hold out a share of `train`, by problem or program.
+        share: the share of `train` to hold out if there is no `test`.
+        format: format of both files.
+        seed: another seed holds out other problems.
 
     Returns:
-        `{"train", "test", "held_out", "files": {file: what of it was read}}`: conversations, and whether the test part
-        came from the train list.
+        `{"train", "test", "held_out", "files": {file: import report}}`: numbers of conversations, and whether the test
+        part was held out of `train`.
 
     Raises:
         EmptyCorpus: one of the two would be empty.
@@ -368,12 +361,12 @@ def write_lists(
         for part, conversation in placed:
             put(part, conversation)
         if test is not None:
-            tested, reports[str(test)] = import_files([test], format, source=name)
-            for conversation in tested:
+            test_rows, reports[str(test)] = import_files([test], format, source=name)
+            for conversation in test_rows:
                 put("test", conversation)
         if empty := next((part for part, count in counts.items() if not count), None):
             raise EmptyCorpus(
-                f"{train}: with a share of {share} held out, nothing is left to {empty}",
+                f"{train}: with a share of {share} held out, {empty} is empty",
                 "Give a test file, another share, or more dialogues.",
             )
     return {

@@ -20,7 +20,7 @@ import numpy as np
 from maieutic.core.errors import EmptyCorpus, InputError, MissingExtra
 from maieutic.core.messages import Conversation, Estimate, Role
 from maieutic.core.store import full_disk
-from maieutic.data.lengths import CountTokens, counter
+from maieutic.data.lengths import CountTokens, token_counter
 
 SAMPLE = 2000
 """First turns compared with each other; from a larger corpus, those with the smallest hashes."""
@@ -42,7 +42,7 @@ def survey(
 
     Args:
         conversations: any, at least one.
-        tokenizer: what counts the tokens (see `data.lengths.counter`); without one they are estimated from the words.
+        tokenizer: counts the tokens (see `lengths.token_counter`); without one they are estimated.
         languages: tell the languages apart, which takes most of the time. Where py3langid is not installed they stay
             untold.
 
@@ -50,7 +50,7 @@ def survey(
         EmptyCorpus: there was not one conversation.
         MissingInput, MissingExtra: the tokenizer cannot be loaded.
     """
-    tally = Survey(counter(tokenizer), _identifier() if languages else None, tokenizer)
+    tally = Survey(token_counter(tokenizer), _identifier() if languages else None, tokenizer)
     for conversation in conversations:
         tally.add(conversation)
     if not tally.conversations:

@@ -186,13 +186,13 @@ class Contamination(Action):
     against: list[Path]
 
     def run(self, out: Path) -> None:  # noqa: D102
-        from maieutic.data.decontaminate import contamination_file
+        from maieutic.data.decontaminate import decontaminate_file
 
         target = out / "corpus.jsonl"
         wrapped(
             out,
             self,
-            lambda: contamination_file(self.corpus, self.against, target, overwrite=True).json(),
+            lambda: decontaminate_file(self.corpus, self.against, target, overwrite=True).json(),
         )
 
     def describe(self) -> str:  # noqa: D102
@@ -241,32 +241,32 @@ class Convert(Action):
         return f"write {self.corpus.name} as {self.to}"
 
 
-class Deal(Action):
-    """A corpus in disjoint parts of about one size, such as the problems of each round."""
+class Folds(Action):
+    """A corpus in disjoint folds of about equal size, such as the problems of each round."""
 
-    outputs = tuple(f"part-{number}.jsonl" for number in range(1, 65))
+    outputs = tuple(f"fold-{number}.jsonl" for number in range(1, 65))
     corpus: Path
-    parts: int = Field(2, ge=1, le=64)
+    folds: int = Field(2, ge=1, le=64)
     by: Literal["problem", "user", "conversation"] = "problem"
-    apart_from: list[Path] = Field(default_factory=list)
-    """Corpora that must hold none of them, such as those that evaluate."""
+    disjoint_from: list[Path] = Field(default_factory=list)
+    """Corpora that must not share a problem or user with it, such as test sets."""
     seed: int = 0
 
     def run(self, out: Path) -> None:  # noqa: D102
-        from maieutic.data.split import deal
+        from maieutic.data.split import k_fold_split
 
         settings = self.model_dump(exclude={"corpus"})
-        wrapped(out, self, lambda: deal(self.corpus, out, overwrite=True, **settings).json())
+        wrapped(out, self, lambda: k_fold_split(self.corpus, out, overwrite=True, **settings).json())
 
     def describe(self) -> str:  # noqa: D102
-        return f"deal into {self.parts}, by {self.by}" + (
-            ", none of them evaluates" if self.apart_from else ""
+        return f"split into {self.folds} folds by {self.by}" + (
+            ", disjoint from the test sets" if self.disjoint_from else ""
         )
 
     def expect(self, out: Path, flow: Flow) -> Cost:  # noqa: D102
         if size := flow.size(self.corpus):
-            for name in self.outputs[: self.parts]:
-                flow.put(out / name, Size(size.rows // self.parts, size.tokens // self.parts))
+            for name in self.outputs[: self.folds]:
+                flow.put(out / name, Size(size.rows // self.folds, size.tokens // self.folds))
         return Cost()
 
 

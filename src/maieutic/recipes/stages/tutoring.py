@@ -28,11 +28,11 @@ class Lists(Action):
     seed: int = 0
 
     def run(self, out: Path) -> None:  # noqa: D102
-        from maieutic.data.split import write_lists
+        from maieutic.data.split import train_test_split
 
         settings = {**dict(self), "test": self._test()}
         train = settings.pop("train")
-        wrapped(out, self, lambda: write_lists(train, out, **settings))
+        wrapped(out, self, lambda: train_test_split(train, out, **settings))
 
     def _test(self) -> Path | None:
         return None if self.test == NONE else Path(self.test)
