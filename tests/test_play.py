@@ -197,7 +197,7 @@ def test_a_budget_stops_it_and_a_larger_one_goes_on(tmp_path: Path) -> None:
 RUNNER = """
 import sys
 from maieutic.models import load
-from maieutic.play import play
+from maieutic.rollouts.continuations import play
 from maieutic.rollouts import SimulateConfig
 source, spec, out = sys.argv[1:]
 config = SimulateConfig(guards="none", concurrency=4, user_mode="prompted")

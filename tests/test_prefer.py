@@ -171,7 +171,7 @@ def maieutic(*args: object) -> subprocess.CompletedProcess[str]:
 COMMAND = """
 import sys, typer
 from maieutic.cli.judge import register
-from maieutic.errors import MaieuticError
+from maieutic.core.errors import MaieuticError
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
 register(app)
 try:

@@ -191,7 +191,7 @@ def fail_full(_: int) -> None:
 
 HALF = """
 import resource, signal, sys
-from maieutic.errors import DiskFull
+from maieutic.core.errors import DiskFull
 from maieutic.core.store import Stage
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 with Stage(sys.argv[1], {}) as stage:
@@ -242,7 +242,7 @@ def test_sigkill_loses_no_row_that_was_acknowledged(tmp_path):
 
 FILLER = """
 import sys
-from maieutic.errors import DiskFull
+from maieutic.core.errors import DiskFull
 from maieutic.core.store import Stage
 try:
     with Stage(sys.argv[1], {}) as stage:
