@@ -23,8 +23,7 @@ from rounds import where
 
 from maieutic.core import statistics as stats
 from maieutic.core.store import read_json
-from maieutic.evals.dialogue import outcomes
-from maieutic.evals.dialogue.score import by_seed, compare_sides
+from maieutic.evals.dialogue import compare_starts, load_outcomes, metrics_by_start
 from maieutic.recipes import runner
 from maieutic.recipes.demo.base import one_thread
 from maieutic.report import report
@@ -85,7 +84,9 @@ def sides(folders: list[Path], tutor: str, student: str) -> dict[Any, Any]:
     for folder in folders:
         held = folder / "evaluation"
         tries = read_tries(held / f"before-{student}", held / f"after-{tutor}-with-{student}")
-        for (start, kind), (unit, row) in by_seed(outcomes(held / f"{tutor}-with-{student}"), tries).items():
+        for (start, kind), (unit, row) in metrics_by_start(
+            load_outcomes(held / f"{tutor}-with-{student}"), tries
+        ).items():
             found[f"{folder.name} {start}", kind] = (f"{folder.name} {unit}", row)
     return found
 
@@ -99,7 +100,7 @@ def pooled(folders: list[Path]) -> dict[str, Any]:
     }
     gaps = {
         student: {
-            f"{a} - {b}": compare_sides(every[a, student], every[b, student], f"{a} and {b}")
+            f"{a} - {b}": compare_starts(every[a, student], every[b, student], f"{a} and {b}")
             for a, b in PAIRS
         }
         for student in STUDENTS

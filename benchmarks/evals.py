@@ -26,7 +26,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 
 from maieutic.core import statistics as stats
-from maieutic.evals import embed, likeness, text, topics
+from maieutic.evals import realism, text, topics
 
 LIMITS = {
     "10,000 clustered resamples, 1,000 items": {"seconds": 2.0},
@@ -59,12 +59,12 @@ def pairwise(count: int) -> Callable[[], Any]:
 
 def cosine(count: int) -> Callable[[], Any]:
     said = turns(count)
-    return lambda: topics.diversity(topics.embedded(by_fours(said), embed.lexical(said)))
+    return lambda: topics.topic_diversity(topics.embed_turns(by_fours(said), topics.ngram_embedder(said)))
 
 
 def auc() -> Callable[[], Any]:
     sides = [by_fours(turns(600, seed)) for seed in (1, 2)]
-    return lambda: likeness.auc(*sides)
+    return lambda: realism.human_likeness_auc(*sides)
 
 
 WAYS: dict[str, Callable[[], Callable[[], Any]]] = {

@@ -20,8 +20,7 @@ from maieutic.chat_templates.conditioning import Telling, check_kind, read_telli
 from maieutic.core.errors import InputError
 from maieutic.core.messages import Conversation, Message, Reply, Role, Sampling
 from maieutic.data.corpus import write_corpus
-from maieutic.evals.perplexity import with_intent
-from maieutic.evals.simulator import of_model
+from maieutic.evals.likelihood import add_intent, score_likelihood
 from maieutic.models import ModelOptions, load
 from maieutic.models.weights import Framing, quiet
 from maieutic.rollouts.users import next_user_turn
@@ -95,7 +94,7 @@ def test_training_simulation_and_serving_have_the_same_ids(
             # A server reads a marker in a text as the marker, whatever is sent to it.
             assert served.apply_chat_template(messages, add_generation_prompt=True)["input_ids"] == ids
     if kind == "intent":
-        assert with_intent(row, system, spy.telling).messages[0] == spy.asked[0]
+        assert add_intent(row, system, spy.telling).messages[0] == spy.asked[0]
 
 
 def test_served_ids_where_nothing_looks_like_a_marker() -> None:
@@ -308,7 +307,7 @@ def test_a_trained_simulator_is_told_its_intent(tmp_path: Path) -> None:
     model: Any = load(f"hf/{result.model}", ModelOptions())
     assert model.telling.kinds == ("intent",)
 
-    scores = of_model(model, talks).scores
+    scores = score_likelihood(model, talks).scores
     knowing, guessing = (scores[f"perplexity_{how}_intent"].value for how in ("with", "without"))
     assert knowing and guessing and knowing < 1.1 < guessing
 

@@ -11,11 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maieutic.checks.turns import asks_question, reveals_answer, takes_up
+from maieutic.checks.turns import asks_question, reveals_answer, states_answer, takes_up
 from maieutic.core.messages import Conversation, Problem, Role
 from maieutic.data.corpus import read_corpus
-from maieutic.evals.dialogue import states_answer
-from maieutic.evals.paired import compare
+from maieutic.evals.paired import compare_files
 from maieutic.judging import judge
 from maieutic.models import load, students
 from maieutic.models.baseline import MUST_NOT_WIN
@@ -160,7 +159,7 @@ def test_no_probe_is_as_good_as_a_good_tutor(tmp_path: Path) -> None:
     for name in MUST_NOT_WIN:
         candidates(load(f"probe/{name}"), seeds, tmp_path / name, prompt=None, k=3)
         judge(tmp_path / name, tmp_path / f"{name}-judged", rubric="socratic_checks")
-        found = compare(tmp_path / "good", tmp_path / f"{name}-judged")
+        found = compare_files(tmp_path / "good", tmp_path / f"{name}-judged")
         assert found["n"] > 30  # equal openings are one prompt
         assert found["a"] == 1
         assert found["difference"] > 0.2

@@ -12,12 +12,19 @@ from dialogues import OPENING, PROBLEM, row, stage
 from loopback import Loopback
 from typer.testing import CliRunner
 
+from maieutic.checks.outcomes import solves
 from maieutic.cli import evals
 from maieutic.core.budget import Budget
 from maieutic.core.errors import BudgetSpent, InputError, TooManyFailures
 from maieutic.core.messages import Message, Role
 from maieutic.core.store import stage_rows
-from maieutic.evals.dialogue import PlayConfig, name_all, play, play_cost, score, solves
+from maieutic.evals.dialogue import score_dialogues
+from maieutic.evals.dialogue_run import (
+    DialogueRunConfig,
+    dialogue_run_cost,
+    parse_named_models,
+    run_dialogues,
+)
 from maieutic.models import load
 from maieutic.recipes import runner
 from maieutic.report import report
@@ -61,9 +68,9 @@ def asker(tmp_path: Path) -> str:
 
 
 def test_controls_always_run_and_nothing_is_asked_twice(problems: Path, asker: str, tmp_path: Path) -> None:
-    config = PlayConfig(problems=problems, rounds=3, attempts=4)
+    config = DialogueRunConfig(problems=problems, rounds=3, attempts=4)
     call = ({"asker": asker}, {"coop": "student/cooperative"}, tmp_path / "run", config)
-    found = play(*call)
+    found = run_dialogues(*call)
     assert list(found["tutors"]) == ["asker", "control-silent", "control-telling"]
     assert found["controls"] == ["control-silent", "control-telling"]
     telling = found["tutors"]["control-telling"]["coop"]
@@ -77,7 +84,7 @@ def test_controls_always_run_and_nothing_is_asked_twice(problems: Path, asker: s
         ("asker", "control-silent"),
         ("asker", "control-telling"),
     ]
-    again = play(*call)
+    again = run_dialogues(*call)
     assert again["replies"] == 0
     assert again["tutors"] == found["tutors"]
 
@@ -94,8 +101,10 @@ def test_what_is_known_before_is_the_start_alone(problems: Path, tmp_path: Path)
     tutor = lines(tmp_path / "tutor.jsonl", {"text": "Go on. What of 3 bags? 7 in each of the bags is 21"})
     prompt = tmp_path / "ask.md"
     prompt.write_text("And now?")
-    config = PlayConfig(problems=problems, rounds=1, attempts=2, attempt_prompt=str(prompt), seed_turns=1)
-    found = play({"tells": tutor}, {"s": student}, tmp_path / "run", config)
+    config = DialogueRunConfig(
+        problems=problems, rounds=1, attempts=2, attempt_prompt=str(prompt), seed_turns=1
+    )
+    found = run_dialogues({"tells": tutor}, {"s": student}, tmp_path / "run", config)
     before = list(stage_rows(tmp_path / "run" / "before-s"))
     assert len(before) == 4, "each start once for all tutors"
     assert all(one["text"] == "I think 10." for row in before for one in row["attempts"])
@@ -136,8 +145,8 @@ def test_a_student_that_breaks_is_lost_and_a_tutor_that_breaks_has_failed(
         tmp_path / "s.jsonl", {"trained_role": "user"}, {"error": "gone", "when": "in all"}, {"text": "7"}
     )
     tutor = lines(tmp_path / "t.jsonl", {"text": "Go on."}, {"error": "gone"})
-    config = PlayConfig(problems=problems, rounds=3, attempts=0, max_failure_rate=1)
-    found = play({"asker": asker, "breaks": tutor}, {"s": student}, tmp_path / "run", config)
+    config = DialogueRunConfig(problems=problems, rounds=3, attempts=0, max_failure_rate=1)
+    found = run_dialogues({"asker": asker, "breaks": tutor}, {"s": student}, tmp_path / "run", config)
     assert found["tutors"]["asker"]["s"]["lost"] == {"user_model": 4}
     assert found["tutors"]["asker"]["s"]["dialogues"] == 0
     assert found["tutors"]["breaks"]["s"]["failed_by_tutor"] == 4
@@ -170,24 +179,28 @@ def test_the_command_its_plan_and_the_report(problems: Path, asker: str, tmp_pat
     for tutor in ("asker", "control-silent", "control-telling"):
         assert f"{tutor}-with-cooperative" in page
     words[words.index("--out") + 1] = str(tmp_path / "again")
-    rescored = score(out / "asker-with-cooperative", before=out / "before-cooperative",
+    rescored = score_dialogues(out / "asker-with-cooperative", before=out / "before-cooperative",
                      after=out / "after-asker-with-cooperative", rounds=2)  # fmt: skip
     assert rescored["delta_solve"] == done["tutors"]["asker"]["cooperative"]["delta_solve"]
 
 
 def test_names() -> None:
-    assert name_all(["a=hf/x", "student/cooperative", "http://h:1/v1#m=2"]) == {
+    assert parse_named_models(["a=hf/x", "student/cooperative", "http://h:1/v1#m=2"]) == {
         "a": "hf/x",
         "cooperative": "student/cooperative",
         "m-2": "http://h:1/v1#m=2",
     }
     with pytest.raises(InputError, match="no name of its own"):
-        name_all(["a=hf/x", "a=hf/y"])
+        parse_named_models(["a=hf/x", "a=hf/y"])
 
 
 def test_a_plan_grows_with_what_is_asked(problems: Path) -> None:
-    small = play_cost({"t": "script/t"}, {"s": "student/confused"}, PlayConfig(problems=problems, attempts=0))
-    tried = play_cost({"t": "script/t"}, {"s": "student/confused"}, PlayConfig(problems=problems, attempts=8))
+    small = dialogue_run_cost(
+        {"t": "script/t"}, {"s": "student/confused"}, DialogueRunConfig(problems=problems, attempts=0)
+    )
+    tried = dialogue_run_cost(
+        {"t": "script/t"}, {"s": "student/confused"}, DialogueRunConfig(problems=problems, attempts=8)
+    )
     assert tried.calls - small.calls == 8 * small.dialogues
     assert tried.read > small.read
 
@@ -195,13 +208,17 @@ def test_a_plan_grows_with_what_is_asked(problems: Path) -> None:
 def test_a_spent_budget_stops_and_the_same_call_goes_on(problems: Path, asker: str, tmp_path: Path) -> None:
     """What is asked in two calls together is what one call asks."""
     cast = ({"asker": asker}, {"coop": "student/cooperative"})
-    whole = play(*cast, tmp_path / "whole", PlayConfig(problems=problems, rounds=2, attempts=3))
+    whole = run_dialogues(
+        *cast, tmp_path / "whole", DialogueRunConfig(problems=problems, rounds=2, attempts=3)
+    )
     out, replies, calls = tmp_path / "run", 0, 0
     while True:
         calls += 1
-        config = PlayConfig(problems=problems, rounds=2, attempts=3, concurrency=1, budget=Budget(tokens=400))
+        config = DialogueRunConfig(
+            problems=problems, rounds=2, attempts=3, concurrency=1, budget=Budget(tokens=400)
+        )
         try:
-            done = play(*cast, out, config)
+            done = run_dialogues(*cast, out, config)
         except BudgetSpent:
             assert calls < 50
             continue
@@ -248,9 +265,9 @@ def test_programs_are_run_only_when_asked(tmp_path: Path) -> None:
     one["meta"]["turns"]["2"] = {"model": "m/user"}
     folder = stage(tmp_path / "run", one)
     with pytest.raises(InputError, match="no dialogue has a known answer"):
-        score(folder)
+        score_dialogues(folder)
     try:
-        found = score(folder, states=solves)
+        found = score_dialogues(folder, states=solves)
     except InputError as error:
         pytest.skip(str(error))
     assert found["solved"]["value"] == 1
@@ -262,12 +279,14 @@ def test_what_was_lost_can_be_mended_and_tutors_added_later(problems: Path, tmp_
     """The same folder goes on: with a dialogue that the network had lost, and with one tutor more."""
     with Loopback(reply="How many nuts are in one bag?") as server:
         server.faults = lambda number, body: 400 if "6 bags" in json.dumps(body) else None
-        config = PlayConfig(problems=problems, rounds=1, attempts=2, max_failure_rate=0.5)
-        first = play({"served": server.spec}, {"coop": "student/cooperative"}, tmp_path / "run", config)
+        config = DialogueRunConfig(problems=problems, rounds=1, attempts=2, max_failure_rate=0.5)
+        first = run_dialogues(
+            {"served": server.spec}, {"coop": "student/cooperative"}, tmp_path / "run", config
+        )
         assert first["tutors"]["served"]["coop"]["failed_by_tutor"] == 1
         server.faults = []
         cast = {"served": server.spec, "more": "probe/sycophant"}
-        second = play(cast, {"coop": "student/cooperative"}, tmp_path / "run", config)
+        second = run_dialogues(cast, {"coop": "student/cooperative"}, tmp_path / "run", config)
     assert second["tutors"]["served"]["coop"]["failed_by_tutor"] == 0
     assert second["tutors"]["served"]["coop"]["delta_solve"]["n"] == 4
     assert second["tutors"]["served"]["coop"]["single"]["n"] == 4

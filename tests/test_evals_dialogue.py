@@ -12,7 +12,7 @@ from dialogues import PROBLEM, row, stage
 from test_checks import cases, quality
 from typer.testing import CliRunner
 
-from maieutic.checks.outcomes import DialogueOutcome, offers_several
+from maieutic.checks.outcomes import DialogueOutcome, offers_several, outcome
 from maieutic.checks.turns import denies, names_answer, presses, refuses
 from maieutic.cli import evals
 from maieutic.core.errors import InputError
@@ -35,7 +35,7 @@ def test_demands_labelled(name: str, check: Any) -> None:
 
 
 def came(said: str, **more: Any) -> DialogueOutcome:
-    found = dialogue.outcome(Conversation.model_validate(row("s", said)), **more)
+    found = outcome(Conversation.model_validate(row("s", said)), **more)
     assert found is not None
     return found
 
@@ -112,7 +112,7 @@ ROWS = (
 
 
 def test_a_dialogue_lost_to_the_student_does_not_count_against_the_tutor(tmp_path: Path) -> None:
-    found = dialogue.score(stage(tmp_path / "run", *ROWS))
+    found = dialogue.score_dialogues(stage(tmp_path / "run", *ROWS))
     assert found["dialogues"] == 4
     assert found["lost"] == {"user_model": 1, "network": 1}
     assert found["failed_by_tutor"] == 1
@@ -133,13 +133,15 @@ def test_a_failure_that_a_later_call_mended_counts_once(tmp_path: Path) -> None:
     broken = row("a", "T Hm.", fault="assistant_model")
     mended = row("a", f"{ASKED}\nS So it is 24.")
     mended["meta"]["dialogue"] = broken["meta"]["dialogue"]
-    found = dialogue.score(stage(tmp_path / "run", broken, broken, mended))
+    found = dialogue.score_dialogues(stage(tmp_path / "run", broken, broken, mended))
     assert (found["dialogues"], found["failed_by_tutor"], found["solved"]["value"]) == (1, 0, 1.0)
 
 
 def test_success_at_k_is_the_published_one(tmp_path: Path) -> None:
     """Told first and then repeated is a success there; `solved` is without telling."""
-    found = dialogue.score(stage(tmp_path / "run", row("a", "T The answer is 24.\nS ok, so it is 24.")))
+    found = dialogue.score_dialogues(
+        stage(tmp_path / "run", row("a", "T The answer is 24.\nS ok, so it is 24."))
+    )
     assert [found["at"][0][name]["value"] for name in ("success", "solved", "telling")] == [1, 0, 1]
 
 
@@ -147,14 +149,14 @@ def test_tutors_are_compared_over_the_starts_both_have(tmp_path: Path) -> None:
     good = [row(name, f"{ASKED}\nS So it is 24.") for name in "abcd"]
     bad = [row(name, "T The answer is 24.") for name in "bcde"]
     first, second = stage(tmp_path / "a", *good), stage(tmp_path / "b", *bad)
-    found = dialogue.compare(first, second)
+    found = dialogue.compare_dialogues(first, second)
     assert (found["solved"]["difference"], found["solved"]["n"]) == (1, 3)
     assert found["told"]["difference"] == -1
-    assert set(dialogue.METRICS) < set(found)
+    assert set(dialogue.MAIN_METRICS) < set(found)
     assert found["solved"]["p_holm"] >= found["solved"]["p"]
     other = stage(tmp_path / "c", row("z", ASKED))
     with pytest.raises(InputError, match="share no start"):
-        dialogue.compare(first, other)
+        dialogue.compare_dialogues(first, other)
 
 
 def test_score_on_files_alone(tmp_path: Path) -> None:
@@ -184,7 +186,7 @@ def test_dialogues_that_nobody_simulated_are_measured_whole(tmp_path: Path, meta
     ]
     path = tmp_path / "people.jsonl"
     path.write_text("".join(json.dumps(one) + "\n" for one in rows))
-    scores = dialogue.score(path)
+    scores = dialogue.score_dialogues(path)
     assert {name: scores[name]["value"] for name in ("solved", "told", "stated", "turns")} == {
         "solved": 0.5, "told": 0.5, "stated": 0.5, "turns": 3.5,
     }  # fmt: skip

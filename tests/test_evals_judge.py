@@ -15,7 +15,7 @@ from scipy import stats as reference
 
 from maieutic.core import statistics as stats
 from maieutic.core.errors import InputError
-from maieutic.evals import agreement, judge
+from maieutic.evals import agreement, judge_agreement
 
 DATA = Path(__file__).parent / "data" / "evals"
 
@@ -99,7 +99,7 @@ def rows(judge_of: Any, n: int = 120) -> list[dict[str, Any]]:
 def score(tmp_path: Path, table: list[dict[str, Any]]) -> dict[str, Any]:
     path = tmp_path / "pairs.json"
     path.write_text(json.dumps(table))
-    return judge.score(path)
+    return judge_agreement.score_judge(path)
 
 
 def test_a_good_judge_passes_the_gate(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_several_people(tmp_path: Path) -> None:
 
 
 def test_socratic_llms_two_raters() -> None:
-    result = judge.score(DATA / "tutor_two_raters.json")
+    result = judge_agreement.score_judge(DATA / "tutor_two_raters.json")
     assert (result["n"], result["unscored"]) == (3, 1)
     assert result["pearson"]["value"] == pytest.approx(
         reference.pearsonr([0.95, 0.25, 0.65], [1.0, 0.3, 0.85]).statistic, abs=1e-9
@@ -282,5 +282,5 @@ def test_absurd_ratings_are_unscored(tmp_path: Path) -> None:
     table = [{"human": 10**400, "judge": 1}, {"human": 1e308, "judge": -1e308}, {"human": 1, "judge": 1}]
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in table))
-    result = judge.score(path)
+    result = judge_agreement.score_judge(path)
     assert (result["n"], result["unscored"]) == (1, 2)

@@ -13,32 +13,32 @@ from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu
 
 from maieutic.core.messages import Conversation
-from maieutic.evals import likeness, realism
+from maieutic.evals import realism
 
 
 def test_wins_by_hand() -> None:
     # 3 > 1, 3 > 2, 2 > 1, 2 = 2: three and a half of four
-    assert likeness.wins(np.array([3.0, 2.0]), np.array([1.0, 2.0])) == (3.5, 4)
+    assert realism.pairwise_wins(np.array([3.0, 2.0]), np.array([1.0, 2.0])) == (3.5, 4)
 
 
 @given(st.lists(st.integers(0, 5), min_size=1), st.lists(st.integers(0, 5), min_size=1))
 def test_wins_are_mann_whitneys(first: list[int], second: list[int]) -> None:
-    won, pairs = likeness.wins(np.array(first, dtype=float), np.array(second, dtype=float))
+    won, pairs = realism.pairwise_wins(np.array(first, dtype=float), np.array(second, dtype=float))
     assert won == mannwhitneyu(first, second).statistic
     assert pairs == len(first) * len(second)
 
 
 def test_logistic_regression_by_hand() -> None:
     # one feature, ±1: the slope solves 2 / (1 + e^w) = .1 w, and the bias is 0 by symmetry
-    weights, bias = likeness.logistic(np.array([[1.0], [-1.0]]), np.array([1.0, -1.0]))
-    assert 2 / (1 + np.exp(weights[0])) == pytest.approx(likeness.PENALTY * weights[0], abs=1e-4)
+    weights, bias = realism.fit_logistic(np.array([[1.0], [-1.0]]), np.array([1.0, -1.0]))
+    assert 2 / (1 + np.exp(weights[0])) == pytest.approx(realism.CLASSIFIER_L2 * weights[0], abs=1e-4)
     assert bias == pytest.approx(0, abs=1e-6)
 
 
 def test_both_sides_weigh_the_same() -> None:
     many = np.array([[1.0]] * 9 + [[-1.0]])
     label = np.array([1.0] * 9 + [-1.0])
-    _, bias = likeness.logistic(many, label)
+    _, bias = realism.fit_logistic(many, label)
     assert bias == pytest.approx(0, abs=1e-5)
 
 
@@ -47,7 +47,7 @@ def test_folds_part_conversations_and_not_turns() -> None:
     words = ["".join(letters) for letters in itertools.permutations("abcdefg", 5)]
     drawn = np.random.default_rng(0).choice(words, size=(2, 20), replace=False).tolist()
     sides = [[[f"{word} {word}"] * 6 for word in side] for side in drawn]
-    found = likeness.auc(*sides)
+    found = realism.human_likeness_auc(*sides)
     assert found.value is not None
     assert 0.2 < found.value < 0.8
 
@@ -55,24 +55,27 @@ def test_folds_part_conversations_and_not_turns() -> None:
 def test_what_is_different_is_told_apart_and_what_is_equal_is_not() -> None:
     people = [[f"fix line {i}", f"why line {i}?"] for i in range(20)]
     polite = [[f"Could you kindly explain item {i}?"] for i in range(20)]
-    assert likeness.auc(polite, people).value == 1
-    same = likeness.auc(people, people)
+    assert realism.human_likeness_auc(polite, people).value == 1
+    same = realism.human_likeness_auc(people, people)
     assert same.value == 0.5
-    assert likeness.auc(people, polite).value == 1, (
+    assert realism.human_likeness_auc(people, polite).value == 1, (
         "no direction is given: each side's own turns look like it"
     )
 
 
 @pytest.mark.parametrize("simulated", [[], [["a"]], [[], ["a"]], [["", ""], [""]], [["a"]] * 3])
 def test_degenerate_sides(simulated: list[list[str]]) -> None:
-    for found in (likeness.auc(simulated, [["b"], ["c", "d"]]), likeness.auc([["b"], ["c"]], simulated)):
+    for found in (
+        realism.human_likeness_auc(simulated, [["b"], ["c", "d"]]),
+        realism.human_likeness_auc([["b"], ["c"]], simulated),
+    ):
         assert found.value is not None or found.reason
         assert found.ci is not None or found.reason
 
 
 def test_one_endless_conversation_takes_no_more_than_its_share() -> None:
     endless = [[f"word {i}" for i in range(5000)], *[["word"]] * 5]
-    assert sum(map(len, likeness._chosen(endless, 5))) <= likeness.MOST
+    assert sum(map(len, realism._limit_turns(endless, 5))) <= realism.CLASSIFIER_MAX_TURNS
 
 
 def real(path: Path) -> list[Conversation]:
@@ -83,11 +86,11 @@ def real(path: Path) -> list[Conversation]:
 
 def test_people_against_people_and_against_models(real_data: Path) -> None:
     people = real(real_data / "real-chats" / "oasst1.jsonl")
-    one, other = ([c.turns("user") for c in half] for half in realism.halves(people))
-    apart = likeness.auc(one, other)
+    one, other = ([c.turns("user") for c in half] for half in realism.split_in_halves(people))
+    apart = realism.human_likeness_auc(one, other)
     assert apart.value == pytest.approx(0.5, abs=0.1)
     assert apart.ci[0] < 0.5 < apart.ci[1]
     some, models = ([c.turns(side) for c in people[:40]] for side in ("user", "assistant"))
-    replies = likeness.auc(models, some)
+    replies = realism.human_likeness_auc(models, some)
     assert replies.ci[0] > 0.8
-    assert replies == likeness.auc(models[::-1], some)
+    assert replies == realism.human_likeness_auc(models[::-1], some)

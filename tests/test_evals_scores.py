@@ -16,7 +16,7 @@ close = lambda value: pytest.approx(value, abs=1e-9)  # noqa: E731
 
 
 def test_tutor_file() -> None:
-    result = tutor.score(DATA / "tutor_base.json")
+    result = tutor.score_tutor(DATA / "tutor_base.json")
     assert {name: result[name] for name in ("summary_score", *tutor.CRITERIA)} == close(
         {"summary_score": 0.6, "asks_question": 0.5, "on_topic": 0.9, "helpful": 0.5, "reveals_answer": 0.5}
     )
@@ -26,7 +26,7 @@ def test_tutor_file() -> None:
 
 
 def test_tutor_reads_every_candidate_of_a_dpo_file() -> None:
-    result = tutor.score(DATA / "tutor_dpo.json")
+    result = tutor.score_tutor(DATA / "tutor_dpo.json")
     assert result["summary_score"] == close((1 + 0.3) / 2)
     assert (result["n"], result["unscored"]) == (2, 1)
     assert result["summary_score_ci"] is None, "one prompt is one unit"
@@ -35,19 +35,19 @@ def test_tutor_reads_every_candidate_of_a_dpo_file() -> None:
 
 def test_tutor_asks_which_of_two_raters() -> None:
     with pytest.raises(InputError, match="gpt4o, human"):
-        tutor.score(DATA / "tutor_two_raters.json")
-    assert tutor.score(DATA / "tutor_two_raters.json", "human")["summary_score"] == close(
+        tutor.score_tutor(DATA / "tutor_two_raters.json")
+    assert tutor.score_tutor(DATA / "tutor_two_raters.json", "human")["summary_score"] == close(
         (0.95 + 0.25 + 0.65 + 0.65) / 4
     )
-    assert tutor.score(DATA / "tutor_two_raters.json", "gpt4o")["unscored"] == 1
+    assert tutor.score_tutor(DATA / "tutor_two_raters.json", "gpt4o")["unscored"] == 1
     with pytest.raises(InputError, match="nobody"):
-        tutor.score(DATA / "tutor_two_raters.json", "nobody")
+        tutor.score_tutor(DATA / "tutor_two_raters.json", "nobody")
 
 
 def test_tutor_warns_of_a_recorded_score_that_is_another() -> None:
     rows = json.loads((DATA / "tutor_base.json").read_text())
     rows[0]["score"] = 0.5
-    result = tutor.score_replies(tutor.replies(rows))
+    result = tutor.score_replies(tutor.judged_replies(rows))
     assert result["summary_score"] == close(0.6)
     assert "1 rows" in result["notes"][0]
 
@@ -64,7 +64,7 @@ def test_tutor_scores_a_judge_stage(tmp_path: Path) -> None:
         }
     ]  # fmt: skip
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    result = tutor.score(tmp_path)
+    result = tutor.score_tutor(tmp_path)
     assert result["summary_score"] == close(0.825)
     assert (result["n"], result["unscored"], result["asks_question"]) == (2, 1, 0.5)
 
@@ -74,7 +74,7 @@ def test_averaged_verdicts_are_scored() -> None:
     rows = [
         {"key": str(i), "verdicts": [{"values": values, "error": None}], "scores": [None]} for i in range(2)
     ]
-    result = tutor.score_replies(tutor.replies(rows))
+    result = tutor.score_replies(tutor.judged_replies(rows))
     assert (result["n"], result["asks_question"], result["reveals_answer"]) == (2, 0.5, 0.25)
     assert result["summary_score"] == close(0.25 * (0.5 + 0.75 + 0.9 + 0.6))
 
@@ -84,21 +84,21 @@ def test_tutor_of_another_rubric_uses_its_own_scores() -> None:
         {"key": str(i), "verdicts": [{"values": {"depth": depth}, "error": None}], "scores": [depth / 10]}
         for i, depth in enumerate((2.0, 6.0))
     ]
-    result = tutor.score_replies(tutor.replies(rows))
+    result = tutor.score_replies(tutor.judged_replies(rows))
     assert result["summary_score"] == close(0.4)
     assert result["asks_question"] is None
     assert result["criteria"]["depth"]["value"] == close(4)
 
 
 def test_tutor_on_people() -> None:
-    nobody = tutor.score_replies(tutor.replies([{"prompt": "a", "evaluation": None}]))
+    nobody = tutor.score_replies(tutor.judged_replies([{"prompt": "a", "evaluation": None}]))
     assert (nobody["summary_score"], nobody["n"], nobody["unscored"]) == (None, 0, 1)
 
 
 def test_tutor_on_real_human_scores(real_data: Path) -> None:
     path = real_data / "socratic-llm" / "mathdial_human_eval_dev.json"
     rows = json.loads(path.read_text())
-    result = tutor.score(path)
+    result = tutor.score_tutor(path)
     assert result["summary_score"] == close(math.fsum(row["score"] for row in rows) / len(rows))
     assert result["asks_question"] == sum(row["evaluation"]["questions"] == "yes" for row in rows) / len(rows)
     assert (result["n"], result["unscored"], result["notes"]) == (len(rows), 0, [])
@@ -205,7 +205,7 @@ def test_alpaca_eval_with_nothing_left() -> None:
 
 
 def test_paired_tutors() -> None:
-    result = paired.compare(DATA / "tutor_tuned.json", DATA / "tutor_base.json")
+    result = paired.compare_files(DATA / "tutor_tuned.json", DATA / "tutor_base.json")
     assert result["difference"] == close(((1 - 0.95) + (0.95 - 0.35) + 0 + (0.95 - 0.25)) / 4)
     assert (result["n"], result["only_a"], result["only_b"], result["unscored_b"]) == (4, 1, 0, 3)
     assert result["ci"][0] <= result["difference"] <= result["ci"][1]
@@ -214,20 +214,20 @@ def test_paired_tutors() -> None:
 
 
 def test_paired_annotations_and_judgments(tmp_path: Path) -> None:
-    result = paired.compare(DATA / "alpaca.json", DATA / "alpaca_other.json")
+    result = paired.compare_files(DATA / "alpaca.json", DATA / "alpaca_other.json")
     assert (result["difference"], result["n"]) == (close(20), 5)
     both = DATA / "mt_single.jsonl"
     with pytest.raises(InputError, match="2 models"):
-        paired.compare(both, both)
-    one = paired.compare(both, both, "left", "right")
+        paired.compare_files(both, both)
+    one = paired.compare_files(both, both, "left", "right")
     assert (one["difference"], one["n"], one["ci"]) == (-2, 1, None)
     with pytest.raises(InputError, match="AlpacaEval"):
-        paired.compare(both, DATA / "alpaca.json", "left")
+        paired.compare_files(both, DATA / "alpaca.json", "left")
 
 
 def test_swapping_the_files_swaps_the_sign() -> None:
-    there = paired.compare(DATA / "tutor_tuned.json", DATA / "tutor_base.json")
-    back = paired.compare(DATA / "tutor_base.json", DATA / "tutor_tuned.json")
+    there = paired.compare_files(DATA / "tutor_tuned.json", DATA / "tutor_base.json")
+    back = paired.compare_files(DATA / "tutor_base.json", DATA / "tutor_tuned.json")
     assert there["difference"] == close(-back["difference"])
 
 
@@ -275,22 +275,22 @@ def test_yes_no(value: object, expected: float | None) -> None:
 )
 def test_tutor_refuses_rows_of_another_shape(row: dict[str, object]) -> None:
     with pytest.raises(InputError, match="row 2"):
-        tutor.replies([{"prompt": "p", "evaluation": None}, row])
+        tutor.judged_replies([{"prompt": "p", "evaluation": None}, row])
 
 
 FOUR = {"questions": "Yes", "on_topic": 5, "helpful": 4, "reveal_answer": "No"}
 
 
 def test_the_shape_is_told_by_any_row() -> None:
-    judged = tutor.replies([{"prompt": "a"}, {"prompt": "b", "evaluation": FOUR}])
+    judged = tutor.judged_replies([{"prompt": "a"}, {"prompt": "b", "evaluation": FOUR}])
     assert [reply.values is None for reply in judged] == [True, False]
     with pytest.raises(InputError, match="raters .alice, bob"):
-        tutor.replies([{"prompt": "a"}, {"prompt": "b", "alice": FOUR, "bob": FOUR}])
+        tutor.judged_replies([{"prompt": "a"}, {"prompt": "b", "alice": FOUR, "bob": FOUR}])
 
 
 def test_rows_that_name_no_prompt_are_units_of_their_own() -> None:
     low = {**FOUR, "helpful": 1}
-    judged = tutor.replies(
+    judged = tutor.judged_replies(
         [{"evaluation": FOUR}, {"evaluation": low}, {"all_evaluations": [{"evaluation": low}] * 2}]
     )
     assert [reply.group for reply in judged] == ["row 1", "row 2", "row 3", "row 3"]
@@ -308,7 +308,7 @@ def test_paired_refuses_rows_without_their_key(tmp_path: Path) -> None:
     for row, key in (({"evaluation": FOUR}, "prompt"), ({"preference": 1}, "instruction")):
         path = write(tmp_path / "rows.jsonl", row, row)
         with pytest.raises(InputError, match=f"2 rows have no `{key}`"):
-            paired.compare(path, path)
+            paired.compare_files(path, path)
 
 
 def test_paired_takes_the_criteria_both_sides_have(tmp_path: Path) -> None:
@@ -317,7 +317,7 @@ def test_paired_takes_the_criteria_both_sides_have(tmp_path: Path) -> None:
 
     a = write(tmp_path / "a", row("1", {"x": 1, "y": 2}), row("1", {"x": 3}), row("2", {"x": 4, "y": 2}))
     b = write(tmp_path / "b", row("1", {"x": 1, "z": 1}), row("2", {"x": 1, "y": 1}))
-    result = paired.compare(a, b)
+    result = paired.compare_files(a, b)
     assert {name: m["n"] for name, m in result["metrics"].items()} == {"summary_score": 2, "x": 2, "y": 1}
     assert result["metrics"]["x"]["difference"] == close((1 + 3) / 2)
     said = " ".join(result["notes"])

@@ -16,7 +16,7 @@ import pytest
 from maieutic.core import statistics as stats
 from maieutic.core.errors import InputError, MissingInput, RenderError
 from maieutic.core.messages import Conversation, Role
-from maieutic.evals import ending, judged, named, perplexity, simulator
+from maieutic.evals import likelihood, simulator
 
 
 def chat(*turns: str, ended: bool = False) -> Conversation:
@@ -27,24 +27,24 @@ def chat(*turns: str, ended: bool = False) -> Conversation:
 
 def test_one_decision_at_each_human_opening() -> None:
     four = ("a", "b", "c", "d")
-    assert simulator.decisions(chat(*four, ended=True), [0.1, 0.2, 0.9]) == (
+    assert likelihood.decisions(chat(*four, ended=True), [0.1, 0.2, 0.9]) == (
         [0.1, 0.2, 0.9],
         [False, False, True],
     )
-    assert simulator.decisions(chat(*four), [0.1, 0.2, 0.9]) == ([0.1, 0.2], [False, False]), "cut: censored"
-    assert simulator.decisions(chat("a", ended=True), [0.3]) == ([0.3], [False]), (
+    assert likelihood.decisions(chat(*four), [0.1, 0.2, 0.9]) == ([0.1, 0.2], [False, False]), "cut: censored"
+    assert likelihood.decisions(chat("a", ended=True), [0.3]) == ([0.3], [False]), (
         "ends on the human: no opening"
     )
-    assert simulator.decisions(chat(*four, ended=True), [0.1, None, 0.9]) == ([0.1, 0.9], [False, True])
+    assert likelihood.decisions(chat(*four, ended=True), [0.1, None, 0.9]) == ([0.1, 0.9], [False, True])
 
 
 def test_end_scores_by_hand() -> None:
     made = [
-        simulator.Decisions([0.05, 0.6, 0.95], [False, False, True]),
-        simulator.Decisions([0.15, 0.4], [False, True]),
-        simulator.Decisions([0.05, 0.9], [False, True]),
+        likelihood.Decisions([0.05, 0.6, 0.95], [False, False, True]),
+        likelihood.Decisions([0.15, 0.4], [False, True]),
+        likelihood.Decisions([0.05, 0.9], [False, True]),
     ]
-    found = {name: estimate.value for name, estimate in simulator.end_scores(made).items()}
+    found = {name: estimate.value for name, estimate in likelihood.end_scores(made).items()}
     assert found["end_precision"] == pytest.approx(2 / 3)
     assert found["end_recall"] == pytest.approx(2 / 3)
     assert found["end_f1"] == pytest.approx(2 / 3)
@@ -55,20 +55,22 @@ def test_end_scores_by_hand() -> None:
 
 
 def test_end_without_ends_or_without_predictions() -> None:
-    never = simulator.end_scores([simulator.Decisions([0.1], [False]), simulator.Decisions([0.2], [False])])
+    never = likelihood.end_scores(
+        [likelihood.Decisions([0.1], [False]), likelihood.Decisions([0.2], [False])]
+    )
     assert never["end_f1"].value is None
     assert never["end_f1"].reason == "no conversation was ended by its person"
-    silent = simulator.end_scores([simulator.Decisions([0.1], [True]), simulator.Decisions([0.2], [True])])
+    silent = likelihood.end_scores([likelihood.Decisions([0.1], [True]), likelihood.Decisions([0.2], [True])])
     assert (silent["end_f1"].value, silent["end_recall"].value, silent["end_precision"].value) == (0, 0, None)
-    assert simulator.end_scores([])["end_f1"].value is None
+    assert likelihood.end_scores([])["end_f1"].value is None
 
 
 def test_perplexity_by_hand() -> None:
-    found = perplexity.perplexity([[math.log(0.5), math.log(0.125)], [math.log(0.25)], []])
+    found = likelihood.perplexity([[math.log(0.5), math.log(0.125)], [math.log(0.25)], []])
     assert found.value == pytest.approx(4)
     assert found.n == 2
     assert found.ci == pytest.approx((4, 4)) or found.ci is None
-    assert perplexity.perplexity([]).value is None
+    assert likelihood.perplexity([]).value is None
 
 
 class Uniform:
@@ -88,7 +90,9 @@ class Uniform:
 
 def test_evaluate_with_a_model() -> None:
     people = [chat("a b", "c", "d", "e", ended=True), chat("f", "g"), chat("long " * 20, "h")]
-    found = simulator.evaluate(people, model=Uniform(), baselines={"base": simulator.Baseline(Uniform())})
+    found = simulator.evaluate_simulator(
+        people, model=Uniform(), baselines={"base": simulator.Baseline(Uniform())}
+    )
     assert found["perplexity_on_human_turns"]["value"] == pytest.approx(4)
     assert found["perplexity_on_human_turns"]["baseline"] == pytest.approx(4)
     assert found["perplexity_on_human_turns"]["human"] is None
@@ -102,34 +106,34 @@ def test_differences_are_paired() -> None:
     # losses 1·ln 2 and 2·ln 4 against 1·ln 4 and 2·ln 8: exp(5/3·ln 2) - exp(8/3·ln 2)
     own = [[math.log(1 / 2)], [math.log(1 / 4)] * 2, None]
     base = [[math.log(1 / 4)], [math.log(1 / 8)] * 2, [-1.0]]
-    found = perplexity.difference(own, base)
+    found = likelihood.perplexity_difference(own, base)
     assert found.value == pytest.approx(2 ** (5 / 3) - 2 ** (8 / 3))
     assert found.n == 2
     assert found.ci == pytest.approx((4 - 8, 2 - 4)), "both conversations the first, or both the second"
-    assert perplexity.difference(own, own).value == 0
-    other = perplexity.difference(own, [[-1.0], [-1.0], None])
+    assert likelihood.perplexity_difference(own, own).value == 0
+    other = likelihood.perplexity_difference(own, [[-1.0], [-1.0], None])
     assert other.value is None
-    assert other.reason == perplexity.OTHER_TOKENS
-    assert perplexity.difference([None], [None]).value is None
+    assert other.reason == likelihood.OTHER_TOKENS
+    assert likelihood.perplexity_difference([None], [None]).value is None
 
 
 def test_end_f1_difference_by_hand() -> None:
-    knows = [simulator.Decisions([0.1, 0.9], [False, True])] * 3
-    guesses = [simulator.Decisions([0.9, 0.9], [False, True])] * 3
-    found = ending.f1_difference(knows, guesses)
+    knows = [likelihood.Decisions([0.1, 0.9], [False, True])] * 3
+    guesses = [likelihood.Decisions([0.9, 0.9], [False, True])] * 3
+    found = likelihood.end_f1_difference(knows, guesses)
     assert found.value == pytest.approx(1 - 2 / 3)
     assert found.n == 3
-    assert ending.f1_difference(knows, [simulator.Decisions([], [])] * 3).value is None
-    assert ending.f1_difference([], []).value is None
+    assert likelihood.end_f1_difference(knows, [likelihood.Decisions([], [])] * 3).value is None
+    assert likelihood.end_f1_difference([], []).value is None
 
 
 def test_an_intent_stands_in_the_system_turn() -> None:
     wanting = chat("a", "b").model_copy(update={"intent": "Learn {it}."})
-    told = perplexity.with_intent(wanting)
+    told = likelihood.add_intent(wanting)
     assert next((turn.role, turn.content) for turn in told.messages) == (Role.SYSTEM, "Learn {it}.")
     assert told.messages[1:] == wanting.messages
-    assert perplexity.with_intent(wanting, "Be human.").messages[0].content == "Be human.\n\nLearn {it}."
-    again = perplexity.with_intent(told, "ignored, for it has its own")
+    assert likelihood.add_intent(wanting, "Be human.").messages[0].content == "Be human.\n\nLearn {it}."
+    again = likelihood.add_intent(told, "ignored, for it has its own")
     assert again.messages[0].content == "Learn {it}.\n\nLearn {it}."
     assert len(again.messages) == 3
 
@@ -149,7 +153,7 @@ class Told(Uniform):
 
 def test_perplexity_with_and_without_intent() -> None:
     wanting = [chat("a b", "c").model_copy(update={"intent": text}) for text in ("One.", "Two.")]
-    found = simulator.evaluate(
+    found = simulator.evaluate_simulator(
         [*wanting, chat("d", "e")], model=Told(), baselines={"base": simulator.Baseline(Uniform())}
     )
     assert found["perplexity_on_human_turns"]["n"] == 3
@@ -163,9 +167,9 @@ def test_perplexity_with_and_without_intent() -> None:
         "n": 3,
         "reason": stats.NO_SPREAD,
     }
-    without = simulator.evaluate([chat("d", "e")], model=Told())
+    without = simulator.evaluate_simulator([chat("d", "e")], model=Told())
     assert without["perplexity_with_intent"]["value"] is None
-    assert without["perplexity_with_intent"]["reason"] == judged.NO_INTENT
+    assert without["perplexity_with_intent"]["reason"] == likelihood.NO_INTENT
     assert "difference" not in without["perplexity_on_human_turns"]
 
 
@@ -179,7 +183,7 @@ def test_a_template_without_a_system_turn_cannot_be_told_an_intent() -> None:
             return super().logprobs(conversations, role, end=end)
 
     wanting = [chat("a b", "c").model_copy(update={"intent": "Learn."})] * 2
-    found = simulator.evaluate(wanting, model=Deaf())
+    found = simulator.evaluate_simulator(wanting, model=Deaf())
     assert found["perplexity_on_human_turns"]["value"] == pytest.approx(4)
     assert found["perplexity_with_intent"]["value"] is None
     assert "no system turn here" in found["perplexity_with_intent"]["reason"]
@@ -189,15 +193,15 @@ def test_baselines_have_names(tmp_path: Path) -> None:
     for name in ("talk", "a=b"):
         (tmp_path / name).write_text(json.dumps(chat("x", "y").row()))
     talk, odd = str(tmp_path / "talk"), str(tmp_path / "a=b")
-    assert named.parse_baselines(["hf/base", talk]) == {"baseline": ("hf/base", talk)}
-    found = named.parse_baselines([f"prompted={talk}", "base=hf/base", "prompted=http://host/v1#m=n"])
+    assert simulator.parse_baselines(["hf/base", talk]) == {"baseline": ("hf/base", talk)}
+    found = simulator.parse_baselines([f"prompted={talk}", "base=hf/base", "prompted=http://host/v1#m=n"])
     assert found == {"prompted": ("http://host/v1#m=n", talk), "base": ("hf/base", None)}
-    assert named.parse_baselines([odd]) == {"baseline": (None, odd)}, "a path with = in it"
-    assert named.parse_baselines(["http://host/v1#m=n"]) == {"baseline": ("http://host/v1#m=n", None)}
+    assert simulator.parse_baselines([odd]) == {"baseline": (None, odd)}, "a path with = in it"
+    assert simulator.parse_baselines(["http://host/v1#m=n"]) == {"baseline": ("http://host/v1#m=n", None)}
     with pytest.raises(InputError, match="two corpora"):
-        named.parse_baselines([talk, odd])
+        simulator.parse_baselines([talk, odd])
     with pytest.raises(MissingInput, match="nowhere"):
-        named.parse_baselines(["base=nowhere"])
+        simulator.parse_baselines(["base=nowhere"])
 
 
 def test_from_the_command_line_with_a_tiny_model(tmp_path: Path) -> None:

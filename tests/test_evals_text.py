@@ -82,17 +82,17 @@ def test_mtld_by_hand() -> None:
 
 
 def test_empty_repeated_and_flipped_turns() -> None:
-    assert [text.empty(turn) for turn in ("", " \n\u200b", "?", "🙂", "a")] == [
+    assert [text.is_blank(turn) for turn in ("", " \n\u200b", "?", "🙂", "a")] == [
         True,
         True,
         False,
         False,
         False,
     ]
-    assert sum(text.repeated(["Why is that so?", "why is that so", "Because", "", "", "Why?"])) == 1
+    assert sum(text.repeats_earlier(["Why is that so?", "why is that so", "Because", "", "", "Why?"])) == 1
     long = "please tell me once more why the sum of these is even now"
-    assert sum(text.repeated([long, long.replace("now", "then"), "another thing"])) == 0
-    assert sum(text.repeated([long, long + " please"])) == 1
+    assert sum(text.repeats_earlier([long, long.replace("now", "then"), "another thing"])) == 0
+    assert sum(text.repeats_earlier([long, long + " please"])) == 1
     for flipped in ("How can I help you today?", "As an AI, I cannot.", "Certainly! Here is the code."):
         assert text.role_flip(flipped), flipped
     for human in ("Can you help me?", "Here is my code", "Sure, that works", "I am sure here it fails"):
@@ -135,7 +135,7 @@ PEOPLE = [
 
 def test_every_metric_stands_beside_people_and_a_baseline() -> None:
     flat = [chat("Hello there", "Hi.", "Hello there", "Hi.", "How can I help you today?", "?", "", "?")] * 3
-    result = realism.compare(flat, PEOPLE, {"some": PEOPLE[:2]})
+    result = realism.compare_with_people(flat, PEOPLE, {"some": PEOPLE[:2]})
     shapes = {name: beside.json() for name, beside in result.items()}
     assert all(
         {"value", "ci", "n", "human", "human_ci", "baseline"} <= shape.keys() for shape in shapes.values()
@@ -160,7 +160,7 @@ def test_only_what_was_drawn_counts_as_the_simulators() -> None:
     assert realism.human_turns(row) == ("Why is the sky blue?",)
     assert realism.repeats(row) == 1, "what stood in the start was said"
     assert realism.first_turn_diversity([row, row]).value is None
-    assert realism.compare([row], PEOPLE)["turns_per_conversation"].own.value == 2, (
+    assert realism.compare_with_people([row], PEOPLE)["turns_per_conversation"].own.value == 2, (
         "of the whole conversation"
     )
     labelled = seeded.model_copy(update={"meta": {"turns": {"1": {"model": "m"}}}})
@@ -168,7 +168,7 @@ def test_only_what_was_drawn_counts_as_the_simulators() -> None:
 
 
 def test_people_against_people() -> None:
-    shape = realism.compare(None, PEOPLE * 2)["turns_per_conversation"].json()
+    shape = realism.compare_with_people(None, PEOPLE * 2)["turns_per_conversation"].json()
     one, other = realism.halves(PEOPLE * 2)
     expected = [sum(len(c.turns(Role.USER)) for c in half) / len(half) for half in (one, other)]
     assert shape["human_halves"] == expected
@@ -177,13 +177,13 @@ def test_people_against_people() -> None:
 
 def test_each_baseline_has_its_name() -> None:
     based = {"silent": [chat("")], "chatty": [chat("a b c", "d", "e f g")]}
-    shape = realism.compare(PEOPLE, PEOPLE, based)["mtld"].json()
+    shape = realism.compare_with_people(PEOPLE, PEOPLE, based)["mtld"].json()
     assert shape["baselines"]["silent"]["value"] is None
     assert shape["baseline"] == shape["baselines"]["chatty"]["value"] == 3, "the first that has a value"
 
 
 def test_without_simulated_conversations_the_people_still_have_numbers() -> None:
-    result = realism.compare(None, PEOPLE)
+    result = realism.compare_with_people(None, PEOPLE)
     assert all(beside.own.value is None and beside.own.reason for beside in result.values())
     assert result["mtld"].human is not None
     assert result["mtld"].human.value is not None
@@ -191,7 +191,7 @@ def test_without_simulated_conversations_the_people_still_have_numbers() -> None
 
 @pytest.mark.parametrize("simulated", [[chat("one")], [chat("")], [chat("a", "b")] * 2])
 def test_degenerate_corpora_do_not_break_it(simulated: list[Conversation]) -> None:
-    for beside in realism.compare(simulated, PEOPLE[:1], {"same": simulated}).values():
+    for beside in realism.compare_with_people(simulated, PEOPLE[:1], {"same": simulated}).values():
         assert beside.own.value is not None or beside.own.reason
         beside.json()
 
@@ -208,4 +208,4 @@ def test_nobody_to_compare_with() -> None:
     from maieutic.evals import simulator
 
     with pytest.raises(EmptyCorpus):
-        simulator.evaluate([])
+        simulator.evaluate_simulator([])

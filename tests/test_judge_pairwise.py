@@ -22,7 +22,7 @@ from maieutic.core.budget import Budget
 from maieutic.core.errors import BudgetSpent, EmptyCorpus, InputError, RunConflict, TooManyFailures
 from maieutic.core.messages import Message, Sampling
 from maieutic.core.store import stage_rows
-from maieutic.evals.pairwise import score
+from maieutic.evals.tutor import score_comparisons
 from maieutic.judging import pairwise
 from maieutic.judging.games import Game, Side, settle, vote
 from maieutic.models import ModelOptions
@@ -114,13 +114,13 @@ def test_exchanged_tutors_exchange_the_result(two: tuple[Path, Path], tmp_path: 
 
 
 def score_of(run: str | Path) -> dict[str, Any]:
-    return score(run)
+    return score_comparisons(run)
 
 
 def test_a_judge_that_looks_at_the_place_gives_ties(two: tuple[Path, Path], tmp_path: Path) -> None:
     result = pairwise(*two, tmp_path / "p", model=always("A"))
     assert (result.won, result.lost, result.tied) == (0, 1, 3)
-    told = score(tmp_path / "p")
+    told = score_comparisons(tmp_path / "p")
     assert told["position_bias"]["value"] == 1.0 and told["position_bias"]["n"] == 2
     assert told["inconsistent"]["value"] == 1.0
     assert told["decided"] == {"judge": 2, "code": 1, "equal": 1}
@@ -143,7 +143,7 @@ def test_an_unreadable_game_leaves_the_pair_unscored(two: tuple[Path, Path], tmp
     assert (result.unscored, result.calls, result.won + result.lost + result.tied) == (2, 0, 2)
     kept = rows(tmp_path / "p")
     assert kept[0]["winner"] is None and [game["better"] for game in kept[0]["games"]] == ["a", None]
-    told = score(tmp_path / "p")
+    told = score_comparisons(tmp_path / "p")
     assert (told["n"], told["unscored"]) == (2, 2) and told["win_rate"]["n"] == 2
     assert told["inconsistent"]["value"] is None and told["position_bias"]["n"] == 2
 
@@ -158,8 +158,8 @@ def test_a_panel_and_its_repeats_vote(tmp_path: Path) -> None:
     result = pairwise(a, b, tmp_path / "p", model=[fond_of("Good", "test/1"), moody], samples=2)
     (row,) = rows(tmp_path / "p")
     assert row["votes"] == ["a", "a", "b", "tie"] and result.won == 1 and result.calls == 8
-    assert score(tmp_path / "p")["judges"].keys() == {"test/1", "test/speaker"}
-    assert score(tmp_path / "p")["judges"]["test/1"]["inconsistent"]["value"] == 0.0
+    assert score_comparisons(tmp_path / "p")["judges"].keys() == {"test/1", "test/speaker"}
+    assert score_comparisons(tmp_path / "p")["judges"]["test/1"]["inconsistent"]["value"] == 0.0
     mixed = pairwise(a, b, tmp_path / "q", model=[always("?", "test/mute"), fond_of("Good")])
     assert (mixed.won, mixed.unscored) == (1, 0), "one unreadable voice of a panel does not unscore"
 
@@ -198,7 +198,7 @@ def test_what_has_no_partner_is_counted(two: tuple[Path, Path], tmp_path: Path) 
     with pytest.raises(InputError, match="not a row of candidates"):
         pairwise(two[0], strange, tmp_path / "r", model=fond_of("good"))
     with pytest.raises(InputError, match="no comparison"):
-        score(two[0])
+        score_comparisons(two[0])
 
 
 def test_published_evaluations_are_compared(tmp_path: Path) -> None:

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from maieutic.checks.outcomes import outcome
+from maieutic.checks.outcomes import outcome, solves
 from maieutic.checks.programs import Limits, passes, program, run
 from maieutic.core.errors import InputError
 from maieutic.core.messages import Conversation, Problem
-from maieutic.evals.dialogue import solves
 
 TESTS = "assert double(2) == 4\nassert double(-1) == -2"
 RIGHT = "def double(x):\n    return 2 * x\n"

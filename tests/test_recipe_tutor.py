@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 
 import pytest
 from loopback import Loopback
+from maieutic.data.leaks import write_leaks
+from maieutic.data.train_test import write_lists as take_lists
 from seedlists import SETS, Lists, write_lists
 from test_report import checked
 
@@ -26,9 +28,9 @@ from maieutic.core.store import read_json, stage_rows
 from maieutic.data.corpus import read_corpus
 from maieutic.data.overlap import write_leaks
 from maieutic.data.split import train_test_split as take_lists
-from maieutic.evals import judge, tutor
-from maieutic.evals.grid import Cell, Tutor, grid
-from maieutic.evals.people import rated_replies
+from maieutic.evals import judge_agreement, tutor
+from maieutic.evals.judge_agreement import rated_replies
+from maieutic.evals.tutor_grid import GridCell, GridTutor, score_grid
 from maieutic.judging.judges import judge_prompt
 from maieutic.judging.preferences import judged_rows, pairs
 from maieutic.judging.rubrics import load
@@ -201,9 +203,9 @@ def test_clean_items_are_those_the_tutor_was_not_given(tmp_path: Path) -> None:
 
     base = graded(tmp_path / "base.jsonl", {"a": 1, "b": 2, "c": 3, "d": 4})
     tuned = graded(tmp_path / "tuned.jsonl", {"a": 5, "b": 5, "c": 3, "d": 5})
-    tutors = [Tutor("base", None), Tutor("from_x", "x"), Tutor("from_y", "y")]
-    cells = [Cell("t", one, base if one.trained_on is None else tuned) for one in tutors]
-    found = grid(cells, {"x": leaks("x", ["a", "b"]), "y": leaks("y", ["a", "b", "c", "d"])})
+    tutors = [GridTutor("base", None), GridTutor("from_x", "x"), GridTutor("from_y", "y")]
+    cells = [GridCell("t", one, base if one.trained_on is None else tuned) for one in tutors]
+    found = score_grid(cells, {"x": leaks("x", ["a", "b"]), "y": leaks("y", ["a", "b", "c", "d"])})
     own, by_x, by_y = found["cells"]
     assert own["published"]["n"] == 4 and own["clean"]["n"] == 0  # y was given all
     assert by_x["clean"]["n"] == 2 and by_x["clean"]["summary_score"] == pytest.approx(
@@ -217,7 +219,7 @@ def test_clean_items_are_those_the_tutor_was_not_given(tmp_path: Path) -> None:
     assert "none of the 4 test items is clean" in by_y["clean"]["reasons"]["summary_score"]
     assert found["leakage"]["y"]["t"]["leaked"] == 4 and "ids" not in found["leakage"]["y"]["t"]
     with pytest.raises(InputError, match="leaks of t in z are not known"):
-        grid([Cell("t", Tutor("from_z", "z"), tuned)], {"x": tmp_path / "x.json"})
+        score_grid([GridCell("t", GridTutor("from_z", "z"), tuned)], {"x": tmp_path / "x.json"})
 
 
 def test_people_in_either_form_and_nobody(tmp_path: Path) -> None:
@@ -434,7 +436,7 @@ def test_the_table_has_every_set_and_tutor_as_published_and_clean(runs: dict[str
         assert cell["published"]["unscored"] == 0 and sum(cell["scores"].values()) == cell["published"]["n"]
         assert ("difference" in cell) == (cell["tutor"] != "base")
         stage = f"judged-{cell['test']}-{cell['tutor'].replace('from_finetuned_with_', 'from-')}"
-        own_score = json.loads(json.dumps(tutor.score(runs["folder"] / "killed" / stage)))
+        own_score = json.loads(json.dumps(tutor.score_tutor(runs["folder"] / "killed" / stage)))
         assert own_score == cell["published"]
         for part, own in (("published", cell["published"]), ("clean", cell["clean"])):
             if cell["tutor"] != "base":
@@ -467,8 +469,8 @@ def test_the_report_shows_the_table_and_its_files_load_back(runs: dict[str, Any]
         files = {path.stem for path in (tmp_path / "r" / "evaluation" / test).iterdir()}
         assert files == set(tutors)
         for file, stage in tutors.items():
-            loaded = tutor.score(tmp_path / "r" / "evaluation" / test / f"{file}.json")
-            own = tutor.score(run / f"judged-{test}-{stage}")
+            loaded = tutor.score_tutor(tmp_path / "r" / "evaluation" / test / f"{file}.json")
+            own = tutor.score_tutor(run / f"judged-{test}-{stage}")
             assert {**loaded, "notes": []} == {**own, "notes": []}
         items = judged_rows(tmp_path / "r" / "dpo" / test / "train_dataset.json")
         made = [(one.chosen, one.rejected, one.scores) for one in pairs(items, min_chosen=0.4)]
@@ -477,5 +479,5 @@ def test_the_report_shows_the_table_and_its_files_load_back(runs: dict[str, Any]
             for one in pairs(judged_rows(run / f"judge-{test}"), min_chosen=0.4)
         ]
         assert sorted(map(str, made)) == sorted(map(str, own)) and made
-    beside = judge.score(tmp_path / "r" / "evaluation" / "human_vs_gpt.json")
+    beside = judge_agreement.score_judge(tmp_path / "r" / "evaluation" / "human_vs_gpt.json")
     assert beside["n"] == 12 and beside == read_json(run / "agreement-human" / "manifest.json")["agreement"]

@@ -22,7 +22,7 @@ from maieutic.core.messages import Conversation
 from maieutic.core.store import Stage, write_json
 from maieutic.data.corpus import write_corpus
 from maieutic.evals import tutor
-from maieutic.evals.simulator import decisions, end_bins
+from maieutic.evals.likelihood import decisions, end_bins
 from maieutic.judging import judge
 from maieutic.judging.preferences import judged_rows, pairs
 from maieutic.models import load
@@ -415,7 +415,7 @@ def test_artefacts_load_back_with_the_same_scores_and_pairs(whole: Path, tmp_pat
     ]
     for name, stage in (("base", "base-judged"), ("from_finetuned_with_mathdial", "tuned-judged")):
         file = tmp_path / "evaluation" / "mathdial" / f"{name}.json"
-        assert tutor.score(file) == tutor.score(whole / stage)
+        assert tutor.score_tutor(file) == tutor.score_tutor(whole / stage)
     file = tmp_path / "dpo" / "mathdial" / "train_dataset.json"
     items = json.loads(file.read_text())
     assert list(items[0]) == [
@@ -429,7 +429,7 @@ def test_artefacts_load_back_with_the_same_scores_and_pairs(whole: Path, tmp_pat
     assert list(items[0]["chosen_eval"]) == ["output", "raw_evaluation", "evaluation_error", "evaluation"]
     assert set(items[0]["chosen_eval"]["evaluation"]) == {"questions", "on_topic", "helpful", "reveal_answer"}
     assert any(one["evaluation_error"] for one in items[0]["all_evaluations"])
-    assert tutor.score(file) == tutor.score(whole / "judged")
+    assert tutor.score_tutor(file) == tutor.score_tutor(whole / "judged")
 
     def found(source: Path) -> set[tuple[str, ...]]:
         made = pairs(judged_rows(source), min_chosen=0.4)

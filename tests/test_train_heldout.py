@@ -25,8 +25,7 @@ from maieutic.core.messages import Conversation
 from maieutic.core.store import Stage, stage_rows
 from maieutic.data.corpus import write_corpus
 from maieutic.data.wordsets import diversity
-from maieutic.evals.ending import end_scores
-from maieutic.evals.simulator import of_model
+from maieutic.evals.likelihood import end_scores, score_likelihood
 from maieutic.evals.text import pairwise_diversity
 from maieutic.models import load
 from maieutic.train.best import best_of, stale
@@ -114,7 +113,7 @@ def test_what_is_measured_is_what_eval_simulator_measures(settings: SftConfig, w
     from maieutic.data.corpus import read_corpus
 
     people = list(read_corpus(settings.validation))  # type: ignore[arg-type]
-    scores = of_model(load(f"hf/{plain.out}"), people).scores
+    scores = score_likelihood(load(f"hf/{plain.out}"), people).scores
     assert manifest["eval_end_f1"] == pytest.approx(scores["end_f1"].value, abs=1e-6)
     assert manifest["eval_end_f1"] > 0.3
     assert manifest["people_first_turn_diversity"] == pytest.approx(

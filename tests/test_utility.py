@@ -20,7 +20,7 @@ from maieutic.cli import recipe as commands
 from maieutic.core.errors import InputError, MissingInput
 from maieutic.core.store import Stage
 from maieutic.data.corpus import read_corpus, write_corpus
-from maieutic.evals.utility import Arm, compare, metrics, rank_correlation, read_arms
+from maieutic.evals.utility import Arm, compare_corpora, corpus_metrics, rank_correlation, read_arms
 from maieutic.recipes import runner
 from maieutic.recipes.stages.utility import plan
 
@@ -56,7 +56,7 @@ def arm(folder: Path, corpus: str, scores: dict[int, list[float]], size: int = 1
 
 
 def test_corpora_are_compared_by_question_and_seeds_are_averaged(tmp_path: Path) -> None:
-    result = compare([
+    result = compare_corpora([
         arm(tmp_path, "real", {1: [4, 4], 2: [6], 3: [8]}),
         arm(tmp_path, "sim", {1: [5, 7], 2: [6], 3: [10], 4: [1]}),
         arm(tmp_path, "sim", {1: [7, 7], 2: [8], 3: [-1]}, seed=1),
@@ -81,14 +81,16 @@ def test_corpora_are_compared_by_question_and_seeds_are_averaged(tmp_path: Path)
 
 
 def test_few_numbers_are_null_with_a_reason(tmp_path: Path) -> None:
-    alone = compare([arm(tmp_path, "a", {1: [5]})])
+    alone = compare_corpora([arm(tmp_path, "a", {1: [5]})])
     assert alone["cells"][0]["ci"] is None and "one unit" in alone["cells"][0]["reason"]
     assert alone["differences"] == {"overall": [], "blocks": [], "sizes": []}
     assert "one training seed" in alone["notes"][0]
-    (apart,) = compare([arm(tmp_path, "a", {1: [5]}), arm(tmp_path, "b", {2: [5]})])["differences"]["blocks"]
+    (apart,) = compare_corpora([arm(tmp_path, "a", {1: [5]}), arm(tmp_path, "b", {2: [5]})])["differences"][
+        "blocks"
+    ]
     assert (apart["difference"], apart["p"], apart["n"]) == (None, None, 0)
     assert "no question in common" in apart["reason"]
-    (mute,) = compare([arm(tmp_path, "a", {1: [-1]})])["cells"]
+    (mute,) = compare_corpora([arm(tmp_path, "a", {1: [-1]})])["cells"]
     assert (mute["value"], mute["n"], mute["unscored"]) == (None, 0, 1) and mute["reason"]
 
 
@@ -127,12 +129,12 @@ def test_no_rank_correlation_without_reason(given: Any, n: int, reason: str) -> 
 
 
 def test_the_metrics_are_of_all_that_is_learned_from() -> None:
-    found = metrics([talk("red red", "one two three", "red blue", "four"), talk("green", "five")])
+    found = corpus_metrics([talk("red red", "one two three", "red blue", "four"), talk("green", "five")])
     assert {name: one.value for name, one in found.items()} == pytest.approx({
         "first_turn_diversity": 100, "distinct_2": 1, "mtld": (2 + 2 + 1) / 3, "turns_per_conversation": 1.5,
         "question_words": 5 / 3, "answer_words": 5 / 3,
     })  # fmt: skip
-    silent = metrics([talk("only an answer", first="assistant")])
+    silent = corpus_metrics([talk("only an answer", first="assistant")])
     assert silent["question_words"].value is None and silent["mtld"].reason
     assert silent["distinct_2"].reason
 
@@ -140,10 +142,10 @@ def test_the_metrics_are_of_all_that_is_learned_from() -> None:
 def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     one = arm(tmp_path, "a", {1: [5]})
     with pytest.raises(InputError, match="twice"):
-        compare([one, one])
+        compare_corpora([one, one])
     won = write(tmp_path / "alpaca.json", [{"instruction": "i", "preference": 2}])
     with pytest.raises(InputError, match="AlpacaEval annotations, FastChat judgments\n.*one benchmark"):
-        compare([one, one.model_copy(update={"corpus": "b", "judged": won})])
+        compare_corpora([one, one.model_copy(update={"corpus": "b", "judged": won})])
     with pytest.raises(InputError, match="row 1: size"):
         read_arms(write(tmp_path / "arms.jsonl", [{"corpus": "a", "size": 0, "model": "m", "judged": "x"}]))
 

@@ -11,7 +11,7 @@ from maieutic.core.console import say, table
 from maieutic.core.messages import Conversation
 from maieutic.core.store import read_json, write_json
 from maieutic.data.corpus import read_corpus
-from maieutic.evals.paired import compare
+from maieutic.evals.paired import compare_files
 from maieutic.recipes import runner
 from maieutic.recipes.demo.base import one_thread
 from maieutic.report import report
@@ -74,7 +74,7 @@ class Demo(NamedTuple):
 
     def _beside_tutor(self, probe: str) -> dict[str, Any]:
         """A probe's means, and the tuned tutor's summary score less its own, paired by dialogue."""
-        found = compare(self.run / "tuned-judged", self.run / f"{probe}-judged")
+        found = compare_files(self.run / "tuned-judged", self.run / f"{probe}-judged")
         return {
             **{name: found["metrics"][name]["b"] for name, _ in _TUTOR},
             **{key: found[key] for key in ("difference", "ci", "n")},

@@ -89,13 +89,14 @@ def dialogue_run(
     Example: maieutic eval dialogue run --tutor tuned=hf/runs/dpo --tutor base=hf/BASE --student student/cooperative
     --problems problems.jsonl --out runs/played
     """
+    from maieutic.checks.outcomes import solves
     from maieutic.core.messages import Sampling
-    from maieutic.evals import dialogue
+    from maieutic.evals import dialogue_run
     from maieutic.models import ModelOptions
 
     if user_mode not in (None, "trained", "prompted"):
         raise typer.BadParameter("give trained or prompted", param_hint="--user-mode")
-    config = dialogue.PlayConfig(
+    config = dialogue_run.DialogueRunConfig(
         problems=problems,
         kinds=tuple(name.strip() for name in kinds.split(",")) if kinds else (),
         rounds=rounds,
@@ -116,12 +117,12 @@ def dialogue_run(
         max_failure_rate=max_failure_rate,
         budget=budget(budget_tokens, budget_usd, price),
     )
-    tutors, students = dialogue.name_all(tutor), dialogue.name_all(student)
+    tutors, students = dialogue_run.parse_named_models(tutor), dialogue_run.parse_named_models(student)
     if dry_run:
-        _show_cost(dialogue.play_cost(tutors, students, config)._asdict(), as_json)
+        _show_cost(dialogue_run.dialogue_run_cost(tutors, students, config)._asdict(), as_json)
         return
     options = ModelOptions(template=template, concurrency=concurrency)
-    found = dialogue.play(tutors, students, out, config, options, dialogue.solves if run_code else None)
+    found = dialogue_run.run_dialogues(tutors, students, out, config, options, solves if run_code else None)
     if not printed(found, as_json):
         show_played(found)
 
@@ -188,16 +189,19 @@ def dialogue_score(
 
     Example: maieutic eval dialogue score runs/tuned/dialogues --against runs/base/dialogues
     """
+    from maieutic.checks.outcomes import solves
     from maieutic.evals import dialogue
 
-    states = dialogue.solves if run_code else None
-    result = dialogue.score(run, before=before, after=after, rounds=rounds, states=states)
+    states = solves if run_code else None
+    result = dialogue.score_dialogues(run, before=before, after=after, rounds=rounds, states=states)
     if against:
-        result["against"] = dialogue.score(
+        result["against"] = dialogue.score_dialogues(
             against, before=before, after=after_against, rounds=rounds, states=states
         )
         both = (after, after_against)
-        result["difference"] = dialogue.compare(run, against, before=before, after=both, states=states)
+        result["difference"] = dialogue.compare_dialogues(
+            run, against, before=before, after=both, states=states
+        )
     if printed(result, as_json):
         return
     show(str(run), result)

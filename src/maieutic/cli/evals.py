@@ -46,7 +46,7 @@ def tutor_score(
     """
     from maieutic.evals import tutor
 
-    result = tutor.score(file, rater)
+    result = tutor.score_tutor(file, rater)
     if printed(result, as_json):
         return
     rows = [(name, result[name], span(result[f"{name}_ci"])) for name in ("summary_score", *tutor.CRITERIA)]
@@ -67,9 +67,9 @@ def judge_score(
 
     Example: maieutic eval judge score --pairs pairs.json --gate
     """
-    from maieutic.evals import judge
+    from maieutic.evals import judge_agreement
 
-    result = judge.score(pairs)
+    result = judge_agreement.score_judge(pairs)
     if not printed(result, as_json):
         names = [name for name, of in result.items() if isinstance(of, dict) and "ci" in of]
         rows = [
@@ -77,7 +77,7 @@ def judge_score(
                 name,
                 result[name]["value"],
                 span(result[name]["ci"]),
-                *(result["baselines"][base].get(name, {}).get("value") for base in judge.BASELINES),
+                *(result["baselines"][base].get(name, {}).get("value") for base in judge_agreement.BASELINES),
             )
             for name in names
         ]
@@ -107,7 +107,7 @@ def paired(
     """
     from maieutic.evals import paired as pairs
 
-    result = pairs.compare(first, second, model_a, model_b)
+    result = pairs.compare_files(first, second, model_a, model_b)
     if printed(result, as_json):
         return
     rows = [
@@ -166,11 +166,13 @@ def simulator(
 
     Example: maieutic eval simulator --model hf/out/user --people test.jsonl --simulated RUN/simulate
     """
-    from maieutic.evals.named import evaluate_named
+    from maieutic.evals.simulator import evaluate_simulator_files
     from maieutic.models import ModelOptions
 
     options = ModelOptions(template=template, system=system)
-    result = evaluate_named(people, model, simulated, baseline or [], options, embedder=embedder, judge=judge)
+    result = evaluate_simulator_files(
+        people, model, simulated, baseline or [], options, embedder=embedder, judge=judge
+    )
     if printed(result, as_json):
         return
     metrics = {name: m for name, m in result.items() if isinstance(m, dict)}

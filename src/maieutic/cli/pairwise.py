@@ -88,9 +88,9 @@ def pairwise_score(
 
     Example: maieutic eval tutor pairwise-score runs/tuned-base
     """
-    from maieutic.evals import pairwise
+    from maieutic.evals import tutor
 
-    result = pairwise.score(run)
+    result = tutor.score_comparisons(run)
     if printed(result, as_json):
         return
     say(

@@ -119,9 +119,9 @@ def score(
 
     Example: maieutic eval utility score arms.jsonl
     """
-    from maieutic.evals.utility import compare, read_arms
+    from maieutic.evals.utility import compare_corpora, read_arms
 
-    _show(compare(read_arms(arms)), as_json)
+    _show(compare_corpora(read_arms(arms)), as_json)
 
 
 def _named(corpora: list[str]) -> dict[str, Path]:

@@ -1,5 +1,6 @@
-"""Measuring: pure functions over files and rows; scoring needs no model, no torch and no network.
+"""Evaluation: simulators, tutors, whole dialogues, judges, corpora, and the benchmarks MT-Bench and AlpacaEval.
 
-`stats` says how sure a number is; `tutor`, `agreement`, `mt_bench`, `alpaca_eval` and `paired` score recorded
-verdicts; `text` and `realism` measure what a simulator writes beside what people write; `simulator` gathers them.
+Scoring recorded files needs no model, no torch and no network. `simulator` gathers the metrics of a user simulator;
+`tutor`, `paired`, `dialogue`, `judge_agreement`, `mt_bench` and `alpaca_eval` score recorded verdicts; `utility`
+compares training corpora.
 """

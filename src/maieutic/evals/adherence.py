@@ -1,21 +1,21 @@
-"""What a judge says of a simulator: does it stay with its intent, does it stay a user, and how good are its questions?
+"""Metrics of a simulator that need a judge: intent adherence, role adherence, and the quality of its questions.
 
-The two probes are UserLM-8b's (arXiv 2510.06552), in our own words (`prompts/probe_*.md`). Each gives the simulator a
-conversation of two turns, draws the person's next turn, and asks the judge for a yes or no:
+The two adherence tests are UserLM-8b's (arXiv 2510.06552), with our own prompts (`prompts/probe_*.md`). Each gives the
+simulator a conversation of two turns, generates the next human turn, and asks the judge for a yes or no:
 
 - *intent adherence*: a person's own first turn, then an assistant that proposes a diversion; yes where the simulator,
-  told the person's intent, goes on with it;
-- *role adherence*: a problem whose answer is known, as a question, then an assistant that feigns doubt and asks for
-  the answer; yes where the simulator does not answer in its place. A turn that states the known answer is a no by
-  code; the judge is asked of the others.
+  conditioned on the person's intent, continues with the intent;
+- *role adherence*: a problem with a known answer, as a question, then an assistant that feigns doubt and asks for the
+  answer; yes where the simulator does not answer in the assistant's place. A turn that states the known answer is a no
+  by code; the judge decides the others.
 
-A turn that says nothing is left out. At most 100 items of a corpus are used, by hash.
+A blank turn is unscored. At most 100 items of a corpus are used, chosen by hash.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from maieutic.checks.turns import states_answer
@@ -23,116 +23,216 @@ from maieutic.core import prompts
 from maieutic.core import statistics as stats
 from maieutic.core.errors import ModelError, UnknownModel, WrongKey
 from maieutic.core.messages import Conversation, Estimate, Message, Problem, Role, Sampling, fingerprint
-from maieutic.core.progress import Progress
+from maieutic.core.progress import Progress, track
 from maieutic.core.prompts import mark_for
-from maieutic.evals.perplexity import with_intent
+from maieutic.evals.likelihood import NO_INTENT, add_intent
+from maieutic.evals.realism import NOT_GIVEN, Comparison, split_in_halves
 from maieutic.judging import rubrics
 from maieutic.judging.judges import ask
 from maieutic.judging.rubrics import Rubric
 from maieutic.models import ChatModel
 from maieutic.rollouts.users import UserMode, next_user_turn, tells, user_mode
 
+Corpus = Sequence[Conversation]
 ITEMS = 100
-AT_ONCE = 16
-DRAW = Sampling(temperature=1.0, top_p=0.8, max_tokens=256)
-"""How the person's turn is drawn: UserLM's temperature and top-p."""
-PROBES = ("intent_adherence", "role_adherence")
+CONCURRENCY = 16
+SAMPLING = Sampling(temperature=1.0, top_p=0.8, max_tokens=256)
+"""How the human turn is sampled: UserLM's temperature and top-p."""
 QUALITY = ("complexity", "relevancy", "logicality", "diversity")
+JUDGED_METRICS = ("intent_adherence", "role_adherence", *(f"judged_{criterion}" for criterion in QUALITY))
+NO_JUDGE = "needs a judge"
+NO_MODEL = "needs the simulator as a MODEL"
+NO_ANSWER = "no held-out conversation has a problem with a known answer"
 _SPEAKERS = {Role.USER: "the person", Role.ASSISTANT: "the assistant"}
 
 
-class Graded(NamedTuple):
-    """What came of a set of items."""
+class Verdicts(NamedTuple):
+    """The judge's verdicts on a set of items."""
 
     values: list[dict[str, float] | None]
-    """By item, in order: values by criterion; null where nothing was said or the judge was not understood."""
+    """By item, in order: values by criterion; null where the turn was blank or the verdict unreadable."""
     errors: list[str]
     """Why items are unscored."""
 
     def estimate(self, criterion: str) -> Estimate:
-        """The mean of a criterion, items resampled; for yes and no the share of yes, exact."""
+        """The mean of a criterion, items resampled; for yes and no the share of yes, with an exact interval."""
         known = [values[criterion] for values in self.values if values is not None]
         if not known:
             return stats.undefined(self.errors[0] if self.errors else stats.NO_UNITS)
         return stats.proportion(known)
 
 
-def sample(conversations: Sequence[Conversation]) -> list[Conversation]:
-    """At most 100 of them, those with the least hash."""
-    spoken = [one for one in conversations if one.turns(Role.USER)]
-    return sorted(spoken, key=lambda one: fingerprint([one.id, one.turns(Role.USER)]))[:ITEMS]
+class JudgedMetrics(NamedTuple):
+    """Metrics by name, and notes for the person who reads them."""
+
+    metrics: dict[str, Comparison]
+    notes: list[str]
+
+
+def without_judge() -> JudgedMetrics:
+    """All judged metrics as undefined."""
+    return JudgedMetrics(dict.fromkeys(JUDGED_METRICS, Comparison(stats.undefined(NO_JUDGE))), [])
+
+
+def judge_simulator(
+    judge: ChatModel,
+    people: Corpus,
+    *,
+    model: ChatModel | None = None,
+    simulated: Corpus | None = None,
+    base_models: Mapping[str, ChatModel] | None = None,
+    base_corpora: Mapping[str, Corpus] | None = None,
+) -> JudgedMetrics:
+    """Intent and role adherence of the models, and the four criteria of the corpora; all models are closed after it.
+
+    Raises:
+        WrongKey, UnknownModel: a model refuses every call.
+    """
+    models = {**({"": model} if model else {}), **(base_models or {})}
+    corpora = {**({"": simulated} if simulated else {}), **(base_corpora or {})}
+    return asyncio.run(_judge_simulator(judge, people, models, corpora))
+
+
+async def _judge_simulator(
+    judge: ChatModel, people: Corpus, models: Mapping[str, ChatModel], corpora: Mapping[str, Corpus]
+) -> JudgedMetrics:
+    """The simulator has the empty name."""
+    notes: list[str] = []
+    try:
+        with track(None, "judge") as progress:
+            metrics = await _adherence_metrics(judge, people, models, notes, progress)
+            metrics |= await _quality_metrics(judge, people, corpora, notes, progress)
+    finally:
+        await asyncio.gather(*(each.close() for each in (judge, *models.values())))
+    return JudgedMetrics(metrics, notes)
+
+
+async def _adherence_metrics(
+    judge: ChatModel, people: Corpus, models: Mapping[str, ChatModel], notes: list[str], progress: Progress
+) -> dict[str, Comparison]:
+    tests = (
+        ("intent_adherence", "stays_with_intent", intent_adherence, NO_INTENT),
+        ("role_adherence", "stays_in_role", role_adherence, NO_ANSWER),
+    )
+    metrics = {}
+    for metric, criterion, test, reason in tests:
+        found: dict[str, Estimate] = {}
+        for name, model in models.items():
+            verdicts = await test(model, judge, people, progress)
+            found[name] = verdicts.estimate(criterion) if verdicts.values else stats.undefined(reason)
+            notes += _unscored_note(metric, name, verdicts)
+        own = found.pop("", stats.undefined(NO_MODEL))
+        metrics[metric] = Comparison(own, None, found)
+    return metrics
+
+
+async def _quality_metrics(
+    judge: ChatModel, people: Corpus, corpora: Mapping[str, Corpus], notes: list[str], progress: Progress
+) -> dict[str, Comparison]:
+    first, second = split_in_halves(select_items(people))
+    found = {}
+    for name, corpus in {**corpora, "people": [*first, *second]}.items():
+        items = corpus if name == "people" else select_items(corpus)
+        found[name] = await question_quality(judge, items, progress)
+        notes += _unscored_note("the four criteria", name, found[name])
+    human = found.pop("people")
+    halves = [
+        Verdicts(part, human.errors) for part in (human.values[: len(first)], human.values[len(first) :])
+    ]
+    metrics = {}
+    for criterion in QUALITY:
+        based = {name: verdicts.estimate(criterion) for name, verdicts in found.items()}
+        own = based.pop("", stats.undefined(NOT_GIVEN))
+        split = halves[0].estimate(criterion), halves[1].estimate(criterion)
+        metrics[f"judged_{criterion}"] = Comparison(own, human.estimate(criterion), based, split)
+    return metrics
+
+
+def _unscored_note(what: str, name: str, verdicts: Verdicts) -> list[str]:
+    unscored = sum(values is None for values in verdicts.values)
+    if not unscored:
+        return []
+    reason = f": {verdicts.errors[0]}" if verdicts.errors else ": the turn was blank"
+    return [f"{what} of {name or 'the simulator'}: {unscored} of {len(verdicts.values)} unscored{reason}"]
+
+
+def select_items(conversations: Corpus) -> list[Conversation]:
+    """At most 100 of them, those with the smallest hash."""
+    speaking = [each for each in conversations if each.turns(Role.USER)]
+    return sorted(speaking, key=lambda each: fingerprint([each.id, each.turns(Role.USER)]))[:ITEMS]
 
 
 async def intent_adherence(
-    model: ChatModel, judge: ChatModel, people: Sequence[Conversation], progress: Progress
-) -> Graded:
-    """Of people's conversations with an intent: does the simulator stay with it? See the module."""
+    model: ChatModel, judge: ChatModel, people: Corpus, progress: Progress
+) -> Verdicts:
+    """For people's conversations with an intent: does the simulator stay with it? See the module."""
     mode, rubric = user_mode(model), rubrics.load("intent_adherence")
-    lure = Message(role=Role.ASSISTANT, content=prompts.load("probe_diversion").text)
+    diversion = Message(role=Role.ASSISTANT, content=prompts.load("probe_diversion").text)
 
-    async def one(person: Conversation) -> dict[str, float] | None:
+    async def judge_one(person: Conversation) -> dict[str, float] | None:
         first = Message(role=Role.USER, content=person.turns(Role.USER)[0])
-        said = await _next_turn(model, mode, person, [first, lure])
-        if said is None:
+        turn = await _next_turn(model, mode, person, [first, diversion])
+        if turn is None:
             return None
-        return await _graded(judge, rubric, transcript([first, lure, said], person.intent))
+        return await _verdict(judge, rubric, transcript([first, diversion, turn], person.intent))
 
-    return await _each(sample([person for person in people if person.intent]), one, progress)
+    return await _judge_each(
+        select_items([person for person in people if person.intent]), judge_one, progress
+    )
 
 
-async def role_adherence(
-    model: ChatModel, judge: ChatModel, people: Sequence[Conversation], progress: Progress
-) -> Graded:
-    """Of people's problems with a known answer: does the simulator leave the answer to the assistant?"""
+async def role_adherence(model: ChatModel, judge: ChatModel, people: Corpus, progress: Progress) -> Verdicts:
+    """For people's problems with a known answer: does the simulator leave the answer to the assistant?"""
     mode, rubric = user_mode(model), rubrics.load("role_adherence")
     doubt = Message(role=Role.ASSISTANT, content=prompts.load("probe_doubt").text)
 
-    async def one(problem: Problem) -> dict[str, float] | None:
+    async def judge_one(problem: Problem) -> dict[str, float] | None:
         question = Message(role=Role.USER, content=problem.statement)
         start = Conversation(id="probe", messages=(question,), problem=problem)
-        said = await _next_turn(model, mode, start, [question, doubt])
-        if said is None:
+        turn = await _next_turn(model, mode, start, [question, doubt])
+        if turn is None:
             return None
-        if states_answer(said.content, problem):
+        if states_answer(turn.content, problem):
             return {"stays_in_role": 0.0}
-        return await _graded(judge, rubric, transcript([question, doubt, said]), problem)
+        return await _verdict(judge, rubric, transcript([question, doubt, turn]), problem)
 
     known = {person.problem: person for person in people if person.problem and person.problem.answer}
-    asked = [person.problem for person in sample(list(known.values()))]
-    return await _each(asked, one, progress)
+    problems = [person.problem for person in select_items(list(known.values()))]
+    return await _judge_each(problems, judge_one, progress)
 
 
-async def quality(judge: ChatModel, conversations: Sequence[Conversation], progress: Progress) -> Graded:
+async def question_quality(judge: ChatModel, conversations: Corpus, progress: Progress) -> Verdicts:
     """PlatoLM's four criteria of a person's questions over a whole conversation, 1 to 10 (rubric question_quality)."""
     rubric = rubrics.load("question_quality")
 
-    async def one(conversation: Conversation) -> dict[str, float] | None:
-        return await _graded(judge, rubric, transcript(conversation.messages))
+    async def judge_one(conversation: Conversation) -> dict[str, float] | None:
+        return await _verdict(judge, rubric, transcript(conversation.messages))
 
-    return await _each(conversations, one, progress)
+    return await _judge_each(conversations, judge_one, progress)
 
 
 def transcript(turns: Sequence[Message], intent: str | None = None) -> str:
-    """A conversation as the judge reads it; a mark that stands in no turn opens each, so none can fake another."""
+    """A conversation as the judge reads it; a mark that occurs in no turn opens each, so none can be faked."""
     shown = [(_SPEAKERS[turn.role], turn.content) for turn in turns if turn.role != Role.SYSTEM]
     parts = [("what the person wants", intent), *shown] if intent else shown
-    mark = mark_for([said for _, said in parts])
-    return "\n\n".join(f"[{mark}] {who}:\n{said}" for who, said in parts)
+    mark = mark_for([content for _, content in parts])
+    return "\n\n".join(f"[{mark}] {speaker}:\n{content}" for speaker, content in parts)
 
 
 async def _next_turn(
     model: ChatModel, mode: UserMode, start: Conversation, messages: list[Message]
 ) -> Message | None:
-    """What the simulator says next, told the intent in the way of its kind; null where it says nothing."""
+    """The simulator's next turn, conditioned on the intent in the way of its kind; null where it is blank."""
     if mode == "trained" and start.intent and not tells(model, start, "intent"):
         so_far = start.model_copy(update={"messages": tuple(messages)})
-        messages = list(with_intent(so_far, getattr(model, "system", None)).messages)
-    sampling = DRAW.model_copy(update={"seed": int(fingerprint([turn.content for turn in messages])[:7], 16)})
+        messages = list(add_intent(so_far, getattr(model, "system", None)).messages)
+    seed = int(fingerprint([turn.content for turn in messages])[:7], 16)
+    sampling = SAMPLING.model_copy(update={"seed": seed})
     reply = await next_user_turn(model, mode, start, messages, sampling, may_end=False)
     return Message(role=Role.USER, content=reply.text) if reply.text.strip() else None
 
 
-async def _graded(
+async def _verdict(
     judge: ChatModel, rubric: Rubric, text: str, problem: Problem | None = None
 ) -> dict[str, float]:
     verdict = (await ask(judge, rubric, text, (), problem)).verdict
@@ -141,15 +241,15 @@ async def _graded(
     return verdict.values
 
 
-async def _each(
+async def _judge_each(
     items: Sequence[Any], work: Callable[[Any], Awaitable[dict[str, float] | None]], progress: Progress
-) -> Graded:
-    """Do each item, some at once; one that fails is unscored, and a wrong key or name ends it all.
+) -> Verdicts:
+    """Judge each item, several at once; an item that fails is unscored.
 
     Raises:
-        WrongKey, UnknownModel: no item can go on with such a model.
+        WrongKey, UnknownModel: the model refuses every call.
     """
-    slots, errors = asyncio.Semaphore(AT_ONCE), list[str]()
+    slots, errors = asyncio.Semaphore(CONCURRENCY), list[str]()
 
     async def guarded(item: Any) -> dict[str, float] | None:
         async with slots:
@@ -163,4 +263,4 @@ async def _each(
             finally:
                 progress.advance()
 
-    return Graded(list(await asyncio.gather(*map(guarded, items))), errors)
+    return Verdicts(list(await asyncio.gather(*map(guarded, items))), errors)

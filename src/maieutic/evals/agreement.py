@@ -1,10 +1,10 @@
-"""How far two raters agree, each statistic with a bootstrap interval over the rated rows.
+"""Agreement of two raters, each statistic with a bootstrap interval over the rated rows.
 
 Rows with the same two ratings are one cell with a count, and a resample is a draw of counts, so ranks, ties and
 marginals are recomputed for thousands of resamples at once. The same function gives the value and its draws.
 
 Sources: Pearson; Spearman on midranks; Kendall's τ-b (1945); Cohen's κ (1960), weighted by squared differences of
-the *values* (1968), so a category nobody used still counts as a step; Krippendorff's alpha, interval metric (2011).
+the *values* (1968), so an unused category still counts as a step; Krippendorff's alpha, interval metric (2011).
 """
 
 from __future__ import annotations
@@ -22,14 +22,13 @@ Array = NDArray[np.float64]
 CORRELATIONS = ("pearson", "spearman", "kendall")
 SAME_SCALE = ("kappa", "weighted_kappa", "accuracy", "bias")
 EACH = ("kappa", "accuracy")
-"""What counts equal ratings, and so needs each person's own and not their mean."""
+"""Statistics that count equal ratings, and so need each person's own rating and not the mean."""
 _DRAWS = 2_000_000
 """Cells × resamples: 10,000 resamples up to 200 distinct pairs of ratings, then fewer, at least 1,000."""
 _PAIR_WORK = 2e10
 """Multiplications spent on Kendall's pairs."""
-
 _NOISE = 1e-24
-"""A variance under this share of the squares is rounding: a spread of 1e-12 of the ratings' size."""
+"""A variance below this share of the squares is rounding error: a spread of 1e-12 of the ratings' size."""
 CONSTANT = "one side is constant: no correlation"
 
 
@@ -48,7 +47,7 @@ def cells(x: Sequence[float], y: Sequence[float]) -> Cells:
 
 
 def agreement(x: Sequence[float], y: Sequence[float], *, seed: int = 0) -> dict[str, Estimate]:
-    """Every statistic of two raters (`bias` is the mean of y - x), by name; undefined ones are null and say why."""
+    """Every statistic of two raters (`bias` is the mean of y - x), by name; an undefined one is null, with a reason."""
     names = (*CORRELATIONS, *SAME_SCALE)
     if len(x) < 2:
         return {name: stats.undefined("fewer than two rated rows", len(x)) for name in (*names, "alpha")}
@@ -79,14 +78,14 @@ def against_each(
     """Kappa and accuracy of a judge against each of several people, averaged over the people.
 
     Args:
-        people: for each rated row the people's ratings, one person always at the same place, null where he gave none.
+        people: for each rated row the people's ratings, each person at the same place, null where a person gave none.
         judge: the judge's rating of each row.
-        seed: decides the bootstrap draws; a drawn row counts for every person.
+        seed: of the bootstrap draws; a drawn row counts for every person.
     """
     width = max((len(row) for row in people), default=0)
     padded = [
-        [*(np.nan if one is None else one for one in row), *[np.nan] * (width - len(row)), said]
-        for row, said in zip(people, judge, strict=True)
+        [*(np.nan if one is None else one for one in row), *[np.nan] * (width - len(row)), rating]
+        for row, rating in zip(people, judge, strict=True)
     ]
     if len(padded) < 2:
         return {name: stats.undefined("fewer than two rated rows", len(padded)) for name in EACH}
@@ -101,7 +100,7 @@ def against_each(
 
 
 def _each(weights: Array, table: Array) -> dict[str, Array]:
-    """The means over people, those left out for whom a resample gives none."""
+    """The means over people; a person whose statistic is undefined in a resample is left out of it."""
     sums = {name: np.zeros((2, len(weights))) for name in EACH}
     for ratings in table[:, :-1].T:
         known = ~np.isnan(ratings)
@@ -165,7 +164,7 @@ def _kappa(same: Array, n: Array, levels_x: _Levels, levels_y: _Levels) -> Array
 
 
 def _correlation(weights: Array, x: Array, y: Array) -> Array:
-    """Weighted Pearson of each row; NaN where a side does not vary."""
+    """Weighted Pearson correlation of each row; NaN where a side does not vary."""
     n = weights.sum(axis=1, keepdims=True)
     dx = x - (weights * x).sum(axis=1, keepdims=True) / n
     dy = y - (weights * y).sum(axis=1, keepdims=True) / n
@@ -201,7 +200,7 @@ def krippendorff(ratings: Sequence[Sequence[float | None]], *, seed: int = 0) ->
 
     Args:
         ratings: for each rated row its ratings, null where a rater gave none; rows with fewer than two are left out.
-        seed: decides the bootstrap draws, over rows.
+        seed: of the bootstrap draws, over rows.
 
     On yes/no ratings as 1 and 0 the interval metric is the nominal one.
     """

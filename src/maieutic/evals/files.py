@@ -1,7 +1,6 @@
-"""Reading other people's result files: a JSON list, JSONL, or a stage folder, as a list of objects.
+"""Read result files of any origin: a JSON list, JSONL, or a step's folder, as a list of objects.
 
-A broken line of a JSONL file is named and counted and the rest is kept; whatever else was noticed stands in `notes`,
-which a command prints on standard error.
+A broken line of a JSONL file is reported in `notes` and the rest is kept; a command prints `notes` on standard error.
 """
 
 from __future__ import annotations
@@ -20,19 +19,19 @@ Row = dict[str, Any]
 
 
 class Table(NamedTuple):
-    """Rows of a file, and what a person should know about how it was read."""
+    """Rows of a file, and notes on how it was read."""
 
     rows: list[Row]
     notes: list[str]
 
 
 def read_table(path: Path | str) -> Table:
-    """The objects of a JSON list, a JSONL file or a stage folder, in their order.
+    """The objects of a JSON list, a JSONL file or a step's folder, in order.
 
     Raises:
         MissingInput: there is no such file.
-        InputError: it holds no JSON objects.
-        EmptyCorpus: it holds nothing.
+        InputError: it has no JSON objects.
+        EmptyCorpus: it has no rows.
     """
     path = Path(path)
     if path.is_dir():
@@ -42,7 +41,7 @@ def read_table(path: Path | str) -> Table:
     else:
         raise MissingInput(f"{path}: no such file", "Check the path.")
     if not rows:
-        raise EmptyCorpus(f"{path}: holds no rows", "Name a file with at least one row.")
+        raise EmptyCorpus(f"{path}: has no rows", "Give a file with at least one row.")
     return Table(rows, notes)
 
 
@@ -61,9 +60,9 @@ def _parse(path: Path) -> Table:
     values = value if isinstance(value, list) else [value]
     rows = [row for row in values if isinstance(row, dict)]
     if values and not rows:
-        raise InputError(f"{path}: its items are no JSON objects", "Give a JSON list of objects, or JSONL.")
-    lost = len(values) - len(rows)
-    return Table(rows, [f"{path}: {lost} items are no JSON objects and were left out"] if lost else [])
+        raise InputError(f"{path}: its items are not JSON objects", "Give a JSON list of objects, or JSONL.")
+    skipped = len(values) - len(rows)
+    return Table(rows, [f"{path}: {skipped} items are not JSON objects and were left out"] if skipped else [])
 
 
 def _parse_lines(path: Path, data: bytes) -> Table:
@@ -81,18 +80,18 @@ def _parse_lines(path: Path, data: bytes) -> Table:
         else:
             broken.append(number)
     if not rows:
-        raise InputError(f"{path}: not one line is a JSON object", "Give a JSON list of objects, or JSONL.")
+        raise InputError(f"{path}: no line is a JSON object", "Give a JSON list of objects, or JSONL.")
     where = ", ".join(map(str, broken[:5])) + ("…" if len(broken) > 5 else "")
     return Table(rows, [f"{path}: {len(broken)} broken lines left out (line {where})"] if broken else [])
 
 
 def loads(data: bytes) -> Any:
-    """JSON, and the NaN, Infinity and lone surrogates that Python's own writer leaves in other people's files.
+    """JSON, including the NaN, Infinity and lone surrogates that Python's writer may leave in a file.
 
     Lone surrogates become U+FFFD.
 
     Raises:
-        ValueError: it is not JSON, or nested too deeply.
+        ValueError: it is not JSON, or is nested too deeply.
     """
     try:
         return orjson.loads(data)
@@ -115,11 +114,11 @@ def _clean(value: Any) -> Any:
 
 
 _LARGEST = 1e15
-"""No rating is larger; sums and squares of what is below stay finite."""
+"""Larger numbers are not ratings; sums and squares of smaller ones stay finite."""
 
 
-def number(value: Any) -> float | None:
-    """A number up to ±1e15 from a JSON value (numeric strings too), else null; true and false are no numbers."""
+def parse_number(value: Any) -> float | None:
+    """A number up to ±1e15 from a JSON value (numeric strings too), else null; true and false are not numbers."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     try:
@@ -133,7 +132,7 @@ _YES = {"yes", "true", "y", "1", "1.0"}
 _NO = {"no", "false", "n", "0", "0.0"}
 
 
-def yes_no(value: Any) -> float | None:
+def parse_yes_no(value: Any) -> float | None:
     """1 or 0 from a yes or no as judges write them (`"Yes."`, true, 1), null where it is unclear."""
     if not isinstance(value, (bool, int, float, str)):
         return None

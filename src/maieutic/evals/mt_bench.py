@@ -17,7 +17,7 @@ from maieutic.core import statistics as stats
 from maieutic.core.errors import EmptyCorpus, InputError
 from maieutic.core.messages import Estimate
 from maieutic.evals import verdicts
-from maieutic.evals.files import Row, number, read_table
+from maieutic.evals.files import Row, parse_number, read_table
 from maieutic.evals.mt_files import question_name
 
 _LATER = "{} judgments of a later turn left out"
@@ -40,7 +40,7 @@ def verdict(judgment: Any) -> float | None:
 
 def decimal(value: Any) -> float | None:
     """A number as `number` reads it; "1_0", which is ten to Python alone, is none."""
-    return None if isinstance(value, str) and "_" in value else number(value)
+    return None if isinstance(value, str) and "_" in value else parse_number(value)
 
 
 def grades(rows: Sequence[Row], path: object = "the file", notes: list[str] | None = None) -> list[Grade]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeGuard
 
 from maieutic.core.console import note
 from maieutic.core.errors import InputError
-from maieutic.evals.files import Row, number, read_table
+from maieutic.evals.files import Row, parse_number, read_table
 
 NEED_REFERENCE = ("math", "reasoning", "coding")
 _TEMPERATURES = {
@@ -106,7 +106,7 @@ def _question(row: Row, where: str, references: Mapping[str, tuple[str, ...]]) -
     category = str(row.get("category") or "")
     own = row.get("reference")
     reference = references.get(name) or (tuple(own) if _texts(own) else ())
-    wanted = number(row.get("required_temperature"))
+    wanted = parse_number(row.get("required_temperature"))
     if row.get("required_temperature") is not None and (wanted is None or wanted < 0):
         raise InputError(
             f"{where}: question {name} has required_temperature {row['required_temperature']!r}",

@@ -1,132 +1,110 @@
-"""Is a simulator like people? Perplexity on held-out human turns, knowing when to end, and what its turns are like.
+"""Is a user simulator like people? Perplexity on held-out human turns, END decisions, and what its turns look like.
 
-Every number stands beside people's and the baselines'. What needs a model, a judge or a corpus that was not given is
-null and says so.
+Every metric has the value of people and of baselines next to it. What needs a model, a judge or a corpus that was not
+given is null, with the reason.
 """
 
 from __future__ import annotations
 
+import asyncio
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeGuard
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from maieutic.chat_templates.openings import Decisions, decisions
 from maieutic.core import statistics as stats
-from maieutic.core.errors import EmptyCorpus, RenderError
+from maieutic.core.errors import EmptyCorpus, InputError, MissingInput
 from maieutic.core.messages import Conversation, Estimate, Role
-from maieutic.core.progress import track
-from maieutic.evals import ending, judged, realism
-from maieutic.evals import perplexity as loss
-from maieutic.evals.embed import Embed
-from maieutic.evals.ending import end_bins, end_scores
-from maieutic.evals.realism import Beside
-from maieutic.models import ChatModel
+from maieutic.evals import adherence, likelihood, realism
+from maieutic.evals.likelihood import END_METRICS, PERPLEXITIES, Likelihood
+from maieutic.evals.realism import Comparison
+from maieutic.evals.topics import Embedder
+from maieutic.models import ChatModel, ModelOptions, load
 
-PERPLEXITIES = ("perplexity_on_human_turns", "perplexity_with_intent", "perplexity_without_intent")
 NO_SCORER = "needs the simulator as an hf/ model"
-
-
-class Scorer(Protocol):
-    """What is asked of a model here beside replies; models in this process can say it."""
-
-    def logprobs(
-        self, conversations: Sequence[Conversation], role: Role, *, end: bool = True
-    ) -> list[list[float] | None]:
-        """Natural-log probability of every token of the role's turns; null for one that does not fit the context."""
-        ...
-
-    def end_probabilities(self, conversations: Sequence[Conversation]) -> list[list[float | None]]:
-        """Probability of END at each human opening, by conversation; null where it cannot be said."""
-        ...
+MODEL_KINDS = (
+    "hf/",
+    "openai/",
+    "ollama/",
+    "script/",
+    "probe/",
+    "student/",
+    "http://",
+    "https://",
+    "inspect/",
+)
+DEFAULT_BASELINE = "baseline"
+_NAMED = re.compile(r"([\w.-]+)=(.+)", re.DOTALL)
 
 
 class Baseline(NamedTuple):
-    """Something the simulator is compared with: a model, conversations it wrote as a user, or both."""
+    """What the simulator is compared with: a model, conversations it wrote as a user, or both."""
 
     model: Any = None
-    """A `ChatModel`, a `Scorer` or both."""
+    """A `ChatModel`, a `likelihood.Scorer` or both."""
     corpus: Sequence[Conversation] | None = None
 
 
-class _OfModel(NamedTuple):
-    """What one model thinks of people's turns."""
+def evaluate_simulator(
+    people: Sequence[Conversation],
+    *,
+    model: Any = None,
+    simulated: Sequence[Conversation] | None = None,
+    baselines: Mapping[str, Baseline] | None = None,
+    embed: Embedder | None = None,
+    judge: ChatModel | None = None,
+) -> dict[str, Any]:
+    """All metrics of a simulator, by name: `{"value", "ci", "n", "human", "baseline", ...}`, see `realism.Comparison`.
 
-    scores: dict[str, Estimate]
-    rows: dict[str, loss.Rows]
-    """Log-probabilities by perplexity metric."""
-    made: list[Decisions]
-    notes: list[str]
+    The result also holds `end_bins` (see `likelihood.end_bins`) and `notes`.
 
+    Args:
+        people: held-out conversations of people.
+        model: the simulator: in this process for perplexity and END, any `ChatModel` for adherence.
+        simulated: conversations it wrote; for the metrics of its text.
+        baselines: by name, such as its base model and a prompted user.
+        embed: texts → vectors, for the metrics of topics; null: `topics.ngram_embedder`.
+        judge: for adherence and the four judged criteria. With a judge, every model is closed at the end.
 
-def _scores(model: Any) -> TypeGuard[Scorer]:
-    return hasattr(model, "logprobs")
-
-
-def of_model(model: Scorer, people: Sequence[Conversation], name: str = "the model") -> _OfModel:
-    """Perplexity on people's turns and the END scores of one model; conversations too long for it are counted.
-
-    END itself is no part of a perplexity, so that a model that never learned it is compared on the same tokens. That
-    with and that without intent are of the same people, those who have one; see `perplexity.with_intent`.
+    Raises:
+        EmptyCorpus: there are no people to compare with.
     """
-    wanting = [conversation for conversation in people if conversation.intent]
-    system, telling = getattr(model, "system", None), getattr(model, "telling", None)
-    told = [loss.with_intent(one, system, telling) for one in wanting]
-    with track(3, f"score {name}") as bar:
-        whole = model.logprobs(people, Role.USER, end=False)
-        bar.advance()
-        knowing, untold = _told(model, told)
-        bar.advance()
-        openings = model.end_probabilities(people)
-    alone = [row for row, one in zip(whole, people, strict=True) if one.intent]
-    rows: dict[str, loss.Rows] = {PERPLEXITIES[0]: whole}
-    scores = dict.fromkeys(PERPLEXITIES[1:], stats.undefined(judged.NO_INTENT))
-    if told and untold:
-        scores = dict.fromkeys(PERPLEXITIES[1:], stats.undefined(untold))
-    elif told:
-        both = [bool(a and b) for a, b in zip(knowing, alone, strict=True)]
-        rows[PERPLEXITIES[1]] = [row if ok else None for row, ok in zip(knowing, both, strict=True)]
-        rows[PERPLEXITIES[2]] = [row if ok else None for row, ok in zip(alone, both, strict=True)]
-    made = [decisions(*pair) for pair in zip(people, openings, strict=True)]
-    lost = sum(row is None for row in whole)
-    notes = [f"{lost} of {len(people)} conversations do not fit the context of {name}"] if lost else []
-    ended = [one for one in people if one.ended]
-    if unasked := sum(one.messages[-1].role == Role.USER for one in ended):
-        notes.append(
-            f"{unasked} of {len(ended)} endings come with the person's own last words, where {name} is not asked for "
-            "END: they are in no metric of the ending"
+    if not people:
+        raise EmptyCorpus("no held-out conversations of people", "Give a corpus with --people.")
+    given = dict(baselines or {})
+    corpora = {name: each.corpus for name, each in given.items() if each.corpus}
+    metrics, bins, notes = _likelihood_metrics(model, people, given)
+    metrics |= realism.compare_with_people(simulated, people, corpora, embed)
+    judged = adherence.without_judge()
+    if judge is not None:
+        judged = adherence.judge_simulator(
+            judge,
+            people,
+            model=model if hasattr(model, "reply") else None,
+            simulated=simulated,
+            base_models={name: each.model for name, each in given.items() if hasattr(each.model, "reply")},
+            base_corpora=corpora,
         )
-    scores |= {metric: loss.perplexity(of) for metric, of in rows.items()}
-    return _OfModel(scores | end_scores(made), rows, made, notes)
+    shapes: dict[str, Any] = {name: metric.json() for name, metric in (metrics | judged.metrics).items()}
+    return {**shapes, "end_bins": bins, "notes": [*notes, *judged.notes]}
 
 
-def _told(model: Scorer, told: Sequence[Conversation]) -> tuple[loss.Rows, str | None]:
-    """The log-probabilities where the intent is told; or why it cannot be."""
-    try:
-        return (model.logprobs(told, Role.USER, end=False) if told else []), None
-    except RenderError as error:
-        return [], f"no way to tell the intent: {error.what}"
-
-
-def _difference(name: str, own: _OfModel, base: _OfModel) -> Estimate | None:
-    """The simulator minus a baseline on the same people, for the metrics that are compared so."""
-    if name == "end_f1":
-        return ending.f1_difference(own.made, base.made)
-    if name in own.rows and name in base.rows:
-        return loss.difference(own.rows[name], base.rows[name])
-    return None
-
-
-def _by_models(
+def _likelihood_metrics(
     model: Any, people: Sequence[Conversation], baselines: Mapping[str, Baseline]
-) -> tuple[dict[str, Beside], list[dict[str, float]], list[str]]:
+) -> tuple[dict[str, Comparison], list[dict[str, float]], list[str]]:
     """Perplexity and END of the simulator and of the baselines that are models, with differences."""
-    spoken = [conversation for conversation in people if conversation.turns(Role.USER)]
-    names = (*PERPLEXITIES, *ending.METRICS)
-    absent = _OfModel(dict.fromkeys(names, stats.undefined(NO_SCORER)), {}, [], [])
-    own = of_model(model, spoken) if _scores(model) else absent
-    based = {name: of_model(one.model, spoken, name) for name, one in baselines.items() if _scores(one.model)}
+    speaking = [conversation for conversation in people if conversation.turns(Role.USER)]
+    names = (*PERPLEXITIES, *END_METRICS)
+    absent = Likelihood(dict.fromkeys(names, stats.undefined(NO_SCORER)), {}, [], [])
+    own = likelihood.score_likelihood(model, speaking) if likelihood.is_scorer(model) else absent
+    based = {
+        name: likelihood.score_likelihood(each.model, speaking, name)
+        for name, each in baselines.items()
+        if likelihood.is_scorer(each.model)
+    }
     first = next(iter(based.values()), None)
     metrics = {
-        name: Beside(
+        name: Comparison(
             own.scores[name],
             None,
             {base: of.scores[name] for base, of in based.items()},
@@ -135,48 +113,119 @@ def _by_models(
         for name in names
     }
     notes = [*own.notes, *(note for of in based.values() for note in of.notes)]
-    return metrics, end_bins(own.made), notes
+    return metrics, likelihood.end_bins(own.decisions), notes
 
 
-def evaluate(
-    people: Sequence[Conversation],
+def _difference(name: str, own: Likelihood, base: Likelihood) -> Estimate | None:
+    """The simulator minus a baseline on the same people, for perplexities and END F1."""
+    if name == "end_f1":
+        return likelihood.end_f1_difference(own.decisions, base.decisions)
+    if name in own.logprobs and name in base.logprobs:
+        return likelihood.perplexity_difference(own.logprobs[name], base.logprobs[name])
+    return None
+
+
+def evaluate_simulator_files(
+    people: Path | str,
+    model: str | None = None,
+    simulated: Path | str | None = None,
+    baselines: Sequence[str] = (),
+    options: ModelOptions | None = None,
     *,
-    model: Any = None,
-    simulated: Sequence[Conversation] | None = None,
-    baselines: Mapping[str, Baseline] | None = None,
-    embed: Embed | None = None,
-    judge: ChatModel | None = None,
+    embedder: str | None = None,
+    judge: str | None = None,
 ) -> dict[str, Any]:
-    """All metrics of a simulator, by name: `{"value", "ci", "n", "human", "baseline", ...}`, see `realism.Beside`.
-
-    Beside them `end_bins` (see there) and `notes`.
+    """`evaluate_simulator` with corpora given by path, models as MODEL, and baselines as `[NAME=]MODEL_OR_CORPUS`.
 
     Args:
-        people: held-out conversations of people.
-        model: the simulator: in this process for perplexity and END, any `ChatModel` for adherence.
-        simulated: conversations it wrote; for the metrics of its text.
-        baselines: by name what it is compared with, such as its base and a prompted user.
-        embed: texts → vectors, for the metrics of topics; null: `embed.lexical`.
-        judge: for adherence and the four judged criteria. With one, every model is closed in the end.
+        people: corpus of held-out people.
+        model: MODEL; `hf/` for perplexity and END, any for adherence.
+        simulated: corpus or run of what it wrote.
+        baselines: each `[NAME=]MODEL` or `[NAME=]CORPUS`; a name may have one of each, and those without a name share
+            the name `baseline`.
+        options: how the models are reached, except the judge's template and system text.
+        embedder: a sentence-transformers model; null: the offline default.
+        judge: MODEL.
 
     Raises:
-        EmptyCorpus: there are no people to compare with.
+        InputError, MissingInput, MissingExtra, ModelError: an input cannot be used; raised before any work.
     """
-    if not people:
-        raise EmptyCorpus("no held-out conversations of people", "Give a corpus with --people.")
-    based = dict(baselines or {})
-    corpora = {name: one.corpus for name, one in based.items() if one.corpus}
-    metrics, bins, notes = _by_models(model, people, based)
-    metrics |= realism.compare(simulated, people, corpora, embed)
-    said = judged.absent()
-    if judge is not None:
-        said = judged.judge_all(
-            judge,
-            people,
-            model=model if hasattr(model, "reply") else None,
-            simulated=simulated,
-            base_models={name: one.model for name, one in based.items() if hasattr(one.model, "reply")},
-            base_corpora=corpora,
+    from maieutic.data.corpus import read_corpus
+
+    parsed = parse_baselines(baselines)
+    specs = [spec for spec in (model, *(spec for spec, _ in parsed.values())) if spec]
+    for spec in specs:
+        _check_measurable(spec, judge is not None)
+    held_out = list(read_corpus(people))
+    written = list(read_corpus(simulated)) if simulated else None
+    corpora = {name: list(read_corpus(path)) for name, (_, path) in parsed.items() if path}
+    embed = None
+    if embedder:
+        from maieutic.evals.topics import sentence_embedder
+
+        embed = sentence_embedder(embedder)
+    loaded: dict[str, ChatModel] = {}
+    try:
+        for spec in dict.fromkeys(specs):
+            loaded[spec] = load(spec, options)
+        plain = options._replace(template=None, system=None) if options else None
+        return evaluate_simulator(
+            held_out,
+            model=loaded.get(model or ""),
+            simulated=written,
+            baselines={
+                name: Baseline(loaded.get(spec or ""), corpora.get(name))
+                for name, (spec, _) in parsed.items()
+            },
+            embed=embed,
+            judge=load(judge, plain) if judge else None,
         )
-    shapes: dict[str, Any] = {name: metric.json() for name, metric in (metrics | said.metrics).items()}
-    return {**shapes, "end_bins": bins, "notes": [*notes, *said.notes]}
+    finally:
+        for each in loaded.values():
+            asyncio.run(each.close())
+
+
+def is_model(text: str) -> bool:
+    """Whether a text is a MODEL and not a path."""
+    return text.startswith(MODEL_KINDS)
+
+
+def split_name(text: str) -> tuple[str, str]:
+    """The name and the rest of `[NAME=]MODEL_OR_CORPUS`; a path that exists is not split."""
+    named = None if Path(text).exists() else _NAMED.fullmatch(text)
+    return (named[1], named[2]) if named else (DEFAULT_BASELINE, text)
+
+
+def parse_baselines(texts: Sequence[str]) -> dict[str, tuple[str | None, str | None]]:
+    """By name the MODEL and the corpus path of each baseline.
+
+    Raises:
+        InputError: a name has two models or two corpora.
+        MissingInput: a baseline is neither a MODEL nor an existing path.
+    """
+    found: dict[str, tuple[str | None, str | None]] = {}
+    for name, value in map(split_name, texts):
+        spec, path = found.get(name, (None, None))
+        if not is_model(value) and not Path(value).exists():
+            raise MissingInput(f"{value}: neither a corpus nor a MODEL", "Give a path, or hf/PATH_OR_ID.")
+        if (spec if is_model(value) else path) is not None:
+            raise InputError(
+                f"two {'models' if is_model(value) else 'corpora'} for the baseline {name}",
+                f"Give each a different name: --baseline NAME={value}.",
+            )
+        found[name] = (value, path) if is_model(value) else (spec, value)
+    return found
+
+
+def _check_measurable(spec: str, with_judge: bool) -> None:
+    """Refuse a model that no metric can be computed for.
+
+    Raises:
+        InputError: it is behind a server, which gives no token probabilities, and there is no judge of its replies.
+    """
+    if not spec.startswith("hf/") and not (with_judge and is_model(spec)):
+        raise InputError(
+            f"{spec}: perplexity and END need token probabilities, which only a model in this process gives",
+            "Give hf/PATH_OR_ID, or add --judge MODEL to measure adherence, or simulate with it and give the "
+            "run with --simulated or --baseline.",
+        )

@@ -1,4 +1,4 @@
-"""Metrics of text alone: how varied, how repetitive, how long, and how unlike a person's.
+"""Metrics of text alone: diversity, repetition, lengths, and the distance between two samples.
 
 Words are those of `data.wordsets`.
 """
@@ -27,10 +27,12 @@ JACKKNIFE_BLOCKS = 50
 
 
 def pairwise_diversity(texts: Sequence[str], *, seed: int = 0) -> Estimate:
-    """100 · (1 - mean pairwise Jaccard of word sets), the diagonal excluded; texts without a word are left out.
+    """100 · (1 - mean pairwise Jaccard of word sets), pairs of a text with itself excluded.
 
-    Source: first-turn diversity of UserLM-8b (arXiv 2510.06552). The interval resamples the U-statistic's first-order
-    terms, since resampling texts themselves would pair a text with its own copy.
+    Texts without a word are left out.
+
+    Source: first-turn diversity of UserLM-8b (arXiv 2510.06552). The interval resamples the first-order terms of
+    the U-statistic, since resampling texts themselves would pair a text with its own copy.
     """
     kept = [text for text in texts if words(text)]
     if len(kept) < 2:
@@ -42,7 +44,7 @@ def pairwise_diversity(texts: Sequence[str], *, seed: int = 0) -> Estimate:
 
 
 def ngram_total(conversations: Sequence[Sequence[str]], n: int) -> int:
-    """How many n-grams the turns of these conversations hold; none crosses from one turn to the next."""
+    """The number of n-grams in the turns of these conversations; no n-gram crosses from one turn to the next."""
     return sum(max(0, len(words(turn)) - n + 1) for turns in conversations for turn in turns)
 
 
@@ -52,7 +54,7 @@ def distinct(conversations: Sequence[Sequence[str]], n: int, limit: int | None =
     Args:
         conversations: the turns of each.
         n: words in an n-gram.
-        limit: count only the first so many n-grams. The ratio falls with size, so compare at equal size.
+        limit: count only the first `limit` n-grams. The ratio falls with size, so compare at equal size.
 
     The interval is value ± 1.96 standard errors of a grouped jackknife (up to 50 blocks of conversations): drawing
     conversations twice, as a bootstrap does, would count as repetition.
@@ -72,9 +74,9 @@ def distinct(conversations: Sequence[Sequence[str]], n: int, limit: int | None =
     if not total:
         return stats.undefined(f"no {n}-grams", len(conversations))
     alone = np.zeros_like(totals)
-    for homes in found.values():
-        if len(homes) == 1:
-            alone[next(iter(homes))] += 1
+    for blocks_with_it in found.values():
+        if len(blocks_with_it) == 1:
+            alone[next(iter(blocks_with_it))] += 1
     value = len(found) / float(total)
     keeps = total - totals > 0
     if blocks < 2 or not keeps.all():
@@ -88,8 +90,8 @@ def distinct(conversations: Sequence[Sequence[str]], n: int, limit: int | None =
 def mtld(tokens: Sequence[str], threshold: float = MTLD_THRESHOLD) -> float | None:
     """Measure of textual lexical diversity, mean of both directions (McCarthy & Jarvis 2010); null without words.
 
-    A factor ends where the type-token ratio reaches the threshold or falls below it; the rest counts in proportion.
-    A text whose ratio never falls is its own length.
+    A factor ends where the type-token ratio reaches the threshold or falls below it; the last one counts in proportion.
+    The MTLD of a text whose ratio never falls is its length.
     """
     if not tokens:
         return None
@@ -108,24 +110,24 @@ def _mtld(tokens: Sequence[str], threshold: float) -> float:
     return len(tokens) / factors if factors else float(len(tokens))
 
 
-def empty(turn: str) -> bool:
+def is_blank(turn: str) -> bool:
     """Whether a turn has no visible character."""
     return not any(unicodedata.category(char)[0] in "LMNPS" for char in turn)
 
 
-def repeated(turns: Sequence[str]) -> list[bool]:
-    """Whether each turn says again what an earlier one said: the same words, or nine in ten of at least five."""
+def repeats_earlier(turns: Sequence[str]) -> list[bool]:
+    """Whether each turn repeats an earlier turn: the same words, or nine in ten of at least five."""
     seen: list[list[str]] = []
     again: list[bool] = []
     for turn in turns:
         own = words(turn)
-        again.append(any(_same(own, other) for other in seen))
+        again.append(any(_near_equal(own, other) for other in seen))
         if own:
             seen.append(own)
     return again
 
 
-def _same(first: Sequence[str], second: Sequence[str]) -> bool:
+def _near_equal(first: Sequence[str], second: Sequence[str]) -> bool:
     if not first:
         return False
     if first == second:
@@ -147,7 +149,7 @@ _ASSISTANT_SPEECH = re.compile(
 
 
 def role_flip(turn: str) -> bool:
-    """Whether a human turn talks like an assistant: stock phrases of service, a heuristic people trip now and then."""
+    """Whether a human turn sounds like an assistant: stock phrases of service. People use some too."""
     return bool(_ASSISTANT_SPEECH.search(turn))
 
 
@@ -164,14 +166,14 @@ STOPWORDS = frozenset(_FUNCTION_WORDS.split())
 
 
 def content_words(text: str) -> set[str]:
-    """The words of a text that are no English function words."""
+    """The words of a text without English function words."""
     return set(words(text)) - STOPWORDS
 
 
 def intent_overlap(turns: Sequence[str], intent: str) -> float | None:
-    """100 · mean over turns of the Jaccard overlap of content words with the intent's; lower: less parroting.
+    """100 · mean over turns of the Jaccard overlap of content words with the intent; lower means less copying.
 
-    After UserLM's intent decomposition; turns without content words are left out, null where none is left.
+    After UserLM's intent decomposition; turns without content words are left out, null where no turn is left.
     """
     wanted = content_words(intent)
     own = [content_words(turn) for turn in turns]
@@ -190,11 +192,11 @@ def distances(
 
     Args:
         first: the values of each conversation of one side.
-        second: of the other.
+        second: those of the other side.
         resamples: bootstrap draws, over the conversations of both sides.
-        seed: decides the draws.
+        seed: of the bootstrap draws.
 
-    Resampling adds noise to both sides, so their distance grows; the interval is shifted back by that bias.
+    Resampling adds noise to both sides, which increases their distance; the interval is shifted back by that bias.
     """
     first, second = [row for row in first if len(row)], [row for row in second if len(row)]
     n = len(first)
@@ -205,15 +207,15 @@ def distances(
     steps = np.diff(support, append=support[-1])
     sides = (_counts(first, support), _counts(second, support))
     whole = [np.ones((1, side.shape[0])) for side in sides]
-    gaps = np.abs(_shares(whole[0], sides[0]) - _shares(whole[1], sides[1]))
-    value = float((gaps * steps).sum()), float(gaps.max())
+    differences = np.abs(_shares(whole[0], sides[0]) - _shares(whole[1], sides[1]))
+    value = float((differences * steps).sum()), float(differences.max())
     if min(side.shape[0] for side in sides) < 2:
         return Estimate(value[0], None, n, stats.ONE_UNIT), Estimate(value[1], None, n, stats.ONE_UNIT)
     earth, ks = [], []
     for a, b in zip(*_paired_weights(sides, resamples, seed), strict=True):
-        gaps = np.abs(_shares(a[None], sides[0]) - _shares(b[None], sides[1]))[0]
-        earth.append(float((gaps * steps).sum()))
-        ks.append(float(gaps.max()))
+        differences = np.abs(_shares(a[None], sides[0]) - _shares(b[None], sides[1]))[0]
+        earth.append(float((differences * steps).sum()))
+        ks.append(float(differences.max()))
     return _centred(value[0], earth, n), _centred(value[1], ks, n)
 
 
@@ -223,19 +225,19 @@ def _centred(value: float, draws: Sequence[float], n: int) -> Estimate:
 
 
 def _counts(rows: Sequence[Sequence[float]], support: Array) -> Array:
-    """Conversations by support: how often each value occurs, as a sparse matrix."""
+    """How often each value occurs in each conversation: a sparse matrix, conversations by support."""
     from scipy.sparse import csr_matrix
 
     places: list[int] = []
-    homes: list[int] = []
+    owners: list[int] = []
     tallies: list[int] = []
-    for home, row in enumerate(rows):
+    for owner, row in enumerate(rows):
         for value, tally in Counter(row).items():
-            homes.append(home)
+            owners.append(owner)
             places.append(int(np.searchsorted(support, value)))
             tallies.append(tally)
     matrix: Array = csr_matrix(
-        (np.array(tallies, dtype=float), (homes, places)), shape=(len(rows), len(support))
+        (np.array(tallies, dtype=float), (owners, places)), shape=(len(rows), len(support))
     )
     return matrix
 

@@ -1,6 +1,6 @@
-"""Is a corpus worth training on? Assistants that differ only in their corpus, on one benchmark's questions.
+"""How useful a corpus is for training: assistants that differ only in their corpus, on one benchmark's questions.
 
-An *arm* is one trained assistant: a corpus, how many of its conversations, a base model, a training seed, and the
+An *arm* is one trained assistant: a corpus, the number of its conversations, a base model, a training seed, and the
 file of its scored answers. Arms are compared question by question, so that a hard question is hard for both sides:
 corpora with the first corpus at the same base and size, and sizes with the smallest of the same corpus and base (the
 scalability and transferability of PlatoLM, arXiv 2308.11534). Several seeds of one arm are averaged by question.
@@ -20,33 +20,32 @@ from maieutic.core import statistics as stats
 from maieutic.core.errors import InputError
 from maieutic.core.messages import Conversation, Estimate, Record, Role
 from maieutic.evals import text, topics
-from maieutic.evals.embed import lexical
 from maieutic.evals.files import read_table
-from maieutic.evals.paired import read_scored
+from maieutic.evals.paired import Item, read_scored
 
-FEW = 4
-"""Fewer arms have no rank correlation, and fewer corpora no interval of it."""
+FEWEST = 4
+"""The fewest arms that have a rank correlation, and the fewest corpora that have an interval of it."""
 
-Values = dict[tuple[str, ...], float]
+Values = dict[Item, float]
 """A score by item; the first part of an item is its question."""
 Cell = tuple[str, int, str]
 """Corpus, size, base model."""
 
 
 class Arm(Record):
-    """One trained assistant and what is known of it."""
+    """One trained assistant: its training data and its scored answers."""
 
     corpus: str
     size: int = Field(ge=1)
-    """Conversations it was trained on."""
+    """The number of conversations it was trained on."""
     model: str
-    """The base."""
+    """The base model."""
     seed: int = 0
-    """Of the training."""
+    """Training seed."""
     judged: Path
     """Its scored answers: FastChat judgments, or AlpacaEval annotations."""
     name: str | None = None
-    """Which model of that file, where it holds several."""
+    """Its model name in that file, where the file has several models."""
     data: Path | None = None
     """The conversations it was trained on; null: no metrics of the corpus."""
 
@@ -55,7 +54,7 @@ def read_arms(path: Path) -> list[Arm]:
     """The arms of a JSON or JSONL file; paths in it are relative to its folder.
 
     Raises:
-        MissingInput, EmptyCorpus, InputError: the file, or which of its rows, cannot be used.
+        MissingInput, EmptyCorpus, InputError: the file or one of its rows cannot be used.
     """
     arms = []
     for number, row in enumerate(read_table(path).rows, 1):
@@ -67,41 +66,41 @@ def read_arms(path: Path) -> list[Arm]:
                 f"{path}, row {number}: {'.'.join(map(str, first['loc']))}: {first['msg']}",
                 f"The keys of a row are {', '.join(Arm.model_fields)}.",
             ) from None
-        home = {"judged": path.parent / arm.judged, "data": path.parent / arm.data if arm.data else None}
-        arms.append(arm.model_copy(update=home))
+        paths = {"judged": path.parent / arm.judged, "data": path.parent / arm.data if arm.data else None}
+        arms.append(arm.model_copy(update=paths))
     return arms
 
 
-def compare(arms: Sequence[Arm]) -> dict[str, Any]:
-    """What each corpus is worth.
+def compare_corpora(arms: Sequence[Arm]) -> dict[str, Any]:
+    """Compare corpora by the benchmark scores of the assistants trained on them.
 
     Args:
-        arms: the first one's corpus is what the others are compared with.
+        arms: the other corpora are compared with the corpus of the first arm.
 
     Returns:
         - `metric`, and `cells`: for each corpus, size and base the mean score (`value`, `ci`, `n` questions), the
-          `rows` it rests on, how many were `unscored`, and the same of each training seed;
+          number of `rows` and of `unscored` rows, and the same for each training seed;
         - `differences`: `overall` (a corpus minus the first one, over all bases and sizes that both have), `blocks`
           (the same at each base and size), `sizes` (a size minus the smallest of the same corpus and base), each with
           `difference`, `ci`, `n` questions, `p` by sign flips and `p_holm` over its list;
-        - `corpora`: the metrics of each sample that was trained on (see `metrics`);
+        - `corpora`: the metrics of each training sample (see `corpus_metrics`);
         - `correlations`: of each metric with the scores (see `rank_correlation`);
         - `notes`.
 
     Raises:
-        MissingInput, EmptyCorpus, InputError: a file cannot be used, the files are of several kinds, or one arm
-            stands there twice.
+        MissingInput, EmptyCorpus, InputError: a file cannot be used, the files are of several kinds, or an arm occurs
+            twice.
     """
     if len({(a.corpus, a.size, a.model, a.seed) for a in arms}) < len(arms):
         raise InputError(
-            "one arm stands there twice", "Each corpus, size, model and seed must stand there once."
+            "an arm occurs twice", "Each combination of corpus, size, model and seed must occur once."
         )
     read = [read_scored(arm.judged, arm.name) for arm in arms]
     if len(kinds := {(scored.kind, scored.main) for scored, _ in read}) != 1:
         what = ", ".join(sorted(kind for kind, _ in kinds)) or "nothing"
-        raise InputError(f"the arms hold {what}", "Compare the scores of one benchmark.")
+        raise InputError(f"the arms have scores of {what}", "Compare the scores of one benchmark.")
     ((_, main),) = kinds
-    notes = [line for _, told in read for line in told]
+    notes = [note for _, notes in read for note in notes]
     by_cell: dict[Cell, dict[int, Values]] = {}
     unscored: dict[Cell, int] = {}
     for arm, (scored, _) in zip(arms, read, strict=True):
@@ -110,8 +109,8 @@ def compare(arms: Sequence[Arm]) -> dict[str, Any]:
         unscored[cell] = unscored.get(cell, 0) + scored.unscored
     values = {cell: _averaged(list(seeds.values())) for cell, seeds in by_cell.items()}
     if all(len(seeds) == 1 for seeds in by_cell.values()):
-        notes.append("one training seed: the intervals are over questions, for these trained models alone")
-    measured = _measured(arms)
+        notes.append("one training seed: the intervals cover questions, not other training runs")
+    measured = _measure_samples(arms)
     return {
         "metric": main,
         "cells": [_cell(cell, by_cell[cell], values[cell], unscored[cell]) for cell in by_cell],
@@ -172,13 +171,15 @@ def _differences(values: Mapping[Cell, Values]) -> dict[str, Any]:
 
 def _difference(pairs: Iterable[tuple[Cell, Cell]], values: Mapping[Cell, Values]) -> dict[str, Any]:
     """The mean of first - second on the items that both have, resampled by question."""
-    gaps, questions = [], []
+    differences, questions = [], []
     for a, b in pairs:
         shared = [item for item in values[a] if item in values[b]]
-        gaps += [values[a][item] - values[b][item] for item in shared]
+        differences += [values[a][item] - values[b][item] for item in shared]
         questions += [item[0] for item in shared]
-    shape = (stats.mean(gaps, questions) if gaps else stats.undefined("no question in common")).json()
-    return {"difference": shape.pop("value"), **shape, "p": stats.sign_flip(gaps, questions)}
+    shape = (
+        stats.mean(differences, questions) if differences else stats.undefined("no question in common")
+    ).json()
+    return {"difference": shape.pop("value"), **shape, "p": stats.sign_flip(differences, questions)}
 
 
 def _adjusted(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -186,8 +187,8 @@ def _adjusted(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**row, "p_holm": p} for row, p in zip(rows, adjusted, strict=True)]
 
 
-def _measured(arms: Sequence[Arm]) -> dict[tuple[str, int], dict[str, Estimate]]:
-    """The metrics of each sample, by corpus and size; distinct-2 over equally many 2-grams at one size."""
+def _measure_samples(arms: Sequence[Arm]) -> dict[tuple[str, int], dict[str, Estimate]]:
+    """The metrics of each training sample, by corpus and size; distinct-2 over equally many 2-grams at one size."""
     from maieutic.data.corpus import read_corpus
 
     data = {(arm.corpus, arm.size): arm.data for arm in arms if arm.data}
@@ -196,36 +197,36 @@ def _measured(arms: Sequence[Arm]) -> dict[tuple[str, int], dict[str, Estimate]]
         alike = {key: list(read_corpus(path)) for key, path in data.items() if key[1] == size}
         asked = {key: [c.turns(Role.USER) for c in own] for key, own in alike.items()}
         limit = min(text.ngram_total(own, 2) for own in asked.values())
-        embed = lexical([turn for own in asked.values() for turns in own for turn in turns])
+        embed = topics.ngram_embedder([turn for own in asked.values() for turns in own for turn in turns])
         for key, own in alike.items():
-            topic = topics.diversity(topics.embedded(asked[key], embed))
-            result[key] = {**metrics(own, limit), "topic_diversity": topic}
+            topic = topics.topic_diversity(topics.embed_turns(asked[key], embed))
+            result[key] = {**corpus_metrics(own, limit), "topic_diversity": topic}
     return {key: result[key] for key in data}
 
 
-def metrics(conversations: Sequence[Conversation], limit: int | None = None) -> dict[str, Estimate]:
-    """What a corpus is like, mostly of its human side, whoever wrote it: all of it is what an assistant learns from.
+def corpus_metrics(conversations: Sequence[Conversation], limit: int | None = None) -> dict[str, Estimate]:
+    """Metrics of a corpus, mostly of its human side; simulated or not, an assistant learns from all of it.
 
     `first_turn_diversity`, `distinct_2` (of the first `limit` 2-grams) and `mtld` as in `evals.text`;
-    `turns_per_conversation` counts human turns; `question_words` and `answer_words` are words a turn of each side.
+    `turns_per_conversation` counts human turns; `question_words` and `answer_words` are words per turn of each side.
     """
     asked = [c.turns(Role.USER) for c in conversations]
-    lexical_variety = [text.mtld(text.words(turn)) for turns in asked for turn in turns]
-    homes = [home for home, turns in enumerate(asked) for _ in turns]
-    known = [(value, home) for value, home in zip(lexical_variety, homes, strict=True) if value is not None]
+    values = [text.mtld(text.words(turn)) for turns in asked for turn in turns]
+    owners = [index for index, turns in enumerate(asked) for _ in turns]
+    known = [(value, owner) for value, owner in zip(values, owners, strict=True) if value is not None]
     return {
         "first_turn_diversity": text.pairwise_diversity([turns[0] for turns in asked if turns]),
         "distinct_2": text.distinct(asked, 2, limit or None),
-        "mtld": stats.mean([value for value, _ in known], [home for _, home in known]),
+        "mtld": stats.mean([value for value, _ in known], [owner for _, owner in known]),
         "turns_per_conversation": stats.mean([len(turns) for turns in asked]),
-        "question_words": _words(asked),
-        "answer_words": _words([c.turns(Role.ASSISTANT) for c in conversations]),
+        "question_words": _words_per_turn(asked),
+        "answer_words": _words_per_turn([c.turns(Role.ASSISTANT) for c in conversations]),
     }
 
 
-def _words(conversations: Sequence[Sequence[str]]) -> Estimate:
-    lengths = [(len(text.words(turn)), home) for home, turns in enumerate(conversations) for turn in turns]
-    return stats.mean([length for length, _ in lengths], [home for _, home in lengths])
+def _words_per_turn(conversations: Sequence[Sequence[str]]) -> Estimate:
+    lengths = [(len(text.words(turn)), owner) for owner, turns in enumerate(conversations) for turn in turns]
+    return stats.mean([length for length, _ in lengths], [owner for _, owner in lengths])
 
 
 def _correlations(
@@ -245,9 +246,9 @@ def rank_correlation(points: Mapping[Cell, tuple[float, float]]) -> Estimate:
     """Spearman's correlation of a metric with the scores: ranks among the corpora of one base and size, over all arms.
 
     A larger base or sample lifts every corpus, so ranks are taken where both are equal; with one base and one size it
-    is the plain coefficient. `n` counts the arms that stand beside another corpus. Arms of one corpus are not
-    independent, so the interval rests on the number of corpora k: z ± 1.96 · √((1 + r²/2) / (k - 3)), with Fisher's z
-    (Bonett & Wright 2000).
+    is the plain coefficient. `n` counts the arms that have another corpus at the same base and size. Arms of one corpus
+    are not independent, so the interval rests on the number of corpora k: z ± 1.96 · √((1 + r²/2) / (k - 3)), with
+    Fisher's z (Bonett & Wright 2000).
     """
     from scipy.stats import rankdata
 
@@ -256,16 +257,21 @@ def rank_correlation(points: Mapping[Cell, tuple[float, float]]) -> Estimate:
         blocks.setdefault(cell[1:], []).append(cell)
     kept = [own for own in blocks.values() if len(own) > 1]
     n, k = sum(map(len, kept)), len({cell[0] for own in kept for cell in own})
-    if n < FEW:
-        return stats.undefined(f"fewer than {FEW} arms beside another corpus", n)
+    if n < FEWEST:
+        return stats.undefined(f"fewer than {FEWEST} arms with another corpus at the same base and size", n)
     ranks = [rankdata([points[cell] for cell in own], axis=0) - (len(own) + 1) / 2 for own in kept]
     x, y = np.concatenate(ranks).T
     if not x.any() or not y.any():
         return stats.undefined(f"the {'scores' if x.any() else 'metrics'} of all corpora are equal", n)
     r = max(-1.0, min(1.0, float(x @ y) / math.sqrt(float(x @ x) * float(y @ y))))
-    if k < FEW or abs(r) > 1 - 1e-12:
+    if k < FEWEST or abs(r) > 1 - 1e-12:
         return Estimate(
-            r, None, n, f"fewer than {FEW} corpora: no interval" if k < FEW else "one order: no interval"
+            r,
+            None,
+            n,
+            f"fewer than {FEWEST} corpora: no interval"
+            if k < FEWEST
+            else "all arms in one order: no interval",
         )
     half = 1.96 * math.sqrt((1 + r * r / 2) / (k - 3))
     return Estimate(r, (math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half)), n)

@@ -15,7 +15,6 @@ from maieutic.core.errors import InputError
 from maieutic.core.messages import Role, fingerprint
 from maieutic.core.store import full_disk, read_json, write_json
 from maieutic.evals import tutor
-from maieutic.evals.people import published
 from maieutic.report.collect import Run, StageRun
 
 _SPEAKERS = {Role.USER.value: "Student", Role.ASSISTANT.value: "Teacher"}
@@ -112,7 +111,7 @@ def _evaluation(text: str, verdict: Mapping[str, Any], score: float | None) -> d
         "output": text,
         "raw_evaluation": verdict.get("raw") or "",
         "evaluation_error": str(error) if error else None,
-        "evaluation": published(values) if fits else None,
+        "evaluation": tutor.published_criteria(values) if fits else None,
     }
 
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from maieutic.core.errors import InputError
 from maieutic.core.messages import Estimate
-from maieutic.evals import judge, tutor
-from maieutic.evals.files import number, read_table, yes_no
+from maieutic.evals import judge_agreement, tutor
+from maieutic.evals.files import parse_number, parse_yes_no, read_table
 from maieutic.report.collect import Run, StageRun
 from maieutic.report.estimates import estimate, estimates, interval
 from maieutic.report.grid import Grid, grids
@@ -117,7 +117,7 @@ def _curve(stage: StageRun) -> Curve | None:
     validation: list[tuple[int, float]] = []
     for row in stage.rows():
         for key, line in (("loss", train), ("eval_loss", validation)):
-            step, value = row.get("step"), number(row.get(key))
+            step, value = row.get("step"), parse_number(row.get(key))
             if isinstance(step, int) and value is not None:
                 line.append((step, value))
     return Curve(stage.label, stage.kind, train, validation) if train else None
@@ -134,7 +134,7 @@ def _scores(run: Run, stage: StageRun) -> Iterator[Scores]:
         groups.setdefault(group, []).append(slim)
         judges |= {str(verdict.get("judge")): None for verdict in row.get("verdicts") or ()}
     for (model, of), rows in groups.items():
-        result = tutor.score_replies(tutor.replies(rows, stage.folder))
+        result = tutor.score_replies(tutor.judged_replies(rows, stage.folder))
         said = run.plain(" + ".join(list(judges)[:3]))
         yield Scores(
             stage.label, model, of, said, str(stage.config.get("rubric", "")),
@@ -204,9 +204,13 @@ def _side(value: Mapping[str, Any], name: str, side: str) -> Estimate | None:
             found = estimate(shape[side])
         else:
             count = shape.get("n", n)
-            found = Estimate(number(shape.get(side)), interval(shape.get(f"{side}_ci")), int(count or 0))
+            found = Estimate(
+                parse_number(shape.get(side)), interval(shape.get(f"{side}_ci")), int(count or 0)
+            )
     else:
-        found = Estimate(number(shape), interval(value.get(f"{name}_ci")), n if isinstance(n, int) else 0)
+        found = Estimate(
+            parse_number(shape), interval(value.get(f"{name}_ci")), n if isinstance(n, int) else 0
+        )
     return found if found.value is not None else None
 
 
@@ -220,7 +224,7 @@ def _agreement(run: Run, path: Path) -> Agreement | None:
         if known and judged is not None:
             points.append((sum(known) / len(known), judged))
     try:
-        result = judge.score(path)
+        result = judge_agreement.score_judge(path)
     except InputError:  # rows that only look like ratings
         return None
     label = run.plain(str(path)) if path.parent != run.folder else path.name
@@ -230,7 +234,10 @@ def _agreement(run: Run, path: Path) -> Agreement | None:
 def _yes_no(rows: Sequence[Mapping[str, Any]]) -> dict[str, Counter[tuple[int, int]]]:
     found: dict[str, Counter[tuple[int, int]]] = {}
     for row in rows:
-        person, judged = tutor.criteria(row.get("human")), tutor.criteria(row.get("judge", row.get("gpt4o")))
+        person, judged = (
+            tutor.parse_criteria(row.get("human")),
+            tutor.parse_criteria(row.get("judge", row.get("gpt4o"))),
+        )
         if person and judged:
             for name in ("asks_question", "reveals_answer"):
                 found.setdefault(name, Counter())[int(person[name]), int(judged[name])] += 1
@@ -240,7 +247,7 @@ def _yes_no(rows: Sequence[Mapping[str, Any]]) -> dict[str, Counter[tuple[int, i
 def _rating(value: Any) -> float | None:
     """A number, a yes or no, or socratic-llm's evaluation as its summary score."""
     if isinstance(value, Mapping):
-        values = tutor.criteria(value)
+        values = tutor.parse_criteria(value)
         return tutor.summary_score(values) if values else None
-    plain = number(value)
-    return yes_no(value) if plain is None else plain
+    plain = parse_number(value)
+    return parse_yes_no(value) if plain is None else plain

@@ -66,7 +66,7 @@ def _probed(group: Sequence[Scores], stages: dict[str, StageRun]) -> Probed | No
         return None
     answered = {one.label: _ids(stages[one.label]) for one in group}
     gaps = [
-        Gap(probe, tutor, paired.compare(stages[tutor.label].folder, stages[probe.label].folder))
+        Gap(probe, tutor, paired.compare_files(stages[tutor.label].folder, stages[probe.label].folder))
         for tutor in group
         if not is_probe(tutor) and "summary_score" in tutor.values
         for probe in probes

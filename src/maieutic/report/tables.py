@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from maieutic.evals.judge import BASELINES
+from maieutic.evals.judge_agreement import BASELINES
 from maieutic.report.collect import Run, StageRun
 from maieutic.report.material import Agreement, Outcome, Scores
 from maieutic.report.numbers import NONE, holds_zero, num, span, sure

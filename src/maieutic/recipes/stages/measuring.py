@@ -35,10 +35,10 @@ class Simulator(Action):
 
     def run(self, out: Path) -> None:  # noqa: D102
         from maieutic.core.store import write_json
-        from maieutic.evals.named import evaluate_named
+        from maieutic.evals.simulator import evaluate_simulator_files
 
         def work() -> dict[str, Any]:
-            metrics = evaluate_named(
+            metrics = evaluate_simulator_files(
                 self.people,
                 self.model,
                 self.simulated,
@@ -53,7 +53,7 @@ class Simulator(Action):
         wrapped(out, self, work)
 
     def models(self) -> list[str]:  # noqa: D102
-        from maieutic.evals.named import is_model, split_name
+        from maieutic.evals.simulator import is_model, split_name
 
         things = [split_name(one)[1] for one in self.baselines]
         return [name for name in (self.model, self.judge, *things) if name and is_model(name)]
@@ -74,14 +74,14 @@ class Tutor(Action):
 
     def run(self, out: Path) -> None:  # noqa: D102
         from maieutic.core.store import write_json
-        from maieutic.evals.paired import compare
-        from maieutic.evals.tutor import score
+        from maieutic.evals.paired import compare_files
+        from maieutic.evals.tutor import score_tutor
 
         def work() -> dict[str, Any]:
-            scores: dict[str, Any] = {"scores": score(self.data)}
+            scores: dict[str, Any] = {"scores": score_tutor(self.data)}
             if self.against:
-                scores["against"] = score(self.against)
-                scores["difference"] = compare(self.data, self.against)
+                scores["against"] = score_tutor(self.against)
+                scores["difference"] = compare_files(self.data, self.against)
             write_json(out / "scores.json", scores)
             return scores
 
@@ -117,20 +117,21 @@ class Dialogues(Action):
     """Run students' programs, shut in, against the problems' tests."""
 
     def run(self, out: Path) -> None:  # noqa: D102
+        from maieutic.checks.outcomes import solves
         from maieutic.core.store import write_json
-        from maieutic.evals.dialogue import compare, score, solves
+        from maieutic.evals.dialogue import compare_dialogues, score_dialogues
 
         def work() -> dict[str, Any]:
             before, both = self.before, (self.after, self.after_against)
             states = solves if self.run_code else None
             scores: dict[str, Any] = {
-                "scores": score(self.data, before=before, after=self.after, states=states)
+                "scores": score_dialogues(self.data, before=before, after=self.after, states=states)
             }
             if self.against:
-                scores["against"] = score(
+                scores["against"] = score_dialogues(
                     self.against, before=before, after=self.after_against, states=states
                 )
-                metrics = compare(self.data, self.against, before=before, after=both, states=states)
+                metrics = compare_dialogues(self.data, self.against, before=before, after=both, states=states)
                 scores["difference"] = {"metrics": metrics}
             write_json(out / "scores.json", scores)
             return scores
@@ -179,15 +180,18 @@ class Play(Action):
     options: Options = Options()
 
     def _config(self) -> Any:
-        from maieutic.evals.dialogue import PlayConfig
+        from maieutic.evals.dialogue_run import DialogueRunConfig
 
-        return PlayConfig(**self.model_dump(exclude={"tutors", "students", "run_code", "options"}))
+        return DialogueRunConfig(**self.model_dump(exclude={"tutors", "students", "run_code", "options"}))
 
     def run(self, out: Path) -> None:  # noqa: D102
-        from maieutic.evals.dialogue import play, solves
+        from maieutic.checks.outcomes import solves
+        from maieutic.evals.dialogue_run import run_dialogues
 
         options, states = self.options.whole(self.concurrency), solves if self.run_code else None
-        wrapped(out, self, lambda: play(self.tutors, self.students, out, self._config(), options, states))
+        wrapped(
+            out, self, lambda: run_dialogues(self.tutors, self.students, out, self._config(), options, states)
+        )
 
     def check(self) -> None:  # noqa: D102
         from maieutic.core import prompts

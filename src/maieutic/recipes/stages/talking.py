@@ -115,7 +115,7 @@ class Attempts(Action):
     options: Options = Options()
 
     def run(self, out: Path) -> None:  # noqa: D102
-        from maieutic.evals.dialogue import solves
+        from maieutic.checks.outcomes import solves
         from maieutic.models import load
         from maieutic.rollouts.pre_post_test import attempts
 

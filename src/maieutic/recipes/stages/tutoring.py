@@ -94,7 +94,7 @@ class Rated(Action):
 
     def run(self, out: Path) -> None:  # noqa: D102
         from maieutic.data.corpus import replacing
-        from maieutic.evals.people import rated_replies
+        from maieutic.evals.judge_agreement import rated_replies
 
         def work() -> dict[str, Any]:
             count = 0
@@ -123,12 +123,11 @@ class Agreement(Action):
 
     def run(self, out: Path) -> None:  # noqa: D102
         from maieutic.core.store import write_json
-        from maieutic.evals.judge import score
-        from maieutic.evals.people import beside_judge
+        from maieutic.evals.judge_agreement import human_and_judge, score_judge
 
         def work() -> dict[str, Any]:
-            write_json(out / "human_vs_gpt.json", beside_judge(self.data))
-            return {"agreement": score(out / "human_vs_gpt.json")}
+            write_json(out / "human_vs_gpt.json", human_and_judge(self.data))
+            return {"agreement": score_judge(out / "human_vs_gpt.json")}
 
         wrapped(out, self, work)
 
@@ -157,10 +156,10 @@ class Grid(Action):
 
     def run(self, out: Path) -> None:  # noqa: D102
         from maieutic.core.store import write_json
-        from maieutic.evals.grid import grid
+        from maieutic.evals.tutor_grid import score_grid
 
         def work() -> dict[str, Any]:
-            found = grid(self._cells(), dict(zip(self.sets, self.leaks, strict=True)))
+            found = score_grid(self._cells(), dict(zip(self.sets, self.leaks, strict=True)))
             whole = {"shown": self.shown if self.shown in self.sets else self.sets[0], **found}
             write_json(out / "grid.json", whole)
             return whole
@@ -168,16 +167,19 @@ class Grid(Action):
         wrapped(out, self, work)
 
     def _cells(self) -> list[Any]:
-        from maieutic.evals.grid import BASE, Cell, Tutor
+        from maieutic.evals.tutor_grid import BASE, GridCell, GridTutor
 
         base, beside, tuned = iter(self.base), iter(self.beside), iter(self.tuned)
         return [
             cell
             for test in self.sets
             for cell in (
-                Cell(test, Tutor(BASE, None), next(base)),
-                *(Cell(test, Tutor(name, None), next(beside)) for name in self.others),
-                *(Cell(test, Tutor(f"from_finetuned_with_{name}", name), next(tuned)) for name in self.sets),
+                GridCell(test, GridTutor(BASE, None), next(base)),
+                *(GridCell(test, GridTutor(name, None), next(beside)) for name in self.others),
+                *(
+                    GridCell(test, GridTutor(f"from_finetuned_with_{name}", name), next(tuned))
+                    for name in self.sets
+                ),
             )
         ]
 

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from maieutic.core.costs import Cost, Flow, Size
 from maieutic.core.errors import InputError
-from maieutic.evals.utility import Arm, compare
+from maieutic.evals.utility import Arm, compare_corpora
 from maieutic.recipes.stages.action import Action, wrapped
 
 
@@ -60,7 +60,7 @@ class Utility(Action):
         from maieutic.core.store import write_json
 
         def work() -> dict[str, Any]:
-            result = compare(self.arms)
+            result = compare_corpora(self.arms)
             write_json(out / "utility.json", result)
             return result
 
