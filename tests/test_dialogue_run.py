@@ -190,7 +190,7 @@ def test_names() -> None:
         "cooperative": "student/cooperative",
         "m-2": "http://h:1/v1#m=2",
     }
-    with pytest.raises(InputError, match="no name of its own"):
+    with pytest.raises(InputError, match="a=hf/y"):
         parse_named_models(["a=hf/x", "a=hf/y"])
 
 

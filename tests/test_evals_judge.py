@@ -164,7 +164,7 @@ def test_socratic_llms_two_raters() -> None:
 
 
 def test_rows_of_another_shape_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="rows hold a"):
+    with pytest.raises(InputError, match=r"keys of the rows are a\b"):
         score(tmp_path, [{"a": 1}])
     nobody = score(tmp_path, [{"human": None, "judge": 1}])
     assert (nobody["n"], nobody["pearson"]["value"], nobody["gate"]["passed"]) == (0, None, False)

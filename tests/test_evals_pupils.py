@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from dialogues import PROBLEM, row
-from maieutic.data.formats.importing import import_files
+from maieutic.data.importing import import_files
 
 from maieutic.core.messages import Conversation, Problem
 from maieutic.evals import realism, student_realism

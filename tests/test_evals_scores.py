@@ -257,7 +257,7 @@ def test_files_of_any_form(tmp_path: Path) -> None:
      ("", None), ([1], None)],
 )  # fmt: skip
 def test_yes_no(value: object, expected: float | None) -> None:
-    assert files.yes_no(value) == expected
+    assert files.parse_yes_no(value) == expected
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ def test_rows_that_name_no_prompt_are_units_of_their_own() -> None:
     assert [reply.group for reply in judged] == ["row 1", "row 2", "row 3", "row 3"]
     result = tutor.score_replies(judged)
     assert result["summary_score_ci"] is not None
-    assert "3 rows name no `prompt`" in result["notes"][0]
+    assert "3 rows have no `prompt`" in result["notes"][0]
 
 
 def write(path: Path, *rows: dict[str, object]) -> Path:
@@ -340,4 +340,4 @@ def test_hostile_json(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [10**400, -(10**400), 1e308, "1e400", 1e16, float("nan"), True, None, [1]])
 def test_no_number(value: object) -> None:
-    assert files.number(value) is None
+    assert files.parse_number(value) is None

@@ -169,7 +169,7 @@ def test_only_what_was_drawn_counts_as_the_simulators() -> None:
 
 def test_people_against_people() -> None:
     shape = realism.compare_with_people(None, PEOPLE * 2)["turns_per_conversation"].json()
-    one, other = realism.halves(PEOPLE * 2)
+    one, other = realism.split_in_halves(PEOPLE * 2)
     expected = [sum(len(c.turns(Role.USER)) for c in half) / len(half) for half in (one, other)]
     assert shape["human_halves"] == expected
     assert shape["value"] is None
@@ -198,10 +198,10 @@ def test_degenerate_corpora_do_not_break_it(simulated: list[Conversation]) -> No
 
 def test_halves_are_a_partition_that_does_not_move() -> None:
     many = [Conversation(id=str(i), messages=(Message(role=Role.USER, content=str(i)),)) for i in range(200)]
-    one, other = realism.halves(many)
+    one, other = realism.split_in_halves(many)
     assert len(one) + len(other) == 200
     assert 70 < len(one) < 130
-    assert realism.halves(many[::-1])[0] == one[::-1]
+    assert realism.split_in_halves(many[::-1])[0] == one[::-1]
 
 
 def test_nobody_to_compare_with() -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from maieutic.core import statistics as stats
 from maieutic.core.errors import InputError
 from maieutic.core.messages import Conversation, Estimate, Message, Role, fingerprint
-from maieutic.data.seeds import seed_conversation
+from maieutic.data.formats.tutoring import seed_conversation
 from maieutic.evals import agreement, tutor
 from maieutic.evals.files import Row, parse_number, parse_yes_no, read_table
 
