@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from dialogues import PROBLEM, row
-from maieutic.data.importing import import_files
 
 from maieutic.core.messages import Conversation, Problem
+from maieutic.data.importing import import_files
 from maieutic.evals import realism, student_realism
 
 

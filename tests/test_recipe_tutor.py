@@ -17,8 +17,6 @@ from typing import Any, NamedTuple
 
 import pytest
 from loopback import Loopback
-from maieutic.data.leaks import write_leaks
-from maieutic.data.train_test import write_lists as take_lists
 from seedlists import SETS, Lists, write_lists
 from test_report import checked
 

@@ -110,7 +110,10 @@ def test_the_rank_correlation_by_hand() -> None:
         None,
         4,
     ) and both.reason == "fewer than 4 corpora: no interval"
-    assert rank_correlation(points((1, 1), (2, 2), (3, 3), (4, 4))).reason == "all arms in one order: no interval"
+    assert (
+        rank_correlation(points((1, 1), (2, 2), (3, 3), (4, 4))).reason
+        == "all arms in one order: no interval"
+    )
 
 
 @pytest.mark.parametrize(
