@@ -15,11 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maieutic.core.errors import EmptyCorpus, InputError, MissingInput, StoreError
+from maieutic.core.json_rows import BadRows
 from maieutic.core.messages import Conversation
+from maieutic.core.reading import read_rows, without_rows
 from maieutic.core.store import Stage
 from maieutic.data.corpus import read_corpus, to_conversation, write_corpus
 from maieutic.data.importing import import_files
-from maieutic.data.reading import BadRows, read_rows, without_rows
 
 GOOD = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
 
@@ -40,7 +41,7 @@ def test_a_json_list_is_read_piece_by_piece_as_a_whole(values: list[Any], indent
     text = json.dumps(values, indent=indent, ensure_ascii=chunk % 2 == 0)
     expected = json.loads(text, parse_constant=lambda _: None)
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("maieutic.data.reading._CHUNK", chunk)
+        patch.setattr("maieutic.core.reading._CHUNK", chunk)
         path = Path(folder) / "list.json"
         path.write_text(text, encoding="utf-8", errors="replace")
         bad = BadRows()

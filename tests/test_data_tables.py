@@ -18,11 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maieutic.core.errors import EmptyCorpus, InputError, MissingExtra, MissingInput, StoreError
+from maieutic.core.json_rows import BadRows
 from maieutic.core.messages import Conversation
+from maieutic.core.reading import read_rows
 from maieutic.data.convert import convert
 from maieutic.data.corpus import write_corpus
 from maieutic.data.importing import import_files
-from maieutic.data.reading import BadRows, read_rows
 
 
 def csv_text(rows: list[list[str]], separator: str = ",", ending: str = "\r\n") -> str:
@@ -220,7 +221,7 @@ def test_parquet_in_any_row_groups_is_the_corpus(corpus: list[Conversation], row
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         patch.setattr("maieutic.data.convert._ROWS", rows)
         patch.setattr("maieutic.data.convert._BYTES", size)
-        patch.setattr("maieutic.data.tables._BATCH", rows)
+        patch.setattr("maieutic.core.tables._BATCH", rows)
         folder = Path(name)
         write_corpus(folder / "c.jsonl", corpus)
         convert(folder / "c.jsonl", "parquet", folder / "c.parquet")

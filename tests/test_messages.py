@@ -11,12 +11,12 @@ from conversations import talk
 from pydantic import ValidationError
 
 from maieutic.core.errors import RenderError
+from maieutic.core.json_rows import BadRows
 from maieutic.core.messages import Conversation, Message, Role, fingerprint
 from maieutic.data.convert import convert
 from maieutic.data.corpus import identity, read_corpus, write_corpus
 from maieutic.data.importing import import_files
 from maieutic.data.personal import mask_conversation
-from maieutic.data.reading import BadRows
 from maieutic.data.repair import mend
 
 CALL = {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1, "b": 2}'}}

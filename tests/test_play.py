@@ -16,16 +16,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from loopback import Loopback, status
 
+from maieutic.checks.continuations import Start, solved_by_start, starts
 from maieutic.core.budget import Budget
 from maieutic.core.errors import BudgetSpent, EmptyCorpus, InputError
 from maieutic.core.messages import Conversation, Problem, Sampling
+from maieutic.core.rows import CandidateRow, Episode, parse, read_step
 from maieutic.core.store import Stage, stage_rows
 from maieutic.judging.preferences import prefer
 from maieutic.judging.rewards import mix, noise
 from maieutic.models import load
 from maieutic.rollouts import SimulateConfig
 from maieutic.rollouts.candidates import candidates
-from maieutic.rollouts.continuations import play, plays, replies
+from maieutic.rollouts.continuations import play
 
 PROBLEM = {"statement": "Ana packs 4 bags of 6 nuts. How many nuts is that?", "answer": "24", "attempt": "10"}
 GOOD, IDLE, TELLS = "What do 4 bags of 6 nuts look like?", "Do you like nuts?", "The answer is 24."
@@ -47,6 +49,14 @@ def judged(*graded: tuple[str, float | None], **extra: Any) -> dict[str, Any]:
         "scores": [score for _, score in graded],
         **extra,
     }
+
+
+def plays(folder: Path) -> dict[str, list[bool | None]]:
+    return solved_by_start(read_step(Episode, folder, "play"))
+
+
+def replies(row: dict[str, Any]) -> list[Start]:
+    return starts(parse(CandidateRow, row, "here"))
 
 
 def stage(folder: Path, *rows: dict[str, Any]) -> Path:
@@ -133,7 +143,7 @@ def test_what_cannot_be_played_or_mixed_is_refused(tmp_path: Path) -> None:
     unknown = stage(tmp_path / "unknown", judged((GOOD, 1.0), problem={"statement": "What is it?"}))
     with pytest.raises(EmptyCorpus, match="1 prompts have no known one"):
         play(unknown, student, student, tmp_path / "play")
-    with pytest.raises(InputError, match="not a row of candidates"):
+    with pytest.raises(InputError, match="CandidateRow"):
         replies({"id": "x", "messages": []})
     source = stage(tmp_path / "judge", judged((GOOD, 1.0)))
     with pytest.raises(InputError, match="no weight"):

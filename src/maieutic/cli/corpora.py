@@ -305,8 +305,8 @@ def stats(
     json: Json = False,
 ) -> None:
     """Count a corpus: rounds, turns, lengths and tokens by role, languages, first-turn diversity, sources."""
+    from maieutic.core.json_rows import BadRows
     from maieutic.data.corpus import read_corpus
-    from maieutic.data.reading import BadRows
     from maieutic.data.stats import survey
 
     bad = BadRows(strict)

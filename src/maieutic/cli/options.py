@@ -10,7 +10,7 @@ import typer
 from maieutic.core.console import note
 
 if TYPE_CHECKING:
-    from maieutic.data.reading import BadRows
+    from maieutic.core.json_rows import BadRows
 
 Corpus = Annotated[Path, typer.Argument(help="A corpus: JSONL (or .gz), a JSON list, or a stage folder.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="The file to write.")]

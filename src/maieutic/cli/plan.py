@@ -16,7 +16,9 @@ def show_step(step: Step, out: Path, json: bool) -> None:
     if isinstance(step, runner.Run):
         show_plan(step.plan(out), json)
         return
-    flow = Flow()
+    from maieutic.models.checkpoint import parameters
+
+    flow = Flow(count=parameters)
     step.declare_models(out, flow)
     cost = step.expect(out, flow)
     missing = [str(path) for path in step.inputs() if not path.exists()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -84,8 +84,16 @@ class Cost(NamedTuple):
 class Flow:
     """Sizes of corpora, by path, and of models, by name, as they are expected to come out of the stages so far."""
 
-    def __init__(self, rates: Rates | None = None) -> None:
-        self._rates = rates or Rates()
+    def __init__(
+        self, rates: Rates | None = None, count: Callable[[str], float | None] = lambda folder: None
+    ) -> None:
+        """Start with no stages.
+
+        Args:
+            rates: how fast things go.
+            count: the number of weights of a checkpoint's folder, from its config.
+        """
+        self._rates, self._count = rates or Rates(), count
         self._sizes: dict[str, Size] = {}
         self._weights: dict[str, float] = {}
 
@@ -108,7 +116,11 @@ class Flow:
     def weights(self, model: str) -> float | None:
         """How many weights a model has, where it can be told."""
         name = _bare(model)
-        return self._weights.get(name) or self._weights.get(name.removesuffix("/model")) or parameters(name)
+        return self._weights.get(name) or self._weights.get(name.removesuffix("/model")) or self._own(name)
+
+    def _own(self, name: str) -> float | None:
+        """From the checkpoint's config where there is a folder, else from a size in the name."""
+        return self._count(name) if name and Path(name).is_dir() else named_size(name)
 
     def memory(self, models: Iterable[str]) -> int | None:
         """Memory of the models that a stage holds at once in its own process; none for served ones."""
@@ -164,13 +176,8 @@ def _bare(model: str) -> str:
     return model.removeprefix("hf/")
 
 
-def parameters(model: str) -> float | None:
-    """How many weights a model has: from its own config where it lies here, else from a size in its name."""
-    name = _bare(model)
-    if name and Path(name).is_dir():
-        from maieutic.models.checkpoint import parameters as count
-
-        return count(name)
+def named_size(name: str) -> float | None:
+    """How many weights a model has by a size in its name, such as `7b`."""
     if match := re.search(r"(?<![\d.])(\d+(?:\.\d+)?)b(?![a-z])", name, re.I):
         return float(match[1]) * 1e9
     return None

@@ -331,10 +331,11 @@ def _numbered_rows(path: Path, order: Order) -> Iterator[tuple[int, int]]:
 
 def stage_rows(folder: Path | str) -> Iterator[dict[str, Any]]:
     """The rows of a stage, each key once, given its folder, its run's folder (with one stage) or its file."""
-    return first_per_key(read_rows(_rows_file(Path(folder))))
+    return first_per_key(read_rows(rows_file(Path(folder))))
 
 
-def _rows_file(path: Path) -> Path:
+def rows_file(path: Path) -> Path:
+    """The `rows.jsonl` of a step, given its folder, its run's folder (with one step) or the file."""
     if path.is_dir() and not (path / "rows.jsonl").exists():
         stages = [stage for stage in sorted(path.iterdir()) if (stage / "rows.jsonl").exists()]
         if len(stages) != 1:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from maieutic.core.errors import EmptyCorpus, InputError
+from maieutic.core.json_rows import BadRows
 from maieutic.core.messages import Conversation
 from maieutic.core.progress import track
 from maieutic.data.corpus import identity, line, read_corpus, refuse_source, replacing_all
@@ -28,7 +29,6 @@ from maieutic.data.filters import (
     active_filters,
     is_later_part,
 )
-from maieutic.data.reading import BadRows
 from maieutic.data.repair import Repair
 
 

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import orjson
 
 from maieutic.core.errors import InputError, MissingExtra
+from maieutic.core.json_rows import BadRows
 from maieutic.core.messages import Conversation, Problem, Role
 from maieutic.data.corpus import Writer, line, read_corpus, refuse_source, replacing
-from maieutic.data.reading import BadRows
 
 SPEAKERS = {Role.USER: "human", Role.ASSISTANT: "gpt", Role.SYSTEM: "system", Role.TOOL: "tool"}
 _ROWS, _BYTES = 1000, 16 << 20

@@ -24,9 +24,10 @@ from pydantic import ValidationError
 
 from maieutic.core.console import note
 from maieutic.core.errors import EmptyCorpus, MissingInput, StoreError
+from maieutic.core.json_rows import BadRows, mended
 from maieutic.core.messages import Conversation, Problem, Role, fingerprint
+from maieutic.core.reading import read_rows, without_rows
 from maieutic.core.store import full_disk, stage_rows
-from maieutic.data.reading import BadRows, mended, read_rows, without_rows
 
 Writer = Callable[[bytes], object]
 _STARTS = ("intent", "profile", "problem")

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from maieutic.core.errors import EmptyCorpus, InputError, MissingInput
+from maieutic.core.json_rows import BadRows
 from maieutic.core.messages import Conversation, fingerprint
+from maieutic.core.reading import read_rows
 from maieutic.data.corpus import line, read_corpus, refuse_source, replacing
 from maieutic.data.near_duplicates import GRAM, Words, runs, words
-from maieutic.data.reading import BadRows, read_rows
 
 RUN = 13
 WHOLE = 8

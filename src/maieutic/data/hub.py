@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from maieutic.core.console import note
 from maieutic.core.errors import InputError, MissingExtra, MissingInput
-from maieutic.data.rows import BadRows, Row
-from maieutic.data.tables import table_row
+from maieutic.core.json_rows import BadRows, Row
+from maieutic.core.tables import table_row
 
 PREFIX = "hub:"
 _BATCH = 64

@@ -21,7 +21,9 @@ from typing import Any, NamedTuple
 import orjson
 
 from maieutic.core.errors import EmptyCorpus, InputError
+from maieutic.core.json_rows import BadRows, Row
 from maieutic.core.messages import Conversation
+from maieutic.core.reading import files_in, read_rows
 from maieutic.core.store import full_disk
 from maieutic.data.corpus import identity, key_list, line
 from maieutic.data.formats.chats import (
@@ -44,7 +46,6 @@ from maieutic.data.formats.tutoring import (
     is_problem,
 )
 from maieutic.data.hub import is_hub, open_dataset
-from maieutic.data.reading import BadRows, Row, files_in, read_rows
 
 FORMATS: dict[str, Callable[[Any], Iterator[Conversation]]] = {
     "messages": from_turns,

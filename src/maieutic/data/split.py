@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 import orjson
 
 from maieutic.core.errors import EmptyCorpus, InputError
+from maieutic.core.json_rows import BadRows
 from maieutic.core.messages import Conversation, fingerprint
 from maieutic.data.corpus import identity, line, problem_key, read_corpus, refuse_source, replacing_all
 from maieutic.data.importing import import_files
 from maieutic.data.overlap import NEAR, Held, Item, Overlap
-from maieutic.data.reading import BadRows
 
 PARTS = ("train", "validation", "test")
 

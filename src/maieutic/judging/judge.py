@@ -20,12 +20,12 @@ from maieutic.checks.turns import CHECKS
 from maieutic.core.budget import Budget, Purse
 from maieutic.core.errors import EmptyCorpus, InputError, MaieuticError
 from maieutic.core.messages import Fault, Message, Problem, Role, Sampling, Verdict, fingerprint
+from maieutic.core.rows import read_stage
 from maieutic.core.store import Stage
 from maieutic.core.workers import Failed, check_rate, fault_of, work_through
 from maieutic.judging.judges import JUDGE, Judgement, ask, prompt_hash
 from maieutic.judging.rubrics import Rubric, load, summary_score
 from maieutic.models import ChatModel, identity
-from maieutic.rollouts.candidates import read_stage
 
 CODE = "code"
 UNREADABLE = (

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from maieutic.core.budget import Budget, Purse
 from maieutic.core.errors import EmptyCorpus, InputError
 from maieutic.core.messages import Fault, Message, Problem, Role, Sampling, fingerprint
+from maieutic.core.rows import read_stage
 from maieutic.core.store import Stage
 from maieutic.core.workers import Failed, check_rate, fault_of, work_through
 from maieutic.judging.games import Decided, Game, Side, Two, by_code, gathered, play, prompt_hash, settle
@@ -24,7 +25,6 @@ from maieutic.judging.judge import UNREADABLE, check_rubric, read_item
 from maieutic.judging.judges import JUDGE
 from maieutic.judging.rubrics import Rubric, load
 from maieutic.models import ChatModel, identity
-from maieutic.rollouts.candidates import read_stage
 
 
 class Compared(NamedTuple):

@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from maieutic.checks.continuations import Start, solved_by_start, starts
 from maieutic.core import statistics as stats
 from maieutic.core.errors import EmptyCorpus, InputError
 from maieutic.core.messages import Estimate, fingerprint
+from maieutic.core.rows import CandidateRow, Episode, parse, read_stage, read_step
 from maieutic.core.store import Stage
-from maieutic.rollouts.candidates import read_stage
-from maieutic.rollouts.continuations import plays, replies
 
 WEIGHT = 0.5
 
@@ -72,7 +72,7 @@ def mix(judged: Path | str, played: Path | str, out: Path | str, *, weight: floa
     """
     if not 0 <= weight <= 1:
         raise InputError(f"{weight} is no weight", "Give a number from 0 (the rubric alone) to 1.")
-    found = plays(played)
+    found = solved_by_start(read_step(Episode, played, "play"))
     rows = [_mixed(row, found, weight) for row in read_stage(judged, "judge")]
     if not rows:
         raise EmptyCorpus(f"{judged}: no judged row", "Judge some candidates first.")
@@ -87,13 +87,17 @@ def mix(judged: Path | str, played: Path | str, out: Path | str, *, weight: floa
     return result
 
 
+def _starts(row: Mapping[str, Any]) -> list[Start]:
+    return starts(parse(CandidateRow, row, f"row {row.get('id', row.get('key'))}"))
+
+
 def _mixed(
     row: Mapping[str, Any], found: Mapping[str, Sequence[bool | None]], weight: float
 ) -> dict[str, Any]:
     outcomes: list[float | None] = []
     counted: list[int] = []
     lost: list[int] = []
-    for reply in replies(row):
+    for reply in _starts(row):
         ends = found.get(reply.start.id, ()) if reply.start else ()
         known = [solved for solved in ends if solved is not None]
         counted.append(len(known))
@@ -136,8 +140,8 @@ def _counted(
     rows: Sequence[Mapping[str, Any]], found: Mapping[str, Sequence[bool | None]], weight: float, run: str
 ) -> Mixed:
     scores = [score for row in rows for score in row["scores"]]
-    starts = {reply.start.id for row in rows for reply in replies(row) if reply.start}
-    ends = [solved for start in starts for solved in found.get(start, ())]
+    started = {reply.start.id for row in rows for reply in _starts(row) if reply.start}
+    ends = [solved for start in started for solved in found.get(start, ())]
     both = list(_both(rows))
     plays_a_reply = max(count for row in rows for count in row["plays"])
     return Mixed(
@@ -145,7 +149,7 @@ def _counted(
         replies=len(scores),
         scored=sum(score is not None for score in scores),
         unscored=sum(score is None for score in scores),
-        told=sum(reply.told for row in rows for reply in replies(row)),
+        told=sum(reply.told for row in rows for reply in _starts(row)),
         plays=sum(solved is not None for solved in ends),
         lost=sum(solved is None for solved in ends),
         rubric=float(np.mean([one.rubric for one in both])) if both else None,

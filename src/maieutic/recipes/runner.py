@@ -191,7 +191,9 @@ def _used(stages: Any, values: Mapping[str, Any]) -> set[str]:
 
 def expected_costs(plan: Plan) -> list[Expected]:
     """The estimated cost of each stage: calls, tokens, memory, hours. Runs nothing and asks no model."""
-    flow = Flow(plan.rates)
+    from maieutic.models.checkpoint import parameters
+
+    flow = Flow(plan.rates, parameters)
     for stage in plan.stages:
         stage.step.declare_models(stage.out, flow)
     lines = []

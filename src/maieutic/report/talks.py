@@ -56,8 +56,8 @@ def _simulated(stage: StageRun) -> Talk | None:
 
 
 def _read(path: Path, label: str, people: bool) -> Talk | None:
+    from maieutic.core.json_rows import BadRows
     from maieutic.data.corpus import read_corpus
-    from maieutic.data.reading import BadRows
 
     lengths: list[int] = []
     counts: list[int] = []

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from maieutic.core.budget import Budget, Purse
-from maieutic.core.console import note
-from maieutic.core.errors import EmptyCorpus, InputError, MaieuticError, MissingInput
+from maieutic.core.errors import EmptyCorpus, MaieuticError
 from maieutic.core.messages import Conversation, Fault, Message, Reply, Role, Sampling, fingerprint
-from maieutic.core.store import Stage, stage_rows
+from maieutic.core.store import Stage
 from maieutic.core.workers import Failed, fault_of, work_through
 from maieutic.models import ChatModel, briefed, identity
 from maieutic.rollouts.tutor_prompt import Brief
@@ -254,33 +253,7 @@ def corpus_hash(conversations: Iterable[Conversation]) -> tuple[int, str]:
 
 def _corpus(path: Any, tell: bool = True) -> Iterator[Conversation]:
     """The conversations; `tell` names broken rows on standard error, which the second reading need not."""
+    from maieutic.core.json_rows import BadRows
     from maieutic.data.corpus import read_corpus
-    from maieutic.data.reading import BadRows
 
     return iter(read_corpus(Path(path), on_bad=None if tell else BadRows()))
-
-
-def read_stage(source: Path | str, stage: str, tell: bool = True) -> Iterator[dict[str, Any]]:
-    """The rows of a stage by its folder, its run's folder, or a JSON or JSONL file of the same rows.
-
-    Rows of a file that have no `key` get one from their content; broken ones are left out, and named on standard
-    error where `tell` is set.
-    """
-    path = Path(source)
-    if path.is_dir():
-        inner = path / stage
-        yield from stage_rows(inner if (inner / "rows.jsonl").is_file() else path)
-        return
-    if not path.is_file():
-        raise MissingInput(
-            f"{path}: no such file or folder", f"Name a {stage} stage's folder, or a file of its rows."
-        )
-    from maieutic.data.reading import BadRows, read_rows
-
-    bad = BadRows(strict=path.suffix == ".json")
-    for row in read_rows(path, bad):
-        if not isinstance(row.value, dict):
-            raise InputError(f"{row.where}: not an object", f"Give the rows of a {stage} stage.")
-        yield row.value if "key" in row.value else {"key": fingerprint(row.value), **row.value}
-    if bad.count and tell:
-        note(bad.summary())

@@ -12,28 +12,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
-
-from maieutic.checks.outcomes import outcome
-from maieutic.core.errors import EmptyCorpus, InputError
-from maieutic.core.messages import Conversation, Fault, Message, Problem, Role, fingerprint
-from maieutic.core.store import stage_rows
+from maieutic.checks.continuations import settled
+from maieutic.checks.continuations import starts as candidate_starts
+from maieutic.core.errors import EmptyCorpus
+from maieutic.core.messages import Conversation
+from maieutic.core.rows import CandidateRow, parse, read_step
 from maieutic.models import ChatModel
 from maieutic.rollouts import SimulateConfig, Summary, simulate
-from maieutic.rollouts.candidates import read_stage
 
 PLAYS = 4
 TURNS = 3
 _ENDLESS = 10**6
-
-
-class Reply(NamedTuple):
-    """A candidate reply, as far as playing it goes."""
-
-    start: Conversation | None
-    """Where its plays begin: the dialogue with this reply as its last turn. Null: nothing is to be played."""
-    told: bool
-    """The answer is stated with this reply, so that no student can find it alone any more."""
 
 
 class Played(NamedTuple):
@@ -85,14 +74,18 @@ def play(
         EmptyCorpus: there is nothing to play.
         BudgetSpent, TooManyFailures, ModelError, RunConflict, RunLocked, DiskFull.
     """
-    rows = read_stage(source, "judge") if isinstance(source, (Path, str)) else source
+    rows = (
+        read_step(CandidateRow, source, "judge")
+        if isinstance(source, (Path, str))
+        else (parse(CandidateRow, row, f"row {place}") for place, row in enumerate(source, 1))
+    )
     starts: dict[str, Conversation] = {}
     prompts = told = unknown = 0
     for row in rows:
-        found = replies(row)
+        found = candidate_starts(row)
         prompts += any(reply.start is not None for reply in found)
         told += sum(reply.told for reply in found)
-        unknown += not _known_answer(row)
+        unknown += not (row.problem and row.problem.answer)
         starts |= {reply.start.id: reply.start for reply in found if reply.start is not None}
     if not starts:
         raise EmptyCorpus(
@@ -120,71 +113,3 @@ def _played(done: Summary, prompts: int, replies: int, told: int, unknown: int) 
         seconds=done.seconds,
         run=done.run,
     )
-
-
-def replies(row: Mapping[str, Any]) -> list[Reply]:
-    """The candidates of a row, in its order; a failed row, and one without a known answer, have none to play.
-
-    Raises:
-        InputError: it is no row of a candidates or judge stage.
-    """
-    try:
-        texts = [str(candidate["text"]) for candidate in row["candidates"]]
-        said = row.get("dialogue") or row["messages"]
-        turns = tuple(
-            Message.model_validate({key: turn[key] for key in ("role", "content")}) for turn in said
-        )
-        problem = Problem.model_validate(row["problem"]) if row.get("problem") else None
-    except (KeyError, TypeError, ValidationError) as error:
-        raise InputError(
-            f"row {row.get('id', row.get('key'))}: not a row of candidates ({type(error).__name__}: {error})",
-            "Make them with `maieutic candidates`.",
-        ) from None
-    if problem is None or not problem.answer:
-        return [Reply(None, False) for _ in texts]
-    about = {key: row.get(key) for key in ("intent", "profile", "source", "licence")}
-    return [_reply(text, turns, problem, about) for text in texts]
-
-
-def _reply(text: str, turns: tuple[Message, ...], problem: Problem, about: Mapping[str, Any]) -> Reply:
-    whole = (*turns, Message(role=Role.ASSISTANT, content=text))
-    name = fingerprint([[[turn.role, turn.content] for turn in whole], problem.model_dump()])[:24]
-    start = Conversation(id=name, messages=whole, problem=problem, **about)
-    if (found := outcome(start, first=len(whole))) is not None and found.told:
-        return Reply(None, True)
-    return Reply(start if text.strip() else None, False)
-
-
-def _known_answer(row: Mapping[str, Any]) -> bool:
-    return bool((row.get("problem") or {}).get("answer"))
-
-
-def settled(so_far: Conversation) -> bool:
-    """Whether a play is solved, or can no longer be: the tutor has stated the answer."""
-    found = outcome(so_far)
-    return found is not None and (found.solved or found.told)
-
-
-def plays(stage: Path | str) -> dict[str, list[bool | None]]:
-    """The plays of a stage by the start they went on from: whether each was solved; null where it was lost.
-
-    A play that the tutor broke off is not solved; one that anybody else broke off is lost.
-    """
-    ended: dict[str, tuple[str, bool | None]] = {}
-    for row in stage_rows(stage):
-        key, whole = row["meta"]["dialogue"], "failure" not in row
-        if whole or key not in ended:
-            ended[key] = (row["meta"]["seed"], _solved(row) if whole else _broken_off(row))
-    found: dict[str, list[bool | None]] = {}
-    for start, solved in ended.values():
-        found.setdefault(start, []).append(solved)
-    return found
-
-
-def _solved(row: Mapping[str, Any]) -> bool:
-    found = outcome(Conversation.model_validate({key: row[key] for key in row if key != "key"}))
-    return found is not None and found.solved
-
-
-def _broken_off(row: Mapping[str, Any]) -> bool | None:
-    return False if row["failure"]["fault"] == Fault.ASSISTANT_MODEL else None

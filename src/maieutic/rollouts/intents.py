@@ -207,7 +207,7 @@ def _reading(corpus: Path | str | Iterable[Conversation]) -> Reading:
     if not isinstance(corpus, (Path, str)):
         listed = list(corpus)
         return lambda tell: listed
+    from maieutic.core.json_rows import BadRows
     from maieutic.data.corpus import read_corpus
-    from maieutic.data.reading import BadRows
 
     return lambda tell: read_corpus(corpus, on_bad=None if tell else BadRows())

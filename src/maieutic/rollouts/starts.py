@@ -67,8 +67,8 @@ class Starts:
             return [Conversation(id="free", messages=())]
         if not isinstance(self._given, Path):
             return self._given
+        from maieutic.core.json_rows import BadRows
         from maieutic.data.corpus import read_corpus
-        from maieutic.data.reading import BadRows
 
         return read_corpus(self._given, on_bad=None if tell else BadRows(), seeds=True)
 

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from maieutic.chat_templates.conditioning import wording
 from maieutic.core.errors import InputError, MissingInput
 from maieutic.core.messages import Record, fingerprint
-from maieutic.data.reading import without_rows
+from maieutic.core.reading import without_rows
 from maieutic.train.condition import read_condition, whole_condition
 
 Precision = Literal["auto", "float32", "bfloat16"]

@@ -15,9 +15,9 @@ from pydantic import ValidationError
 from maieutic.checks.turns import reveals_answer
 from maieutic.core.errors import InputError, MaieuticError
 from maieutic.core.messages import Finish, Message, Problem, Role, Verdict, fingerprint
+from maieutic.core.rows import read_stage
 from maieutic.judging.parse import read_values
 from maieutic.judging.rubrics import Rubric, load, summary_score
-from maieutic.rollouts.candidates import read_stage
 
 REVEALS = "reveals_answer"
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from maieutic.core.errors import InputError, MissingExtra
+from maieutic.core.json_rows import BadRows, Row, parse_json, plain
 from maieutic.core.messages import utf8
-from maieutic.data.rows import BadRows, Row, parse_json, plain
 
 LISTS = ("messages", "turns", "conversations", "conversation", "items", "data")
 """The columns that may hold turns, as a JSON list where the column is text."""

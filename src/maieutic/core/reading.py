@@ -19,10 +19,8 @@ from typing import Any, BinaryIO, cast
 import orjson
 
 from maieutic.core.errors import InputError, MissingInput
-from maieutic.data.rows import DEEP, BadRows, Row, mended, parse_json, shallow
-from maieutic.data.tables import csv_rows, parquet_rows
-
-__all__ = ["SUFFIXES", "BadRows", "Row", "files_in", "mended", "parse_json", "read_rows", "without_rows"]
+from maieutic.core.json_rows import DEEP, BadRows, Row, mended, parse_json, shallow
+from maieutic.core.tables import csv_rows, parquet_rows
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".txt", ".csv", ".tsv", ".parquet")
 """What a folder is searched for; all but Parquet also with `.gz` behind."""

@@ -1,0 +1,405 @@
+"""The rows that steps write and read: one class for each kind of JSONL row, and one reader.
+
+A row is frozen and typed. It keeps keys that its class does not know, so that they reach the next step; fields that
+were not given are not written. A row that does not fit its class is reported by file and line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, Self, TypeVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
+
+from maieutic.core.console import note
+from maieutic.core.errors import InputError, MissingInput
+from maieutic.core.json_rows import BadRows
+from maieutic.core.messages import (
+    Conversation,
+    Fault,
+    Finish,
+    Message,
+    Problem,
+    Record,
+    Role,
+    Sampling,
+    Text,
+    Verdict,
+    fingerprint,
+)
+from maieutic.core.numbered import Numbered
+from maieutic.core.reading import read_rows as read_file
+from maieutic.core.store import read_rows, rows_file
+
+RowKind = TypeVar("RowKind", bound=BaseModel)
+
+
+class _Open(BaseModel):
+    """A part of a row: frozen; unknown keys are kept, and only what was given is written."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    @model_serializer(mode="wrap")
+    def _given_only(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        return {name: value for name, value in written.items() if name in self.model_fields_set}
+
+
+class StageRow(_Open):
+    """A row of a step's `rows.jsonl`."""
+
+    key: str = ""
+    """A hash of everything that decides the row."""
+    fault: Fault | None = None
+    """Whose fault it was, where the row's item failed."""
+    error: str | None = None
+    """Why the item failed."""
+
+    def row(self) -> dict[str, Any]:
+        """The row as written, without its key."""
+        return self.model_dump(mode="json", exclude={"key"})
+
+
+def _without_nulls(problem: Problem) -> dict[str, Any]:
+    return problem.model_dump(exclude_none=True)
+
+
+def _given_verdict(value: Any) -> Any:
+    """A verdict of a file that was written by hand: without a judge's name, or with null for no values."""
+    if not isinstance(value, Mapping):
+        return value
+    return {"judge": "", **value, "values": value.get("values") or {}}
+
+
+RowProblem = Annotated[Problem, PlainSerializer(_without_nulls)]
+RowVerdict = Annotated[Verdict, BeforeValidator(_given_verdict)]
+
+
+class Candidate(_Open):
+    """One of several replies to a dialogue."""
+
+    text: Annotated[Text, BeforeValidator(str)]
+    finish: Finish = Finish.STOP
+    completion_tokens: int = 0
+
+
+class CandidateRow(StageRow):
+    """A dialogue and several replies to it.
+
+    A row with `messages` and no `candidates` is a conversation: its last message, by the assistant, is the candidate.
+    """
+
+    id: str | None = None
+    index: int | None = None
+    """The place of the dialogue in its corpus."""
+    messages: tuple[Message, ...]
+    """The dialogue up to the user's last turn, as the assistant sees it."""
+    dialogue: tuple[Message, ...] | None = None
+    """The same without the assistant's own prompt, where it has one: what a simulated user sees."""
+    intent: str | None = None
+    profile: str | None = None
+    problem: RowProblem | None = None
+    source: str | None = None
+    licence: str | None = None
+    candidates: tuple[Candidate, ...]
+    """None where the model did not answer."""
+    model: str | None = None
+    sampling: Sampling | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_last_reply(cls, row: Any) -> Any:
+        if (
+            not isinstance(row, Mapping)
+            or "candidates" in row
+            or not isinstance(row.get("messages"), (list, tuple))
+        ):
+            return row
+        *before, last = row["messages"] or [None]
+        if isinstance(last, Message):
+            last = last.model_dump()
+        if not isinstance(last, Mapping) or last.get("role") != Role.ASSISTANT:
+            raise ValueError("no `candidates`, and the last message is not the assistant's")
+        return {**row, "messages": before, "candidates": [{"text": last.get("content")}]}
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The candidates' texts."""
+        return tuple(candidate.text for candidate in self.candidates)
+
+    @property
+    def start(self) -> tuple[Message, ...]:
+        """The dialogue as a simulated user sees it."""
+        return self.dialogue or self.messages
+
+
+class JudgedRow(CandidateRow):
+    """A candidate row with a verdict for each candidate."""
+
+    rubric: str | None = None
+    verdicts: tuple[RowVerdict, ...]
+    scores: tuple[float | None, ...]
+    """The summary scores; null where a candidate is unscored."""
+    said: tuple[tuple[RowVerdict, ...], ...] = ()
+    """For each candidate, the verdict of each model and repeat."""
+    decided: tuple[dict[str, str], ...] = ()
+    """For each candidate, by criterion, whether code or a model decided."""
+    repeats: tuple[tuple[float | None, ...], ...] = ()
+    """For each candidate, the summary score of each repeat."""
+
+    @model_validator(mode="after")
+    def _alike(self) -> Self:
+        if not len(self.candidates) == len(self.verdicts) == len(self.scores):
+            counts = (
+                f"{len(self.candidates)} candidates, {len(self.verdicts)} verdicts, {len(self.scores)} scores"
+            )
+            raise ValueError(f"every candidate needs a verdict and a score ({counts})")
+        return self
+
+
+class RewardRow(JudgedRow):
+    """A judged row whose scores take in how students went on from each candidate."""
+
+    rubric_scores: tuple[float | None, ...] = ()
+    """The scores by the rubric alone."""
+    outcomes: tuple[float | None, ...] = ()
+    """The share of solved continuations; null without any."""
+    plays: tuple[int, ...] = ()
+    """Continuations that count."""
+    lost: tuple[int, ...] = ()
+    """Continuations that could not be finished."""
+    weight: float = 0.0
+    """The weight of the outcome in the scores."""
+
+
+class PreferenceRow(Record):
+    """A pair in TRL's conversational DPO form."""
+
+    prompt: tuple[Message, ...]
+    chosen: tuple[Message, ...]
+    rejected: tuple[Message, ...]
+    scores: dict[str, float] = Field(default_factory=dict)
+    """`chosen` and `rejected`: the summary scores."""
+    meta: dict[str, Any] = Field(default_factory=dict)
+
+
+class ComparedReply(_Open):
+    """One side of a pairwise comparison."""
+
+    text: str
+    model: str | None = None
+
+
+class ComparedRow(StageRow):
+    """Two replies to one dialogue, and which is better."""
+
+    id: str | None = None
+    index: int | None = None
+    source: str | None = None
+    messages: tuple[Message, ...]
+    problem: RowProblem | None = None
+    place: int = 0
+    """Which of several replies to the same dialogue."""
+    a: ComparedReply
+    b: ComparedReply
+    rubric: str | None = None
+    winner: str | None
+    """`a`, `b` or `tie`; null where no verdict could be read."""
+    decided: str
+    """`code`, `equal` or `judge`."""
+    votes: tuple[str | None, ...] = ()
+    """One for each model and repeat."""
+    games: tuple[dict[str, Any], ...] = ()
+    """One for each model, repeat and order of the two replies."""
+
+
+class Failure(Record):
+    """Why an episode could not be finished."""
+
+    fault: Fault
+    error: str
+
+
+class TurnInfo(_Open):
+    """Details of the reply behind one generated turn."""
+
+    model: str = ""
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    seed: int | None = None
+    finish: Finish = Finish.STOP
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+    attempts: int = 1
+    end_probability: float | None = None
+    redrawn: tuple[dict[str, str], ...] = ()
+    """Replies that a guard rejected, each with the guard."""
+    gave_up: str | None = None
+    """The guard that the last redraw still broke."""
+    cost: float | None = None
+    forced: bool = False
+    controller: str | None = None
+
+
+class Episode(Conversation):
+    """A simulated dialogue: a conversation with how each turn was generated, finished or failed."""
+
+    failure: Failure | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_key(cls, row: Any) -> Any:
+        return (
+            {name: value for name, value in row.items() if name != "key"} if isinstance(row, Mapping) else row
+        )
+
+    @property
+    def dialogue(self) -> str:
+        """The key of the episode, shared by its failed attempts."""
+        return str(self.meta["dialogue"])
+
+    @property
+    def seed(self) -> str:
+        """The id of the conversation that the episode started from."""
+        return str(self.meta["seed"])
+
+    @property
+    def end(self) -> str | None:
+        """Why the episode ended; null where it failed."""
+        return self.meta.get("end")
+
+    @property
+    def infos(self) -> dict[str, TurnInfo]:
+        """Details by the index of each generated turn, and under `end` those of the reply that ended the episode."""
+        return {
+            place: TurnInfo.model_validate(info) for place, info in (self.meta.get("turns") or {}).items()
+        }
+
+
+class TurnRow(StageRow):
+    """A generated turn of an episode that is not finished."""
+
+    dialogue: str
+    index: int
+    turn: Message
+    info: dict[str, Any]
+
+
+class TestAnswer(_Open):
+    """One try of a student at a problem."""
+
+    text: str
+    right: bool
+    seed: int | None = None
+    finish: Finish = Finish.STOP
+
+
+class PrePostRow(StageRow):
+    """A student's tries at the problem of a dialogue, before or after it."""
+
+    of: str
+    """The start (before) or the dialogue (after) that the tries belong to."""
+    seed: str | None = None
+    when: str | None = None
+    model: str | None = None
+    mode: str | None = None
+    prompt: str | None = None
+    sampling: Sampling | None = None
+    attempts: tuple[TestAnswer, ...] = ()
+
+
+class FailureRow(_Open):
+    """One line of `failures.jsonl`: an item that failed and will be asked again."""
+
+    key: str = ""
+    row: str
+    """The key of the row that could not be made."""
+    error: str
+
+
+class Placed(NamedTuple):
+    """A row as a dict, and its file and line."""
+
+    where: str
+    value: dict[str, Any]
+
+
+def read_stage(source: Path | str, stage: str, tell: bool = True) -> Iterator[dict[str, Any]]:
+    """The rows of a step as dicts; see `read_step`."""
+    return (row.value for row in _placed(source, stage, tell))
+
+
+def read_step(kind: type[RowKind], source: Path | str, stage: str, tell: bool = True) -> Iterator[RowKind]:
+    """The rows of a step, each key once.
+
+    Args:
+        kind: the class of the rows.
+        source: the step's folder, its run's folder, or a JSON, JSONL, CSV or Parquet file of the same rows. Rows of a
+            file that have no `key` get one from their content.
+        stage: the step's folder in a run's folder, such as `judge`.
+        tell: name the lines of a file that are not JSON on standard error; they are left out.
+
+    Raises:
+        MissingInput: there is no such file or folder.
+        InputError: a row does not fit; names file and line.
+    """
+    return (parse(kind, row.value, row.where) for row in _placed(source, stage, tell))
+
+
+def parse(kind: type[RowKind], value: Any, where: str) -> RowKind:
+    """A row of a class.
+
+    Raises:
+        InputError: the value does not fit; names `where` and the first field.
+    """
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        field = ".".join(map(str, first["loc"]))
+        message = first["msg"].removeprefix("Value error, ")
+        raise InputError(
+            f"{where}: not a {kind.__name__} ({f'{field}: ' if field else ''}{message})",
+            "Give rows that the step before writes.",
+        ) from None
+
+
+def _placed(source: Path | str, stage: str, tell: bool) -> Iterator[Placed]:
+    path = Path(source)
+    if path.is_dir():
+        yield from _stored(path / stage if (path / stage / "rows.jsonl").is_file() else path)
+        return
+    if not path.is_file():
+        raise MissingInput(
+            f"{path}: no such file or folder", f"Name the folder of a {stage} step, or a file of its rows."
+        )
+    bad = BadRows(strict=path.suffix == ".json")
+    for row in read_file(path, bad):
+        if not isinstance(row.value, dict):
+            raise InputError(f"{row.where}: not an object", f"Give the rows of a {stage} step.")
+        yield Placed(
+            row.where, row.value if "key" in row.value else {"key": fingerprint(row.value), **row.value}
+        )
+    if bad.count and tell:
+        note(bad.summary())
+
+
+def _stored(folder: Path) -> Iterator[Placed]:
+    path = rows_file(folder)
+    seen = Numbered()
+    for number, row in enumerate(read_rows(path), 1):
+        if seen.add(row["key"]):
+            yield Placed(f"{path}:{number}", row)
