@@ -1,65 +1,89 @@
-"""Write docs/commands.md, the command reference, from the commands themselves: `python tools/commands.py`."""
+"""Write docs/commands.md, the command reference, from the steps: `python tools/commands.py`."""
 
 from __future__ import annotations
 
-import re
+import inspect
 from pathlib import Path
-from typing import Any
-
-import typer
 
 from maieutic import cli
+from maieutic.cli.generate import Option, options, shown_default
+from maieutic.core.budget import Budget
+from maieutic.core.messages import Record, Sampling
+from maieutic.core.settings import LocalModel, Requests
+from maieutic.core.step import Step, group
 
 TARGET = Path(__file__).parent.parent / "docs" / "commands.md"
 HEAD = """# The commands
 
-Made by `python tools/commands.py` from the commands themselves; a test holds it true. Every command prints for people,
-and with `--json` one JSON document on standard output and nothing else; notes and progress go to standard error.
-Exit 0: done, 1: failed, 2: the call was wrong. A MODEL is `hf/PATH_OR_ID` (in this process), `openai/NAME`
-(`OPENAI_BASE_URL`, `OPENAI_API_KEY`), `http://HOST:PORT/v1#NAME` (`MAIEUTIC_API_KEY`), `ollama/NAME`, `script/FILE`,
-`probe/NAME` (tutors of fixed words, for comparison) or `student/NAME` (scripted students).
+Written by `python tools/commands.py` from the steps; a test compares. A step is one class: `maieutic judge`,
+`do: judge` in a recipe and `maieutic.Judge` in Python have the same settings.
+
+Every command takes `--out` (`-o`), `--config FILE` (a YAML file of settings; options win), `--dry-run` (print the
+estimated cost, run nothing), `--json` (print one JSON document on standard output), `--help` and, where there are more
+options, `--help-all`. Notes and progress go to standard error. Exit status: 0 done, 1 failed, 2 wrong call.
+
+A MODEL is `hf/PATH_OR_ID` (loaded in this process), `openai/NAME` (`OPENAI_BASE_URL`, `OPENAI_API_KEY`),
+`http://HOST:PORT/v1#NAME` (`MAIEUTIC_API_KEY`), `ollama/NAME`, `script/FILE`, `baseline/NAME` (tutors of fixed words,
+for comparison) or `student/NAME` (scripted students).
+
+## Shared settings
+
+A command that has a group takes all of its options. In recipes, `--config` files and Python the group is one setting,
+such as `sampling: {temperature: 0}`. `user_sampling` has the options of `sampling` with the prefix `--user-`.
 """
+GROUPS: dict[str, type[Record]] = {
+    "sampling": Sampling,
+    "requests": Requests,
+    "budget": Budget,
+    "local": LocalModel,
+}
 
 
 def reference() -> str:
     """The whole page."""
-    cli.gather()
-    return HEAD + "".join(_sections(typer.main.get_command(cli.app), "maieutic"))
+    return HEAD + "".join(map(_group, GROUPS)) + "".join(map(_section, cli.steps()))
 
 
-def _sections(command: Any, name: str) -> list[str]:
-    children = getattr(command, "commands", None)
-    own = [] if children and not command.invoke_without_command else [_section(command, name)]
-    return own + [
-        part for key, child in (children or {}).items() for part in _sections(child, f"{name} {key}")
-    ]
+def _group(name: str) -> str:
+    """The options of a shared group, as a step with that group alone has them."""
+    step = type(
+        "Shared", (Step,), {"__annotations__": {name: GROUPS[name]}, name: GROUPS[name](), "command": name}
+    )
+    return f"\n### {name}\n\n" + _table(options(step))
 
 
-def _section(command: Any, name: str) -> str:
-    words = " ".join(f"{command.help or ''} {command.epilog or ''}".split())
-    what, *shown = re.split(r"Examples?: (?=maieutic )", words, maxsplit=1)
-    lines = [f"\n## {name}\n", f"{what.strip()}\n"]
-    if shown:
-        calls = "\n".join(re.split(r"; (?=maieutic )", shown[0].strip()))
-        lines.append(f"```sh\n{calls}\n```\n")
-    if rows := [_row(parameter) for parameter in command.params if parameter.name != "help"]:
-        lines += ["| option | what | default |\n|---|---|---|", *rows, ""]
+def _section(kind: type[Step]) -> str:
+    text = inspect.getdoc(kind) or ""
+    lines = [f"\n## maieutic {kind.command}\n", f"`maieutic.{kind.__name__}`. {text}\n"]
+    if kind.examples:
+        lines += ["```sh", *kind.examples, "```\n"]
+    own = [option for option in options(kind) if len(option.path) == 1]
+    if own:
+        lines.append(_table(own))
+    if shared := [_shared(kind, name) for name in kind.model_fields if group(kind, name)]:
+        lines.append(f"Groups: {', '.join(shared)}.\n")
     return "\n".join(lines)
 
 
-def _row(parameter: Any) -> str:
-    is_argument = parameter.param_type_name == "argument"
-    flags = f"`{parameter.name.upper()}`" if is_argument else ", ".join(f"`{opt}`" for opt in parameter.opts)
-    if parameter.secondary_opts:
-        flags += ", " + ", ".join(f"`{opt}`" for opt in parameter.secondary_opts)
-    default = "required" if parameter.required else _default(parameter.default)
-    return f"| {flags} | {_cell(getattr(parameter, 'help', '') or '')} | {default} |"
+def _shared(kind: type[Step], name: str) -> str:
+    """A group of a step, with the defaults that are the step's own."""
+    record = group(kind, name)
+    held = kind.model_fields[name].default
+    assert record is not None
+    fresh = record()
+    own = {key: value for key, value in dict(held).items() if value != getattr(fresh, key)} if held else {}
+    return f"`{name}`" + (f" ({', '.join(f'{key} {value}' for key, value in own.items())})" if own else "")
 
 
-def _default(value: Any) -> str:
-    if value is None or value is False or value == () or value == []:
-        return ""
-    return f"`{getattr(value, 'value', value)}`"
+def _table(found: list[Option]) -> str:
+    return "\n".join(["| option | what | default |\n|---|---|---|", *map(_row, found), ""])
+
+
+def _row(option: Option) -> str:
+    flags = ", ".join(f"`{flag}`" for flag in option.flag.split())
+    default = "required" if option.required else shown_default(option)
+    cell = "" if default is None else default if option.required else f"`{default}`"
+    return f"| {flags} | {_cell(option.help)} | {cell} |"
 
 
 def _cell(text: str) -> str:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
 from maieutic.core.errors import MaieuticError
+
+if TYPE_CHECKING:
+    from maieutic.core.step import Step
 
 app = typer.Typer(
     name="maieutic",
     help="Train either side of a conversation: user simulators, assistants, Socratic tutors.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
 )
@@ -89,6 +91,14 @@ GROUPS = {
 }
 
 
+def steps() -> tuple[type[Step], ...]:
+    """The steps that have a command, in the order of `--help`."""
+    from maieutic.recipes.runner import Run
+    from maieutic.recipes.steps import STEPS
+
+    return (Run, *STEPS)
+
+
 def gather() -> None:
     """Import the command files, in the order of the pipeline; none of them imports a heavy library."""
     from maieutic.cli import (
@@ -105,8 +115,6 @@ def gather() -> None:
         simulate,
         train,
     )
-    from maieutic.recipes.runner import Run
-    from maieutic.recipes.steps import STEPS
 
     if app.registered_commands:
         return
@@ -120,4 +128,4 @@ def gather() -> None:
         "eval tutor": evals.tutor_app,
         "eval judge": evals.judge_app,
     }
-    generate.add(apps, (Run, *STEPS), GROUPS)
+    generate.add(apps, steps(), GROUPS)
