@@ -153,7 +153,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     import datasets
 
     from maieutic import Conversation
-    from maieutic.chat_templates.renderer import Renderer
+    from maieutic.chat_templates.rendering import Renderer
     from maieutic.models.weights import Framing
     from maieutic.train.mask import write_masks
 

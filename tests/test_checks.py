@@ -27,7 +27,7 @@ from maieutic.checks.turns import (
     wrong_feedback,
 )
 from maieutic.core.messages import Message, Problem, Role, Sampling
-from maieutic.models.baseline import MUST_NOT_WIN, Probe
+from maieutic.models.scripted import MUST_NOT_WIN, Baseline
 
 DATA = Path(__file__).parent / "data"
 
@@ -140,7 +140,7 @@ def test_no_probe_takes_anything_up(name: str, seed: int) -> None:
     for row in {json.dumps(row["problem"]): row for row in cases("checks_takes_up.jsonl")}.values():
         said = [row["student"]] if isinstance(row["student"], str) else row["student"]
         turns = [Message(role=Role.USER, content=turn) for turn in said]
-        text = asyncio.run(Probe(name).reply(turns, Sampling(seed=seed))).text
+        text = asyncio.run(Baseline(name).reply(turns, Sampling(seed=seed))).text
         assert not takes_up(text, Problem(**row["problem"]), said), text
 
 

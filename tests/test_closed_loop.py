@@ -181,13 +181,13 @@ WORDS = """
 name: words
 values: {starts: null}
 stages:
-  candidates: {do: candidates, model: probe/question-only, data: "${starts}", k: 3, prompt: none, sampling: {seed: 0}}
+  candidates: {do: candidates, model: baseline/question-only, data: "${starts}", k: 3, prompt: none, sampling: {seed: 0}}
   judge: {do: judge, data: "${candidates}", rubric: socratic_checks}
-  play-on: {do: play-on, data: "${judge}", student: student/cooperative, tutor: probe/question-only, m: 3, turns: 2}
+  play-on: {do: play-on, data: "${judge}", student: student/cooperative, tutor: baseline/question-only, m: 3, turns: 2}
   mix: {do: mix, data: "${judge}", plays: "${play-on}", weight: 1}
   evaluation:
     do: play
-    tutors: {base: probe/question-only, tuned: probe/never-ending, third: probe/sycophant}
+    tutors: {base: baseline/question-only, tuned: baseline/never-ending, third: baseline/sycophant}
     students: {scripted: student/confused, other: student/answer-seeking}
     problems: "${starts}"
     assistant_prompt: none

@@ -16,8 +16,9 @@ from maieutic.core.messages import Conversation, Problem, Role
 from maieutic.data.corpus import read_corpus
 from maieutic.evals.paired import compare_files
 from maieutic.judging import judge
-from maieutic.models import load, students
-from maieutic.models.baseline import MUST_NOT_WIN
+from maieutic.models import load
+from maieutic.models.scripted import MUST_NOT_WIN
+from maieutic.models.student import load_kind
 from maieutic.recipes.demo import everyday, pupils
 from maieutic.recipes.demo.world import PARTS, Part, Sizes, build, vocabulary, write
 from maieutic.rollouts.candidates import candidates
@@ -157,7 +158,7 @@ def test_no_probe_is_as_good_as_a_good_tutor(tmp_path: Path) -> None:
         rows.append({**seeds[-1].row(), "candidates": asked})
     judge(rows, tmp_path / "good", rubric="socratic_checks")
     for name in MUST_NOT_WIN:
-        candidates(load(f"probe/{name}"), seeds, tmp_path / name, prompt=None, k=3)
+        candidates(load(f"baseline/{name}"), seeds, tmp_path / name, prompt=None, k=3)
         judge(tmp_path / name, tmp_path / f"{name}-judged", rubric="socratic_checks")
         found = compare_files(tmp_path / "good", tmp_path / f"{name}-judged")
         assert found["n"] > 30  # equal openings are one prompt
@@ -241,7 +242,7 @@ def test_an_exam_is_answered_by_what_the_pupil_knows() -> None:
 
 def test_the_pupils_by_rule_are_a_student_file(tmp_path: Path) -> None:
     write(tmp_path, SIZES, 0, WAYS)
-    student = students.load(str(tmp_path / "pupils.yaml")).student
+    student = load_kind(str(tmp_path / "pupils.yaml")).student
     assert set(student.styles) == set(pupils.STYLES)
     assert student.styles["terse"].solves == ("{{answer}}.", "so {{answer}}.")
     assert (tmp_path / "exam.md").read_text().strip() == pupils.EXAM

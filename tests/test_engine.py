@@ -13,8 +13,7 @@ from tiny import tiny_llama
 from maieutic.core.errors import ContextFull, ModelError
 from maieutic.core.messages import Finish
 from maieutic.models.engine import Engine, Generated, Request
-from maieutic.models.forward import sample
-from maieutic.models.scoring import probabilities, token_logprobs
+from maieutic.models.forward import probabilities, sample, token_logprobs
 
 torch.set_num_threads(1)
 VOCAB = 120

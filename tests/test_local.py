@@ -16,7 +16,8 @@ import torch
 from tiny import tiny_checkpoint, tiny_tokenizer
 
 from maieutic import write_corpus
-from maieutic.chat_templates import add_end, prompt_ids, render, turn_lead
+from maieutic.chat_templates import add_end, prompt_ids, render
+from maieutic.chat_templates.rendering import turn_lead
 from maieutic.core.errors import (
     ContextFull,
     MaieuticError,
@@ -29,7 +30,7 @@ from maieutic.core.messages import Conversation, Finish, Message, Reply, Role, S
 from maieutic.core.store import stage_rows
 from maieutic.models import ModelOptions, load
 from maieutic.models.checkpoint import find, load_tokenizer, parameters
-from maieutic.models.local import LocalModel
+from maieutic.models.local import TransformersModel
 from maieutic.rollouts import SimulateConfig, simulate
 from maieutic.rollouts.candidates import candidates
 
@@ -64,14 +65,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def simulator(tmp_path_factory: pytest.TempPathFactory) -> LocalModel:
-    return LocalModel(str(simulator_checkpoint(tmp_path_factory.mktemp("model") / "simulator")))
+def simulator(tmp_path_factory: pytest.TempPathFactory) -> TransformersModel:
+    return TransformersModel(str(simulator_checkpoint(tmp_path_factory.mktemp("model") / "simulator")))
 
 
 def test_a_frame_s_space_is_no_part_of_a_reply(folder: Path) -> None:
     """What was said goes back into the frame as it stood there: the ids drawn are those that would be trained on."""
     for template, role in (("plain", Role.USER), ("plain", Role.ASSISTANT)):
-        model = LocalModel(str(folder), ModelOptions(template=template))
+        model = TransformersModel(str(folder), ModelOptions(template=template))
         said = turns("Hi.") if role == Role.ASSISTANT else turns("Hi.", "Hello.")
         assert turn_lead(model.tokenizer, template, role) == " "
         whole = render(Conversation(messages=(*said, Message(role=role, content="why not")), ended=False),
@@ -81,7 +82,7 @@ def test_a_frame_s_space_is_no_part_of_a_reply(folder: Path) -> None:
         while whole.labels[end] == -100 or whole.input_ids[end] == model.tokenizer.eos_token_id:
             end -= 1
         assert model._decode(list(whole.input_ids[start : end + 1]), role) == "why not"
-    assert turn_lead(LocalModel(str(folder)).tokenizer, None, Role.USER) == ""
+    assert turn_lead(TransformersModel(str(folder)).tokenizer, None, Role.USER) == ""
 
 
 REFUSING = """{% for m in messages %}{% if 'forbidden' in m['content'] %}{{ raise_exception('not this') }}{% endif %}
@@ -90,7 +91,7 @@ REFUSING = """{% for m in messages %}{% if 'forbidden' in m['content'] %}{{ rais
 
 
 def test_a_conversation_that_the_template_refuses_is_a_row_and_stops_nobody(
-    folder: Path, simulator: LocalModel, tmp_path: Path
+    folder: Path, simulator: TransformersModel, tmp_path: Path
 ) -> None:
     template = tmp_path / "refusing.jinja"
     template.write_text(REFUSING)
@@ -116,14 +117,14 @@ def test_a_conversation_that_the_template_refuses_is_a_row_and_stops_nobody(
     assert (summary.dialogues, summary.failed, summary.faults) == (2, 1, {"us": 1})
 
 
-def ask(model: LocalModel, sampling: Sampling = WARM, **more: Any) -> list[Reply]:
+def ask(model: TransformersModel, sampling: Sampling = WARM, **more: Any) -> list[Reply]:
     async def all_of_them() -> list[Reply]:
         return await asyncio.gather(*(model.reply(turns(text), sampling, **more) for text in TEXTS))
 
     return asyncio.run(all_of_them())
 
 
-def passes(model: LocalModel) -> int:
+def passes(model: TransformersModel) -> int:
     return model._worker.call(lambda engine: engine.network.passes).result()
 
 
@@ -131,7 +132,7 @@ def test_two_models_with_tied_weights_may_be_loaded_at_once(tmp_path: Path) -> N
     folders = [tiny_checkpoint(tmp_path / name, tied=True) for name in ("user", "assistant")]
 
     async def both() -> None:
-        models = [LocalModel(str(folder)) for folder in folders]
+        models = [TransformersModel(str(folder)) for folder in folders]
         await asyncio.gather(*(model.check() for model in models))
 
     for _ in range(4):
@@ -139,7 +140,7 @@ def test_two_models_with_tied_weights_may_be_loaded_at_once(tmp_path: Path) -> N
 
 
 def test_what_waits_together_is_decoded_together(folder: Path) -> None:
-    model = LocalModel(str(folder))
+    model = TransformersModel(str(folder))
     replies = ask(model)
     longest = max(reply.completion_tokens for reply in replies)
     assert passes(model) <= longest + len(TEXTS)  # one at a time would need the sum
@@ -149,12 +150,12 @@ def test_what_waits_together_is_decoded_together(folder: Path) -> None:
 
 
 def test_text_does_not_depend_on_the_batch(folder: Path) -> None:
-    many, one = LocalModel(str(folder)), LocalModel(str(folder), ModelOptions(batch=1))
+    many, one = TransformersModel(str(folder)), TransformersModel(str(folder), ModelOptions(batch=1))
     assert [reply.text for reply in ask(many)] == [reply.text for reply in ask(one)]
 
 
 def test_candidates_of_one_prompt_share_its_prefill(folder: Path) -> None:
-    model = LocalModel(str(folder))
+    model = TransformersModel(str(folder))
 
     async def candidates() -> list[Reply]:
         one_token = [Sampling(temperature=1.2, max_tokens=1, seed=seed) for seed in range(5)]
@@ -170,7 +171,7 @@ def test_candidates_of_one_prompt_share_its_prefill(folder: Path) -> None:
 
 def test_several_event_loops_and_closing(folder: Path) -> None:
     model = load(f"hf/{folder}")
-    assert isinstance(model, LocalModel)
+    assert isinstance(model, TransformersModel)
     first = [reply.text for reply in ask(model)]
     assert [reply.text for reply in ask(model)] == first
     asyncio.run(model.close())
@@ -179,8 +180,8 @@ def test_several_event_loops_and_closing(folder: Path) -> None:
 
 
 def test_a_forgotten_model_is_freed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("maieutic.models.worker.IDLE_SECONDS", 0.05)
-    model = LocalModel(str(folder))
+    monkeypatch.setattr("maieutic.models.local.IDLE_SECONDS", 0.05)
+    model = TransformersModel(str(folder))
     ask(model)
     thread, gone = model._worker._thread, weakref.ref(model)
     del model
@@ -193,7 +194,7 @@ def test_a_forgotten_model_is_freed(folder: Path, monkeypatch: pytest.MonkeyPatc
 def test_greedy_text_is_what_transformers_generates(folder: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    model = LocalModel(str(folder))
+    model = TransformersModel(str(folder))
     plain = AutoModelForCausalLM.from_pretrained(folder)
     for text, reply in zip(TEXTS, ask(model, Sampling(temperature=0, max_tokens=20)), strict=True):
         ids = model.tokenizer.apply_chat_template(
@@ -206,7 +207,7 @@ def test_greedy_text_is_what_transformers_generates(folder: Path) -> None:
 
 
 def test_a_conversation_that_is_too_long_fails_alone(folder: Path) -> None:
-    model = LocalModel(str(folder))
+    model = TransformersModel(str(folder))
 
     async def both() -> list[Any]:
         asked = (model.reply(turns(text), WARM) for text in ("word " * 3000, "Hello!"))
@@ -218,7 +219,7 @@ def test_a_conversation_that_is_too_long_fails_alone(folder: Path) -> None:
 
 
 def test_a_reply_nobody_waits_for_is_dropped(folder: Path) -> None:
-    model = LocalModel(str(folder))
+    model = TransformersModel(str(folder))
 
     async def impatient() -> None:
         endless = Sampling(temperature=0.9, max_tokens=1900)
@@ -233,7 +234,7 @@ def test_a_reply_nobody_waits_for_is_dropped(folder: Path) -> None:
     assert time.monotonic() - started < 5
 
 
-def test_the_simulator_says_its_role_and_speaks_as_the_human(simulator: LocalModel) -> None:
+def test_the_simulator_says_its_role_and_speaks_as_the_human(simulator: TransformersModel) -> None:
     assert simulator.trained_role == Role.USER
     opening = asyncio.run(simulator.reply([], WARM, role=Role.USER))
     going_on = asyncio.run(simulator.reply(turns("Hi", "Hello"), WARM, role=Role.USER))
@@ -244,7 +245,7 @@ def test_the_simulator_says_its_role_and_speaks_as_the_human(simulator: LocalMod
     assert asyncio.run(simulator.reply(turns("Hi"), WARM)).end_probability is None
 
 
-def make_certain(model: LocalModel, token: int) -> None:
+def make_certain(model: TransformersModel, token: int) -> None:
     """Make a token all but certain everywhere."""
 
     def change(engine: Any) -> None:
@@ -257,7 +258,7 @@ def make_certain(model: LocalModel, token: int) -> None:
 
 
 def test_end_is_drawn_suppressed_and_no_word_of_an_assistant(tmp_path: Path) -> None:
-    model = LocalModel(str(simulator_checkpoint(tmp_path / "ends")))
+    model = TransformersModel(str(simulator_checkpoint(tmp_path / "ends")))
     make_certain(model, add_end(model.tokenizer))
     short = Sampling(temperature=1, max_tokens=5)
     ended = asyncio.run(model.reply(turns("Hi", "Hello"), short, role=Role.USER))
@@ -271,10 +272,10 @@ def test_end_is_drawn_suppressed_and_no_word_of_an_assistant(tmp_path: Path) -> 
 
 def test_the_checkpoint_names_template_and_system_and_options_win(tmp_path: Path) -> None:
     place = str(simulator_checkpoint(tmp_path / "says", role="both", template="plain", system="Be brief."))
-    model = LocalModel(place)
+    model = TransformersModel(place)
     assert model.roles == {Role.USER, Role.ASSISTANT}
     assert (model.trained_role, model.template, model.system) == (Role.USER, "plain", "Be brief.")
-    other = LocalModel(place, ModelOptions(template="chat", system=""))
+    other = TransformersModel(place, ModelOptions(template="chat", system=""))
     assert (other.template, other.system) == ("chat", "")
     reply = asyncio.run(model.reply(turns("Hi"), WARM))
     assert reply.prompt_tokens == len(
@@ -283,7 +284,7 @@ def test_the_checkpoint_names_template_and_system_and_options_win(tmp_path: Path
 
 
 def test_streamed_pieces_make_up_the_reply(folder: Path) -> None:
-    model = LocalModel(str(folder))
+    model = TransformersModel(str(folder))
 
     async def streamed(text: str) -> tuple[list[str], list[Reply]]:
         whole: list[Reply] = []
@@ -308,7 +309,7 @@ def chat(*texts: str, ended: bool = False) -> Conversation:
     return Conversation.model_validate({"messages": rows, "ended": ended})
 
 
-def test_logprobs_of_one_side(simulator: LocalModel) -> None:
+def test_logprobs_of_one_side(simulator: TransformersModel) -> None:
     rows = [chat("Hi", "Hello", ended=True), chat("a b c", "d e f", "g"), chat("long " * 3000, "yes")]
     for role in (Role.USER, Role.ASSISTANT):
         first, second, third = simulator.logprobs(rows, role)
@@ -325,8 +326,8 @@ def test_logprobs_of_one_side(simulator: LocalModel) -> None:
 
 
 @pytest.mark.parametrize("template", ["chat", "plain", "dyadic"])
-def test_end_probabilities_are_those_of_generation(simulator: LocalModel, template: str) -> None:
-    simulator = LocalModel(simulator.id.removeprefix("hf/"), ModelOptions(template=template))
+def test_end_probabilities_are_those_of_generation(simulator: TransformersModel, template: str) -> None:
+    simulator = TransformersModel(simulator.id.removeprefix("hf/"), ModelOptions(template=template))
     rows = [chat("Hi", "Hello", "Why?", "Because."), chat("one", "", "three"), chat("one"), chat()]
     found = simulator.end_probabilities(rows)
     assert [len(values) for values in found] == [3, 2, 1, 1]
@@ -341,7 +342,7 @@ def test_end_probabilities_are_those_of_generation(simulator: LocalModel, templa
 
 
 def test_a_model_without_end_says_so(folder: Path) -> None:
-    model = LocalModel(str(folder))
+    model = TransformersModel(str(folder))
     assert model.end_probabilities([chat("Hi", "Hello")]) == [[None, None]]
     assert asyncio.run(model.reply([], WARM, role=Role.USER)).end_probability is None
 
@@ -369,7 +370,7 @@ def test_a_hub_that_cannot_be_asked_is_said_soon(monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     started = time.monotonic()
     with pytest.raises(Unreachable) as error:
-        LocalModel("nobody/nothing")
+        TransformersModel("nobody/nothing")
     says(error, "no such folder", "hub")
     assert parameters("nobody/nothing") is None
     assert time.monotonic() - started < 5
@@ -378,14 +379,14 @@ def test_a_hub_that_cannot_be_asked_is_said_soon(monkeypatch: pytest.MonkeyPatch
 def test_a_light_install_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(MissingExtra) as error:
-        LocalModel(str(folder))
+        TransformersModel(str(folder))
     says(error, "transformers", "pip install 'maieutic[train]'")
 
 
 def test_a_file_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"")
     with pytest.raises(MissingInput) as error:
-        LocalModel(str(tmp_path / "x.gguf"))
+        TransformersModel(str(tmp_path / "x.gguf"))
     says(error, "is a file")
 
 
@@ -393,11 +394,11 @@ def test_pickled_weights_are_refused(tmp_path: Path) -> None:
     place = tiny_checkpoint(tmp_path / "old")
     (place / "model.safetensors").rename(place / "pytorch_model.bin")
     with pytest.raises(ModelError) as error:
-        LocalModel(str(place))
+        TransformersModel(str(place))
     says(error, "pickled", "save_pretrained")
     (place / "pytorch_model.bin").unlink()
     with pytest.raises(ModelError) as error:
-        LocalModel(str(place))
+        TransformersModel(str(place))
     says(error, "no weights")
 
 
@@ -410,7 +411,7 @@ def test_an_absent_device_is_named(folder: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(ModelError) as error:
-        asyncio.run(LocalModel(str(folder), ModelOptions(device="cuda")).check())
+        asyncio.run(TransformersModel(str(folder), ModelOptions(device="cuda")).check())
     says(error, "no cuda")
 
 
@@ -423,12 +424,12 @@ def test_damaged_and_incomplete_weights(tmp_path: Path) -> None:
     tensors = load_bytes(weights.read_bytes())
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(ModelError) as error:
-        asyncio.run(LocalModel(str(place)).check())
+        asyncio.run(TransformersModel(str(place)).check())
     says(error, str(place), "model cannot be loaded")
     tensors.pop("model.norm.weight")
     save_file(tensors, weights, metadata={"format": "pt"})
     with pytest.raises(ModelError) as error:
-        asyncio.run(LocalModel(str(place)).reply(turns("Hi"), WARM))
+        asyncio.run(TransformersModel(str(place)).reply(turns("Hi"), WARM))
     says(error, "model.norm.weight", "incomplete")
 
 
@@ -442,7 +443,7 @@ def test_remote_code_is_named_and_not_run(tmp_path: Path) -> None:
     (place / "config.json").write_text(json.dumps(config))
     (place / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nraise SystemExit\n")
     with pytest.raises(ModelError) as error:
-        asyncio.run(LocalModel(str(place)).check())
+        asyncio.run(TransformersModel(str(place)).check())
     says(error, "--remote-code")
     assert not (tmp_path / "ran").exists()
 

@@ -14,7 +14,7 @@ from tokenizers_of_ours import tokenizer
 
 from maieutic import Conversation, render
 from maieutic.chat_templates import END, end_id
-from maieutic.chat_templates.truncate import fit
+from maieutic.chat_templates.turns import fit
 from maieutic.core.errors import (
     BadMask,
     EmptyCorpus,

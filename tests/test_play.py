@@ -136,7 +136,7 @@ def test_a_play_lost_to_the_student_does_not_count_and_one_lost_to_the_tutor_is_
 
 
 def test_what_cannot_be_played_or_mixed_is_refused(tmp_path: Path) -> None:
-    student = load("probe/silent")
+    student = load("baseline/silent")
     told = stage(tmp_path / "told", judged((TELLS, 1.0), (TELLS, 1.0)))
     with pytest.raises(EmptyCorpus, match="2 state the answer"):
         play(told, student, student, tmp_path / "play")

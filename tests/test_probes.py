@@ -13,8 +13,8 @@ from maieutic.core.errors import InputError, ModelError
 from maieutic.core.messages import Conversation, Message, Problem, Role, Sampling
 from maieutic.core.store import read_rows
 from maieutic.data.corpus import write_corpus
-from maieutic.models import briefed, load
-from maieutic.models.baseline import CONTROLS, MUST_NOT_WIN
+from maieutic.models import load, with_problem
+from maieutic.models.scripted import CONTROLS, MUST_NOT_WIN
 from maieutic.rollouts import SimulateConfig, simulate
 from maieutic.rollouts.candidates import candidates
 from maieutic.rollouts.tutor_prompt import Brief
@@ -24,7 +24,7 @@ START = [Message(role=Role.USER, content="It is 1. {{answer}}")]
 
 
 def say(name: str, problem: Problem | None = PROBLEM, seed: int = 0) -> str:
-    model = briefed(load(f"probe/{name}"), problem)
+    model = with_problem(load(f"baseline/{name}"), problem)
     return asyncio.run(model.reply(START, Sampling(seed=seed))).text
 
 
@@ -40,7 +40,7 @@ def test_who_should_tell_an_unknown_answer_says_so() -> None:
     with pytest.raises(ModelError, match="no answer is known"):
         say("telling", None)
     with pytest.raises(InputError, match="question-only"):
-        load("probe/nobody")
+        load("baseline/nobody")
 
 
 @pytest.fixture
@@ -51,13 +51,13 @@ def seeds(tmp_path: Path) -> Path:
 
 
 def test_probes_answer_wherever_a_tutor_does(seeds: Path, tmp_path: Path) -> None:
-    candidates(load("probe/telling"), seeds, tmp_path / "candidates", k=2)
+    candidates(load("baseline/telling"), seeds, tmp_path / "candidates", k=2)
     (row,) = read_rows(tmp_path / "candidates" / "rows.jsonl")
     assert [one["text"] for one in row["candidates"]] == ["The answer is 7."] * 2
     user = tmp_path / "user.jsonl"
     user.write_text('{"trained_role": "user"}\n' + json.dumps({"text": "Ah."}) + "\n")
     config = SimulateConfig(seeds=seeds, rounds=2, guards="none")
-    simulate(load(f"script/{user}"), load("probe/telling"), tmp_path / "talk", config=config)
+    simulate(load(f"script/{user}"), load("baseline/telling"), tmp_path / "talk", config=config)
     (row,) = read_rows(tmp_path / "talk" / "rows.jsonl")
     assert [turn["content"] for turn in row["messages"]][1::2] == ["The answer is 7."] * 2
 

@@ -17,7 +17,7 @@ from loopback import Loopback
 from maieutic.chat_templates import END
 from maieutic.core import errors
 from maieutic.core.messages import Finish, Message, Reply, Role, Sampling
-from maieutic.models import ModelOptions, completions, load, transport
+from maieutic.models import ModelOptions, load, remote, transport
 from maieutic.models.address import Key, address, how_to_set, key
 from maieutic.models.remote import RemoteModel
 
@@ -34,7 +34,9 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def model_of(server: Loopback, **options: object) -> RemoteModel:
-    return RemoteModel(server.spec, ModelOptions(**{"timeout": 20.0, **options}))
+    model = load(server.spec, ModelOptions(**{"timeout": 20.0, **options}))
+    assert isinstance(model, RemoteModel)
+    return model
 
 
 def ask(
@@ -66,7 +68,7 @@ def test_a_request_is_the_official_client_s_field_by_field() -> None:
     with Loopback("It is 3.5.", key=CANARY) as server, pytest.MonkeyPatch.context() as patch:
         patch.setenv("MAIEUTIC_API_KEY", CANARY)
         with OpenAI(base_url=server.url, api_key=CANARY) as client:
-            theirs = client.chat.completions.create(model="tiny", messages=messages, **settings)
+            theirs = client.chat.remote.create(model="tiny", messages=messages, **settings)
         turns = [Message.model_validate(message) for message in messages]
         ours = ask(load(server.spec), turns, Sampling(**settings))
     official, own = server.chats
@@ -683,7 +685,7 @@ def test_a_server_that_does_not_stream() -> None:
 )
 def test_settled_text_only_grows_into_the_reply(pieces: list[str], role: Role) -> None:
     whole = ""
-    final = completions.until_end("".join(pieces), role)[0]
+    final = remote.until_end("".join(pieces), role)[0]
     for piece in pieces:
         whole += piece
-        assert final.startswith(completions.settled(whole, role)) or role != Role.USER
+        assert final.startswith(remote.settled(whole, role)) or role != Role.USER

@@ -13,7 +13,7 @@ from tokenizers_of_kinds import BYTES, KINDS, of_kind
 from maieutic import Conversation
 from maieutic.chat_templates.encode import Encoder
 from maieutic.chat_templates.fast import CHECK_EVERY, Batches, Gigatoken
-from maieutic.chat_templates.renderer import Renderer
+from maieutic.chat_templates.rendering import Renderer
 
 STARTS = ("first", "after", "inside")
 TAKEN = ("gpt2", "llama3", "qwen", "nfkc", "think")

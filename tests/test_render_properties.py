@@ -13,7 +13,7 @@ from tokenizers_of_ours import SHAPES
 
 from maieutic import Conversation
 from maieutic.chat_templates import END, IGNORED, add_end, prompt_ids, render
-from maieutic.chat_templates.renderer import Renderer
+from maieutic.chat_templates.rendering import Renderer
 from maieutic.core.errors import BadMask, RenderError
 from maieutic.core.messages import Role
 

@@ -459,7 +459,7 @@ def test_a_probe_that_would_win_is_said(tmp_path: Path) -> None:
         "test/good",
     )
     candidates(good, seeds(), run / "good", k=1)
-    candidates(load("probe/question-only"), seeds(), run / "probe", k=1)
+    candidates(load("baseline/question-only"), seeds(), run / "probe", k=1)
     candidates(
         good, [talk.model_copy(update={"id": "other"}) for talk in seeds()[:1]], run / "elsewhere", k=1
     )

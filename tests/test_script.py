@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from maieutic.core import errors
 from maieutic.core.messages import Finish, Message, Reply, Role, Sampling
 from maieutic.models import load
-from maieutic.models.script import ScriptModel
+from maieutic.models.scripted import ScriptModel
 
 
 def script(folder: Path, *lines: dict, name: str = "s.jsonl") -> ScriptModel:

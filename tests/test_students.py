@@ -14,7 +14,7 @@ from maieutic.checks.turns import presses, reveals_answer, states_answer
 from maieutic.core.errors import InputError, MissingInput, ModelError
 from maieutic.core.messages import Finish, Message, Problem, Role, Sampling
 from maieutic.core.store import stage_rows
-from maieutic.models import briefed, load, students
+from maieutic.models import load, student, with_problem
 from maieutic.models.student import move
 from maieutic.rollouts import SimulateConfig, simulate
 
@@ -30,11 +30,11 @@ def filled(phrase: str, problem: Problem) -> str:
     return phrase.replace("{{answer}}", problem.answer or "").replace("{{attempt}}", problem.attempt or "")
 
 
-@pytest.mark.parametrize("kind", students.KINDS)
+@pytest.mark.parametrize("kind", student.KINDS)
 @pytest.mark.parametrize("problem", [NUTS, SIGN], ids=["number", "word"])
 def test_the_phrases_do_what_they_are_for(kind: str, problem: Problem) -> None:
     """Else a scripted student's own words would be measured as something else."""
-    for name, style in students.load(kind).student.styles.items():
+    for name, style in student.load_kind(kind).student.styles.items():
         for phrase in style.solves:
             assert states_answer(filled(phrase, problem), problem), (name, phrase)
         for phrase in (*style.sticks, *style.lost, *style.opens, *style.presses, *style.thanks):
@@ -71,12 +71,12 @@ def told(*texts: str) -> list[Message]:
 def say(
     kind: str, turns: list[Message], seed: int = 0, stay: bool = False, problem: Problem = NUTS
 ) -> tuple[str, Finish]:
-    model = briefed(load(f"student/{kind}"), problem)
+    model = with_problem(load(f"student/{kind}"), problem)
     reply = asyncio.run(model.reply(turns, Sampling(seed=seed), role=Role.USER, suppress_end=stay))
     return reply.text, reply.finish
 
 
-@given(st.sampled_from(students.KINDS), st.integers(0, 10**6), st.text(max_size=60))
+@given(st.sampled_from(student.KINDS), st.integers(0, 10**6), st.text(max_size=60))
 def test_the_same_conversation_and_seed_give_the_same_turn(kind: str, seed: int, text: str) -> None:
     turns = told("10?", text or "?")
     assert say(kind, turns, seed) == say(kind, turns, seed)
@@ -86,7 +86,7 @@ def test_seeds_differ_and_styles_stay() -> None:
     turns = told("It is 10.", "How many nuts are in one bag?")
     drawn = {say("cooperative", turns, seed)[0] for seed in range(60)}
     assert len(drawn) > 3
-    styles = students.load("cooperative").student.styles
+    styles = student.load_kind("cooperative").student.styles
     known = [
         {filled(p, NUTS) for _, part in style if isinstance(part, tuple) for p in part}
         for style in styles.values()
@@ -111,7 +111,7 @@ def test_chances_are_those_of_the_file() -> None:
         ("answer-seeking", "What do you think?", "asks"),
         ("adversarial", "I can't help with that.", "refuses"),
     ):
-        wanted, found = students.load(kind).student.chances[did], shares(kind, text)
+        wanted, found = student.load_kind(kind).student.chances[did], shares(kind, text)
         assert abs(found["solved"] - wanted.solves) < 0.1
         assert abs(found["left"] - (1 - wanted.solves) * wanted.leaves) < 0.1
         assert abs(found["pressed"] - (1 - wanted.solves) * (1 - wanted.leaves) * wanted.presses) < 0.1
@@ -141,8 +141,8 @@ def test_it_says_what_it_lacks(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no answer is known"):
         asyncio.run(model.reply([], Sampling(), role=Role.USER))
     with pytest.raises(ModelError, match="cannot tutor"):
-        asyncio.run(briefed(model, NUTS).reply([], Sampling()))
-    raw = students.load("confused").student.model_dump(mode="json")
+        asyncio.run(with_problem(model, NUTS).reply([], Sampling()))
+    raw = student.load_kind("confused").student.model_dump(mode="json")
     (tmp_path / "own.yaml").write_text(yaml.safe_dump({**raw, "name": "own"}))
     assert load(f"student/{tmp_path / 'own.yaml'}").fingerprint
     raw["chances"].pop("idle")
@@ -158,7 +158,7 @@ def test_every_kind_with_every_start(tmp_path: Path) -> None:
         f"{NUTS.model_dump_json()}}}\n"
     )
     config = SimulateConfig(seeds=seeds, kinds=("cooperative", "adversarial"), rounds=2, guards="empty")
-    simulate(load("student/cooperative"), load("probe/telling"), tmp_path / "run", config=config)
+    simulate(load("student/cooperative"), load("baseline/telling"), tmp_path / "run", config=config)
     rows = list(stage_rows(tmp_path / "run"))
     assert [row["meta"]["kind"] for row in rows] == ["cooperative", "adversarial"]
     assert {row["meta"]["seed"] for row in rows} == {"a"}

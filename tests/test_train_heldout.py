@@ -19,7 +19,7 @@ from tiny import tiny_checkpoint
 from transformers import TrainerCallback
 from transformers.integrations import integration_utils
 
-from maieutic.chat_templates.openings import Decisions
+from maieutic.chat_templates.turns import Decisions
 from maieutic.core.errors import InputError, MissingExtra, ModelError
 from maieutic.core.messages import Conversation
 from maieutic.core.store import Stage, stage_rows

@@ -18,13 +18,9 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from maieutic.chat_templates.encode import Encoder
-from maieutic.chat_templates.variants import Form
+from maieutic.chat_templates.encode import Encoder, Form, Ids
 from maieutic.core.console import note
-
-Ids = NDArray[np.int32]
 
 CHECK_EVERY = 512
 """One text in so many is encoded by both encoders."""

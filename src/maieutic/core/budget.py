@@ -47,7 +47,7 @@ class Budget(Record):
         Raises:
             InputError: it has.
         """
-        local = ("hf/", "script/", "probe/", "student/", "ollama/")
+        local = ("hf/", "script/", "baseline/", "student/", "ollama/")
         unpriced = [model for model in models if model not in self.prices and not model.startswith(local)]
         if self.usd is not None and unpriced:
             raise InputError(

@@ -22,7 +22,7 @@ HELD_BYTES = 2
 """A weight that is only read."""
 SAMPLE = 200
 """Rows of a file that are looked into, to tell how much of it is text."""
-_AT_ONCE = ("script/", "probe/", "student/")
+_AT_ONCE = ("script/", "baseline/", "student/")
 """Models that take no time worth counting."""
 _TURNS = ("messages", "conversations", "turns", "prompt")
 

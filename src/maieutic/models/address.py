@@ -1,8 +1,8 @@
-"""Where a remote MODEL lives, and which key may go there.
+"""The address of a remote MODEL, and which key may be sent there.
 
-A key comes from one environment variable, decided by the form of the MODEL and by nothing else, so an address
-that stands in a recipe or on a command line can never be handed the key of another service. MAIEUTIC_API_KEY goes
-to this machine, and beyond it only to the host that MAIEUTIC_API_HOST names: a recipe's URL cannot fetch it.
+A key comes from one environment variable, which only the form of the MODEL decides, so an address in a recipe or on a
+command line never gets the key of another service. MAIEUTIC_API_KEY is sent to this machine, and beyond it only to the
+host that MAIEUTIC_API_HOST names: a recipe's URL cannot obtain it.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class Address(NamedTuple):
-    """A server, a model there, and which key it may have."""
+    """A server, a model there, and the key it may get."""
 
     url: str
     """The base, as `http://HOST:PORT/v1`; holds no secret."""
     name: str
     """Of the model; may be empty."""
     key_variable: str | None
-    """The environment variable of the key; null where none is ever sent."""
+    """The environment variable of the key; null where no key is ever sent."""
     needs_key: bool = False
 
 
 class Key:
-    """A secret that no `repr`, `str` or f-string gives away."""
+    """A secret that no `repr`, `str` or f-string shows."""
 
     __slots__ = ("_bytes", "_value", "variable")
 
@@ -51,21 +51,21 @@ class Key:
         return f"Key({self.variable}, {'set' if self._value else 'not set'})"
 
     def header(self) -> dict[str, str]:
-        """The one header that carries it, or none."""
+        """The header with the key; empty without a key."""
         return {"Authorization": f"Bearer {self._value}"} if self._value else {}
 
     def hidden(self, text: str) -> str:
         """The text with the key taken out: some servers quote it in their errors.
 
-        Placeholders of fewer than eight characters ("none", "EMPTY") are no secrets and may stand.
+        Placeholders of fewer than eight characters ("none", "EMPTY") are no secrets and stay.
         """
         return text.replace(self._value, "[the key]") if len(self._value) >= 8 else text
 
     def struck(self, raw: bytes) -> bytes:
         """An answer without the key: a server that quotes it back must not get it into a corpus.
 
-        Text is otherwise kept to the byte; keys under sixteen characters, which text may hold by chance, may
-        stand.
+        Text is otherwise kept to the byte; keys under sixteen characters, which a text may contain by
+        chance, stay.
         """
         return raw.replace(self._bytes, b"[the key]") if self._bytes and self._bytes in raw else raw
 
@@ -86,41 +86,41 @@ def address(spec: str, environment: Mapping[str, str] = os.environ) -> Address:
     return Address(_checked(base, "OPENAI_BASE_URL"), utf8(name), "OPENAI_API_KEY", base == OPENAI)
 
 
-def key(place: Address, environment: Mapping[str, str] = os.environ) -> Key:
+def key(server: Address, environment: Mapping[str, str] = os.environ) -> Key:
     """The key for an address, empty where none is set.
 
     Raises:
         InputError: it holds characters that no header can carry.
     """
-    if place.key_variable is None:
+    if server.key_variable is None:
         return Key("", "")
-    if place.key_variable == OURS and not _may_have(place, environment):
+    if server.key_variable == OURS and not _may_have(server, environment):
         return Key("", "")
-    value = environment.get(place.key_variable, "").strip()
+    value = environment.get(server.key_variable, "").strip()
     if not value.isascii() or not value.isprintable():
         raise InputError(
-            f"{place.key_variable} holds characters that no key has",
+            f"{server.key_variable} holds characters that no key may have",
             "Set it again, without spaces or line breaks.",
         )
-    return Key(value, place.key_variable)
+    return Key(value, server.key_variable)
 
 
-def _may_have(place: Address, environment: Mapping[str, str]) -> bool:
-    url = URL(place.url)
+def _may_have(server: Address, environment: Mapping[str, str]) -> bool:
+    url = URL(server.url)
     named = environment.get("MAIEUTIC_API_HOST", "").strip()
     return url.host in LOOPBACK or named in (url.host, url.authority)
 
 
-def missing_key(place: Address) -> WrongKey:
+def missing_key(server: Address) -> WrongKey:
     """The error for a server that takes no call without a key."""
-    return WrongKey(f"{place.url} needs a key and {place.key_variable} is not set", how_to_set(place))
+    return WrongKey(f"{server.url} needs a key and {server.key_variable} is not set", how_to_set(server))
 
 
-def how_to_set(place: Address, environment: Mapping[str, str] = os.environ) -> str:
-    """What to do so that a key goes to an address."""
-    if place.key_variable == OURS and not _may_have(place, environment):
-        return f"Set {OURS}, and MAIEUTIC_API_HOST={URL(place.url).authority} to let it go to that host."
-    return f"Set {place.key_variable}."
+def how_to_set(server: Address, environment: Mapping[str, str] = os.environ) -> str:
+    """How to set the key of an address."""
+    if server.key_variable == OURS and not _may_have(server, environment):
+        return f"Set {OURS}, and MAIEUTIC_API_HOST={URL(server.url).authority} to let it go to that host."
+    return f"Set {server.key_variable}."
 
 
 def _checked(text: str, origin: str) -> str:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from maieutic.chat_templates.conditioning import Telling, read_telling
+from maieutic.chat_templates.conditioning import Conditioning, read_conditioning
 from maieutic.core.errors import (
     MaieuticError,
     MissingExtra,
@@ -40,22 +40,22 @@ EXTRA = {
 }
 
 _LOADING = threading.Lock()
-"""Weights are loaded one model at a time: the library patches torch for the time of it, for every thread, and of two
-models loaded together with tied weights both would lack a head."""
+"""Weights are loaded one model at a time: transformers patches torch for all threads while it loads, and of two models
+with tied weights that are loaded together both would lack a head."""
 
 
 class Source(NamedTuple):
-    """Where a checkpoint lies."""
+    """Where a checkpoint is."""
 
     name: str
-    """What the libraries load it by: a folder, or a hub name."""
+    """The name by which the libraries load it: a folder, or a hub name."""
     files: frozenset[str]
-    """The files it has; of a hub name read from the cache, those few that were looked for."""
+    """Its files; of a hub name read from the cache, only the files that were looked for."""
     offline: bool = False
     """Whether only what is already on this machine can be used."""
 
     def json(self, file: str) -> dict[str, Any]:
-        """One of its small JSON files; empty where it has none."""
+        """The content of one of its JSON files; empty where the file is missing."""
         if file not in self.files:
             return {}
         path = Path(self.name) / file
@@ -66,19 +66,19 @@ class Source(NamedTuple):
         try:
             value = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise ModelError(f"{path} is no JSON: {error}", "Mend or remove the file.") from None
+            raise ModelError(f"{path} is no JSON: {error}", "Correct or remove the file.") from None
         return value if isinstance(value, dict) else {}
 
 
 class Settings(NamedTuple):
-    """What a checkpoint of ours says of itself, in its `maieutic.json`."""
+    """What `maieutic.json` in a checkpoint says: how the model was trained."""
 
     roles: frozenset[Role]
     """The sides it was trained to speak; empty where it does not say."""
     template: str | None
     system: str | None
-    telling: Telling | None = None
-    """What a simulator learned to be told of its person."""
+    conditioning: Conditioning | None = None
+    """The conditions that a simulator was trained with."""
 
 
 def find(name: str) -> Source:
@@ -90,7 +90,7 @@ def find(name: str) -> Source:
     """
     folder = Path(name).expanduser()
     if (folder / "manifest.json").is_file() and (folder / "model").is_dir():
-        folder = folder / "model"  # a finished training run means the model it made
+        folder = folder / "model"  # a finished training run stands for its model
     if folder.is_dir():
         return Source(str(folder), frozenset(file.name for file in folder.iterdir()))
     if folder.exists():
@@ -101,19 +101,19 @@ def find(name: str) -> Source:
 
 
 def settings(source: Source) -> Settings:
-    """The checkpoint's own word on its role, template and system text."""
-    said = source.json("maieutic.json")
+    """Role, template, system text and conditions from the checkpoint's `maieutic.json`."""
+    record = source.json("maieutic.json")
     roles = {"user": {Role.USER}, "assistant": {Role.ASSISTANT}, "both": {Role.USER, Role.ASSISTANT}}
     return Settings(
-        frozenset(roles.get(str(said.get("role")), ())),
-        said.get("template"),
-        said.get("system"),
-        read_telling(said.get("condition")),
+        frozenset(roles.get(str(record.get("role")), ())),
+        record.get("template"),
+        record.get("system"),
+        read_conditioning(record.get("condition")),
     )
 
 
 def end_of_text_ids(source: Source) -> frozenset[int]:
-    """The ids at which its makers stop generation."""
+    """The ids at which the checkpoint's generation config stops."""
     ids = source.json("generation_config.json").get("eos_token_id")
     return frozenset(ids if isinstance(ids, list) else [] if ids is None else [ids])
 
@@ -191,7 +191,7 @@ def load_weights(
             device_map=None if on_cpu else device if device == "auto" else {"": device},
             output_loading_info=True,
         )
-    # The library fills absent weights with random numbers and goes on.
+    # transformers fills missing weights with random numbers and continues.
     if lacking := sorted(map(str, {*report["missing_keys"], *report["mismatched_keys"]})):
         raise ModelError(
             f"{source.name} lacks {len(lacking)} of the model's weights ({lacking[0]}, ...)",
@@ -201,7 +201,7 @@ def load_weights(
 
 
 def parameters(name: str, remote_code: bool = False) -> int | None:
-    """How many weights a model has, from its config alone; null where the hub cannot be asked."""
+    """The number of weights of a model, from its config alone; null where the hub does not answer."""
     try:
         source = find(name)
     except Unreachable:
@@ -220,7 +220,7 @@ def parameters(name: str, remote_code: bool = False) -> int | None:
 
 @contextmanager
 def plainly(name: str, what: str) -> Iterator[None]:
-    """Say what the libraries raise while loading, which is of every kind, in two lines."""
+    """Turn the errors of all kinds that the libraries raise while loading into two lines."""
     try:
         yield
     except MaieuticError:
@@ -257,9 +257,7 @@ def _on_hub(name: str) -> Source:
         raise UnknownModel(
             f"{missing} no such public model on the hub", "Check the name, or set HF_TOKEN."
         ) from None
-    except (
-        Exception
-    ) as error:  # no network, no answer in time, or the hub is switched off: each a kind of its own
+    except Exception as error:  # no network, no answer in time, hub switched off: different types
         looked_for = ("config.json", "tokenizer.json", "maieutic.json", "generation_config.json")
         cached = frozenset(file for file in looked_for if isinstance(try_to_load_from_cache(name, file), str))
         if cached:
@@ -267,5 +265,5 @@ def _on_hub(name: str) -> Source:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise Unreachable(
             f"{missing} the hub cannot be asked: {reason}",
-            "Give the path of a checkpoint folder, or a network.",
+            "Give the path of a checkpoint folder, or connect to a network.",
         ) from None

@@ -1,21 +1,23 @@
-"""One forward pass of any causal language model of transformers, and the draw of a token from its logits."""
+"""Forward passes of any causal language model of transformers: logits, draws from logits, and scores of given texts."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from torch.nn.functional import log_softmax
 
+from maieutic.chat_templates.rendering import IGNORED
 from maieutic.core.errors import ContextFull, ModelError
 
 _CACHE_NAMES = ("cache", "past_key_values")
-"""What transformers' models call the cache they are given, since 5.24 and before."""
+"""The parameter's name in transformers since 5.24, and before."""
 
 
 class Network:
-    """A model in evaluation mode, with what decoding and scoring need to know of it."""
+    """A model in evaluation mode, and what decoding and scoring need to know about it."""
 
     def __init__(self, model: Any, pad_id: int = 0) -> None:
         self.model = model.eval()
@@ -23,27 +25,27 @@ class Network:
         self.device = model.device
         config = model.config.get_text_config(decoder=True)
         self.context: int | None = getattr(config, "max_position_embeddings", None)
-        """Positions it can attend to; null where it has no limit."""
+        """Positions that it can attend to; null where there is no limit."""
         self.passes = 0
         """Forward passes so far."""
         self._vocabulary: int = model.get_input_embeddings().weight.shape[0]
-        # Of its class: a trainer may have put a function of its own in place of the model's.
+        # Of the class: a trainer may have replaced the instance's function.
         self._accepts = set(inspect.signature(type(model).forward).parameters)
         self._takes_cache = next((name for name in _CACHE_NAMES if name in self._accepts), "")
         if not self._takes_cache:
             raise ModelError(
                 f"{type(model).__name__} keeps no key-value cache",
-                "Take a decoder model that generates with one.",
+                "Use a decoder model that generates with a cache.",
             )
 
     def problem(self, ids: Sequence[int], room: int = 0) -> ModelError | None:
-        """Why the model cannot read these ids, with room for so many more; null where it can."""
+        """Why the model cannot read these ids with `room` further ids; null where it can."""
         if not ids:
-            return ModelError("an empty prompt", "A model needs at least one token to go on from.")
+            return ModelError("an empty prompt", "A model needs at least one token to continue.")
         if self.context is not None and len(ids) + room > self.context:
             return ContextFull(
                 f"the conversation has {len(ids)} tokens and the model's context holds {self.context}",
-                "Shorten it, or take a model with a longer context.",
+                "Shorten it, or use a model with a longer context.",
             )
         if max(ids) >= self._vocabulary:
             return ModelError(
@@ -59,8 +61,8 @@ class Network:
             ids: `[rows, new]`.
             mask: `[rows, cached + new]`, 0 where padded.
             positions: `[rows, new]`.
-            cache: a transformers cache, extended in place; null for a pass of its own.
-            keep: how many of the last positions, or a tensor of positions.
+            cache: a transformers cache, extended in place; null: without a cache.
+            keep: the number of last positions whose logits are returned, or a tensor of positions.
         """
         given = {"position_ids": positions, self._takes_cache: cache, "use_cache": cache is not None}
         slices = "logits_to_keep" in self._accepts
@@ -79,7 +81,7 @@ def sample(
 ) -> list[int]:
     """A token for each row of `logits` `[rows, vocabulary]`, by its own temperature, top-p and random number.
 
-    Temperature 0 takes the likeliest. Otherwise the number, uniform in [0, 1), is looked up in the cumulative
+    Temperature 0 takes the likeliest token. Otherwise the number, uniform in [0, 1), is looked up in the cumulative
     distribution in vocabulary order, which rounding disturbs least.
 
     Raises:
@@ -120,3 +122,81 @@ def _cutoff(probabilities: Any, mass: Any) -> Any:
         size *= 8
     inside = (held - ranked < mass).sum(-1, keepdim=True)
     return torch.where(mass >= 1, 0.0, ranked.gather(-1, inside - 1))
+
+
+def token_logprobs(
+    network: Network, rows: Sequence[tuple[Sequence[int], Sequence[int]]], batch_tokens: int = 4096
+) -> list[list[float]]:
+    """Natural-log probability of every supervised token, in order.
+
+    Args:
+        network: the model.
+        rows: ids and labels of each text (a `Rendered` is one); tokens with label -100 are not scored.
+        batch_tokens: positions, padding included, of one forward pass; a longer text gets a separate pass.
+
+    Raises:
+        ContextFull: a text is longer than the model's context.
+    """
+    wanted = [[i - 1 for i, label in enumerate(labels) if i and label != IGNORED] for _, labels in rows]
+    results: list[list[float]] = [[] for _ in rows]
+    for index, logprobs in _scored(network, [ids for ids, _ in rows], wanted, batch_tokens):
+        labels = torch.tensor([rows[index][1][i + 1] for i in wanted[index]], device=network.device)
+        results[index] = logprobs.gather(-1, labels[:, None])[:, 0].tolist()
+    return results
+
+
+def probabilities(
+    network: Network,
+    texts: Sequence[Sequence[int]],
+    positions: Sequence[Sequence[int]],
+    token: int,
+    batch_tokens: int = 4096,
+) -> list[list[float]]:
+    """Probability of `token` as the one that follows each of the given positions of each text.
+
+    Raises:
+        ContextFull: a text is longer than the model's context.
+    """
+    results: list[list[float]] = [[] for _ in texts]
+    for index, logprobs in _scored(network, texts, positions, batch_tokens):
+        results[index] = logprobs[:, token].exp().tolist()
+    return results
+
+
+def _scored(
+    network: Network, texts: Sequence[Sequence[int]], positions: Sequence[Sequence[int]], batch_tokens: int
+) -> Iterator[tuple[int, Any]]:
+    """Each text with wanted positions, by its index, and log-probabilities `[positions, vocabulary]` there."""
+    order = sorted((index for index in range(len(texts)) if positions[index]), key=lambda i: len(texts[i]))
+    for index in order:
+        if problem := network.problem(texts[index]):
+            raise problem
+    while order:
+        size = 1
+        while size < len(order) and len(texts[order[size]]) * (size + 1) <= batch_tokens:
+            size += 1
+        batch, order = order[:size], order[size:]
+        logits, column = _logits(
+            network, [texts[index] for index in batch], [positions[index] for index in batch]
+        )
+        for place, index in enumerate(batch):
+            columns = torch.tensor([column[position] for position in positions[index]], device=network.device)
+            yield index, log_softmax(logits[place, columns], -1)
+
+
+def _logits(
+    network: Network, texts: list[Sequence[int]], positions: list[Sequence[int]]
+) -> tuple[Any, dict[int, int]]:
+    """Logits at all positions that any text wants, and the column of each position.
+
+    The model's own head makes them, not a product with its weights: some models scale or cap their logits.
+    """
+    device = network.device
+    width = max(map(len, texts))
+    ids = torch.tensor([[*text, *[network.pad_id] * (width - len(text))] for text in texts], device=device)
+    mask = torch.tensor([[1] * len(text) + [0] * (width - len(text)) for text in texts], device=device)
+    union = sorted({position for wanted in positions for position in wanted})
+    where = torch.arange(width, device=device).expand(len(texts), -1)
+    with torch.inference_mode():
+        logits = network.logits(ids, mask, where, None, torch.tensor(union, device=device))
+    return logits, {position: column for column, position in enumerate(union)}

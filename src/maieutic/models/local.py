@@ -1,59 +1,72 @@
-"""`hf/PATH_OR_ID`: a model in this process, decoded in batches, off the event loop."""
+"""`hf/PATH_OR_ID`: a model in this process, decoded in batches, in a thread beside the event loop.
+
+The thread owns the engine: requests come from any event loop and join the running batch when they arrive.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import queue
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from maieutic.chat_templates import end_id, prompt_ids, render, stop_ids, turn_lead
-from maieutic.chat_templates.openings import openings
+from maieutic.chat_templates.rendering import end_id, prompt_ids, render, stop_ids, turn_lead
+from maieutic.chat_templates.turns import openings
+from maieutic.core.errors import ModelError
 from maieutic.core.messages import Conversation, Message, Reply, Role, Sampling
-from maieutic.models import ModelOptions
-from maieutic.models import checkpoint as files
-from maieutic.models.worker import Worker
+from maieutic.core.settings import LocalModel
+from maieutic.models import checkpoint
 
+if TYPE_CHECKING:
+    from maieutic.models.engine import Engine, Generated, Request
+
+GATHER_SECONDS = 0.004
+"""How long an idle worker waits for further requests: requests that arrive together are prefilled together."""
+IDLE_SECONDS = 2.0
+"""After this long without work the thread ends, so that a forgotten model can be freed."""
 BROKEN = "\ufffd"
 
 
-class LocalModel:
+class TransformersModel:
     """A checkpoint on this machine or on the hub. The tokenizer is loaded at once, the weights at first use.
 
     Args:
         name: a checkpoint folder, or a name on the hub.
-        options: template and system text win over those the checkpoint names in its `maieutic.json`.
+        settings: its template and system text win over those in the checkpoint's `maieutic.json`.
 
     Raises:
         MissingInput: there is no such folder.
-        ModelError: the hub does not have it, or it has no safetensors weights, or it needs code of its own.
+        ModelError: the hub does not have it, it has no safetensors weights, or it needs its own code.
         MissingExtra: torch or transformers is not installed.
     """
 
-    def __init__(self, name: str, options: ModelOptions | None = None) -> None:
-        options = options or ModelOptions()
+    def __init__(self, name: str, settings: LocalModel | None = None) -> None:
+        settings = settings or LocalModel()
         self.id = f"hf/{name}"
-        self._options = options
-        self._source = files.find(name)
-        files.check_weights(self._source)
-        said = files.settings(self._source)
-        self.roles = said.roles
+        self._settings = settings
+        self._source = checkpoint.find(name)
+        checkpoint.check_weights(self._source)
+        record = checkpoint.settings(self._source)
+        self.roles = record.roles
         """The sides it was trained to speak; empty where the checkpoint does not say."""
         self.trained_role: Role | None = (
-            Role.USER if Role.USER in said.roles else next(iter(said.roles), None)
+            Role.USER if Role.USER in record.roles else next(iter(record.roles), None)
         )
         """`user` also where it was trained on both sides: it can then speak as a trained simulator."""
-        self.template = options.template if options.template is not None else said.template
-        self.system = options.system if options.system is not None else said.system
-        self.telling = said.telling
-        """What it learned to be told of its person; null where the checkpoint does not say."""
-        framing = [self.template, self.system, *({options.precision} - {"auto"})]
-        self.fingerprint: str | None = files.state(self._source, *framing)
-        self.tokenizer: Any = files.load_tokenizer(self._source, options.remote_code)
+        self.template = settings.template if settings.template is not None else record.template
+        self.system = settings.system if settings.system is not None else record.system
+        self.conditioning = record.conditioning
+        """The conditions that it was trained with; null where the checkpoint does not say."""
+        framing = [self.template, self.system, *({settings.precision} - {"auto"})]
+        self.fingerprint: str | None = checkpoint.state(self._source, *framing)
+        self.tokenizer: Any = checkpoint.load_tokenizer(self._source, settings.remote_code)
         self._stops: frozenset[int] | None = None
         self._lead: dict[Role, str] = {}
-        self._worker = Worker(self._load, options.batch)
+        self._worker = Worker(self._load, settings.batch_size)
 
     async def reply(
         self,
@@ -83,16 +96,16 @@ class LocalModel:
         role: Role = Role.ASSISTANT,
         done: Callable[[Reply], None] | None = None,
     ) -> AsyncIterator[str]:
-        """The next turn as it is drawn, in pieces that make up its text; `done` gets the whole reply."""
+        """The next turn as it is decoded, in pieces that make up its text; `done` gets the whole reply."""
         started = time.monotonic()
         request = self._request(messages, sampling, role, False)
-        loop, news = asyncio.get_running_loop(), asyncio.Queue[list[int] | None]()
-        future = self._worker.submit(request, lambda ids: _tell(loop, news, ids))
-        future.add_done_callback(lambda _: _tell(loop, news, None))
+        loop, updates = asyncio.get_running_loop(), asyncio.Queue[list[int] | None]()
+        future = self._worker.submit(request, lambda ids: _put(loop, updates, ids))
+        future.add_done_callback(lambda _: _put(loop, updates, None))
         shown = ""
         try:
-            while (ids := await news.get()) is not None:
-                text = self._decode(ids, role).rstrip(BROKEN)  # a character may still lack its last bytes
+            while (ids := await updates.get()) is not None:
+                text = self._decode(ids, role).rstrip(BROKEN)  # the last character may be incomplete
                 if text.startswith(shown) and len(text) > len(shown):
                     yield text[len(shown) :]
                     shown = text
@@ -105,7 +118,7 @@ class LocalModel:
             done(reply)
 
     async def check(self) -> None:
-        """Load everything."""
+        """Load the weights."""
         await asyncio.wrap_future(self._worker.call(lambda _: None))
 
     async def close(self) -> None:
@@ -120,17 +133,17 @@ class LocalModel:
         end: bool = True,
         batch_tokens: int = 4096,
     ) -> list[list[float] | None]:
-        """Natural-log probabilities of each conversation's tokens that `role` said, ends of turns included.
+        """Natural-log probabilities of the tokens of each conversation's `role` turns, ends of turns included.
 
-        With `end`, that of END where the conversation is `ended`. Null for one that does not fit the context.
+        With `end`, also of END where the conversation is `ended`. Null for a conversation that does not fit the context.
 
         Raises:
             RenderError: a conversation has no turn of `role`, or the template cannot write it.
         """
         rows = [render(row, self.tokenizer, role, self.template, self.system, end) for row in conversations]
 
-        def score(engine: Any) -> list[list[float] | None]:
-            from maieutic.models.scoring import token_logprobs
+        def score(engine: Engine) -> list[list[float] | None]:
+            from maieutic.models.forward import token_logprobs
 
             context = engine.network.context
             fits = [i for i, row in enumerate(rows) if context is None or len(row.input_ids) <= context]
@@ -144,18 +157,18 @@ class LocalModel:
     def end_probabilities(
         self, conversations: Sequence[Conversation], *, batch_tokens: int = 4096
     ) -> list[list[float | None]]:
-        """Probability of END at each human opening of each conversation, in one forward pass a conversation.
+        """Probability of END at each human opening of each conversation, by one forward pass a conversation.
 
-        The openings are those before each of its user turns, and one more where it does not end on the user.
-        Null where an opening does not fit the context, or the model knows no END.
+        There is an opening before each user turn, and one more where the conversation does not end on the user.
+        Null where an opening does not fit the context, or the model has no END.
         """
         token = end_id(self.tokenizer)
         rows = [openings(row, self.tokenizer, self.template, self.system) for row in conversations]
         if token is None:
             return [[None] * len(places) for _, places in rows]
 
-        def score(engine: Any) -> list[list[float | None]]:
-            from maieutic.models.scoring import probabilities
+        def score(engine: Engine) -> list[list[float | None]]:
+            from maieutic.models.forward import probabilities
 
             limit = engine.network.context or max(len(ids) for ids, _ in rows)
             fitting = [[place for place in places if place < limit] for _, places in rows]
@@ -174,16 +187,18 @@ class LocalModel:
         result: list[list[float | None]] = self._worker.call(score).result()
         return result
 
-    def _load(self) -> Any:
-        options = self._options
-        weights = files.load_weights(self._source, options.device, options.remote_code, options.precision)
+    def _load(self) -> Engine:
+        settings = self._settings
+        weights = checkpoint.load_weights(
+            self._source, settings.device, settings.remote_code, settings.precision
+        )
         from maieutic.models.engine import Engine
 
         return Engine(weights, self.tokenizer.pad_token_id or 0)
 
     def _request(
         self, messages: Sequence[Message], sampling: Sampling, role: Role, suppress_end: bool
-    ) -> Any:
+    ) -> Request:
         from maieutic.models.engine import Request
 
         end = end_id(self.tokenizer)
@@ -193,7 +208,7 @@ class LocalModel:
             sampling.temperature,
             sampling.top_p,
             sampling.seed,
-            # Only a person ends a conversation; an assistant that draws END has merely ended its turn.
+            # Only a person ends a conversation; for an assistant END ends just the turn.
             self._stop_ids() | (frozenset({end} - {None}) if role != Role.USER else frozenset()),
             end if role == Role.USER else None,
             suppress_end,
@@ -201,8 +216,8 @@ class LocalModel:
 
     def _stop_ids(self) -> frozenset[int]:
         if self._stops is None:
-            makers = files.end_of_text_ids(self._source)
-            self._stops = frozenset(stop_ids(self.tokenizer, self.template)) | makers
+            own = checkpoint.end_of_text_ids(self._source)
+            self._stops = frozenset(stop_ids(self.tokenizer, self.template)) | own
         return self._stops
 
     def _decode(self, ids: list[int], role: Role) -> str:
@@ -210,12 +225,12 @@ class LocalModel:
         return text.removeprefix(self._leads(role))
 
     def _leads(self, role: Role) -> str:
-        """See `render.turn_lead`."""
+        """See `turn_lead`."""
         if role not in self._lead:
             self._lead[role] = turn_lead(self.tokenizer, self.template, role)
         return self._lead[role]
 
-    def _reply(self, generated: Any, role: Role, prompt_tokens: int, started: float) -> Reply:
+    def _reply(self, generated: Generated, role: Role, prompt_tokens: int, started: float) -> Reply:
         return Reply(
             text=self._decode(generated.ids, role),
             finish=generated.finish,
@@ -227,7 +242,148 @@ class LocalModel:
         )
 
 
-def _tell(loop: asyncio.AbstractEventLoop, news: asyncio.Queue[Any], what: Any) -> None:
+def _put(loop: asyncio.AbstractEventLoop, updates: asyncio.Queue[Any], item: Any) -> None:
     """Put something into an event loop's queue from another thread."""
-    with suppress(RuntimeError):  # a loop that was closed meanwhile wants no news
-        loop.call_soon_threadsafe(news.put_nowait, what)
+    with suppress(RuntimeError):  # the loop may have been closed meanwhile
+        loop.call_soon_threadsafe(updates.put_nowait, item)
+
+
+class _Job:
+    """A request to decode, a function to run on the engine, or null: free the engine."""
+
+    def __init__(
+        self,
+        work: Request | Callable[[Engine], Any] | None,
+        listen: Callable[[list[int]], None] | None = None,
+    ) -> None:
+        self.work = work
+        self.listen = listen
+        self.future: Future[Any] = Future()
+
+    def answer(self, result: Any) -> None:
+        """Deliver a result or an error, unless the request was cancelled."""
+        if not self.future.set_running_or_notify_cancel():
+            return
+        if isinstance(result, BaseException):
+            self.future.set_exception(result)
+        else:
+            self.future.set_result(result)
+
+
+class Worker:
+    """Runs an engine in a separate thread.
+
+    Args:
+        load: makes the engine, in the thread, at the first job.
+        batch_size: rows decoded together at most.
+    """
+
+    def __init__(self, load: Callable[[], Engine], batch_size: int) -> None:
+        self._load = load
+        self._batch_size = batch_size
+        self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._engine: Engine | None = None
+
+    def submit(self, request: Request, listen: Callable[[list[int]], None] | None = None) -> Future[Any]:
+        """Decode a request. `listen` is called in the worker's thread with the ids so far, at each step."""
+        return self._put(_Job(request, listen))
+
+    def call(self, function: Callable[[Engine], Any]) -> Future[Any]:
+        """Run a function of the engine between two steps."""
+        return self._put(_Job(function))
+
+    def close(self) -> Future[Any]:
+        """Drop running requests and free the engine; a later job loads it again."""
+        return self._put(_Job(None))
+
+    def _put(self, job: _Job) -> Future[Any]:
+        with self._lock:
+            self._jobs.put(job)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="maieutic-model", daemon=True)
+                self._thread.start()
+        return job.future
+
+    def _run(self) -> None:
+        waiting: list[_Job] = []
+        running: dict[int, _Job] = {}
+        while self._gather(waiting, idle=not running):
+            try:
+                self._advance(waiting, running)
+            except Exception as error:  # of any kind; the callers get it
+                for job in [*running.values(), *waiting]:
+                    job.answer(_plain(error))
+                waiting.clear()
+                running.clear()
+
+    def _gather(self, waiting: list[_Job], idle: bool) -> bool:
+        """Take the jobs that arrived; wait for a job where the worker is idle. False: the thread ends."""
+        if idle and not waiting:
+            try:
+                waiting.append(self._jobs.get(timeout=IDLE_SECONDS))
+            except queue.Empty:
+                with self._lock:
+                    if not self._jobs.empty():
+                        return True
+                    self._thread = None
+                    return False
+            time.sleep(GATHER_SECONDS)
+        while not self._jobs.empty():
+            waiting.append(self._jobs.get())
+        return True
+
+    def _advance(self, waiting: list[_Job], running: dict[int, _Job]) -> None:
+        """Run functions, admit requests, draw one token for every row, deliver finished replies."""
+        for job in [job for job in waiting if job.work is None or callable(job.work)]:
+            waiting.remove(job)
+            self._run_function(job, running)
+        waiting[:] = [job for job in waiting if not job.future.cancelled()]
+        if not waiting and not running:
+            return
+        engine = self._ready()
+        if gone := {ticket for ticket, job in running.items() if job.future.cancelled()}:
+            engine.cancel(gone)
+            for ticket in gone:
+                del running[ticket]
+        room = self._batch_size - len(running)
+        if waiting and room > 0 and (engine.joinable or not running):
+            now = waiting[:room]
+            tickets = engine.admit([job.work for job in now])
+            del waiting[:room]
+            running.update(zip(tickets, now, strict=True))
+        engine.step()
+        for ticket, job in running.items():
+            if job.listen is not None and not job.future.cancelled():
+                job.listen(engine.drawn(ticket))
+        for ticket, result in engine.collect():
+            if ticket in running:
+                running.pop(ticket).answer(result)
+
+    def _run_function(self, job: _Job, running: dict[int, _Job]) -> None:
+        if job.work is None:
+            for other in running.values():
+                other.answer(
+                    ModelError("the model was closed while it answered", "Ask again: it is loaded again.")
+                )
+            running.clear()
+            self._engine = None
+            job.answer(None)
+            return
+        try:
+            job.answer(job.work(self._ready()))
+        except Exception as error:  # the caller gets it
+            job.answer(_plain(error))
+
+    def _ready(self) -> Engine:
+        if self._engine is None:
+            self._engine = self._load()
+        return self._engine
+
+
+def _plain(error: Exception) -> Exception:
+    """The error with a message for people."""
+    if type(error).__name__ == "OutOfMemoryError":
+        return ModelError("the device's memory is full", "Lower --batch-size, or use a smaller model.")
+    return error

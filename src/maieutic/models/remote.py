@@ -1,9 +1,8 @@
-"""Models behind an OpenAI-compatible server: chat completions, one thin client for all of them.
+"""Models behind an OpenAI-compatible server: chat completions, one thin client for all servers.
 
-The official client costs nine times the CPU a reply that this one does, and per reply nothing of it is
-used. The request is OpenAI's; where a server's words say that it does not know a field (`seed`,
-`temperature`, `top_p`, `response_format`, or `max_tokens` where it wants `max_completion_tokens`), the call
-is made again without it, and the model remembers.
+The official client costs nine times the CPU a reply, and nothing of it is needed. The request is OpenAI's. Where a
+server's words say that it does not know a field (`seed`, `temperature`, `top_p`, `response_format`, or `max_tokens`
+where it wants `max_completion_tokens`), the call is made again without the field, and the model remembers.
 """
 
 from __future__ import annotations
@@ -13,24 +12,23 @@ import logging
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+from maieutic.chat_templates.encode import END
 from maieutic.core import prompts
 from maieutic.core.console import note
-from maieutic.core.errors import MalformedReply, UnknownModel
+from maieutic.core.errors import MalformedReply, ModelError, UnknownModel
 from maieutic.core.messages import Finish, Message, Reply, Role, Sampling, utf8
-from maieutic.models import ModelOptions
+from maieutic.core.settings import Requests
 from maieutic.models.address import address, key, missing_key
-from maieutic.models.completions import NOTHING, Said, read, read_piece, settled, until_end
-from maieutic.models.faults import BadRequest, line
-from maieutic.models.transport import SHARE, Transport
+from maieutic.models.transport import ODD_SERVER, SHARE, BadRequest, Transport, line
 
 CHECK_ATTEMPTS = 3
 CHECK_SECONDS = 30.0
 PULL_SECONDS = 6 * 3600.0
 _CHAT = "/chat/completions"
 _TOP = 5
-"""First tokens whose log-probabilities are asked for: as many as every server gives."""
+"""First tokens whose log-probabilities are requested: as many as every server returns."""
 _SHOWN = 8
 """Model names an error lists."""
 
@@ -42,35 +40,53 @@ _OBJECTION = re.compile(
 _log = logging.getLogger(__name__)
 
 
+class Completion(NamedTuple):
+    """The content of one answer, or of one event of a stream."""
+
+    text: str
+    """With END where the server left it in the text, or named it as the stop reason."""
+    finish: Finish
+    prompt_tokens: int
+    completion_tokens: int
+    first: Mapping[str, float] | None = None
+    """Natural-log probabilities of the likeliest first tokens, where they were requested and returned."""
+
+
+NOTHING_YET = Completion("", Finish.STOP, 0, 0)
+
+
 class RemoteModel:
     """A model of an OpenAI-compatible server. `openai/NAME`, `http(s)://HOST/v1#NAME` or `ollama/NAME`.
 
-    `reply(role=USER)` is for a trained simulator, whose served template opens the human's turn: the messages
-    go as they are. A free start goes as one system message, never as no message at all. END is recognised
-    where the server leaves it in the text or names it as the stop; `suppress_end` cannot be asked of a
-    server, so there an END may still come first, and shows as a reply with no text and `Finish.END`.
+    `reply(role=USER)` is for a trained simulator, whose served template opens the human's turn: the messages are sent
+    unchanged. A free start is sent as one system message, since servers refuse an empty list. END is recognised where
+    the server leaves it in the text or names it as the stop reason. A server cannot be asked to suppress END, so
+    with `suppress_end` a reply may still be an empty text with `Finish.END`.
 
-    Without `#NAME` an address stands for the only model its server has.
+    Args:
+        spec: the MODEL. An address without `#NAME` means the only model that the server has.
+        system: system text for conversations that have none.
+        requests: attempts, timeout, concurrency and pull.
 
     Raises:
         InputError: the address cannot be read or carries a secret.
     """
 
     trained_role: Role | None = None
-    fingerprint: str | None = None
     """A server does not say which side its model was trained to speak."""
+    fingerprint: str | None = None
 
-    def __init__(self, spec: str, options: ModelOptions | None = None) -> None:
-        options = options or ModelOptions()
+    def __init__(self, spec: str, system: str | None = None, requests: Requests | None = None) -> None:
+        requests = requests or Requests()
         self.id = utf8(spec)
-        self.place = address(spec)
+        self.server = address(spec)
         self.refused: dict[str, str] = {}
-        """Fields that the server does not take, and its words."""
-        self._name = self.place.name
-        self._system = options.system
-        self._key = key(self.place)
-        self._http = Transport(self.place, self._key, options.attempts, options.timeout, options.concurrency)
-        self._pulls = options.pull and spec.startswith("ollama/")
+        """Fields that the server refuses, and its error message."""
+        self._name = self.server.name
+        self._system = system
+        self._key = key(self.server)
+        self._http = Transport(self.server, self._key, requests)
+        self._pulls = requests.pull and spec.startswith("ollama/")
 
     async def reply(
         self,
@@ -97,24 +113,24 @@ class RemoteModel:
         body = self._body(messages, sampling, None, await self._known_name())
         if "logprobs" not in self.refused:
             body |= {"logprobs": True, "top_logprobs": _TOP}
-        reply, said = await self._ask(body, Role.ASSISTANT)
-        return reply, said.first or {}
+        reply, completion = await self._ask(body, Role.ASSISTANT)
+        return reply, completion.first or {}
 
-    async def _ask(self, body: dict[str, Any], role: Role) -> tuple[Reply, Said]:
-        """Ask until the server takes the body, which loses what it objects to."""
+    async def _ask(self, body: dict[str, Any], role: Role) -> tuple[Reply, Completion]:
+        """Ask until the server accepts the body; fields that it refuses are dropped."""
         failed, seconds = 0, 0.0
         words: dict[str, str] = {}
         while True:
             asked = time.monotonic()
             try:
-                answer = await self._http.ask(_CHAT, body, read)
+                answer = await self._http.ask(_CHAT, body, read_completion)
             except BadRequest as error:
                 words[_give_way(error, body)] = error.what
                 failed, seconds = failed + 1, seconds + time.monotonic() - asked
                 continue
             self._remember(words)
-            said, tries = answer.value, failed + answer.attempts
-            return self._reply(said, role, seconds + answer.seconds, tries), said
+            completion, tries = answer.value, failed + answer.attempts
+            return self._reply(completion, role, seconds + answer.seconds, tries), completion
 
     async def stream(
         self,
@@ -127,17 +143,17 @@ class RemoteModel:
         """The next turn of `role` as it is written, in pieces that make up its text; `done` gets the reply.
 
         Raises:
-            ModelError: as `reply` does; Unreachable also where the answer breaks off in its middle.
+            ModelError: as `reply` does; Unreachable also where the answer breaks off.
         """
         started, failed = time.monotonic(), 0
         body = {**self._body(messages, sampling, None, await self._known_name()), "stream": True}
         words: dict[str, str] = {}
         while True:
-            whole, shown, calls, said = "", 0, 0, NOTHING
+            whole, shown, calls, completion = "", 0, 0, NOTHING_YET
             try:
-                async for calls, event in self._http.events(_CHAT, body, read_piece):  # noqa: B007 - used below
-                    said = read_piece(event, said)
-                    whole += said.text
+                async for calls, event in self._http.events(_CHAT, body, read_event):  # noqa: B007 - used below
+                    completion = read_event(event, completion)
+                    whole += completion.text
                     if piece := settled(whole, role)[shown:]:
                         yield piece
                         shown += len(piece)
@@ -151,16 +167,16 @@ class RemoteModel:
                 yield text[shown:]
             if done is not None:
                 seconds = time.monotonic() - started
-                done(self._reply(said._replace(text=whole), role, seconds, failed + calls))
+                done(self._reply(completion._replace(text=whole), role, seconds, failed + calls))
             return
 
     async def check(self) -> None:
         """Raise unless the server answers, takes the key and has the model.
 
-        A server that lists no models (404, 405) is taken at its word.
+        A server without a list of models (404, 405) is trusted to have the model.
         """
-        if self.place.needs_key and not self._key:
-            raise missing_key(self.place)
+        if self.server.needs_key and not self._key:
+            raise missing_key(self.server)
         names = await self._names()
         if names is None:
             if not self._name:
@@ -174,7 +190,7 @@ class RemoteModel:
                 return
             near = difflib.get_close_matches(self._name, names, _SHOWN, 0.3)
             raise UnknownModel(
-                f"{self.place.url} has no model {self._name!r}",
+                f"{self.server.url} has no model {self._name!r}",
                 f"It has {_listed(near or names)}." if names else "It has no models at all.",
             )
 
@@ -184,13 +200,13 @@ class RemoteModel:
         Raises:
             UnknownModel: it cannot, in its words.
         """
-        note(f"{self.place.url} fetches {self._name}; this can take minutes")
-        root = self.place._replace(url=self.place.url.removesuffix("/v1"))
-        server = Transport(root, self._key, 1, SHARE * PULL_SECONDS, 1)
+        note(f"{self.server.url} fetches {self._name}; this can take minutes")
+        root = self.server._replace(url=self.server.url.removesuffix("/v1"))
+        puller = Transport(root, self._key, Requests(attempts=1, timeout=SHARE * PULL_SECONDS, concurrency=1))
         try:
-            await server.ask("/api/pull", {"model": self._name, "stream": False}, _pulled)
+            await puller.ask("/api/pull", {"model": self._name, "stream": False}, _pulled)
         finally:
-            await server.close()
+            await puller.close()
 
     async def close(self) -> None:
         """Close the running loop's connections; the model can be used again."""
@@ -200,8 +216,8 @@ class RemoteModel:
         return f"RemoteModel({self.id!r})"
 
     async def _known_name(self) -> str:
-        if self.place.needs_key and not self._key:
-            raise missing_key(self.place)
+        if self.server.needs_key and not self._key:
+            raise missing_key(self.server)
         if not self._name:
             names = await self._names()
             if names is None:
@@ -225,17 +241,17 @@ class RemoteModel:
 
     def _nameless(self, why: str) -> UnknownModel:
         return UnknownModel(
-            f"{self.place.url} {why}, and the MODEL names none", f"Write {self.place.url}#NAME."
+            f"{self.server.url} {why}, and the MODEL has no name", f"Write {self.server.url}#NAME."
         )
 
-    def _reply(self, said: Said, role: Role, seconds: float, attempts: int) -> Reply:
-        text, ended = until_end(said.text, role)
+    def _reply(self, completion: Completion, role: Role, seconds: float, attempts: int) -> Reply:
+        text, ended = until_end(completion.text, role)
         return Reply(
             text=text,
-            finish=Finish.END if ended else said.finish,
+            finish=Finish.END if ended else completion.finish,
             model=self.id,
-            prompt_tokens=said.prompt_tokens,
-            completion_tokens=said.completion_tokens,
+            prompt_tokens=completion.prompt_tokens,
+            completion_tokens=completion.completion_tokens,
             seconds=seconds,
             attempts=attempts,
         )
@@ -263,14 +279,14 @@ class RemoteModel:
         return body
 
     def _remember(self, words: dict[str, str]) -> None:
-        """Called once a changed request was answered: only then was the field to blame."""
+        """Remember the dropped fields. Called once the changed request was answered, which proves that they were refused."""
         for field in words.keys() - self.refused.keys():
             self.refused[field] = words[field]
-            _log.warning("%s is asked without %s from now on (%s)", self.place.url, field, words[field])
+            _log.warning("%s is asked without %s from now on (%s)", self.server.url, field, words[field])
 
 
 def _give_way(error: BadRequest, body: dict[str, Any]) -> str:
-    """Take the field that the server's words object to out of the body and name it, or raise the error."""
+    """Drop the field that the server's words object to from the body and return its name, or raise the error."""
     words = error.raw
     if "max_tokens" in body and "max_completion_tokens" in words:
         return _drop("max_tokens", body)
@@ -310,3 +326,117 @@ def _pulled(value: dict[str, Any]) -> None:
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
+
+
+def read_completion(value: dict[str, Any]) -> Completion:
+    """A chat completion's text, finish and usage.
+
+    Raises:
+        MalformedReply: the answer has no text.
+        ModelError: the server's filter withheld the reply; another attempt would not help.
+    """
+    choice = _first_choice(value)
+    message = choice.get("message")
+    content = message.get("content") if isinstance(message, dict) else None
+    reason = choice.get("finish_reason")
+    if content is None and isinstance(message, dict):
+        content = message.get("refusal")
+        if content is None and reason == "length":  # all tokens were spent on reasoning
+            content = ""
+    if isinstance(content, list):
+        content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    if content is None and reason == "content_filter":
+        raise ModelError("the server's filter withheld the reply", "Change the conversation or the model.")
+    if not isinstance(content, str):
+        raise MalformedReply("answered without a text", ODD_SERVER)
+    if choice.get("stop_reason") == END and END not in content:
+        content += END
+    return Completion(utf8(content), _finish(reason), *_usage(value), _first_tokens(choice))
+
+
+def _first_tokens(choice: dict[str, Any]) -> Mapping[str, float] | None:
+    """`logprobs.content[0].top_logprobs` as a mapping; null where there are none."""
+    logprobs = choice.get("logprobs")
+    places = logprobs.get("content") if isinstance(logprobs, dict) else None
+    tops = (
+        places[0].get("top_logprobs")
+        if isinstance(places, list) and places and isinstance(places[0], dict)
+        else None
+    )
+    if not isinstance(tops, list):
+        return None
+    found = {
+        str(top["token"]): float(top["logprob"])
+        for top in tops
+        if isinstance(top, dict) and "token" in top and isinstance(top.get("logprob"), (int, float))
+    }
+    return found or None
+
+
+def _first_choice(value: dict[str, Any]) -> dict[str, Any]:
+    choices = value.get("choices")
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        words = value.get("error")
+        words = words.get("message") if isinstance(words, dict) else words
+        raise MalformedReply(
+            f"answered without choices{f': {line(str(words))}' if words else ''}", ODD_SERVER
+        )
+    return choices[0]
+
+
+def read_event(event: dict[str, Any], before: Completion = NOTHING_YET) -> Completion:
+    """One event's text, and finish and usage as far as they are known so far.
+
+    The usage may come in a separate event without choices. A whole answer in place of events is read too.
+
+    Raises:
+        MalformedReply, ModelError: it is no event, or a whole answer that `read_completion` refuses.
+    """
+    own = event.get("choices") == [] and event.get("object") != "chat.completion" and not event.get("error")
+    choice = {} if own else _first_choice(event)
+    if "message" in choice and "delta" not in choice:
+        return read_completion(event)
+    part = choice.get("delta")
+    content = part.get("content") if isinstance(part, dict) else None
+    text = utf8(content) if isinstance(content, str) else ""
+    prompt, completion = _usage(event)
+    return Completion(
+        text + END if choice.get("stop_reason") == END else text,
+        _finish(choice.get("finish_reason")) if choice.get("finish_reason") else before.finish,
+        prompt or before.prompt_tokens,
+        completion or before.completion_tokens,
+    )
+
+
+def settled(text: str, role: Role) -> str:
+    """The part of a growing text that no later piece can turn into END."""
+    text, ended = until_end(text, role)
+    for size in range(0 if ended else min(len(END) - 1, len(text)), 0, -1):
+        if END.startswith(text[-size:]):
+            return text[:-size]
+    return text
+
+
+def until_end(text: str, role: Role) -> tuple[str, bool]:
+    """The text before END, and whether it was there: anywhere in a user's turn, last in an assistant's."""
+    if END not in text:
+        return text, False
+    if role == Role.USER:
+        return text.partition(END)[0], True
+    return (text.rstrip().removesuffix(END), True) if text.rstrip().endswith(END) else (text, False)
+
+
+def _finish(reason: Any) -> Finish:
+    return Finish.LENGTH if reason in ("length", "max_tokens") else Finish.STOP
+
+
+def _usage(value: dict[str, Any]) -> tuple[int, int]:
+    """Tokens of prompt and completion; 0 where the server does not say."""
+    usage = value.get("usage")
+    if not isinstance(usage, dict):
+        return 0, 0
+    return _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) and value > 0 else 0

@@ -1,9 +1,11 @@
-"""HTTP to one model server: connections kept, faults retried politely, errors in the server's own words.
+"""HTTP to one model server: connections kept open, faults retried politely, errors in the server's own words.
 
-A call has so many attempts and so much time, waiting included. A server that answers 429 is left alone by
-every caller of that server together, so that a storm is not multiplied by the number of dialogues. Nothing
-comes from the machine's proxy settings, redirects are not followed (a key must not travel), and the key
-stands in no error.
+A call has a number of attempts and an amount of time, waiting included. A server that answers 429 is left alone by all
+callers of that server together, so that a storm is not multiplied by the number of dialogues. The machine's proxy
+settings are not used, redirects are not followed (a key must not travel), and the key is in no error.
+
+Whether a failed attempt is final is decided by its status first, and by the server's words where the status says too
+little. The words are cut to one line, with control characters and the key taken out.
 """
 
 from __future__ import annotations
@@ -11,10 +13,13 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import math
+import os
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import Any, Generic, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
@@ -23,9 +28,10 @@ import aiohttp
 import orjson
 from yarl import URL
 
-from maieutic.core.errors import MalformedReply, Unreachable
-from maieutic.models.address import Address, Key
-from maieutic.models.faults import ODD_SERVER, Failure, malformed, refused, unreached
+from maieutic.core.errors import ContextFull, MalformedReply, ModelError, UnknownModel, Unreachable, WrongKey
+from maieutic.core.messages import utf8
+from maieutic.core.settings import Requests
+from maieutic.models.address import Address, Key, how_to_set
 
 T = TypeVar("T")
 
@@ -33,16 +39,54 @@ FIRST_WAIT = 0.25
 """Seconds before the second attempt, doubled for each further one."""
 LONGEST_WAIT = 20.0
 LONGEST_PAUSE = 60.0
-"""Seconds for which one answer may silence everybody; a longer Retry-After binds only its own call."""
+"""Seconds for which one answer may hold back all callers; a longer Retry-After delays only its own call."""
 SHARE = 4
-"""One attempt may take this part of the time a call has, so that a stall leaves room for others."""
+"""One attempt may take 1/SHARE of the time a call has, so that a stall leaves time for further attempts."""
 LARGEST_REPLY = 32 * 2**20
 LARGEST_BYTES = 2**20
-"""aiohttp wants a larger body as a file."""
+"""aiohttp needs a larger body as a file."""
+WORDS = 300
+"""Characters of a server's message that an error repeats."""
+
+_RETRYABLE = {408, 409, 425, 429}
+_FULL = (
+    "context length",
+    "context_length",
+    "context window",
+    "context size",
+    "maximum model length",
+    "too many tokens",
+    "prompt is too long",
+    "input is too long",
+    "reduce the length",
+    "maximum number of tokens",
+)
+"""What servers say about a conversation that does not fit, in lower case."""
+ODD_SERVER = "Check that it is a chat-completions server, and what its own log says."
+
+
+class BadRequest(ModelError):
+    """The server refused the request; `status` and `raw` are its whole answer."""
+
+    def __init__(self, what: str, hint: str, status: int, raw: str) -> None:
+        super().__init__(what, hint)
+        self.status = status
+        self.raw = raw
+
+
+class Failure(NamedTuple):
+    """One failed attempt."""
+
+    error: ModelError
+    retry: bool
+    wait: float | None = None
+    """Seconds the server asked for."""
+    overloaded: bool = False
+    """The server asked all callers to slow down."""
 
 
 class Answer(NamedTuple, Generic[T]):
-    """What a call gave, how many attempts it took, and how many seconds, the waits between them included."""
+    """The value of a call, and the attempts and seconds it took, waits included."""
 
     value: T
     attempts: int
@@ -50,17 +94,17 @@ class Answer(NamedTuple, Generic[T]):
 
 
 class Gate:
-    """Shared by all callers of one server: closed while the server asks to be left alone."""
+    """Shared by all callers of one server: closed while the server asks for a pause."""
 
     def __init__(self) -> None:
         self.until = 0.0
 
     def close(self, seconds: float) -> None:
-        """Hold everybody back from now on for `seconds`."""
+        """Hold back all callers for `seconds` from now on."""
         self.until = max(self.until, time.monotonic() + min(seconds, LONGEST_PAUSE))
 
     async def passed(self, deadline: float) -> None:
-        """Return when the gate is open, a little apart from the others who wait, or at the deadline."""
+        """Return when the gate is open (waiting callers are spread a little), or at the deadline."""
         while (wait := min(self.until, deadline) - time.monotonic()) > 0:
             await asyncio.sleep(wait + _spread(min(1.0, wait / 4)))
 
@@ -78,21 +122,19 @@ class Transport:
     """Calls to one server.
 
     Args:
-        place: the server.
+        server: its address.
         key: its key; empty for none.
-        attempts: calls one answer may take.
-        timeout: seconds for one answer, all attempts and waits together; the wait for a free place in
-            `concurrency` is not counted.
-        concurrency: calls in flight at most.
+        requests: `attempts`: calls one answer may take. `timeout`: seconds for one answer, all attempts and waits
+            together; the wait for a free slot is not counted. `concurrency`: calls in flight at most.
     """
 
-    def __init__(self, place: Address, key: Key, attempts: int, timeout: float, concurrency: int) -> None:
-        self.place = place
+    def __init__(self, server: Address, key: Key, requests: Requests) -> None:
+        self.server = server
         self._key = key
-        self._attempts = max(1, attempts)
-        self._timeout = timeout
-        self._concurrency = max(1, concurrency)
-        self._gate = _gates.setdefault(place.url, Gate())
+        self._attempts = requests.attempts
+        self._timeout = requests.timeout
+        self._concurrency = requests.concurrency
+        self._gate = _gates.setdefault(server.url, Gate())
         self._wires: dict[asyncio.AbstractEventLoop, _Wire] = {}
         self._urls: dict[str, URL] = {}
 
@@ -106,8 +148,7 @@ class Transport:
     ) -> Answer[T]:
         """POST a JSON body (null: GET) and read the JSON answer.
 
-        `read` takes the parsed JSON object and raises MalformedReply where it is no answer; that is retried
-        too.
+        `read` takes the parsed JSON object and raises MalformedReply where it is no answer; that is retried too.
 
         Raises:
             ModelError: final, or out of attempts or time.
@@ -127,8 +168,8 @@ class Transport:
                 try:
                     return Answer(read(parsed(outcome)), attempt, time.monotonic() - begun)
                 except MalformedReply as error:
-                    outcome = malformed(self.place, self._key, error)
-            await self._rest(outcome, attempt, attempts, deadline)
+                    outcome = malformed(self.server, self._key, error)
+            await self._wait_or_raise(outcome, attempt, attempts, deadline)
         raise AssertionError("the last attempt returns or raises")
 
     async def events(
@@ -136,8 +177,8 @@ class Transport:
     ) -> AsyncIterator[tuple[int, Any]]:
         """POST a JSON body and yield each server-sent event's JSON, after the number of the attempt it took.
 
-        `check` raises MalformedReply where an event is none. Faults before the first event are retried, later
-        ones are not: part of the answer has been seen. A server that does not stream gives its whole answer as
+        `check` raises MalformedReply where a JSON value is no event. Faults before the first event are retried; later
+        faults are not, since part of the answer has been seen. The whole answer of a server that does not stream is
         one event.
         """
         data = orjson.dumps(body)
@@ -161,19 +202,19 @@ class Transport:
                         if started:
                             return
                         failure = Failure(
-                            MalformedReply(f"{self.place.url} answered nothing", ODD_SERVER), True
+                            MalformedReply(f"{self.server.url} answered nothing", ODD_SERVER), True
                         )
                     else:
                         failure = refused(
-                            self.place, self._key, response.status, response.headers, await _whole(response)
+                            self.server, self._key, response.status, response.headers, await _whole(response)
                         )
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                failure = unreached(self.place, error)
+                failure = unreached(self.server, error)
             except MalformedReply as error:
-                failure = malformed(self.place, self._key, error)
+                failure = malformed(self.server, self._key, error)
             if started:
                 raise failure.error
-            await self._rest(failure, attempt, self._attempts, deadline)
+            await self._wait_or_raise(failure, attempt, self._attempts, deadline)
 
     async def close(self) -> None:
         """Close the connections of the running loop; a later call opens new ones."""
@@ -189,12 +230,12 @@ class Transport:
             for closed in [other for other in self._wires if other.is_closed()]:
                 del self._wires[closed]
             keeper = self._keep(loop)
-            session = await anext(keeper)  # suspends nowhere, so no second caller opens another
+            session = await anext(keeper)  # does not suspend, so no second caller opens another
             wire = self._wires[loop] = _Wire(session, asyncio.Semaphore(self._concurrency), keeper)
         return wire
 
     async def _keep(self, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[aiohttp.ClientSession, None]:
-        """Hold a session open. `asyncio.run` closes open generators before its loop, so this session too."""
+        """Hold a session open. `asyncio.run` closes open generators before its loop, and with them the session."""
         session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -217,7 +258,7 @@ class Transport:
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         url = self._urls.get(path)
         if url is None:
-            url = self._urls[path] = URL(self.place.url + path)
+            url = self._urls[path] = URL(self.server.url + path)
         if data is None:
             return session.get(url, allow_redirects=False, timeout=timeout)
         payload = aiohttp.BytesPayload(data) if len(data) <= LARGEST_BYTES else io.BytesIO(data)
@@ -227,38 +268,36 @@ class Transport:
         self, session: aiohttp.ClientSession, path: str, data: bytes | None, most: float, deadline: float
     ) -> bytes | Failure:
         left = deadline - time.monotonic()
-        if left <= 0:  # asking now would be paid for and not waited for
+        if left <= 0:  # the call would be paid for and not waited for
             hint = "Give it more time, or ask with fewer calls at once."
-            return Failure(Unreachable(f"{self.place.url} asked to be left alone for too long", hint), False)
+            return Failure(Unreachable(f"{self.server.url} asked for too long a pause", hint), False)
         timeout = _total(min(most, left))
         try:
             async with self._request(session, path, data, timeout) as response:
                 raw = self._key.struck(await _whole(response))
                 if response.status == 200:
                     return raw
-                return refused(self.place, self._key, response.status, response.headers, raw)
+                return refused(self.server, self._key, response.status, response.headers, raw)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            return unreached(self.place, error)
+            return unreached(self.server, error)
         except MalformedReply as error:
-            return malformed(self.place, self._key, error)
+            return malformed(self.server, self._key, error)
 
-    async def _rest(self, failure: Failure, attempt: int, attempts: int, deadline: float) -> None:
-        """Wait before the next attempt, or raise where there is none."""
+    async def _wait_or_raise(self, failure: Failure, attempt: int, attempts: int, deadline: float) -> None:
+        """Wait before the next attempt, or raise where no attempt is left."""
         if not failure.retry:
             raise failure.error
         wait = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (attempt - 1)) * (0.5 + _spread(0.5))
         if failure.wait is not None:
             wait = failure.wait + _spread(FIRST_WAIT)
         out_of_time = time.monotonic() + wait >= deadline
-        if failure.crowded and attempt < attempts:
+        if failure.overloaded and attempt < attempts:
             self._gate.close(wait)
         if attempt >= attempts or out_of_time:
             asked = f"; it asks to wait {failure.wait:.0f} s" if failure.wait and out_of_time else ""
             calls = "1 call" if attempt == 1 else f"{attempt} calls"
-            raise type(failure.error)(
-                f"{failure.error.what} (given up after {calls}{asked})", failure.error.hint
-            )
-        if not failure.crowded:
+            raise type(failure.error)(f"{failure.error.what} (after {calls}{asked})", failure.error.hint)
+        if not failure.overloaded:
             await asyncio.sleep(wait)
 
 
@@ -297,7 +336,7 @@ async def _whole(response: aiohttp.ClientResponse) -> bytes:
 
 
 async def _events(response: aiohttp.ClientResponse, key: Key) -> AsyncIterator[Any]:
-    """Server-sent events: `data:` lines up to `[DONE]`; anything else than an event stream is one event."""
+    """Server-sent events: `data:` lines up to `[DONE]`; an answer that is no event stream is one event."""
     if "event-stream" not in response.headers.get("Content-Type", ""):
         yield parsed(key.struck(await _whole(response)))
         return
@@ -317,16 +356,114 @@ async def _events(response: aiohttp.ClientResponse, key: Key) -> AsyncIterator[A
 
 
 def _data(line: bytes) -> bytes:
-    """What a `data:` line carries; nothing for any other line and for the last one."""
+    """The content of a `data:` line; empty for other lines and for `[DONE]`."""
     data = line.strip().removeprefix(b"data:").strip() if line.startswith(b"data:") else b""
     return b"" if data == b"[DONE]" else data
 
 
 @lru_cache
 def _total(seconds: float) -> aiohttp.ClientTimeout:
-    """Most calls have the same."""
+    """Cached: most calls have the same time."""
     return aiohttp.ClientTimeout(total=seconds)
 
 
 def _spread(seconds: float) -> float:
-    return random.uniform(0, seconds)  # noqa: S311 - keeps callers apart, decides no content
+    return random.uniform(0, seconds)  # noqa: S311 (spreads callers in time, decides no content)
+
+
+def unreached(server: Address, error: BaseException) -> Failure:
+    """The failure of an attempt without a whole answer. The error's own text may quote headers and is not used."""
+    hint = f"Check that the server runs and that its address is {server.url}."
+    if isinstance(error, aiohttp.ClientSSLError):
+        return Failure(Unreachable(f"{server.url}: no trusted TLS connection", hint), False)
+    if isinstance(error, TimeoutError):
+        return Failure(Unreachable(f"{server.url}: no answer in time", hint), True)
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        words = "the host's name is not known"
+    elif isinstance(error, aiohttp.ClientPayloadError):
+        words = "the answer broke off"
+    elif isinstance(error, aiohttp.ClientResponseError):
+        words = "the answer is no HTTP"
+    elif isinstance(error, OSError) and error.errno:
+        words = os.strerror(error.errno) if error.errno > 0 else "the host's name is not known"
+    else:
+        words = "the connection was cut"
+    return Failure(Unreachable(f"{server.url}: {words}", hint), True)
+
+
+def malformed(server: Address, key: Key, error: MalformedReply) -> Failure:
+    """The failure of an attempt that got status 200 and no reply."""
+    return Failure(MalformedReply(f"{server.url}: {key.hidden(error.what)}", error.hint), True)
+
+
+def refused(server: Address, key: Key, status: int, headers: Mapping[str, str], raw: bytes) -> Failure:
+    """The failure of an attempt with another status than 200."""
+    text = key.hidden(utf8(raw[:20_000].decode("utf-8", "replace")))
+    words = _words(text)
+    what = f"{server.url} answered {status}: {words}" if words else f"{server.url} answered {status}"
+    if status in (401, 403):
+        return Failure(_wrong_key(server, key, words), False)
+    if status == 404:
+        hint = "Check the model's name, and that the address ends in /v1."
+        return Failure(UnknownModel(what, hint), False)
+    if 200 <= status < 300:
+        return Failure(MalformedReply(what, "That is no chat-completions server."), True)
+    if 300 <= status < 400:
+        target = key.hidden(line(headers.get("Location", "")))
+        hint = "Redirects are not followed, so that a key reaches no other host: give the final address in the MODEL."
+        return Failure(ModelError(f"{server.url} redirects to {target or 'somewhere else'}", hint), False)
+    if status in (400, 413, 422) and (status == 413 or any(sign in text.lower() for sign in _FULL)):
+        return Failure(ContextFull(what, "Shorten the conversation, or ask for fewer new tokens."), False)
+    if status == 429 and ("insufficient_quota" in text or "billing_hard_limit" in text):
+        return Failure(
+            ModelError(what, "The account has no credit left; add some, or use another key."), False
+        )
+    if status in _RETRYABLE or status >= 500:
+        wait = _retry_after(headers.get("Retry-After"))
+        hint = "The server is overloaded or broken: try later, or with fewer calls at once."
+        return Failure(Unreachable(what, hint), True, wait, status == 429 or wait is not None)
+    return Failure(BadRequest(what, "The server does not accept this request.", status, text), False)
+
+
+def _wrong_key(server: Address, key: Key, words: str) -> WrongKey:
+    variable, said = server.key_variable, f": {words}" if words else ""
+    if variable is None:
+        return WrongKey(f"{server.url} asks for a key{said}", "This kind of MODEL sends none.")
+    if not key:
+        return WrongKey(f"{server.url} asks for a key{said}", how_to_set(server))
+    return WrongKey(
+        f"{server.url} refused the key in {variable}{said}",
+        f"Set {variable} to a key that it accepts.",
+    )
+
+
+def _words(text: str) -> str:
+    """A server's error message, on one line."""
+    try:
+        value: Any = json.loads(text)
+    except (ValueError, RecursionError):
+        value = "an HTML page" if text.lstrip()[:1] == "<" else text
+    for name in ("error", "message", "detail"):
+        if isinstance(value, dict) and value.get(name):
+            value = value[name]
+    return line(value if isinstance(value, str) else json.dumps(value) if value else "")
+
+
+def line(text: str) -> str:
+    """Text from outside on one line, cut, without characters that could act on a terminal."""
+    short = "".join(char if char.isprintable() else "\ufffd" for char in " ".join(utf8(text).split()))
+    return short if len(short) <= WORDS else f"{short[:WORDS]}…"
+
+
+def _retry_after(value: str | None) -> float | None:
+    """The seconds of a Retry-After header, which gives seconds or a date."""
+    if not value:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None

@@ -17,7 +17,7 @@ from maieutic.report.material import Scores
 from maieutic.report.numbers import NONE, num, sure
 from maieutic.report.tables import Table, over
 
-PREFIX = "probe/"
+PREFIX = "baseline/"
 
 
 class Gap(NamedTuple):

@@ -72,7 +72,7 @@ def pick(runs: Sequence[Run], limit: int = TEN) -> list[Shown]:
 
 def _probes(stage: StageRun) -> bool:
     """Whether the replies are a probe's, whose words everybody knows."""
-    return stage.kind == "judge" and str(next(stage.rows(), {}).get("model")).startswith("probe/")
+    return stage.kind == "judge" and str(next(stage.rows(), {}).get("model")).startswith("baseline/")
 
 
 def _smallest(stage: StageRun, limit: int) -> dict[str, list[dict[str, Any]]]:

@@ -19,7 +19,7 @@ from maieutic.core.errors import EmptyCorpus, MaieuticError
 from maieutic.core.messages import Conversation, Fault, Message, Reply, Role, Sampling, fingerprint
 from maieutic.core.store import Stage
 from maieutic.core.workers import Failed, fault_of, work_through
-from maieutic.models import ChatModel, briefed, identity
+from maieutic.models import ChatModel, identity, with_problem
 from maieutic.rollouts.tutor_prompt import Brief
 
 TUTOR = Sampling(temperature=1.2, max_tokens=400)
@@ -190,7 +190,7 @@ class _Candidates:
             for place in range(self._k)
         ]
         async with asyncio.TaskGroup() as group:
-            model = briefed(self._model, seed.conversation.problem)
+            model = with_problem(self._model, seed.conversation.problem)
             asked = [group.create_task(_caught(model.reply(seed.messages, draw))) for draw in draws]
         outcomes = [task.result() for task in asked]
         replies = [got for got in outcomes if isinstance(got, Reply)]

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 from maieutic.core.errors import ContextFull, ModelError, RenderError
 from maieutic.core.messages import Conversation, Fault, Finish, Message, Reply, Role, Sampling, fingerprint
 from maieutic.core.workers import HOPELESS, fault_of
-from maieutic.models import ChatModel, briefed
+from maieutic.models import ChatModel, with_problem
 from maieutic.rollouts import guards
 from maieutic.rollouts.tutor_prompt import Brief
 from maieutic.rollouts.users import CONTROLLER, UserMode, next_user_turn
@@ -260,7 +260,7 @@ class Dialogue:
                 side.model, self._rules.mode, self._start, self._messages, sampling, self._may_end(), forced
             )
         else:
-            model = briefed(side.model, self._start.problem)
+            model = with_problem(side.model, self._start.problem)
             reply = await model.reply(self._as_told(), sampling)
         return Draw(reply, sampling, round(time.monotonic() - started, 4))
 

@@ -23,7 +23,8 @@ from maieutic.core.messages import Conversation, Record, Sampling, fingerprint
 from maieutic.core.numbered import Numbered
 from maieutic.core.progress import Progress, track
 from maieutic.core.store import Stage
-from maieutic.models import ChatModel, identity, students
+from maieutic.models import ChatModel, identity
+from maieutic.models.student import load_kind
 from maieutic.rollouts import guards
 from maieutic.rollouts.dialogue import Decided, Dialogue, Ending, Rules, Side, Spoken
 from maieutic.rollouts.rows import dialogue_row, first_error, partial_dialogues, tally
@@ -42,7 +43,7 @@ class SimulateConfig(Record):
     repeat: int = Field(1, ge=1)
     """Dialogues a seed, each with draws of its own."""
     kinds: tuple[str, ...] = ()
-    """Kinds of students, each with every seed (see `maieutic.models.students`): told to the user before the profile."""
+    """Kinds of students, each with every seed (see `maieutic.models.student`): told to the user before the profile."""
     user_mode: UserMode | None = None
     """`trained` or `prompted`; by default what the user's checkpoint says."""
     user: Sampling = Sampling(temperature=1.0, top_p=0.8, max_tokens=256)
@@ -204,9 +205,7 @@ def _identity(cast: _Cast, config: SimulateConfig, seeds: str | None) -> dict[st
         },
         "controller": controller and f"{identity(controller)} {CONTROLLER.hash()}",
         "seeds": seeds,
-        **(
-            {"kinds": [f"{kind} {students.load(kind).hash}" for kind in config.kinds]} if config.kinds else {}
-        ),
+        **({"kinds": [f"{kind} {load_kind(kind).hash}" for kind in config.kinds]} if config.kinds else {}),
         "guards": guards.parse(config.guards),
         **config.model_dump(mode="json", include=settings),
         **({} if config.user_turns is None else {"user_turns": config.user_turns}),

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from maieutic.core.errors import EmptyCorpus
 from maieutic.core.messages import Conversation, Message, Role, fingerprint
-from maieutic.models import students
+from maieutic.models.student import load_kind
 
 
 class Start(NamedTuple):
@@ -35,7 +35,7 @@ class Starts:
         seed_turns: keep only so many turns of each conversation.
         system: put before those that have no system turn.
         repeat: dialogues a start.
-        kinds: of students, each with every start; see `maieutic.models.students`. Null: as the start has it.
+        kinds: of students, each with every start; see `maieutic.models.student`. Null: as the start has it.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Starts:
         kinds: Sequence[str] = (),
     ) -> None:
         self._given, self._seed_turns, self._system, self._repeat = given, seed_turns, system, repeat
-        self._kinds = [students.load(kind).student for kind in kinds]
+        self._kinds = [load_kind(kind).student for kind in kinds]
         self.count = 1
         self.hash = None if given is None else self._hashed()
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 from maieutic.core import prompts
 from maieutic.core.messages import Conversation, Finish, Message, Reply, Role, Sampling
-from maieutic.models import ChatModel, briefed
+from maieutic.models import ChatModel, with_problem
 
 UserMode = Literal["trained", "prompted"]
 END_WORD = "[DONE]"
@@ -56,7 +56,7 @@ async def next_user_turn(
             to go on, without a word if none was said.
         last: whether the person takes leave with this turn.
     """
-    model = briefed(model, start.problem)
+    model = with_problem(model, start.problem)
     if mode == "trained":
         told = told_turns(model, start, messages)
         reply = await model.reply(told, sampling, role=Role.USER, suppress_end=not may_end)
@@ -68,17 +68,17 @@ async def next_user_turn(
 
 def tells(model: ChatModel, start: Conversation, part: str) -> bool:
     """Whether a trained simulator learned to be told a part (see `render.told`) that is known here."""
-    telling = getattr(model, "telling", None)
-    return telling is not None and telling.best(start, part) is not None
+    conditioning = getattr(model, "conditioning", None)
+    return conditioning is not None and conditioning.best(start, part) is not None
 
 
 def told_turns(model: ChatModel, start: Conversation, messages: Sequence[Message]) -> Sequence[Message]:
     """The conversation as a trained simulator sees it: told what it learned to be told, else as it is."""
-    telling = getattr(model, "telling", None)
-    if telling is None:
+    conditioning = getattr(model, "conditioning", None)
+    if conditioning is None:
         return messages
     so_far = start.model_copy(update={"messages": tuple(messages)})
-    turns: tuple[Message, ...] = telling.tell(so_far, getattr(model, "system", None)).messages
+    turns: tuple[Message, ...] = conditioning.apply(so_far, getattr(model, "system", None)).messages
     return turns
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from maieutic.chat_templates import IGNORED, Rendered
-from maieutic.chat_templates.conditioning import NONE, ROUND, check_kind, told, wording
+from maieutic.chat_templates.conditioning import NONE, ROUND, check_kind, conditioned, wording
 from maieutic.core.messages import Conversation, fingerprint
 
 
@@ -80,7 +80,7 @@ class Mixture:
         kind = self.drawn(place)
         if kind in (NONE, ROUND):
             return Told(conversation, kind, kind)
-        changed = told(conversation, kind, self._system, self._words)
+        changed = conditioned(conversation, kind, self._system, self._words)
         return Told(changed or conversation, kind, kind if changed else NONE)
 
     def settled(self, row: Told, rendered: Rendered) -> Rendered:

@@ -14,7 +14,7 @@ import orjson
 from pydantic import ValidationError
 
 from maieutic.chat_templates import IGNORED, Rendered, prompt_ids, render, render_many
-from maieutic.chat_templates.truncate import Keep, fit
+from maieutic.chat_templates.turns import Keep, fit
 from maieutic.core.console import note
 from maieutic.core.errors import ContextTooShort, EmptyCorpus, InputError, MissingInput, UnstablePrefix
 from maieutic.core.messages import Conversation, Message, Preference, Role

@@ -14,7 +14,7 @@ import orjson
 
 from maieutic.chat_templates import END
 from maieutic.chat_templates.templates import template_text
-from maieutic.chat_templates.truncate import Keep
+from maieutic.chat_templates.turns import Keep
 from maieutic.core.messages import fingerprint
 from maieutic.core.store import Stage, full_disk
 from maieutic.models.weights import Framing, quiet

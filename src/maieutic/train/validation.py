@@ -13,13 +13,12 @@ from typing import Any
 from transformers import TrainerCallback
 
 from maieutic.chat_templates import end_id, prompt_ids, stop_ids
-from maieutic.chat_templates.openings import Decisions, Openings, decisions, openings
+from maieutic.chat_templates.turns import Decisions, Openings, decisions, openings
 from maieutic.core.messages import Conversation, Message, Role
 from maieutic.core.store import Stage
 from maieutic.data.wordsets import diversity
 from maieutic.models.engine import Engine, Generated, Request
-from maieutic.models.forward import Network
-from maieutic.models.scoring import probabilities
+from maieutic.models.forward import Network, probabilities
 from maieutic.models.weights import Framing
 from maieutic.train.distributed import Follower
 

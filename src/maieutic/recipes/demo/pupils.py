@@ -264,7 +264,7 @@ def _tutor_move(random: Random, style: str, tries: int, asked_for_it: bool) -> s
 
 
 def scripted() -> dict[str, Any]:
-    """The same pupils by rule, as a file of `maieutic.models.students` holds them.
+    """The same pupils by rule, as a file of `maieutic.models.student` holds them.
 
     A rule cannot see which of two questions about the problem leads anywhere: it tells apart only those that speak of
     it and those that would fit anything.

@@ -12,7 +12,7 @@ from maieutic.core.budget import Budget
 from maieutic.core.costs import Ask, Cost, Flow, taking_turns
 from maieutic.core.errors import RecipeError
 from maieutic.core.messages import Sampling
-from maieutic.models.baseline import CONTROLS
+from maieutic.models.scripted import CONTROLS
 from maieutic.recipes.stages.action import Action, Options, PromptName, wrapped
 from maieutic.recipes.stages.playing import PlayOn
 from maieutic.recipes.stages.talking import Simulate
@@ -195,12 +195,12 @@ class Play(Action):
 
     def check(self) -> None:  # noqa: D102
         from maieutic.core import prompts
-        from maieutic.models import students
+        from maieutic.models.student import load_kind
         from maieutic.rollouts.guards import parse
 
         parse(self.guards)
         for kind in self.kinds:
-            students.load(kind)
+            load_kind(kind)
         for name in (self.attempt_prompt, self.assistant_prompt):
             if name and not name.endswith(".md"):
                 prompts.load(name)
@@ -228,7 +228,7 @@ class Play(Action):
         dialogues = size.rows * self.repeat * max(1, len(self.kinds))
         asks = []
         for student in self.students.values():
-            for tutor in (*self.tutors.values(), *(f"probe/{name}" for name in CONTROLS)):
+            for tutor in (*self.tutors.values(), *(f"baseline/{name}" for name in CONTROLS)):
                 sides = ((student, self.rounds, said), (tutor, self.rounds, self.tutor.max_tokens))
                 asks += taking_turns(dialogues, start, *sides)
                 tries = 2 * self.attempts * dialogues  # at most: those before are made once for all tutors

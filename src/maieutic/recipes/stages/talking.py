@@ -53,12 +53,12 @@ class Simulate(Action):
 
     def check(self) -> None:  # noqa: D102
         from maieutic.core import prompts
-        from maieutic.models import students
+        from maieutic.models.student import load_kind
         from maieutic.rollouts.guards import parse
 
         parse(self._config().guards)
         for kind in self.kinds:
-            students.load(kind)
+            load_kind(kind)
         if self.assistant_prompt:
             prompts.load(self.assistant_prompt)
 

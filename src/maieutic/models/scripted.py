@@ -1,17 +1,32 @@
-"""A model that reads its replies from a file: for tests, dry runs, and scripted users."""
+"""Models without weights, whose texts stand in a file: scripted replies, and baselines for tutors.
+
+What such a model says depends on the conversation and the seed alone, so it says the same under any concurrency and
+after any restart. Tokens are counted as words.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import orjson
+import yaml
 from pydantic import Field, ValidationError
 
 from maieutic.core.errors import InputError, MissingInput, ModelError
-from maieutic.core.messages import Finish, Message, Record, Reply, Role, Sampling, Text
+from maieutic.core.messages import Finish, Message, Problem, Record, Reply, Role, Sampling, Text, fingerprint
+
+MUST_NOT_WIN = ("question-only", "sycophant", "never-ending", "repeater")
+"""Baselines that must not win under a rubric."""
+CONTROLS = ("silent", "telling")
+"""The two controls of whole dialogues: no tutor at all, and a tutor that states the answer at once."""
+
+_PLACEHOLDER = re.compile(r"\{\{(answer|student)\}\}")
 
 
 class Line(Record):
@@ -21,10 +36,10 @@ class Line(Record):
     texts: tuple[Text, ...] = ()
     """Alternatives; the sampling's seed picks one."""
     error: str | None = None
-    """Instead of a reply: fail with these words, finally."""
+    """Instead of a reply: fail with this message, finally."""
     finish: Finish = Finish.STOP
     role: Role | None = None
-    """Only for this side's turns; null: either side's."""
+    """Only for turns of this side; null: of either side."""
     when: str | None = None
     """Only where the last message contains this."""
     end_probability: float | None = Field(None, ge=0, le=1)
@@ -41,11 +56,9 @@ class ScriptModel:
         {"texts": ["Why?", "How so?"], "role": "user"}
         {"text": "Thanks!", "finish": "end", "when": "correct"}
 
-    Which reply comes depends on the conversation and the seed alone, never on what was asked before, so that
-    a script answers the same under any concurrency and after any restart: of the lines for this role, those
-    whose `when` stands in the last message go first, else those without `when`; among these, turn k of this
-    role is line k, and after the last the first again. With `suppress_end` a line that ends the conversation
-    gives its text as an ordinary turn, and one without text is passed over. Tokens are counted as words.
+    Of the lines for the asked role, those whose `when` is contained in the last message go first, else those without
+    `when`; turn k of the role gets line k of these, and after the last line the first again. With `suppress_end` a line
+    that ends the conversation gives its text as an ordinary turn, and such a line without text is skipped.
     `max_tokens` and `schema` change nothing.
 
     Raises:
@@ -82,19 +95,18 @@ class ScriptModel:
         """The next turn of `role`; see the class.
 
         Raises:
-            ModelError: the script has no line for this turn, or the line says so.
+            ModelError: the script has no line for this turn, or the line is an error.
         """
         line = self._choose(messages, role, suppress_end)
         if line.error is not None:
             raise ModelError(f"{self.id}: {line.error}", "The script says so.")
         text = line.texts[sampling.seed % len(line.texts)] if line.texts else line.text or ""
-        ends = line.finish == Finish.END and suppress_end
-        return Reply(
-            text=text,
-            finish=Finish.STOP if ends else line.finish,
-            model=self.id,
-            prompt_tokens=sum(len(turn.content.split()) for turn in messages),
-            completion_tokens=len(text.split()),
+        suppressed = line.finish == Finish.END and suppress_end
+        return _reply(
+            self.id,
+            messages,
+            text,
+            finish=Finish.STOP if suppressed else line.finish,
             end_probability=line.end_probability,
         )
 
@@ -105,22 +117,90 @@ class ScriptModel:
         """Nothing to free."""
 
     def _choose(self, messages: Sequence[Message], role: Role, suppress_end: bool) -> Line:
-        mine = [line for line in self._lines if line.role in (None, role)]
+        lines = [line for line in self._lines if line.role in (None, role)]
         if suppress_end:
-            mine = [line for line in mine if line.finish != Finish.END or line.text or any(line.texts)]
+            lines = [line for line in lines if line.finish != Finish.END or line.text or any(line.texts)]
         last = messages[-1].content if messages else ""
-        fitting = [line for line in mine if line.when is not None and line.when in last]
-        fitting = fitting or [line for line in mine if line.when is None]
+        fitting = [line for line in lines if line.when is not None and line.when in last]
+        fitting = fitting or [line for line in lines if line.when is None]
         if not fitting:
             raise ModelError(
                 f"{self.id} has no line for this turn of the {role.value}",
-                "Add one without `when`, and for this role.",
+                "Add a line without `when` for this role.",
             )
         return fitting[sum(turn.role == role for turn in messages) % len(fitting)]
 
 
+class Baseline:
+    """A tutor of fixed texts, `baseline/NAME`; the texts are in `baselines.yaml`.
+
+    `question-only` asks the same empty questions of everybody, `sycophant` praises whatever the student wrote,
+    `never-ending` asks without end, `repeater` repeats the student's words; `silent` is no tutor at all, and `telling`
+    states the known answer at once. A baseline learns the problem by `about`, as `models.with_problem` does.
+
+    Raises:
+        InputError: there is no such baseline.
+    """
+
+    trained_role: Role | None = Role.ASSISTANT
+
+    def __init__(self, name: str, problem: Problem | None = None) -> None:
+        texts = _baselines()
+        if name not in texts:
+            raise InputError(f"no baseline {name!r}", f"Known: {', '.join(texts)}.")
+        self.id = f"baseline/{name}"
+        self._name, self._texts, self._problem = name, texts[name], problem
+        self.fingerprint: str | None = fingerprint(self._texts)[:16]
+
+    def about(self, problem: Problem) -> Baseline:
+        """The same tutor, with knowledge of this problem."""
+        return Baseline(self._name, problem)
+
+    async def reply(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        *,
+        role: Role = Role.ASSISTANT,
+        schema: dict[str, Any] | None = None,
+        suppress_end: bool = False,
+    ) -> Reply:
+        """The tutor's next turn.
+
+        Raises:
+            ModelError: the text states the answer, and no answer is known.
+        """
+        turns = sum(turn.role == Role.ASSISTANT for turn in messages)
+        template = self._texts[(turns + sampling.seed) % len(self._texts)]
+        student = next((turn.content for turn in reversed(messages) if turn.role == Role.USER), "")
+        answer = (self._problem.answer or self._problem.solution) if self._problem else None
+        if "{{answer}}" in template and not answer:
+            raise ModelError(
+                f"{self.id}: no answer is known here", "Give dialogues whose problem has an answer."
+            )
+        values = {"answer": answer or "", "student": student}
+        return _reply(self.id, messages, _PLACEHOLDER.sub(lambda found: values[found[1]], template))
+
+    async def check(self) -> None:
+        """Nothing to check: the texts are part of the package."""
+
+    async def close(self) -> None:
+        """Nothing to free."""
+
+
+def _reply(model: str, messages: Sequence[Message], text: str, **more: Any) -> Reply:
+    read = sum(len(turn.content.split()) for turn in messages)
+    return Reply(text=text, model=model, prompt_tokens=read, completion_tokens=len(text.split()), **more)
+
+
+@cache
+def _baselines() -> dict[str, tuple[str, ...]]:
+    raw = yaml.safe_load((files(__package__) / "baselines.yaml").read_text(encoding="utf-8"))
+    return {name: tuple(texts) for name, texts in raw.items()}
+
+
 def _header(raw: bytes, path: str) -> Role | None:
-    """The role a first line names as trained, or null where it is no such line."""
+    """The role that a first line names as trained; null where the line is no header."""
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError:

@@ -1,0 +1,142 @@
+"""Parts of a conversation: the longest run of whole turns that fits a context, and where a person's turns open.
+
+At each human opening a person makes one decision about END. When a conversation is made to fit, whole turns are left
+out, at its end or at its beginning, and never part of a turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Literal, NamedTuple
+
+from maieutic.chat_templates.rendering import IGNORED, Rendered, prompt_ids, render
+from maieutic.core.errors import UnstablePrefix
+from maieutic.core.messages import Conversation, Role
+
+Keep = Literal["start", "end"]
+Part = Callable[[], Conversation]
+
+
+class Fitted(NamedTuple):
+    """What is left of a conversation."""
+
+    conversation: Conversation
+    rendered: Rendered | None
+    """Null where not one turn in the loss fits."""
+
+
+def fit(
+    conversation: Conversation,
+    render: Callable[[Conversation], Rendered],
+    sides: Collection[Role],
+    max_length: int,
+    keep: Keep = "start",
+    rendered: Rendered | None = None,
+) -> Fitted:
+    """The longest run of whole turns that fits, and its rendering.
+
+    From the start, it ends with a turn that is in the loss, and no longer shows how the conversation ended, so it
+    teaches no END. From the end, it begins with a turn of the role that opened the conversation, after the system
+    turn, which is always kept; it still shows how the conversation ended.
+
+    Args:
+        conversation: with at least one turn of `sides`.
+        render: makes ids and labels; called about log2(turns) times.
+        sides: whose turns are in the loss.
+        max_length: tokens at most.
+        keep: which part is kept.
+        rendered: the whole conversation's rendering, where it is known already.
+    """
+    rendered = render(conversation) if rendered is None else rendered
+    if len(rendered.input_ids) <= max_length:
+        return Fitted(conversation, rendered)
+    parts = _from_start(conversation, sides) if keep == "start" else _from_end(conversation, sides)
+    best = Fitted(conversation, None)
+    low, high = 0, len(parts) - 1
+    while low <= high:  # the parts grow shorter: find the first that fits
+        middle = (low + high) // 2
+        shorter = parts[middle]()
+        made = render(shorter)
+        if len(made.input_ids) <= max_length:
+            best, high = Fitted(shorter, made), middle - 1
+        else:
+            low = middle + 1
+    return best
+
+
+def _from_start(conversation: Conversation, sides: Collection[Role]) -> list[Part]:
+    def upto(count: int) -> Part:
+        return lambda: conversation.model_copy(
+            update={"messages": conversation.messages[:count], "ended": False}
+        )
+
+    stops = [count for count, turn in enumerate(conversation.messages, 1) if turn.role in sides]
+    return [upto(count) for count in reversed(stops)]
+
+
+def _from_end(conversation: Conversation, sides: Collection[Role]) -> list[Part]:
+    messages = conversation.messages
+    head = 1 if messages[0].role == Role.SYSTEM else 0
+    last = max(index for index, turn in enumerate(messages) if turn.role in sides)
+
+    def since(index: int) -> Part:
+        return lambda: conversation.model_copy(update={"messages": messages[:head] + messages[index:]})
+
+    opener = messages[head].role
+    return [since(index) for index in range(head + 1, last + 1) if messages[index].role == opener]
+
+
+class Openings(NamedTuple):
+    """A conversation's ids up to its last human opening."""
+
+    ids: list[int]
+    places: list[int]
+    """Where each opening's last token stands: before each human turn, and at the end where the user does not end it."""
+
+
+class Decisions(NamedTuple):
+    """END at the human openings of one conversation: what the model thought, and what the person did."""
+
+    probabilities: list[float]
+    ended: list[bool]
+
+
+def openings(
+    conversation: Conversation, tokenizer: Any, template: str | None = None, system: str | None = None
+) -> Openings:
+    """The human openings of a conversation.
+
+    Raises:
+        UnstablePrefix: they cannot be told from its rendering.
+    """
+    sides = [turn.role for turn in conversation.messages]
+    ids: list[int] = []
+    places: list[int] = []
+    if Role.USER in sides:
+        ids, labels = render(conversation, tokenizer, Role.USER, template, system, end=False)
+        mine = [label != IGNORED for label in labels]
+        places = [i - 1 for i in range(1, len(mine)) if mine[i] and not mine[i - 1]]
+    known = len(places) == sides.count(Role.USER)
+    if not sides or sides[-1] != Role.USER:
+        before = ids[: places[-1] + 1] if places else []
+        ids = prompt_ids(conversation.messages, tokenizer, Role.USER, template, system)
+        known = known and ids[: len(before)] == before
+        places.append(len(ids) - 1)
+    if not known:
+        raise UnstablePrefix(
+            f"conversation {conversation.id}: where its human turns open cannot be told",
+            "Pass a template that writes every turn as it is, with --template FILE.",
+        )
+    return Openings(ids, places)
+
+
+def decisions(conversation: Conversation, probabilities: Sequence[float | None]) -> Decisions:
+    """One decision at each human opening: every human turn is a going on; what follows the last turn is an end.
+
+    A conversation that was cut (`ended` false) says nothing about its last opening, which is left out, and so is an
+    opening without a probability.
+    """
+    went_on = len(conversation.turns(Role.USER))
+    made = probabilities[: went_on + (1 if conversation.ended else 0)]
+    known = [(p, place >= went_on) for place, p in enumerate(made) if p is not None]
+    return Decisions([p for p, _ in known], [ended for _, ended in known])

@@ -1,0 +1,90 @@
+"""What every model offers, and what is said of a model in rows, keys and runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+from maieutic.core.messages import Message, Problem, Reply, Role, Sampling
+from maieutic.core.settings import LocalModel, Precision, Requests
+
+
+class ChatModel(Protocol):
+    """A model that answers a conversation."""
+
+    id: str
+    """The MODEL it was loaded from. It stands in rows and keys, and holds no secret."""
+    trained_role: Role | None
+    """The side it was trained to speak, where its checkpoint says so."""
+    fingerprint: str | None
+    """A hash that tells two states of one name apart, such as a checkpoint trained anew; null where nothing can."""
+
+    async def reply(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        *,
+        role: Role = Role.ASSISTANT,
+        schema: dict[str, Any] | None = None,
+        suppress_end: bool = False,
+    ) -> Reply:
+        """The next turn of `role`.
+
+        Args:
+            messages: the conversation as people see it: user and assistant are not swapped.
+            sampling: how the reply is drawn.
+            role: `USER` asks a trained simulator for the human's next turn. A prompted model is asked for an assistant
+                turn over swapped messages instead; the caller swaps them (`rollouts.users`).
+            schema: a JSON schema that the text should follow, used where the server supports schemas.
+            suppress_end: forbid END as the first token.
+
+        Raises:
+            ModelError: final after all attempts, in the server's words.
+        """
+        ...
+
+    async def check(self) -> None:
+        """Raise a ModelError unless the model is reachable, the name right and the key accepted."""
+        ...
+
+    async def close(self) -> None:
+        """Free memory and connections."""
+        ...
+
+
+class ModelOptions(NamedTuple):
+    """How models are asked and loaded, in one value: for callers that do not have `Requests` and `LocalModel` yet."""
+
+    template: str | None = None
+    system: str | None = None
+    batch: int = 16
+    device: str | None = None
+    precision: Precision = "auto"
+    remote_code: bool = False
+    attempts: int = 8
+    timeout: float = 600.0
+    concurrency: int = 64
+    pull: bool = False
+
+    def groups(self) -> tuple[LocalModel, Requests]:
+        """The same settings as the groups that steps share."""
+        local = LocalModel(
+            template=self.template, system=self.system, batch_size=self.batch, device=self.device,
+            precision=self.precision, remote_code=self.remote_code,
+        )  # fmt: skip
+        reach = Requests(
+            attempts=self.attempts, timeout=self.timeout, concurrency=self.concurrency, pull=self.pull
+        )
+        return local, reach
+
+
+def with_problem(model: ChatModel, problem: Problem | None) -> ChatModel:
+    """The model as it speaks about a problem: a baseline or a scripted student knows it, other models do not change."""
+    about = getattr(model, "about", None)
+    knowing: ChatModel = about(problem) if about is not None and problem is not None else model
+    return knowing
+
+
+def identity(model: ChatModel) -> str:
+    """A model as it stands in the settings of a run: its name, and its state where it has a fingerprint."""
+    return f"{model.id} @{model.fingerprint[:12]}" if model.fingerprint else model.id

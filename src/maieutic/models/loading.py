@@ -1,0 +1,61 @@
+"""From a MODEL, as written on a command line or in a recipe, to a `ChatModel`."""
+
+from __future__ import annotations
+
+from maieutic.core.errors import InputError
+from maieutic.core.settings import LocalModel, Requests
+from maieutic.models.chat_model import ChatModel, ModelOptions
+
+
+def load(
+    spec: str, local: LocalModel | ModelOptions | None = None, requests: Requests | None = None
+) -> ChatModel:
+    """The model that a MODEL names.
+
+    Args:
+        spec: see `maieutic.models`.
+        local: how an `hf/` model is loaded. Its `system` goes to every kind of model.
+        requests: how a server is asked.
+
+    Raises:
+        InputError: the text has none of the known forms.
+        ModelError, MissingInput, MissingExtra: the model cannot be loaded.
+    """
+    if isinstance(local, ModelOptions):
+        local, requests = local.groups()
+    kind, _, name = spec.partition("/")
+    if kind == "hf" and name:
+        from maieutic.models.local import TransformersModel
+
+        return TransformersModel(name, local)
+    if kind in ("script", "baseline") and name:
+        from maieutic.models.scripted import Baseline, ScriptModel
+
+        return ScriptModel(name) if kind == "script" else Baseline(name)
+    if kind == "student" and name:
+        from maieutic.models.student import ScriptedStudent
+
+        return ScriptedStudent(name)
+    if spec.startswith(("http://", "https://")) or (kind in ("openai", "ollama") and name):
+        from maieutic.models.remote import RemoteModel
+
+        return RemoteModel(spec, local.system if local else None, requests)
+    raise InputError(
+        f"{spec!r} is no MODEL",
+        "Write hf/PATH_OR_ID, openai/NAME, http://HOST:PORT/v1#NAME, ollama/NAME, script/FILE, baseline/NAME or "
+        "student/NAME.",
+    )
+
+
+async def check(spec: str) -> None:
+    """Raise unless a MODEL can be used: reachable, the right name, the key accepted. Weights are not read."""
+    if spec.startswith("hf/"):
+        from maieutic.models.checkpoint import check_weights, find
+
+        check_weights(find(spec.removeprefix("hf/")))
+        return
+    model = load(spec)
+    try:
+        await model.check()
+    finally:
+        await model.close()
