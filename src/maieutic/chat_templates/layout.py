@@ -1,7 +1,7 @@
 """An order of roles → how such conversations are written, and a plan of their ids.
 
-A layout is the pieces of text whose contents are still missing; here are the layouts of our own two frames. A plan holds
-the ids of the frame, made once, with holes for the ids of the texts: with a plan, rendering a conversation is encoding
+A layout is the pieces of text whose contents are still missing; here are the layouts of our own two frames. A plan
+holds the ids of the frame, made once, with holes for the ids of the texts: with a plan, rendering a conversation is encoding
 its texts and concatenating arrays. There is no plan where a stretch of text belongs to several turns at once (frames
 without control tokens); such conversations are encoded separately, with offsets.
 """
@@ -77,9 +77,10 @@ def _system(roles: Sequence[Role]) -> tuple[int | None, list[tuple[int, Role]]]:
     """The index of the leading system turn, and the other turns with theirs."""
     turns = list(enumerate(roles))
     system = turns.pop(0)[0] if turns and turns[0][1] == Role.SYSTEM else None
-    if any(role == Role.SYSTEM for _, role in turns):
+    if odd := next((role for _, role in turns if role not in (Role.USER, Role.ASSISTANT)), None):
         raise RenderError(
-            "a system turn stands inside the conversation", "Put it first, or use a chat template."
+            f"the conversation has a {odd.value} turn that this frame cannot write",
+            "Put a system turn first; use a chat template for tool turns.",
         )
     return system, turns
 

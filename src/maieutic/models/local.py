@@ -135,7 +135,7 @@ class TransformersModel:
     ) -> list[list[float] | None]:
         """Natural-log probabilities of the tokens of each conversation's `role` turns, ends of turns included.
 
-        With `end`, also of END where the conversation is `ended`. Null for a conversation that does not fit the context.
+        With `end`, also of END where the conversation is `ended`. Null for a conversation that does not fit.
 
         Raises:
             RenderError: a conversation has no turn of `role`, or the template cannot write it.

@@ -279,7 +279,7 @@ class RemoteModel:
         return body
 
     def _remember(self, words: dict[str, str]) -> None:
-        """Remember the dropped fields. Called once the changed request was answered, which proves that they were refused."""
+        """Remember the dropped fields; called once the changed request was answered, which proves the refusal."""
         for field in words.keys() - self.refused.keys():
             self.refused[field] = words[field]
             _log.warning("%s is asked without %s from now on (%s)", self.server.url, field, words[field])

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field
 from maieutic.core.costs import Cost, Flow
 from maieutic.core.messages import Record
 from maieutic.core.store import Stage
-from maieutic.models import Precision
+from maieutic.core.settings import Precision
 
 
 class Action(Record):
