@@ -27,8 +27,9 @@ from maieutic.core.errors import (
     Unreachable,
 )
 from maieutic.core.messages import Conversation, Finish, Message, Reply, Role, Sampling
+from maieutic.core.settings import LocalModel
 from maieutic.core.store import stage_rows
-from maieutic.models import ModelOptions, load
+from maieutic.models import load
 from maieutic.models.checkpoint import find, load_tokenizer, parameters
 from maieutic.models.local import TransformersModel
 from maieutic.rollouts import SimulateConfig, simulate
@@ -72,7 +73,7 @@ def simulator(tmp_path_factory: pytest.TempPathFactory) -> TransformersModel:
 def test_a_frame_s_space_is_no_part_of_a_reply(folder: Path) -> None:
     """What was said goes back into the frame as it stood there: the ids drawn are those that would be trained on."""
     for template, role in (("plain", Role.USER), ("plain", Role.ASSISTANT)):
-        model = TransformersModel(str(folder), ModelOptions(template=template))
+        model = TransformersModel(str(folder), LocalModel(template=template))
         said = turns("Hi.") if role == Role.ASSISTANT else turns("Hi.", "Hello.")
         assert turn_lead(model.tokenizer, template, role) == " "
         whole = render(Conversation(messages=(*said, Message(role=role, content="why not")), ended=False),
@@ -96,7 +97,7 @@ def test_a_conversation_that_the_template_refuses_is_a_row_and_stops_nobody(
     template = tmp_path / "refusing.jinja"
     template.write_text(REFUSING)
     seeds = [Conversation(messages=tuple(turns(text))) for text in ("a", "forbidden", "b")]
-    options = ModelOptions(template=str(template))
+    options = LocalModel(template=str(template))
     short = Sampling(max_tokens=4)
     done = candidates(
         load(f"hf/{folder}", options), seeds, tmp_path / "c", k=1, sampling=short, max_failure_rate=0.4
@@ -150,7 +151,7 @@ def test_what_waits_together_is_decoded_together(folder: Path) -> None:
 
 
 def test_text_does_not_depend_on_the_batch(folder: Path) -> None:
-    many, one = TransformersModel(str(folder)), TransformersModel(str(folder), ModelOptions(batch=1))
+    many, one = TransformersModel(str(folder)), TransformersModel(str(folder), LocalModel(batch_size=1))
     assert [reply.text for reply in ask(many)] == [reply.text for reply in ask(one)]
 
 
@@ -275,7 +276,7 @@ def test_the_checkpoint_names_template_and_system_and_options_win(tmp_path: Path
     model = TransformersModel(place)
     assert model.roles == {Role.USER, Role.ASSISTANT}
     assert (model.trained_role, model.template, model.system) == (Role.USER, "plain", "Be brief.")
-    other = TransformersModel(place, ModelOptions(template="chat", system=""))
+    other = TransformersModel(place, LocalModel(template="chat", system=""))
     assert (other.template, other.system) == ("chat", "")
     reply = asyncio.run(model.reply(turns("Hi"), WARM))
     assert reply.prompt_tokens == len(
@@ -327,7 +328,7 @@ def test_logprobs_of_one_side(simulator: TransformersModel) -> None:
 
 @pytest.mark.parametrize("template", ["chat", "plain", "dyadic"])
 def test_end_probabilities_are_those_of_generation(simulator: TransformersModel, template: str) -> None:
-    simulator = TransformersModel(simulator.id.removeprefix("hf/"), ModelOptions(template=template))
+    simulator = TransformersModel(simulator.id.removeprefix("hf/"), LocalModel(template=template))
     rows = [chat("Hi", "Hello", "Why?", "Because."), chat("one", "", "three"), chat("one"), chat()]
     found = simulator.end_probabilities(rows)
     assert [len(values) for values in found] == [3, 2, 1, 1]
@@ -411,7 +412,7 @@ def test_an_absent_device_is_named(folder: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(ModelError) as error:
-        asyncio.run(TransformersModel(str(folder), ModelOptions(device="cuda")).check())
+        asyncio.run(TransformersModel(str(folder), LocalModel(device="cuda")).check())
     says(error, "no cuda")
 
 

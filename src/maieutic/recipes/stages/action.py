@@ -11,8 +11,8 @@ from pydantic import BeforeValidator, Field
 
 from maieutic.core.costs import Cost, Flow
 from maieutic.core.messages import Record
-from maieutic.core.store import Stage
 from maieutic.core.settings import Precision
+from maieutic.core.store import Stage
 
 
 class Action(Record):
