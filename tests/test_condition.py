@@ -16,7 +16,13 @@ from hypothesis import strategies as st
 from tiny import tiny_checkpoint, tiny_tokenizer
 
 from maieutic.chat_templates import IGNORED, prompt_ids, serving_template
-from maieutic.chat_templates.conditioning import Telling, check_kind, read_telling, told, wording
+from maieutic.chat_templates.conditioning import (
+    Conditioning,
+    check_kind,
+    conditioned,
+    read_conditioning,
+    wording,
+)
 from maieutic.core.errors import InputError
 from maieutic.core.messages import Conversation, Message, Reply, Role, Sampling
 from maieutic.data.corpus import write_corpus
@@ -59,8 +65,8 @@ class Spy:
 
     id, trained_role, fingerprint = "spy", Role.USER, None
 
-    def __init__(self, telling: Telling | None, system: str | None) -> None:
-        self.telling, self.system = telling, system
+    def __init__(self, conditioning: Conditioning | None, system: str | None) -> None:
+        self.conditioning, self.system = conditioning, system
         self.asked: Sequence[Message] = ()
 
     async def reply(self, messages: Sequence[Message], sampling: Sampling, **_: Any) -> Reply:
@@ -81,7 +87,7 @@ def test_training_simulation_and_serving_have_the_same_ids(
     )
     assert rows.report.conditions == {kind: 1} and not rows.report.lacking
     trained = rows.dataset[0]["input_ids"]
-    spy = Spy(Telling((kind,), wording()), system)
+    spy = Spy(Conditioning((kind,), wording()), system)
     for so_far in (0, 2, 4):
         asyncio.run(next_user_turn(spy, "trained", row, row.messages[:so_far], Sampling(), True))
         ids = prompt_ids(spy.asked, tokenizer, "user", template, system)
@@ -94,7 +100,7 @@ def test_training_simulation_and_serving_have_the_same_ids(
             # A server reads a marker in a text as the marker, whatever is sent to it.
             assert served.apply_chat_template(messages, add_generation_prompt=True)["input_ids"] == ids
     if kind == "intent":
-        assert add_intent(row, system, spy.telling).messages[0] == spy.asked[0]
+        assert add_intent(row, system, spy.conditioning).messages[0] == spy.asked[0]
 
 
 def test_served_ids_where_nothing_looks_like_a_marker() -> None:
@@ -184,16 +190,16 @@ def test_what_is_lacking_is_counted() -> None:
 def test_the_most_that_was_learned_is_told() -> None:
     words = wording()
     everything = talk(problem={"statement": "Add."})
-    best = Telling(("profile", "intent", "intent+profile"), words).best
+    best = Conditioning(("profile", "intent", "intent+profile"), words).best
     assert best(everything) == "intent+profile"
     assert best(everything.model_copy(update={"intent": None})) == "profile"
-    assert Telling(("profile", "intent"), words).best(everything) == "intent"
-    assert Telling(("profile",), words).best(everything, "intent") is None
-    assert Telling(("profile",), words).best(Conversation(id="a", messages=())) is None
+    assert Conditioning(("profile", "intent"), words).best(everything) == "intent"
+    assert Conditioning(("profile",), words).best(everything, "intent") is None
+    assert Conditioning(("profile",), words).best(Conversation(id="a", messages=())) is None
     own = everything.model_copy(
         update={"messages": (Message(role=Role.SYSTEM, content="Own."), *talk().messages)}
     )
-    found = told(own, "profile", "not this", words)
+    found = conditioned(own, "profile", "not this", words)
     assert found and found.messages[0].content == "Own.\n\nWho the person is: A pupil, {8}."
     assert found.messages[1:] == talk().messages
 
@@ -225,7 +231,7 @@ def test_the_most_that_was_learned_is_told() -> None:
     )
 )
 def test_a_strange_record_tells_nothing_or_what_it_can(said: Any) -> None:
-    found = read_telling(said)
+    found = read_conditioning(said)
     if found is not None:
         assert set(found.kinds) <= {"intent", "problem"} and set(found.kinds) <= found.wording.keys()
 
@@ -305,7 +311,7 @@ def test_a_trained_simulator_is_told_its_intent(tmp_path: Path) -> None:
     assert record["condition"] == {"rates": {"none": 0.0, "intent": 1.0}, "wording": wording()}
     assert "- `What the person wants: {{intent}}`" in (result.model / "README.md").read_text()
     model: Any = load(f"hf/{result.model}", ModelOptions())
-    assert model.telling.kinds == ("intent",)
+    assert model.conditioning.kinds == ("intent",)
 
     scores = score_likelihood(model, talks).scores
     knowing, guessing = (scores[f"perplexity_{how}_intent"].value for how in ("with", "without"))

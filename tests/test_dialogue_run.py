@@ -77,7 +77,7 @@ def test_controls_always_run_and_nothing_is_asked_twice(problems: Path, asker: s
     assert (telling["told"]["value"], telling["solved"]["value"]) == (1, 0)
     assert telling["single"]["reveals_answer"] == 1
     assert found["tutors"]["asker"]["coop"]["single"]["asks_question"] == 1
-    assert telling["who"] == {"student": ["student/cooperative"], "tutor": ["probe/telling"]}
+    assert telling["who"] == {"student": ["student/cooperative"], "tutor": ["baseline/telling"]}
     assert len(telling["at"]) == 3
     assert telling["delta_solve"]["n"] == 4
     assert [(gap["a"], gap["b"]) for gap in found["differences"]] == [
@@ -236,7 +236,7 @@ name: talk
 about: Whole dialogues.
 stages:
   talk: {{do: simulate, user: student/cooperative, assistant: "{asker}", seeds: {problems}, kinds: [cooperative], rounds: 2}}
-  told: {{do: simulate, user: student/cooperative, assistant: probe/telling, seeds: {problems}, kinds: [cooperative], rounds: 2}}
+  told: {{do: simulate, user: student/cooperative, assistant: baseline/telling, seeds: {problems}, kinds: [cooperative], rounds: 2}}
   before: {{do: attempts, model: student/cooperative, data: "${{talk}}", when: before, n: 2}}
   after: {{do: attempts, model: student/cooperative, data: "${{talk}}", when: after, n: 2}}
   after-told: {{do: attempts, model: student/cooperative, data: "${{told}}", when: after, n: 2}}
@@ -285,7 +285,7 @@ def test_what_was_lost_can_be_mended_and_tutors_added_later(problems: Path, tmp_
         )
         assert first["tutors"]["served"]["coop"]["failed_by_tutor"] == 1
         server.faults = []
-        cast = {"served": server.spec, "more": "probe/sycophant"}
+        cast = {"served": server.spec, "more": "baseline/sycophant"}
         second = run_dialogues(cast, {"coop": "student/cooperative"}, tmp_path / "run", config)
     assert second["tutors"]["served"]["coop"]["failed_by_tutor"] == 0
     assert second["tutors"]["served"]["coop"]["delta_solve"]["n"] == 4

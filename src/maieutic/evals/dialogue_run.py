@@ -26,7 +26,7 @@ from maieutic.evals import tutor as single
 from maieutic.evals.dialogue import compare_starts, load_outcomes, metrics_by_start, score_outcomes
 from maieutic.judging import judge
 from maieutic.models import ModelOptions, load
-from maieutic.models.baseline import CONTROLS
+from maieutic.models.scripted import CONTROLS
 from maieutic.rollouts import SimulateConfig, cost, simulate
 from maieutic.rollouts.pre_post_rows import read_tries
 from maieutic.rollouts.pre_post_test import STUDENT, N, attempts
@@ -42,7 +42,7 @@ class DialogueRunConfig(Record):
     problems: Path
     """A corpus of starts whose problems have known answers."""
     kinds: tuple[str, ...] = ()
-    """Kinds of students, each with every start; see `maieutic.models.students`."""
+    """Kinds of students, each with every start; see `maieutic.models.student`."""
     rounds: int = Field(6, ge=1)
     repeat: int = Field(1, ge=1)
     seed_turns: int | None = Field(None, ge=0)
@@ -91,7 +91,7 @@ def parse_named_models(texts: Sequence[str]) -> dict[str, str]:
 
 def with_controls(tutors: Mapping[str, str]) -> dict[str, str]:
     """The tutors, and the two controls, which always run."""
-    return {**tutors, **{f"control-{name}": f"probe/{name}" for name in CONTROLS}}
+    return {**tutors, **{f"control-{name}": f"baseline/{name}" for name in CONTROLS}}
 
 
 class _RemainingBudget:

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, Protocol, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from maieutic.chat_templates.conditioning import Telling, with_system
-from maieutic.chat_templates.openings import Decisions, decisions
+from maieutic.chat_templates.conditioning import Conditioning, with_system
+from maieutic.chat_templates.turns import Decisions, decisions
 from maieutic.core import statistics as stats
 from maieutic.core.errors import RenderError
 from maieutic.core.messages import Conversation, Estimate, Role
@@ -66,8 +66,8 @@ def score_likelihood(model: Scorer, people: Sequence[Conversation], name: str = 
     Perplexity with and without intent is measured on the same people, those who have an intent; see `add_intent`.
     """
     wanting = [conversation for conversation in people if conversation.intent]
-    system, telling = getattr(model, "system", None), getattr(model, "telling", None)
-    conditioned = [add_intent(conversation, system, telling) for conversation in wanting]
+    system, conditioning = getattr(model, "system", None), getattr(model, "conditioning", None)
+    conditioned = [add_intent(conversation, system, conditioning) for conversation in wanting]
     with track(3, f"score {name}") as bar:
         whole = model.logprobs(people, Role.USER, end=False)
         bar.advance()
@@ -105,7 +105,7 @@ def _conditioned_logprobs(model: Scorer, conditioned: Sequence[Conversation]) ->
 
 
 def add_intent(
-    conversation: Conversation, system: str | None = None, telling: Telling | None = None
+    conversation: Conversation, system: str | None = None, conditioning: Conditioning | None = None
 ) -> Conversation:
     """The conversation with its intent in the system turn, as a conditioned simulator sees it.
 
@@ -113,8 +113,8 @@ def add_intent(
     intent after the system text (the conversation's own system turn, else `system`, the model's) and a blank line, as
     UserLM-8b does (arXiv 2510.06552); a model that was never trained so need not profit from it.
     """
-    if telling and telling.best(conversation, "intent"):
-        return telling.tell(conversation, system, "intent")
+    if conditioning and conditioning.best(conversation, "intent"):
+        return conditioning.apply(conversation, system, "intent")
     return with_system(conversation, conversation.intent, system)
 
 

@@ -27,7 +27,7 @@ MODEL_KINDS = (
     "openai/",
     "ollama/",
     "script/",
-    "probe/",
+    "baseline/",
     "student/",
     "http://",
     "https://",
