@@ -20,7 +20,7 @@ test: .venv/.done
 # is built from source the first time; without its image tools, and optimised no more than a test needs, in half the time.
 test-all: .venv/.done
 	CMAKE_ARGS="-DLLAVA_BUILD=OFF -DCMAKE_C_FLAGS_RELEASE=-O1 -DCMAKE_CXX_FLAGS_RELEASE=-O1" $(BIN)/python -m pip install \
-		--quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev,alpaca,embed,serve,llama]'
+		--quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev,alpaca,embed,serve,llama,examples]'
 	OMP_NUM_THREADS=1 MAIEUTIC_TEST_ALL=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/.done

@@ -41,8 +41,6 @@ HEAVY = (
     "accelerate",
     "datasets",
     "tokenizers",
-    "gradio",
-    "ray",
     "matplotlib",
 )
 TORCH_FACING = (
@@ -51,8 +49,6 @@ TORCH_FACING = (
     "models.cache",
     "models.forward",
     "models.scoring",
-    "studio",
-    "scale",
 )
 
 

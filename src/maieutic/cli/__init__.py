@@ -1,4 +1,4 @@
-"""The command line: one command, one library function. This file only gathers the commands and reports errors."""
+"""The command line: the commands are generated from the steps; errors become two lines."""
 
 from __future__ import annotations
 
@@ -27,31 +27,23 @@ _EXTRAS = {
     **dict.fromkeys(("accelerate", "datasets", "huggingface_hub", "jinja2", "peft", "pyarrow"), "train"),
     **dict.fromkeys(("safetensors", "tokenizers", "torch", "transformers", "trl"), "train"),
     "matplotlib": "report",
-    "gradio": "studio",
-    "ray": "scale",
     "gguf": "export",
-    "inspect_ai": "inspect",
 }
-"""Which extra brings a library, for a room that imports one without a word of its own."""
+"""The extra that installs a library, for the error where an import fails."""
 
 
 def main() -> None:
-    """The entry point. Exit 0 done, 1 failed, 2 the call was wrong."""
-    for name in (
-        "HF_HUB_DISABLE_TELEMETRY",
-        "DO_NOT_TRACK",
-        "GRADIO_ANALYTICS_ENABLED",
-        "RAY_USAGE_STATS_ENABLED",
-    ):
-        os.environ.setdefault(name, "1" if name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK") else "0")
+    """The entry point. Exit status: 0 done, 1 failed, 2 wrong call."""
+    for name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
+        os.environ.setdefault(name, "1")
     gather()
     try:
         app(prog_name="maieutic")
     except MaieuticError as error:
         _fail(error.what, error.hint)
     except SystemExit as stopped:
-        if stopped.code == 130:  # typer's word for Ctrl-C
-            sys.stderr.write("\nstopped; the same command goes on from here\n")
+        if stopped.code == 130:  # Ctrl-C
+            sys.stderr.write("\nstopped; the same command resumes\n")
         raise
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -65,12 +57,12 @@ def main() -> None:
     except OSError as error:
         if not (error.filename and error.strerror):
             raise
-        # What the system refuses where no room expects it: a name too long, a file that may not be read.
+        # Refused by the system: a name that is too long, a file that may not be read.
         _fail(f"{error.filename}: {error.strerror}", "Choose a path that can be read and written.")
 
 
 def _fail(what: str, hint: str) -> NoReturn:
-    """Two lines, whatever line breaks a name or a server's words bring along."""
+    """Print the error in two lines, without the line breaks inside it."""
     from maieutic.core.console import note
 
     note("\n  ".join(" ".join(part.split("\n")) for part in (f"error: {what}", hint)))
