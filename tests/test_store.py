@@ -19,11 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maieutic.core.errors import DiskFull, RunConflict, RunLocked, StoreError
-from maieutic.core.numbered import Numbered
 from maieutic.core.store import (
     GROUP_ROWS,
     MOST_ROWS,
     Journal,
+    KeyIndex,
     Stage,
     changed_keys,
     full_disk,
@@ -140,7 +140,7 @@ def test_keys_are_counted_in_memory_and_listed_from_the_file(tmp_path):
 
 @given(st.lists(st.text(max_size=3)), st.lists(st.text(max_size=3)))
 def test_texts_are_numbered_as_they_first_come(texts, others):
-    numbered = Numbered()
+    numbered = KeyIndex()
     assert [numbered.add(text) for text in texts] == [text not in texts[:n] for n, text in enumerate(texts)]
     first = list(dict.fromkeys(texts))
     assert len(numbered) == len(first)
@@ -150,7 +150,7 @@ def test_texts_are_numbered_as_they_first_come(texts, others):
 
 
 def test_many_texts_keep_their_numbers():
-    numbered = Numbered()
+    numbered = KeyIndex()
     assert all(numbered.add(f"key {number}") for number in range(20_000))
     assert not any(numbered.add(f"key {number}") for number in range(20_000))
     assert [numbered.get(f"key {number}", -1) for number in range(20_010)] == [*range(20_000), *[-1] * 10]
@@ -313,7 +313,10 @@ def test_settled_rows_stand_in_the_order_given(numbers, data):
         for key in keys:
             stage.rows.append(f"{key}:failed:0", {"of": key})
             stage.rows.append(key, {"of": key})
-        stage.rows.settle({key: place for place, key in enumerate(wanted)})
+        order = KeyIndex()
+        for key in wanted:
+            order.add(key)
+        stage.rows.sort(order)
         assert [row["of"] for row in stage.rows.rows()] == [key for key in wanted for _ in range(2)]
         stage.rows.append("later", {"of": "later"})  # the file goes on being written
         assert [row["key"] for row in stage.rows.rows()][-1:] == ["later"]

@@ -1,4 +1,4 @@
-"""What the models' answers cost, and when to stop paying: one purse a call, for dialogues, candidates and verdicts."""
+"""What a call may spend on models' answers (`Budget`), and what it has spent (`Spending`)."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ class Budget(Record):
         return self
 
 
-class Purse:
-    """Counts what answers cost.
+class Spending:
+    """What one call has spent.
 
     Args:
-        budget: its limits bind this call only; what earlier calls paid is in their rows.
+        budget: limits for this call alone; what earlier calls spent is in their rows.
     """
 
     def __init__(self, budget: Budget | None = None) -> None:
@@ -69,8 +69,8 @@ class Purse:
         self.replies = self.tokens = 0
         self.usd = 0.0
 
-    def pay(self, reply: Reply) -> float | None:
-        """Count an answer; its cost in dollars, null where its model has no price."""
+    def charge(self, reply: Reply) -> float | None:
+        """Count a reply, and return its cost in dollars; null where its model has no price."""
         self.replies += 1
         self.tokens += reply.prompt_tokens + reply.completion_tokens
         cost = spend(self._budget.prices, reply.model, reply.prompt_tokens, reply.completion_tokens)
@@ -78,7 +78,7 @@ class Purse:
         return cost
 
     def check(self) -> None:
-        """Raise BudgetSpent once a limit is reached. Everything already answered is kept by whoever asked."""
+        """Raise BudgetSpent once a limit is reached. The caller keeps the replies that it has."""
         limits = self._budget
         spent = []
         if limits.tokens is not None and self.tokens >= limits.tokens:
@@ -88,7 +88,7 @@ class Purse:
         if spent:
             raise BudgetSpent(
                 f"the budget of {' and '.join(spent)} is used up",
-                "Run the same command with a larger one: it goes on.",
+                "Run the same command with a larger budget: it goes on.",
             )
 
     def __str__(self) -> str:

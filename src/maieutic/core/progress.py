@@ -1,54 +1,149 @@
-"""A progress bar on standard error for anything longer than a moment; silent where nobody watches."""
+"""Progress of long work, on standard error: a bar on a terminal, else a line every half minute.
+
+with track(len(items), "judge") as progress:
+for item in items:
+...
+progress.advance(note=f"loss {loss:.3f}")
+
+judge: 120/500, 4.0 a second, 95 s left; loss 1.234
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Any
 
 from maieutic.core.console import err, note
 
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
 
-class Progress(Protocol):
-    """What a stage sees of its bar."""
-
-    def advance(self, amount: int = 1, note: str | Callable[[], str] = "") -> None:
-        """Count `amount` more as done; `note`, asked for only if seen, replaces the words at the line's end."""
-        ...
-
-
-class _Bar:
-    def __init__(self, update: object) -> None:
-        self._update = update
-        self._note = ""
-
-    def advance(self, amount: int = 1, note: str | Callable[[], str] = "") -> None:
-        self._note = (note if isinstance(note, str) else note()) or self._note
-        self._update(advance=amount, note=self._note)  # type: ignore[operator]
+EVERY = 30.0
+"""Seconds between two lines where there is no terminal."""
+_NOTE_EVERY = 0.5
+"""Seconds between two evaluations of a note that is a function."""
 
 
-class _Unseen:
-    def advance(self, amount: int = 1, note: str | Callable[[], str] = "") -> None:
-        pass
+class Progress:
+    """How far some work has come.
+
+    Args:
+        label: the work's name.
+        total: items expected; null where that is not known.
+    """
+
+    def __init__(self, label: str, total: int | None) -> None:
+        self.label, self.total = label, total
+        self.done = self.skipped = 0
+        self.note = ""
+        self._started = time.monotonic()
+        self._noted = float("-inf")
+        self._show: Callable[[], object] = lambda: None
+
+    def advance(self, amount: int = 1, note: str | Callable[[], str] = "", *, skipped: bool = False) -> None:
+        """Count items as done.
+
+        Args:
+            amount: how many.
+            note: words for the end of the line, such as the loss; the last ones stay. A function is called only now
+                and then.
+            skipped: the items were done by an earlier call: they do not count for the rate.
+        """
+        self.done += amount
+        self.skipped += amount if skipped else 0
+        if isinstance(note, str):
+            self.note = note or self.note
+        elif (now := time.monotonic()) - self._noted >= _NOTE_EVERY:
+            self.note, self._noted = note() or self.note, now
+        self._show()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._started
+
+    @property
+    def rate(self) -> float:
+        """Items a second, by this call."""
+        return (self.done - self.skipped) / max(self.seconds, 1e-6)
+
+    def line(self) -> str:
+        """Label, count, rate, time left and note."""
+        of = "" if self.total is None else f"/{self.total}"
+        parts = [f"{self.label}: {self.done}{of}", rate(self.rate)]
+        if self.total is not None and self.rate and self.done < self.total:
+            parts.append(f"{duration((self.total - self.done) / self.rate)} left")
+        return ", ".join(parts) + (f"; {self.note}" if self.note else "")
+
+
+def rate(value: float) -> str:
+    """Items a second, or a minute where they are few."""
+    return f"{value:.1f} a second" if value >= 0.5 or not value else f"{60 * value:.1f} a minute"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: `45 s`, `12 min`, `3 h 20 min`."""
+    minutes = round(seconds / 60)
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
 @contextmanager
-def track(total: int | None, label: str) -> Iterator[Progress]:
-    """Show `label` with a bar up to `total`; afterwards one line says how long it took if that was over 2 s."""
+def track(total: int | None, label: str, every: float = EVERY) -> Iterator[Progress]:
+    """Show the progress of the work inside; afterwards one line says how long it took, if that was over 2 s.
+
+    Args:
+        total: items expected; null where that is not known.
+        label: the work's name.
+        every: seconds between two lines where there is no terminal.
+    """
+    progress = Progress(label, total)
+    with _bar(progress) if err.is_terminal else _lines(progress, every):
+        yield progress
+    if progress.seconds > 2:
+        note(f"{label}: {progress.seconds:.1f} s")
+
+
+@contextmanager
+def _bar(progress: Progress) -> Iterator[None]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as RichProgress
+    from rich.progress import Progress as Bars
 
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}", markup=False),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}", markup=False),
     )
-    started = time.monotonic()
-    with RichProgress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
-        task = bars.add_task(label, total=total, note="")
-        yield _Bar(lambda **changes: bars.update(task, **changes)) if err.is_terminal else _Unseen()
-    if (seconds := time.monotonic() - started) > 2:
-        note(f"{label}: {seconds:.1f} s")
+    with Bars(*columns, console=err, transient=True) as bars:
+        task = bars.add_task(progress.label, total=progress.total, note="", rate="")
+        progress._show = lambda: _update(bars, task, progress)
+        yield
+
+
+def _update(bars: Bars, task: Any, progress: Progress) -> None:
+    bars.update(task, completed=progress.done, note=progress.note, rate=rate(progress.rate))
+
+
+@contextmanager
+def _lines(progress: Progress, every: float) -> Iterator[None]:
+    """A thread writes the lines, so that one appears also while a single item takes long."""
+    over = Event()
+
+    def write() -> None:
+        while not over.wait(every):
+            note(progress.line())
+
+    thread = Thread(target=write, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

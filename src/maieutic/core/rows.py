@@ -38,9 +38,8 @@ from maieutic.core.messages import (
     Verdict,
     fingerprint,
 )
-from maieutic.core.numbered import Numbered
 from maieutic.core.reading import read_rows as read_file
-from maieutic.core.store import read_rows, rows_file
+from maieutic.core.store import KeyIndex, read_rows, rows_file
 
 RowKind = TypeVar("RowKind", bound=BaseModel)
 
@@ -399,7 +398,7 @@ def _placed(source: Path | str, stage: str, tell: bool) -> Iterator[Placed]:
 
 def _stored(folder: Path) -> Iterator[Placed]:
     path = rows_file(folder)
-    seen = Numbered()
+    seen = KeyIndex()
     for number, row in enumerate(read_rows(path), 1):
         if seen.add(row["key"]):
             yield Placed(f"{path}:{number}", row)

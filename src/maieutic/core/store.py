@@ -21,12 +21,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import orjson
 
 from maieutic.core.errors import DiskFull, MaieuticError, MissingInput, RunConflict, RunLocked, StoreError
-from maieutic.core.numbered import Numbered
 
 GROUP_ROWS = 64
 GROUP_SECONDS = 0.5
@@ -41,14 +40,57 @@ _REFUSED = (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR
 _OF_ANY_RUN = {".lock", "config.json", ".config.json.part"}
 
 
-class Order(Protocol):
-    """Numbers by text, from 0 on without a gap: a dict, or a `Numbered`."""
+_SLOTS = 1024
+"""Slots of an empty index."""
 
-    def get(self, text: str, otherwise: int, /) -> int:
-        """The number of a text."""
-        ...
 
-    def __len__(self) -> int: ...
+class KeyIndex:
+    """A set of texts that knows their order, in some twenty bytes a text, for runs of millions of rows.
+
+    A text is known by its 64-bit hash alone, drawn anew in each process: among a million texts two share a hash with a
+    chance of 3 in a hundred million, and not again in the next process.
+    """
+
+    def __init__(self) -> None:
+        self._hashes = array("q")
+        self._slots = array("I", bytes(array("I").itemsize * _SLOTS))
+        """Open addressing: by hash, the place of its text, counted from 1; 0 is free."""
+
+    def add(self, text: str) -> bool:
+        """Add a text at the end; false where it is there already."""
+        value = hash(text)
+        slot = self._slot(value)
+        if self._slots[slot]:
+            return False
+        self._hashes.append(value)
+        self._slots[slot] = len(self._hashes)
+        if 3 * len(self._hashes) > 2 * len(self._slots):
+            self._grow()
+        return True
+
+    def get(self, text: str, default: int) -> int:
+        """The place of a text, counted from 0."""
+        place = self._slots[self._slot(hash(text))]
+        return place - 1 if place else default
+
+    def __contains__(self, text: str) -> bool:
+        return self._slots[self._slot(hash(text))] > 0
+
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+    def _slot(self, value: int) -> int:
+        """The slot of a hash, or the free slot where it would go."""
+        slots, last = self._slots, len(self._slots) - 1
+        slot = value & last
+        while (place := slots[slot]) and self._hashes[place - 1] != value:
+            slot = (slot + 1) & last
+        return slot
+
+    def _grow(self) -> None:
+        self._slots = array("I", bytes(2 * len(self._slots) * self._slots.itemsize))
+        for place, value in enumerate(self._hashes, 1):
+            self._slots[self._slot(value)] = place
 
 
 class Keys(Set[str]):
@@ -56,7 +98,7 @@ class Keys(Set[str]):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._known = Numbered()
+        self._known = KeyIndex()
 
     def add(self, key: str) -> None:
         """Know one more."""
@@ -110,7 +152,7 @@ class Journal:
             os.fsync(self._file.fileno())
         self._file.seek(0, os.SEEK_END)
 
-    def __contains__(self, key: str) -> bool:
+    def __contains__(self, key: object) -> bool:
         return key in self.keys
 
     def append(self, key: str, row: Mapping[str, Any]) -> None:
@@ -163,11 +205,11 @@ class Journal:
         """Each key's first row, in the order written."""
         return first_per_key(read_rows(self.path))
 
-    def settle(self, order: Order) -> None:
-        """Put the rows in the order of their keys' numbers, so that it no longer tells who came first.
+    def sort(self, order: KeyIndex) -> None:
+        """Put the rows in the order of their keys, so that the file does not depend on which row was first.
 
-        What follows a `:` in a key is not looked at, and keys without a number stand last. The file is replaced
-        whole; of each row sixteen bytes are held in memory.
+        What follows a `:` in a key is ignored, and keys that `order` does not hold come last. The file is replaced
+        whole; sixteen bytes of each row are held in memory.
         """
         self.sync()
         places = _places_in_order(self.path, order)
@@ -305,14 +347,14 @@ def _placed_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             place += len(line)
 
 
-def _places_in_order(path: Path, order: Order) -> array[int] | None:
-    """Where the lines start, by their keys' numbers; null where they stand in that order already."""
+def _places_in_order(path: Path, order: KeyIndex) -> array[int] | None:
+    """The start of each line, in the order of the keys; null where the lines are in that order."""
     free = array("Q", bytes(8 * (len(order) + 2)))
-    before, settled = 0, True
+    before, is_sorted = 0, True
     for number, _ in _numbered_rows(path, order):
-        settled, before = settled and number >= before, number
+        is_sorted, before = is_sorted and number >= before, number
         free[number + 1] += 1
-    if settled:
+    if is_sorted:
         return None
     for number in range(1, len(free)):
         free[number] += free[number - 1]
@@ -323,8 +365,8 @@ def _places_in_order(path: Path, order: Order) -> array[int] | None:
     return places
 
 
-def _numbered_rows(path: Path, order: Order) -> Iterator[tuple[int, int]]:
-    """Each row's number in an order, and where its line starts; those without a number have the last one."""
+def _numbered_rows(path: Path, order: KeyIndex) -> Iterator[tuple[int, int]]:
+    """The place of each row in an order, and the start of its line; keys not in the order come last."""
     for place, row in _placed_rows(path):
         yield order.get(row["key"].partition(":")[0], len(order)), place
 
@@ -349,7 +391,7 @@ def rows_file(path: Path) -> Path:
 
 def first_per_key(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """The rows, without those whose key stood before."""
-    seen = Numbered()
+    seen = KeyIndex()
     return (row for row in rows if seen.add(row["key"]))
 
 

@@ -14,7 +14,7 @@ from maieutic.core.console import note
 from maieutic.core.errors import InputError, ModelError, RenderError
 from maieutic.core.messages import Fault, Finish, Message, Role, Sampling, fingerprint, utf8
 from maieutic.core.store import Stage, write_json
-from maieutic.core.workers import fault_of, work_through
+from maieutic.core.workers import fault_of, run_pending
 from maieutic.evals.files import read_table
 from maieutic.evals.result_file import never_fewer, run_folder
 from maieutic.models import ChatModel, identity
@@ -147,7 +147,7 @@ class _Answering:
             never_fewer(out, len(items))
             with Stage(folder, config) as stage:
                 await self._model.check()
-                await work_through(
+                await run_pending(
                     stage,
                     ((item.key, item) for item in items),
                     self._row,

@@ -24,7 +24,7 @@ from maieutic.core.errors import EmptyCorpus, InputError, ModelError, RenderErro
 from maieutic.core.messages import Fault, Message, Reply, Role, Sampling, fingerprint
 from maieutic.core.prompts import fenced
 from maieutic.core.store import Stage, write_json
-from maieutic.core.workers import check_rate, fault_of, work_through
+from maieutic.core.workers import check_rate, fault_of, run_pending
 from maieutic.evals.alpaca_answer import Output, read_outputs
 from maieutic.evals.result_file import run_folder
 from maieutic.models import ChatModel, identity
@@ -176,7 +176,7 @@ class _Judging:
         try:
             with Stage(folder, config) as stage:
                 await self._model.check()
-                await work_through(
+                await run_pending(
                     stage,
                     ((item.key, item) for item in items),
                     self._row,

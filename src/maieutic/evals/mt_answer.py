@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from maieutic.core.errors import ModelError, RenderError
 from maieutic.core.messages import Fault, Finish, Message, Role, Sampling, fingerprint
 from maieutic.core.store import Journal, Stage
-from maieutic.core.workers import fault_of, work_through
+from maieutic.core.workers import fault_of, run_pending
 from maieutic.evals.mt_files import Question, read_questions
 from maieutic.evals.result_file import never_fewer, run_folder, write_lines
 from maieutic.models import ChatModel, identity
@@ -117,7 +117,7 @@ class _Answering:
                 self._turns = stage.journal("turns")
                 self._said = {row["key"]: row for row in self._turns.rows()}
                 await self._model.check()
-                await work_through(
+                await run_pending(
                     stage,
                     ((item.key, item) for item in items),
                     self._row,

@@ -18,7 +18,7 @@ from maieutic.core.console import note
 from maieutic.core.errors import EmptyCorpus, InputError, ModelError, RenderError
 from maieutic.core.messages import Fault, Sampling, fingerprint
 from maieutic.core.store import Stage
-from maieutic.core.workers import check_rate, fault_of, work_through
+from maieutic.core.workers import check_rate, fault_of, run_pending
 from maieutic.evals import verdicts
 from maieutic.evals.mt_bench import side
 from maieutic.evals.mt_files import NEED_REFERENCE, Answer, Question, read_answers, read_questions
@@ -219,7 +219,7 @@ class _Judging:
         try:
             with Stage(folder, config) as stage:
                 await self._model.check()
-                await work_through(
+                await run_pending(
                     stage,
                     ((call.key, call) for call in calls),
                     self._row,

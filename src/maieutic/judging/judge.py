@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from maieutic.checks.turns import CHECKS
-from maieutic.core.budget import Budget, Purse
+from maieutic.core.budget import Budget, Spending
 from maieutic.core.errors import EmptyCorpus, InputError, MaieuticError
 from maieutic.core.messages import Fault, Message, Problem, Role, Sampling, Verdict, fingerprint
 from maieutic.core.rows import read_stage
 from maieutic.core.store import Stage
-from maieutic.core.workers import Failed, check_rate, fault_of, work_through
+from maieutic.core.workers import Failed, check_rate, fault_of, run_pending
 from maieutic.judging.judges import JUDGE, Judgement, ask, prompt_hash
 from maieutic.judging.rubrics import Rubric, load, summary_score
 from maieutic.models import ChatModel, identity
@@ -94,8 +94,8 @@ def judge(
     rubric = load(rubric) if isinstance(rubric, str) else rubric
     panel = [] if model is None else list(model) if isinstance(model, Sequence) else [model]
     check_rubric(rubric, with_model=bool(panel))
-    purse = Purse((budget or Budget()).checked([judge.id for judge in panel]))
-    judging = _Judging(rubric, panel, samples, sampling, retries, concurrency, purse)
+    spending = Spending((budget or Budget()).checked([judge.id for judge in panel]))
+    judging = _Judging(rubric, panel, samples, sampling, retries, concurrency, spending)
     return asyncio.run(judging.run(source, Path(out), max_failure_rate))
 
 
@@ -120,9 +120,9 @@ class _Judging:
         sampling: Sampling,
         retries: int,
         concurrency: int,
-        purse: Purse,
+        spending: Spending,
     ) -> None:
-        self._purse = purse
+        self._spending = spending
         self._rubric, self._panel, self._concurrency = rubric, panel, concurrency
         self._retries = retries
         self._draws = [
@@ -148,7 +148,7 @@ class _Judging:
         try:
             with Stage(out, {"stage": "judge", **self._identity, "data": data}) as stage:
                 await asyncio.gather(*(model.check() for model in self._panel))
-                worked = await work_through(
+                worked = await run_pending(
                     stage,
                     self._owed(_rows(source, listed, tell=False)),
                     self._row,
@@ -157,7 +157,7 @@ class _Judging:
                     max_failure_rate=max_failure_rate,
                     total=count,
                     label="judge",
-                    purse=self._purse,
+                    spending=self._spending,
                 )
                 if not worked.rows:
                     raise EmptyCorpus(
@@ -232,7 +232,7 @@ class _Judging:
                 item.problem,
                 sampling=draw,
                 retries=self._retries,
-                pay=self._purse.pay,
+                pay=self._spending.charge,
             )
 
     def _given_up(self, item: Item, error: Failed) -> dict[str, Any]:
@@ -270,7 +270,7 @@ class _Judging:
             undecided,
             rows,
             mean,
-            self._purse.replies,
+            self._spending.replies,
             round(seconds, 3),
             str(stage.folder),
         )

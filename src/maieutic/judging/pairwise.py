@@ -14,12 +14,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from maieutic.core.budget import Budget, Purse
+from maieutic.core.budget import Budget, Spending
 from maieutic.core.errors import EmptyCorpus, InputError
 from maieutic.core.messages import Fault, Message, Problem, Role, Sampling, fingerprint
 from maieutic.core.rows import read_stage
 from maieutic.core.store import Stage
-from maieutic.core.workers import Failed, check_rate, fault_of, work_through
+from maieutic.core.workers import Failed, check_rate, fault_of, run_pending
 from maieutic.judging.games import Decided, Game, Side, Two, by_code, gathered, play, prompt_hash, settle
 from maieutic.judging.judge import UNREADABLE, check_rubric, read_item
 from maieutic.judging.judges import JUDGE
@@ -101,9 +101,9 @@ def pairwise(
     if not panel:
         raise InputError("no judge is named", "Give --judge MODEL.")
     check_rubric(rubric, with_model=True)
-    purse = Purse((budget or Budget()).checked([judge.id for judge in panel]))
+    spending = Spending((budget or Budget()).checked([judge.id for judge in panel]))
     draws = [sampling.model_copy(update={"seed": sampling.seed + place}) for place in range(samples)]
-    work = _Comparing(rubric, panel, draws, retries, concurrency, purse)
+    work = _Comparing(rubric, panel, draws, retries, concurrency, spending)
     return asyncio.run(work.run(a, b, Path(out), max_failure_rate))
 
 
@@ -115,10 +115,10 @@ class _Comparing:
         draws: list[Sampling],
         retries: int,
         concurrency: int,
-        purse: Purse,
+        spending: Spending,
     ) -> None:
         self._rubric, self._panel, self._draws = rubric, panel, draws
-        self._retries, self._concurrency, self._purse = retries, concurrency, purse
+        self._retries, self._concurrency, self._spending = retries, concurrency, spending
         self._slots = asyncio.Semaphore(concurrency)
         self._identity = {
             "rubric": rubric.name,
@@ -138,7 +138,7 @@ class _Comparing:
         try:
             with Stage(out, {"stage": "pairwise", **self._identity, "data": data}) as stage:
                 await asyncio.gather(*(model.check() for model in self._panel))
-                await work_through(
+                await run_pending(
                     stage,
                     owed,
                     self._row,
@@ -147,7 +147,7 @@ class _Comparing:
                     max_failure_rate=max_failure_rate,
                     total=len(owed),
                     label="pairs",
-                    purse=self._purse,
+                    spending=self._spending,
                 )
                 result = self._counted(stage, alone, time.monotonic() - started)
                 first = next((row["error"] for row in stage.rows.rows() if row["error"]), "")
@@ -177,7 +177,7 @@ class _Comparing:
                 sampling=draw,
                 retries=self._retries,
                 slots=self._slots,
-                pay=self._purse.pay,
+                pay=self._spending.charge,
             )
             for model in self._panel
             for place, draw in enumerate(self._draws)
@@ -229,7 +229,7 @@ class _Comparing:
             decided[Decided.CODE],
             decided[Decided.EQUAL],
             alone,
-            self._purse.replies,
+            self._spending.replies,
             round(seconds, 3),
             str(stage.folder),
         )

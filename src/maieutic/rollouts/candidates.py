@@ -14,11 +14,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from maieutic.core.budget import Budget, Purse
+from maieutic.core.budget import Budget, Spending
 from maieutic.core.errors import EmptyCorpus, MaieuticError
 from maieutic.core.messages import Conversation, Fault, Message, Reply, Role, Sampling, fingerprint
 from maieutic.core.store import Stage
-from maieutic.core.workers import Failed, fault_of, work_through
+from maieutic.core.workers import Failed, fault_of, run_pending
 from maieutic.models import ChatModel, identity, with_problem
 from maieutic.rollouts.tutor_prompt import Brief
 
@@ -87,7 +87,7 @@ def candidates(
         BudgetSpent, TooManyFailures, ModelError, RunConflict, RunLocked, DiskFull, MissingInput, EmptyCorpus.
     """
     budget = (budget or Budget()).checked([model.id])
-    work = _Candidates(model, k, sampling, prompt, show_solution, limit, Purse(budget))
+    work = _Candidates(model, k, sampling, prompt, show_solution, limit, Spending(budget))
     return asyncio.run(work.run(seeds, Path(out), concurrency, max_failure_rate))
 
 
@@ -100,9 +100,9 @@ class _Candidates:
         prompt: str | None,
         show_solution: bool,
         limit: int | None,
-        purse: Purse,
+        spending: Spending,
     ) -> None:
-        self._purse = purse
+        self._spending = spending
         self._model, self._k, self._sampling, self._limit = model, k, sampling, limit
         self._brief = Brief.named(prompt, show_solution)
         self._skipped = self._cut = self._tokens = 0
@@ -125,7 +125,7 @@ class _Candidates:
         try:
             with Stage(out, config) as stage:
                 await self._model.check()
-                worked = await work_through(
+                worked = await run_pending(
                     stage,
                     self._owed(_corpus(seeds, tell=False) if listed is None else listed),
                     self._row,
@@ -134,7 +134,7 @@ class _Candidates:
                     max_failure_rate=max_failure_rate,
                     total=min(count, self._limit or count),
                     label="candidates",
-                    purse=self._purse,
+                    spending=self._spending,
                 )
                 if not worked.rows:
                     raise EmptyCorpus(
@@ -148,7 +148,7 @@ class _Candidates:
         return Candidates(
             worked.rows,
             **counts,
-            replies=self._purse.replies,
+            replies=self._spending.replies,
             tokens=self._tokens,
             seconds=seconds,
             run=str(out),
@@ -195,7 +195,7 @@ class _Candidates:
         outcomes = [task.result() for task in asked]
         replies = [got for got in outcomes if isinstance(got, Reply)]
         for reply in replies:  # paid for also where a sibling failed
-            self._purse.pay(reply)
+            self._spending.charge(reply)
         if failed := next((got for got in outcomes if isinstance(got, MaieuticError)), None):
             raise failed
         self._tokens += sum(reply.completion_tokens for reply in replies)

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from maieutic.core import prompts
-from maieutic.core.budget import Budget, Purse
+from maieutic.core.budget import Budget, Spending
 from maieutic.core.errors import EmptyCorpus, ModelError
 from maieutic.core.messages import Conversation, Finish, Message, Reply, Role, Sampling, fingerprint
 from maieutic.core.store import Stage
-from maieutic.core.workers import Failed, work_through
+from maieutic.core.workers import Failed, run_pending
 from maieutic.data.wordsets import words
 from maieutic.models import ChatModel, identity
 from maieutic.rollouts.candidates import corpus_hash
@@ -99,16 +99,16 @@ def intents(
         BudgetSpent, TooManyFailures, ModelError, RunConflict, RunLocked, DiskFull, MissingInput, EmptyCorpus.
     """
     budget = (budget or Budget()).checked([model.id])
-    work = _Intents(model, replace, sampling, prompts.load(prompt), Purse(budget))
+    work = _Intents(model, replace, sampling, prompts.load(prompt), Spending(budget))
     return asyncio.run(work.run(_reading(corpus), Path(out), concurrency, max_failure_rate))
 
 
 class _Intents:
     def __init__(
-        self, model: ChatModel, replace: bool, sampling: Sampling, prompt: prompts.Prompt, purse: Purse
+        self, model: ChatModel, replace: bool, sampling: Sampling, prompt: prompts.Prompt, spending: Spending
     ) -> None:
         self._model, self._replace, self._sampling = model, replace, sampling
-        self._prompt, self._purse = prompt, purse
+        self._prompt, self._spending = prompt, spending
 
     async def run(self, corpus: Reading, out: Path, concurrency: int, max_failure_rate: float) -> Intents:
         started = time.monotonic()
@@ -126,7 +126,7 @@ class _Intents:
         try:
             with Stage(out, config) as stage:
                 await self._model.check()
-                await work_through(
+                await run_pending(
                     stage,
                     self._owed(corpus(False)),
                     self._row,
@@ -135,14 +135,14 @@ class _Intents:
                     max_failure_rate=max_failure_rate,
                     total=count,
                     label="intents",
-                    purse=self._purse,
+                    spending=self._spending,
                 )
                 how = Counter(row["meta"]["intent"]["how"] for row in stage.rows.rows())
                 counts = {one.name.lower(): how[one] for one in How}
                 stage.finish(counts)
         finally:
             await self._model.close()
-        spent = {"replies": self._purse.replies, "tokens": self._purse.tokens}
+        spent = {"replies": self._spending.replies, "tokens": self._spending.tokens}
         return Intents(count, **counts, **spent, seconds=round(time.monotonic() - started, 3), run=str(out))
 
     def _owed(self, corpus: Iterable[Conversation]) -> Iterator[tuple[str, _Item]]:
@@ -159,7 +159,7 @@ class _Intents:
         why = ""
         for draw in range(1 + REDRAWS):
             reply = await self._model.reply(messages, self._draw(item.place, draw))
-            self._purse.pay(reply)
+            self._spending.charge(reply)
             text, why = " ".join(reply.text.split()), unusable(reply, conversation)
             if not why:
                 told = conversation.model_copy(update={"intent": text})

@@ -14,11 +14,11 @@ from typing import Any, Literal, NamedTuple
 from maieutic.checks.outcomes import States, is_known
 from maieutic.checks.turns import states_answer
 from maieutic.core import prompts
-from maieutic.core.budget import Budget, Purse
+from maieutic.core.budget import Budget, Spending
 from maieutic.core.errors import EmptyCorpus
 from maieutic.core.messages import Conversation, Fault, Finish, Message, Role, Sampling, fingerprint
 from maieutic.core.store import Stage
-from maieutic.core.workers import Failed, fault_of, work_through
+from maieutic.core.workers import Failed, fault_of, run_pending
 from maieutic.data.corpus import read_corpus
 from maieutic.models import ChatModel, identity
 from maieutic.rollouts.pre_post_rows import before_dialogue, start_key
@@ -80,7 +80,7 @@ def attempts(
         BudgetSpent, TooManyFailures, ModelError, RunConflict, RunLocked, DiskFull, MissingInput, EmptyCorpus.
     """
     work = _Attempts(model, when, n, prompts.load(prompt), sampling, user_mode(model, mode), states)
-    work.purse = Purse((budget or Budget()).checked([model.id]))
+    work.spending = Spending((budget or Budget()).checked([model.id]))
     talks = [
         one
         for one in (read_corpus(source) if isinstance(source, (Path, str)) else source)
@@ -102,7 +102,7 @@ class _Attempts:
     ) -> None:
         self._model, self._when, self._n, self._mode = model, when, n, mode
         self._prompt, self._sampling, self._states = prompt, sampling, states or states_answer
-        self.purse = Purse()
+        self.spending = Spending()
 
     async def run(
         self, talks: list[Conversation], out: Path, concurrency: int, max_failure_rate: float
@@ -110,10 +110,10 @@ class _Attempts:
         try:
             with Stage(out, self._identity()) as stage:
                 await self._model.check()
-                worked = await work_through(
+                worked = await run_pending(
                     stage, self._owed(talks), self._row, self._given_up,
                     concurrency=concurrency, max_failure_rate=max_failure_rate,
-                    total=len(talks), label=f"attempts {self._when}", purse=self.purse,
+                    total=len(talks), label=f"attempts {self._when}", spending=self.spending,
                 )  # fmt: skip
                 if not worked.rows:
                     raise EmptyCorpus("no dialogue has a known answer", "Seed the dialogues with problems.")
@@ -122,9 +122,15 @@ class _Attempts:
                 stage.finish({"failed": worked.failed, "right": right, "when": self._when})
         finally:
             await self._model.close()
-        usd = round(self.purse.usd, 6)
+        usd = round(self.spending.usd, 6)
         return Attempts(
-            worked.rows, worked.failed, right, self.purse.replies, self.purse.tokens, usd or None, str(out)
+            worked.rows,
+            worked.failed,
+            right,
+            self.spending.replies,
+            self.spending.tokens,
+            usd or None,
+            str(out),
         )
 
     def _identity(self) -> dict[str, Any]:
@@ -165,7 +171,7 @@ class _Attempts:
         drawn = int(fingerprint([self._when, self._of(talk), place])[:7], 16) + self._sampling.seed
         sampling = self._sampling.model_copy(update={"seed": drawn})
         reply = await next_user_turn(self._model, self._mode, talk, messages, sampling, may_end=False)
-        self.purse.pay(reply)
+        self.spending.charge(reply)
         assert talk.problem
         return {
             "text": reply.text,

@@ -17,12 +17,10 @@ from typing import Any, NamedTuple
 
 from pydantic import Field
 
-from maieutic.core.budget import Budget, Purse
-from maieutic.core.errors import BudgetSpent, TooManyFailures
+from maieutic.core.budget import Budget, Spending
 from maieutic.core.messages import Conversation, Record, Sampling, fingerprint
-from maieutic.core.numbered import Numbered
-from maieutic.core.progress import Progress, track
 from maieutic.core.store import Stage
+from maieutic.core.workers import check_rate, open_stage, run_pool
 from maieutic.models import ChatModel, identity
 from maieutic.models.student import load_kind
 from maieutic.rollouts import guards
@@ -178,15 +176,10 @@ async def _simulate(
         config.kinds,
     )
     config.budget.checked([model.id for model in cast.models()])
-    try:
-        identified = _identity(cast, config, starts.hash) | ({"decided": True} if decided else {})
-        with Stage(out, identified) as stage:
-            await asyncio.gather(*(model.check() for model in cast.models()))
-            run = _Run(cast, stage, config, decided)
-            summary = await run.all(starts, n)
-            return _close(stage, summary, config)
-    finally:
-        await asyncio.gather(*(model.close() for model in cast.models()))
+    identified = _identity(cast, config, starts.hash) | ({"decided": True} if decided else {})
+    async with open_stage(out, identified, cast.models()) as stage:
+        run = _Run(cast, stage, config, decided)
+        return _close(stage, await run.all(starts, n), config)
 
 
 def _identity(cast: _Cast, config: SimulateConfig, seeds: str | None) -> dict[str, Any]:
@@ -240,45 +233,29 @@ class _Run:
         self._turns = stage.journal("turns")
         self._partial = partial_dialogues(self._turns, stage.rows)
         self._tallies = tally(stage.rows)
-        self._order = Numbered()
-        self._purse = Purse(config.budget)
-        self._spent: BudgetSpent | None = None
+        self._spending = Spending(config.budget)
         self._started = time.monotonic()
 
     async def all(self, starts: Starts, n: int | None) -> Summary:
-        """Every owed dialogue."""
+        """Every pending dialogue."""
         total = starts.total(n)
-        owed = starts.take(n, fingerprint(self._stage.config), self._config.seed)
-        with track(total, "simulate") as progress:
-            workers = [
-                asyncio.create_task(self._work(owed, progress))
-                for _ in range(min(self._config.concurrency, total))
-            ]
-            try:
-                await asyncio.gather(*workers)
-            finally:
-                for worker in workers:
-                    worker.cancel()
-                await asyncio.gather(*workers, return_exceptions=True)
-        if self._spent:
-            raise self._spent
-        self._stage.rows.settle(self._order)
+        pending = starts.take(n, fingerprint(self._stage.config), self._config.seed)
+        keys = await run_pool(
+            ((start.key, start) for start in pending),
+            self._stage.rows,
+            self._one,
+            concurrency=min(self._config.concurrency, total),
+            total=total,
+            label="simulate",
+            spending=self._spending,
+            note=self._live,
+        )
+        self._stage.rows.sort(keys)
         return self._summary(time.monotonic() - self._started)
 
-    async def _work(self, owed: Iterator[Start], progress: Progress) -> None:
-        """One dialogue after another; a spent budget lets each worker finish the turn it is at."""
-        for start in owed:
-            self._order.add(start.key)
-            if start.key not in self._stage.rows:
-                try:
-                    self._purse.check()
-                    await self._one(start)
-                except BudgetSpent as error:
-                    self._spent = error
-                    return
-            progress.advance(note=self._live)
+    async def _one(self, key: str, start: Start) -> None:
+        """One dialogue; a spent budget lets it finish the turn it is at."""
 
-    async def _one(self, start: Start) -> None:
         def keep(index: int, spoken: Spoken) -> None:
             row = {
                 "dialogue": start.key,
@@ -287,11 +264,11 @@ class _Run:
                 "info": spoken.info,
             }
             self._turns.append(f"{start.key}:{index}", row)
-            self._purse.check()
+            self._spending.check()
 
         partial = self._partial.pop(start.key, [])
         dialogue = Dialogue(
-            start.draws, start.conversation, *self._sides, self._rules, partial, keep, self._purse.pay
+            start.draws, start.conversation, *self._sides, self._rules, partial, keep, self._spending.charge
         )
         outcome = await dialogue.run()
         row = dialogue_row(start.key, start.conversation, outcome, dialogue.end_info)
@@ -301,35 +278,31 @@ class _Run:
 
     def _live(self) -> str:
         """What the progress line says: replies a second, what was spent, failures by kind."""
-        rate = self._purse.replies / max(1e-6, time.monotonic() - self._started)
+        rate = self._spending.replies / max(1e-6, time.monotonic() - self._started)
         faults = ", ".join(f"{count} {fault}" for fault, count in self._tallies.faults().items())
-        return f"{rate:.1f} replies/s, {self._purse}" + (f"; failed: {faults}" if faults else "")
+        return f"{rate:.1f} replies/s, {self._spending}" + (f"; failed: {faults}" if faults else "")
 
     def _summary(self, seconds: float) -> Summary:
         tallies = self._tallies
         return Summary(
             dialogues=sum(tallies.ends.values()),
             failed=len(tallies.failed),
-            replies=self._purse.replies,
+            replies=self._spending.replies,
             seconds=round(seconds, 3),
             run=str(self._stage.folder),
             ends=dict(tallies.ends),
             faults=tallies.faults(),
             guards=dict(tallies.guards),
             unread=tallies.unread,
-            tokens=self._purse.tokens,
-            usd=round(self._purse.usd, 6) if self._config.budget.prices else None,
+            tokens=self._spending.tokens,
+            usd=round(self._spending.usd, 6) if self._config.budget.prices else None,
         )
 
 
 def _close(stage: Stage, summary: Summary, config: SimulateConfig) -> Summary:
     total = summary.dialogues + summary.failed
     stage.finish({**summary._asdict(), "run": None})
-    if total and summary.failed / total > config.max_failure_rate:
-        worst = ", ".join(f"{count} by {fault}" for fault, count in sorted(summary.faults.items()))
-        first = first_error(stage.rows)
-        raise TooManyFailures(
-            f"{summary.failed} of {total} dialogues failed ({worst}; the first: {first})",
-            "Mend the cause and run the same command: only those are asked again. Or raise --max-failure-rate.",
-        )
+    worst = ", ".join(f"{count} by {fault}" for fault, count in sorted(summary.faults.items()))
+    what = f"dialogues ({worst})"
+    check_rate(summary.failed, total, config.max_failure_rate, what, first_error(stage.rows))
     return summary
