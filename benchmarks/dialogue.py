@@ -26,7 +26,6 @@ from maieutic.core.store import read_json
 from maieutic.evals.dialogue import compare_starts, load_outcomes, metrics_by_start
 from maieutic.recipes import runner
 from maieutic.recipes.demo.base import one_thread
-from maieutic.report import report
 from maieutic.rollouts.pre_post_rows import read_tries
 
 TUTORS = ("control-silent", "control-telling", "base", "single", "outcome")
@@ -55,7 +54,7 @@ def ran(seed: int, folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     plan = runner.resolve("closed-loop-small", folder, {**settings, "seed": seed})
     with one_thread():
         stages = runner.run_plan(plan)
-    report([folder])
+    write_report([folder])
     seconds = read_json(folder / "timings.json")
     rounds = [name.removeprefix("mix-") for name in stages if name.startswith("mix-")]
     return {

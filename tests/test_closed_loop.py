@@ -16,7 +16,7 @@ from maieutic.core.store import read_json, stage_rows
 from maieutic.data.corpus import write_corpus
 from maieutic.recipes import runner
 from maieutic.recipes.demo.base import one_thread
-from maieutic.report import report
+from maieutic.report.page import write_report
 
 
 def start(number: int, problem: int) -> Conversation:
@@ -204,14 +204,16 @@ def test_the_loop_runs_with_speakers_of_fixed_words_and_the_page_shows_all_five(
     manifests = runner.run_plan(plan)
     assert manifests["play-on"]["dialogues"] == manifests["mix"]["plays"] > 60
     assert manifests["mix"]["agreement"]["n"] == 12
-    page = report([run]).read_text(encoding="utf-8")
-    assert "Told against solved" in page and "What the rubric’s score is worth" in page
+    page = write_report([run]).read_text(encoding="utf-8")
+    assert "Told against solved" in page and "Rubric score and outcome" in page
     for student in ("scripted", "other"):
         assert page.count(f"Whole dialogues with the student “{student}”") >= 1
         for name in ("no tutor", "one that tells", "base", "tuned", "third"):
-            assert f"{name} with {student}: solved " in page  # each a point of the figure, said in words too
+            assert (
+                f"{name} with {student}: solved " in page
+            )  # each a point of the figure, in its alt text too
     assert "base against tuned, with the student “scripted”: solved" in page
-    assert "What became of replies that were played on" in page
+    assert "Outcomes of replies that were continued" in page
     again = runner.run_plan(
         runner.resolve(str(tmp_path / "words.yaml"), run, {"starts": str(tmp_path / "starts.jsonl")})
     )

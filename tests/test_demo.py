@@ -78,9 +78,9 @@ def test_a_second_call_finds_it_done(run: Demo) -> None:
 
 def test_the_report_lies_beside_it(run: Demo) -> None:
     page = (run.run / "report.html").read_text(encoding="utf-8")
-    assert "What came out" in page and "Told against solved" in page
-    assert "Probes: tutors that must not win (socratic_checks, code)" in page
-    assert "sycophant" in page and "tuned-judged less it" in page
+    assert "Findings" in page and "Told against solved" in page
+    assert "Baselines: tutors that must not win (socratic_checks, code)" in page
+    assert "sycophant" in page and "tuned-judged less this" in page
     assert {path.suffix for path in (run.run / "figures").iterdir()} == {".png", ".svg"}
 
 

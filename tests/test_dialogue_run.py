@@ -27,7 +27,7 @@ from maieutic.evals.dialogue_run import (
 )
 from maieutic.models import load
 from maieutic.recipes import runner
-from maieutic.report import report
+from maieutic.report.page import write_report
 from maieutic.rollouts.pre_post_test import asked, attempts
 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -174,7 +174,7 @@ def test_the_command_its_plan_and_the_report(problems: Path, asker: str, tmp_pat
     assert done["tutors"]["asker"]["cooperative"]["solved"]["n"] == 4, (
         "a start is one unit, whatever the kind"
     )
-    report([out])
+    write_report([out])
     page = (out / "report.html").read_text(encoding="utf-8")
     for tutor in ("asker", "control-silent", "control-telling"):
         assert f"{tutor}-with-cooperative" in page
@@ -250,9 +250,9 @@ stages:
     assert found["difference"]["metrics"]["delta_solve"]["n"] == 4
     assert found["scores"]["by_kind"]["cooperative"]["solved"] == found["scores"]["solved"]
     assert set(stages["played"]["tutors"]) == {"asker", "control-silent", "control-telling"}
-    report([tmp_path / "run"])
+    write_report([tmp_path / "run"])
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
-    assert "one that tells with coop: solved " in page
+    assert "tutor that tells with coop: solved " in page
     again = runner.run_plan(runner.resolve(str(path), tmp_path / "run", {}))
     assert again["played"] == stages["played"]
 

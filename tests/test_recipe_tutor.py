@@ -34,7 +34,7 @@ from maieutic.judging.preferences import judged_rows, pairs
 from maieutic.judging.rubrics import load
 from maieutic.recipes import runner
 from maieutic.recipes.demo.base import build
-from maieutic.report import report
+from maieutic.report.page import write_report
 
 FILES = {f"{name}_train": f"{name}.json" for name in SETS} | {"human": "human.json"}
 
@@ -449,12 +449,12 @@ def test_the_table_has_every_set_and_tutor_as_published_and_clean(runs: dict[str
 @pytest.mark.timeout(1500)
 def test_the_report_shows_the_table_and_its_files_load_back(runs: dict[str, Any], tmp_path: Path) -> None:
     run = runs["folder"] / "killed"
-    page = checked(report([run], tmp_path / "r", artefacts=True))
+    page = checked(write_report([run], tmp_path / "r", artefacts=True))
     for words in (
         "Every test set with every tutor",
         "as published",
-        "The differences from the base",
-        "train set",
+        "Differences from the base",
+        "training set",
     ):
         assert words in page.text
     drawn = {path.stem for path in (tmp_path / "r" / "figures").glob("*.svg")}

@@ -27,13 +27,12 @@ from maieutic.judging import judge
 from maieutic.judging.preferences import judged_rows, pairs
 from maieutic.models import load
 from maieutic.recipes.stages import Prefer, Simulator, Tutor
-from maieutic.report import report
 from maieutic.report.collect import collect
-from maieutic.report.draw import label
-from maieutic.report.material import gather
-from maieutic.report.numbers import num
-from maieutic.report.page import escaped
-from maieutic.report.sample_dialogues import pick
+from maieutic.report.estimates import num
+from maieutic.report.extract import extract
+from maieutic.report.figures import label
+from maieutic.report.page import environment, write_report
+from maieutic.report.sample_dialogues import sample_dialogues
 from maieutic.rollouts import SimulateConfig, simulate
 from maieutic.rollouts.candidates import candidates
 
@@ -225,7 +224,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def made(whole: Path) -> Path:
     """Its report."""
-    return report([whole], whole.parent / "report")
+    return write_report([whole], whole.parent / "report")
 
 
 ALL = {"turn-shapes", "end-calibration", "scores", "told-solved", "human-judge", "learning-curves"}
@@ -236,10 +235,10 @@ def test_a_whole_run_shows_everything(made: Path) -> None:
     assert made.name == "report.html"
     assert figures(made) == ALL
     for said in (
-        "The simulator beside people", "perplexity on people's turns", "Scores of the tutor", "summary score",
-        "The judge beside people", "Whole dialogues on problems", "Stages of run", "ab" * 32, "torch 2.13.0",
-        "Pairs to learn from (pairs)", "Chosen less rejected: ", "Where pairs come from (pairs)", "used here",
-        "held-out loss", "1.250", "the simulator ended it", "chance of END 90 %", "reveals answer: yes", "unscored:",
+        "The simulator and people", "perplexity of human turns", "Scores of the tutor", "summary score",
+        "The judge and people", "Whole dialogues on problems", "Stages of run", "ab" * 32, "torch 2.13.0",
+        "Preference pairs (pairs)", "Chosen less rejected: ", "Pairs by strategy (pairs)", "used here",
+        "validation loss", "1.250", "the simulator ended it", "probability of END 90 %", "reveals answer: yes", "unscored:",
     ):  # fmt: skip
         assert said in page.text, said
     assert len(page.of("article")) == 10
@@ -247,7 +246,7 @@ def test_a_whole_run_shows_everything(made: Path) -> None:
         "whole dialogues: solved 0.400, against 0.200; difference 0.200 (95 % −0.100 to 0.500, n = 30). The"
         in page.text
     )
-    assert "The interval holds zero: no difference is shown." in page.text
+    assert "The interval contains zero: no difference is shown." in page.text
 
 
 def test_text_is_shown_and_never_markup(made: Path) -> None:
@@ -261,34 +260,35 @@ def test_text_is_shown_and_never_markup(made: Path) -> None:
 
 @pytest.mark.parametrize("text", [HOSTILE, "\ud800", "a\r\nb", "<" * 5, "&amp;", "'\""])
 def test_escaped_text_reads_back_as_it_is_shown(text: str) -> None:
-    once = escaped(text)
+    template = environment().from_string("{{ text }}")
+    once = template.render(text=text)
     assert not set("<>\"'") & set(once)
-    assert escaped(html.unescape(once)) == once  # nothing is left that would change
+    assert template.render(text=html.unescape(once)) == once  # nothing is left that would change
     once.encode()
 
 
 def test_the_same_run_gives_the_same_bytes(made: Path, whole: Path, tmp_path: Path) -> None:
-    report([whole], tmp_path)
+    write_report([whole], tmp_path)
     files = sorted(file.relative_to(tmp_path) for file in tmp_path.rglob("*") if file.is_file())
     assert len(files) == 1 + 2 * len(ALL)
     assert all((tmp_path / file).read_bytes() == (made.parent / file).read_bytes() for file in files)
 
 
 def test_single_stages(tmp_path: Path) -> None:
-    path = report([talk(tmp_path, tmp_path / "talk")])
+    path = write_report([talk(tmp_path, tmp_path / "talk")])
     assert path == tmp_path / "talk" / "report.html"
     assert figures(path) == {"turn-shapes"}
-    assert "no people were given to compare" in checked(path).text
+    assert "has no people to compare with" in checked(path).text
     assert simulate_again(tmp_path) == 4, "a report in its folder does not disturb a stage"
 
-    path = report([judged(tmp_path / "j")], tmp_path / "judge-report")
+    path = write_report([judged(tmp_path / "j")], tmp_path / "judge-report")
     assert figures(path) == {"scores"}
     assert "the best" in checked(path).text
 
-    path = report([trained(tmp_path / "sft", held_out=False)])
+    path = write_report([trained(tmp_path / "sft", held_out=False)])
     assert figures(path) == {"learning-curves"}
     page = checked(path)
-    assert "no loss on held-out data" in page.text
+    assert "No validation loss" in page.text
     assert not page.of("article")
 
 
@@ -300,7 +300,7 @@ def simulate_again(folder: Path) -> int:
 def test_an_unfinished_stage_says_so(tmp_path: Path) -> None:
     with Stage(tmp_path / "run" / "half", {"stage": "judge", "rubric": "socratic"}):
         pass
-    page = checked(report([tmp_path / "run"]))
+    page = checked(write_report([tmp_path / "run"]))
     assert "1 of them not finished" in page.text
     assert not page.of("img")
 
@@ -308,10 +308,10 @@ def test_an_unfinished_stage_says_so(tmp_path: Path) -> None:
 def test_several_runs_and_files_of_ratings(whole: Path, tmp_path: Path) -> None:
     ratings = tmp_path / "human_vs_judge.jsonl"
     ratings.write_text('{"human": "yes", "judge": "no"}\n{"human": 1, "judge": 1}\n')
-    alone = report([ratings])
+    alone = write_report([ratings])
     assert alone == tmp_path / "report.html"
     assert figures(alone) == {"human-judge"}
-    page = checked(report([trained(tmp_path / "sft"), whole, ratings], tmp_path / "out"))
+    page = checked(write_report([trained(tmp_path / "sft"), whole, ratings], tmp_path / "out"))
     assert "run/talk" in page.text
     assert len(page.of("img")) == len(ALL) + 1
 
@@ -324,7 +324,7 @@ def test_tutors_are_compared_over_whole_dialogues(tmp_path: Path) -> None:
         stage.finish({"scores": three, "against": three, "difference": {"metrics": {"solved": gap}}})
     write_json(tmp_path / "recipe.json", {"recipe": "r", "stages": {"outcomes": {"do": "dialogues"}}})
     write_json(tmp_path / "timings.json", {"outcomes": 7.25})
-    path = report([tmp_path])
+    path = write_report([tmp_path])
     page = checked(path)
     assert figures(path) == {"told-solved"}
     assert (
@@ -337,27 +337,27 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file.json").write_text("[]")
     for path, said in (
         (tmp_path / "no", "no such"),
-        (tmp_path, "nothing has run"),
-        (tmp_path / "file.json", "no run"),
+        (tmp_path, "no stage"),
+        (tmp_path / "file.json", "not a run"),
     ):
         with pytest.raises(MissingInput, match=said):
-            report([path])
-    with pytest.raises(MissingInput, match="no run is named"):
-        report([])
+            write_report([path])
+    with pytest.raises(MissingInput, match="no run was given"):
+        write_report([])
     assert sorted(file.name for file in tmp_path.iterdir()) == ["file.json"]
 
 
 def test_the_ten_are_picked_by_rule(whole: Path) -> None:
     runs = collect([whole])
-    ten = pick(runs)
+    ten = sample_dialogues(runs)
     assert len(ten) == 10
-    assert pick(runs, 3) == ten[:3]
+    assert sample_dialogues(runs, 3) == ten[:3]
     replies = [turn for shown in ten[:2] for turn in shown.turns if turn.who.startswith("reply")]
-    assert [turn.who for turn in replies if not turn.aside] == [
+    assert [turn.who for turn in replies if not turn.folded] == [
         "reply 1 of 5, the best",
         "reply 2 of 5, the worst",
     ]
-    assert replies[-1].marks[0].text.startswith("unscored") and replies[-1].aside
+    assert replies[-1].marks[0].text.startswith("unscored") and replies[-1].folded
     first = [shown.title.partition(":")[0] for shown in ten]
     assert first[:4] == ["base-judged", "judged", "talk", "tuned-judged"]
     assert first[4:8] == first[:4]
@@ -366,9 +366,9 @@ def test_the_ten_are_picked_by_rule(whole: Path) -> None:
 
 
 def test_a_moved_run_finds_its_people(whole: Path) -> None:
-    (talks,) = [gather(collect([whole])).talks]
-    assert [talk.people for talk in talks] == [True, False]
-    assert talks[1].counts == [2] * 4
+    found = extract(collect([whole])).turn_counts
+    assert [counts.people for counts in found] == [True, False]
+    assert found[1].counts == [2] * 4
 
 
 def test_labels_are_plain_one_line_and_drawable() -> None:
@@ -405,7 +405,7 @@ def test_end_bins_hold_every_decision() -> None:
 
 def test_artefacts_load_back_with_the_same_scores_and_pairs(whole: Path, tmp_path: Path) -> None:
     shutil.copytree(whole, tmp_path / "again")
-    path = report([whole, tmp_path / "again"], tmp_path / "out", artefacts=True)
+    path = write_report([whole, tmp_path / "again"], tmp_path / "out", artefacts=True)
     tmp_path = path.parent
     written = sorted(str(file.relative_to(path.parent)) for file in path.parent.rglob("*.json"))
     assert written == [
@@ -450,7 +450,7 @@ criteria:
 """
 
 
-def test_a_probe_that_would_win_is_said(tmp_path: Path) -> None:
+def test_a_baseline_that_would_win_is_named(tmp_path: Path) -> None:
     """Under each rubric that judged it, beside the tutor on the same dialogues."""
     (tmp_path / "weak.yaml").write_text(WEAK)
     run = tmp_path / "run"
@@ -466,21 +466,22 @@ def test_a_probe_that_would_win_is_said(tmp_path: Path) -> None:
     for rubric in ("socratic_checks", str(tmp_path / "weak.yaml")):
         for stage in ("good", "probe", "elsewhere"):
             judge(run / stage, run / f"{stage}-{Path(rubric).stem}", rubric=rubric)
-    text = html.unescape(report([run]).read_text(encoding="utf-8"))
+    text = html.unescape(write_report([run]).read_text(encoding="utf-8"))
     for rubric in ("socratic_checks", "weak"):
-        assert f"<h3>Probes: tutors that must not win ({rubric}, code)</h3>" in text
+        assert f"<h3>Baselines: tutors that must not win ({rubric}, code)</h3>" in text
     wins = re.findall(
-        r"<li>The probe question-only is not shown to be below (\S+) under (\w+): 1.000 against 1.000;", text
+        r"<li>The baseline question-only is not shown to score below (\S+) under (\w+): 1.000 against 1.000;",
+        text,
     )
     assert wins == [("good-weak", "weak")]
-    assert "Each probe is shown to be below each tutor." in text
+    assert "Each baseline is shown to score below each tutor." in text
 
 
 def test_artefacts_need_the_published_criteria(tmp_path: Path) -> None:
     candidates(Speaker(lambda messages, sampling: "Why?"), seeds(), tmp_path / "c", k=2)
     judge(tmp_path / "c", tmp_path / "j", rubric="socratic_checks", model=None)
     with pytest.raises(InputError, match="four criteria"):
-        report([tmp_path / "j"], tmp_path / "out", artefacts=True)
+        write_report([tmp_path / "j"], tmp_path / "out", artefacts=True)
 
 
 def test_the_command(whole: Path, tmp_path: Path) -> None:
@@ -497,6 +498,6 @@ def test_the_command(whole: Path, tmp_path: Path) -> None:
 def test_the_demo_has_a_report(tmp_path: Path) -> None:
     maieutic = [sys.executable, "-m", "maieutic"]
     subprocess.run([*maieutic, "demo", "--out", str(tmp_path / "demo")], check=True, capture_output=True)
-    page = checked(report([tmp_path / "demo"], tmp_path / "out"))
+    page = checked(write_report([tmp_path / "demo"], tmp_path / "out"))
     assert {"learning-curves", "scores", "turn-shapes"} <= figures(tmp_path / "out" / "report.html")
     assert len(page.of("article")) == 10

@@ -14,8 +14,8 @@ from maieutic.data.corpus import read_corpus
 from maieutic.evals.paired import compare_files
 from maieutic.recipes import runner
 from maieutic.recipes.demo.base import one_thread
-from maieutic.report import report
-from maieutic.report.probes import shown_better
+from maieutic.report.baselines import shown_better
+from maieutic.report.page import write_report
 
 _SIMULATOR = (
     ("perplexity_on_human_turns", "perplexity on their turns"),
@@ -143,7 +143,7 @@ def demo(out: Path, seed: int = 0, settings: Mapping[str, Any] | None = None) ->
     took = sum(read_json(out / "timings.json").values())
     result = Demo(out, max(took, time.monotonic() - started), stages)
     write_json(result.summary, result.json())
-    report([out])
+    write_report([out])
     return result
 
 

@@ -32,9 +32,9 @@ def report(
 
     Example: maieutic report demo-run
     """
-    from maieutic.report import report as room
+    from maieutic.report.page import write_report
 
-    path = room(runs, out, artefacts)
+    path = write_report(runs, out, artefacts)
     if json:
         print_json({"report": str(path), "figures": str(path.parent / "figures")})
     else:

@@ -1,6 +1,6 @@
-"""socratic-llm's tree of files, from a run: `dpo/{set}/train_dataset.json`, `evaluation/{set}/{model}.json`.
+"""A run as socratic-llm's files: `dpo/{set}/train_dataset.json` and `evaluation/{set}/{model}.json`.
 
-`eval tutor score` and `prefer --from` read what is written here: the same scores, and the same pairs.
+`eval tutor score` and `prefer --from` read these files and find the same scores and the same pairs.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _SPEAKERS = {Role.USER.value: "Student", Role.ASSISTANT.value: "Teacher"}
 
 
 def write(runs: Sequence[Run], out: Path) -> list[Path]:
-    """Write the tree below `out`; returns the files.
+    """Write the files below `out` and return their paths.
 
     Raises:
-        InputError: no judged reply has the four criteria of the published form.
+        InputError: no judged reply has the four published criteria.
     """
     files: dict[Path, list[dict[str, Any]]] = {}
     for run in runs:
-        training, evaluations = _roles(run)
+        training, evaluations = _judge_stages(run)
         for stage in training:
             for name, rows in _by_set(run, stage).items():
                 items = [item for row in rows if (item := training_item(row))]
@@ -43,8 +43,8 @@ def write(runs: Sequence[Run], out: Path) -> list[Path]:
     written = {path: items for path, items in files.items() if items}
     if not written:
         raise InputError(
-            "no artefacts: no judged reply has the four criteria of socratic-llm's form",
-            "They need a judge stage with --rubric socratic and a model as the judge.",
+            "no judged reply has the four criteria of socratic-llm's files",
+            "The files need a judge stage with --rubric socratic and a model as the judge.",
         )
     for path, items in written.items():
         with full_disk(path):
@@ -54,17 +54,17 @@ def write(runs: Sequence[Run], out: Path) -> list[Path]:
 
 
 def _add(files: dict[Path, list[dict[str, Any]]], path: Path, items: list[dict[str, Any]]) -> None:
-    """Add a stage's items to a file; those that another stage or run brought already are the same ones."""
-    there = files.setdefault(path, [])
-    known = {fingerprint(item) for item in there}
-    there += [item for item in items if fingerprint(item) not in known]
+    """Add a stage's items to a file; items equal to one that is there are left out."""
+    held = files.setdefault(path, [])
+    known = {fingerprint(item) for item in held}
+    held += [item for item in items if fingerprint(item) not in known]
 
 
 def training_item(row: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A judged row with several candidates as an item of `train_dataset.json`; null where it does not fit.
+    """A judged row with several candidates as an item of `train_dataset.json`, or null where the form does not fit.
 
-    `chosen` is the best candidate and `rejected` the worst, the first of equal ones, as the published files have it;
-    whether they make a pair is for `prefer` to say.
+    `chosen` is the best candidate and `rejected` the worst (of equal ones the first), as in the published files;
+    `prefer` decides whether the two make a pair.
     """
     evaluations = [_evaluation(*one) for one in _graded(row)]
     scored = [(score, place) for place, (_, _, score) in enumerate(_graded(row)) if score is not None]
@@ -83,7 +83,7 @@ def training_item(row: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def evaluation_items(row: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
-    """Each judged reply of a row as an item of an evaluation file; those of another rubric are left out."""
+    """Each judged reply of a row as an item of an evaluation file; replies judged by another rubric are left out."""
     for text, verdict, score in _graded(row):
         item = _evaluation(text, verdict, score)
         if item["evaluation"] or item["evaluation_error"]:
@@ -91,7 +91,7 @@ def evaluation_items(row: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
 
 
 def prompt_of(row: Mapping[str, Any]) -> str:
-    """The dialogue as one string: a single turn byte for byte, several with their speakers; no instructions."""
+    """The dialogue as one string, without instructions: a single turn as it is, several turns with their speakers."""
     turns = [turn for turn in row.get("messages") or () if turn.get("role") in _SPEAKERS]
     if len(turns) == 1:
         return str(turns[0]["content"])
@@ -99,8 +99,11 @@ def prompt_of(row: Mapping[str, Any]) -> str:
 
 
 def _graded(row: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any], float | None]]:
-    three = zip(row.get("candidates") or (), row.get("verdicts") or (), row.get("scores") or (), strict=False)
-    return [(str((one or {}).get("text") or ""), verdict or {}, score) for one, verdict, score in three]
+    columns = (row.get(key) or () for key in ("candidates", "verdicts", "scores"))
+    return [
+        (str((candidate or {}).get("text") or ""), verdict or {}, score)
+        for candidate, verdict, score in zip(*columns, strict=False)
+    ]
 
 
 def _evaluation(text: str, verdict: Mapping[str, Any], score: float | None) -> dict[str, Any]:
@@ -115,46 +118,42 @@ def _evaluation(text: str, verdict: Mapping[str, Any], score: float | None) -> d
     }
 
 
-def _roles(run: Run) -> tuple[list[StageRun], list[tuple[StageRun, str]]]:
-    """The judge stages that made pairs, and those that score: each with the file name of its model.
+def _judge_stages(run: Run) -> tuple[list[StageRun], list[tuple[StageRun, str]]]:
+    """The judge stages whose verdicts made pairs, and the others with the file name of the model that they score.
 
-    Read from what the later stages say they read; without such stages, several candidates a prompt are training data.
-    A judge that was set beside people scores no model.
+    Decided by what the later stages read. Without a `prefer` stage, several candidates a prompt are training data. A
+    judge that was only compared with people scores no model.
     """
     judged = [stage for stage in run.stages if stage.kind == "judge"]
-    feeding = [run.named(_setting(s, "data")) for s in run.stages if s.kind == "prefer"]
+    feeding = [run.stage_at(s.setting("data")) for s in run.stages if s.kind == "prefer"]
     names: dict[str, str] = {}
     for stage in run.stages:
         if stage.kind == "eval-tutor":
-            names |= {_setting(stage, "data"): _TUNED, _setting(stage, "against"): "base"}
+            names |= {stage.setting("data"): _TUNED, stage.setting("against"): "base"}
         elif stage.kind == "grid":
             names |= _of_grid(stage)
-    models = {of.name: model for path, model in names.items() if (of := run.named(path)) is not None}
+    models = {of.name: model for path, model in names.items() if (of := run.stage_at(path)) is not None}
     training = [stage for stage in judged if stage in feeding]
     if not training:
         training = [stage for stage in judged if stage.name not in models and _several(stage)]
     trained_on = "-".join(dict.fromkeys(name for stage in training for name in _by_set(run, stage)))
     models = {name: model + trained_on if model == _TUNED else model for name, model in models.items()}
-    beside = [run.named(_setting(stage, "data")) for stage in run.stages if stage.kind == "agreement"]
-    rest = [stage for stage in judged if stage not in training and stage not in beside]
+    validated = [run.stage_at(stage.setting("data")) for stage in run.stages if stage.kind == "agreement"]
+    rest = [stage for stage in judged if stage not in training and stage not in validated]
     return training, [(stage, models.get(stage.name, stage.name)) for stage in rest]
 
 
 _TUNED = "from_finetuned_with_"
 
 
-def _setting(stage: StageRun, name: str) -> Any:
-    return stage.recipe.get(name) or stage.config.get(name)
-
-
 def _of_grid(stage: StageRun) -> dict[str, str]:
-    """What each judged stage of a grid goes by: `base`, the name of a prompted one, or what it learned from."""
-    sets, others = _setting(stage, "sets"), _setting(stage, "others") or []
+    """The file name of each judged stage of a grid: `base`, a prompted model's name, or the set it was trained on."""
+    sets, others = stage.setting("sets"), stage.setting("others") or []
     columns = (("base", ["base"]), ("beside", others), ("tuned", [_TUNED + name for name in sets]))
     return {
         path: name
         for setting, names in columns
-        for path, name in zip(_setting(stage, setting) or [], list(names) * len(sets), strict=True)
+        for path, name in zip(stage.setting(setting) or [], list(names) * len(sets), strict=True)
     }
 
 
@@ -164,7 +163,7 @@ def _several(stage: StageRun) -> bool:
 
 
 def _by_set(run: Run, stage: StageRun) -> dict[str, list[dict[str, Any]]]:
-    """A stage's rows by their source; rows that name none go under the name of the run's only input, or `dialogues`."""
+    """A stage's rows by source; without a source, under the name of the run's only input file, or `dialogues`."""
     names = [Path(path).stem for path in run.files]
     default = names[0] if len(names) == 1 else "dialogues"
     found: dict[str, list[dict[str, Any]]] = {}
@@ -178,8 +177,8 @@ def _by_set(run: Run, stage: StageRun) -> dict[str, list[dict[str, Any]]]:
         )
     if averaged:
         note(
-            f"{stage.label}: {averaged} prompts with judges of several minds, which the published form cannot say: "
-            "their yes or no is written as a number, and reads as unscored"
+            f"{stage.label}: for {averaged} prompts the judges disagree on yes or no, which the published form cannot "
+            "hold; the mean is written as a number and reads as unscored"
         )
     return found
 
@@ -190,5 +189,5 @@ def _place(row: Mapping[str, Any]) -> int:
 
 
 def _slug(text: str) -> str:
-    """A name that is one good file name anywhere."""
+    """A file name that is valid on every system."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-.")[:60] or "dialogues"

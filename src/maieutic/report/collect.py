@@ -1,4 +1,4 @@
-"""What was run: the stages of run folders, their settings, hashes, sizes and manifests."""
+"""Read run folders: their stages with settings, manifests and hashes, and files of human ratings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _KINDS = {
     "dialogues": "eval-dialogue",
     "playon": "play-on",
 }
-"""Names that a kept recipe gives to what the recipe itself calls otherwise."""
+"""Kinds that a saved recipe names differently from the recipe file."""
 _BY_FILE = (
     ("metrics.json", "eval-simulator"),
     ("scores.json", "eval-tutor"),
@@ -36,27 +36,36 @@ class StageRun(NamedTuple):
 
     name: str
     label: str
-    """The name; where several runs are shown, with the run's before it."""
+    """The name; with the run's name in front where several runs are shown."""
     kind: str
-    """What it does, as a recipe says it (`sft`, `simulate`, …), else `other`."""
+    """What the stage does, as a recipe names it (`sft`, `simulate`, …), else `other`."""
     folder: Path
     config: dict[str, Any]
     recipe: dict[str, Any]
-    """Its settings as the run's recipe holds them, paths relative to the run."""
+    """The settings in the run's recipe, with paths relative to the run."""
     manifest: dict[str, Any] | None
-    """Null where the stage is not finished."""
+    """Null where the stage has not finished."""
     config_hash: str
     rows_hash: str
-    """First 12 hex digits of the SHA-256 of `rows.jsonl`; empty where it holds nothing."""
+    """First 12 hex digits of the SHA-256 of `rows.jsonl`; empty where the file is empty."""
     seconds: float | None
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Its rows, each key once."""
+        """The stage's rows, each key once."""
         return first_per_key(read_rows(self.folder / "rows.jsonl"))
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The manifest; empty where the stage has not finished."""
+        return self.manifest or {}
+
+    def setting(self, name: str) -> Any:
+        """A setting, as the recipe has it, else as the stage's own config has it."""
+        return self.recipe.get(name) or self.config.get(name)
 
 
 class Run(NamedTuple):
-    """A run folder, a single stage, or a file of ratings."""
+    """A run folder, a single stage folder, or a file of ratings."""
 
     name: str
     folder: Path
@@ -67,45 +76,45 @@ class Run(NamedTuple):
     summary: dict[str, Any]
     """`summary.json` of the run where there is one."""
     ratings: tuple[Path, ...]
-    """Files of people's and a judge's ratings of the same texts."""
+    """Files with ratings of the same texts by people and by a judge."""
 
-    def plain(self, text: str) -> str:
-        """The text with the run folder's own path taken out (a moved run reads the same), and that of one's home."""
+    def relative(self, text: str) -> str:
+        """The text without the run folder's path, so that a moved run has the same report; home becomes `~`."""
         for root in sorted({str(self.folder), str(self.folder.resolve())}, key=len, reverse=True):
             text = text.replace(f"{root}/", "") if len(root) > 1 else text
         return text.replace(f"{Path.home()}/", "~/")
 
     def locate(self, stage: StageRun, setting: str) -> Path | None:
-        """The file that a stage's setting names, if it is still there; a moved run finds its own files."""
+        """The file that a setting names, or null if it is gone; files inside a moved run are found."""
         for value, base in ((stage.recipe.get(setting), self.folder), (stage.config.get(setting), Path())):
             if isinstance(value, str) and (base / value).exists():
                 return base / value
         return None
 
-    def named(self, path: Any) -> StageRun | None:
-        """The stage of this run that a path leads into."""
+    def stage_at(self, path: Any) -> StageRun | None:
+        """The stage of this run in whose folder a path lies."""
         parts = Path(path).parts if isinstance(path, str) else ()
         return next((stage for part in reversed(parts) for stage in self.stages if stage.name == part), None)
 
 
 def collect(paths: Sequence[Path]) -> tuple[Run, ...]:
-    """The runs at these paths, in their order.
+    """The runs at these paths, in order.
 
     Raises:
         MissingInput: a path does not exist, or nothing has run there.
     """
     if not paths:
-        raise MissingInput("no run is named", "Name a run's folder: maieutic report RUN")
+        raise MissingInput("no run was given", "Give a run folder: maieutic report RUN")
     return tuple(_run(path, several=len(paths) > 1) for path in dict.fromkeys(paths))
 
 
 def _run(path: Path, several: bool) -> Run:
     if not path.exists():
-        raise MissingInput(f"{path}: no such file or folder", "Name a run's folder: maieutic report RUN")
+        raise MissingInput(f"{path}: no such file or folder", "Give a run folder: maieutic report RUN")
     name = path.resolve().name
     if path.is_file():
         if not _is_ratings(path):
-            raise MissingInput(f"{path}: no run, and no file of ratings", "Name a run's folder.")
+            raise MissingInput(f"{path}: not a run and not a file of ratings", "Give a run folder.")
         return Run(name, path.parent, None, {}, (), {}, (path,))
     kept = _json(path / "recipe.json")
     settings = {key: value for key, value in (kept.get("stages") or {}).items() if isinstance(value, dict)}
@@ -120,10 +129,10 @@ def _run(path: Path, several: bool) -> Run:
     else:
         found = {inner.name: inner for inner in sorted(path.iterdir()) if _is_stage(inner)}
         folders = [found.pop(stage) for stage in settings if stage in found] + list(found.values())
-    ratings = tuple(file for folder in dict.fromkeys([path, *folders]) for file in _ratings(folder))
+    ratings = tuple(file for folder in dict.fromkeys([path, *folders]) for file in _rating_files(folder))
     if not folders and not ratings:
         raise MissingInput(
-            f"{path}: nothing has run there", "Name the folder of a run, or of a stage (it holds rows.jsonl)."
+            f"{path}: holds no stage", "Give the folder of a run or of a stage (a stage holds rows.jsonl)."
         )
     stages = tuple(
         _stage(inner, f"{name}/" if several and inner != path else "", settings.get(inner.name, {}), seconds)
@@ -140,9 +149,9 @@ def _stage(folder: Path, prefix: str, settings: dict[str, Any], seconds: dict[st
     config = _json(folder / "config.json")
     manifest = _json(folder / "manifest.json") if (folder / "manifest.json").is_file() else None
     name = folder.resolve().name
-    spent = seconds.get(name)
-    if spent is None:
-        spent = (manifest or {}).get("seconds")
+    duration = seconds.get(name)
+    if duration is None:
+        duration = (manifest or {}).get("seconds")
     return StageRun(
         name,
         prefix + name,
@@ -152,15 +161,15 @@ def _stage(folder: Path, prefix: str, settings: dict[str, Any], seconds: dict[st
         settings,
         manifest,
         fingerprint(settings or config)[:12],
-        _sha(folder / "rows.jsonl"),
-        float(spent) if isinstance(spent, (int, float)) else None,
+        _digest(folder / "rows.jsonl"),
+        float(duration) if isinstance(duration, (int, float)) else None,
     )
 
 
 def _kind(folder: Path, config: dict[str, Any], settings: dict[str, Any]) -> str:
-    said = settings.get("do") or config.get("stage") or config.get("method")
-    if isinstance(said, str):
-        return _KINDS.get(said, said)
+    kind = settings.get("do") or config.get("stage") or config.get("method")
+    if isinstance(kind, str):
+        return _KINDS.get(kind, kind)
     return next((kind for file, kind in _BY_FILE if (folder / file).exists()), "other")
 
 
@@ -169,7 +178,7 @@ def _json(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _sha(path: Path) -> str:
+def _digest(path: Path) -> str:
     if not path.stat().st_size:
         return ""
     with path.open("rb") as file:
@@ -177,16 +186,16 @@ def _sha(path: Path) -> str:
 
 
 _LARGEST = 32 * 2**20
-"""Bytes of a file that is looked into for ratings."""
+"""Bytes; larger files are not searched for ratings."""
 
 
-def _ratings(folder: Path) -> list[Path]:
+def _rating_files(folder: Path) -> list[Path]:
     files = sorted(file for file in folder.iterdir() if file.suffix in (".json", ".jsonl") and file.is_file())
     return [file for file in files if _is_ratings(file)]
 
 
 def _is_ratings(path: Path) -> bool:
-    """Whether a file's first row holds a person's rating and a judge's."""
+    """Whether a file's first row has a human rating and a judge's rating."""
     if path.stat().st_size > _LARGEST:
         return False
     try:
@@ -196,6 +205,6 @@ def _is_ratings(path: Path) -> bool:
         else:
             whole = orjson.loads(path.read_bytes())
             first = whole[0] if isinstance(whole, list) and whole else None
-    except ValueError:  # whatever it is, it is none of ours
+    except ValueError:  # not JSON, so not a file of ratings
         return False
     return isinstance(first, dict) and "human" in first and ("judge" in first or "gpt4o" in first)

@@ -1,4 +1,4 @@
-"""Tutors played with students, and the plays that pairs were made of, as tables and sentences."""
+"""Tables and findings of whole dialogues: tutors with students (`play`), and rewards from continuations (`mix`)."""
 
 from __future__ import annotations
 
@@ -6,45 +6,44 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from maieutic.report.collect import Run, StageRun
-from maieutic.report.numbers import NONE, num, span
-from maieutic.report.rubric_validity import tutor_name
+from maieutic.report.estimates import num, with_interval
+from maieutic.report.extract import tutor_name
 from maieutic.report.tables import Table, compared
 
 _MEASURES = {
     "solved": "solved",
     "told": "told",
-    "collapse": "gave in when pressed",
+    "collapse": "gave in",
     "delta_solve": "Δ solve",
     "turns": "turns",
 }
 
 
-def played(runs: Sequence[Run]) -> Iterator[tuple[StageRun, Mapping[str, Any]]]:
-    """The stages in which tutors were played with students, and their manifests."""
+def _plays(runs: Sequence[Run]) -> Iterator[StageRun]:
+    """The stages in which tutors talked with students."""
     for run in runs:
-        for stage in run.stages:
-            if stage.kind == "play" and (stage.manifest or {}).get("tutors"):
-                yield stage, stage.manifest or {}
+        yield from (stage for stage in run.stages if stage.kind == "play" and stage.result.get("tutors"))
 
 
 def tables(runs: Sequence[Run]) -> Iterator[Table]:
-    """For each student what became of it under every tutor, and the tutors two by two."""
-    for stage, manifest in played(runs):
-        for student in manifest["models"]["students"]:
-            yield _outcomes(stage.label, manifest, student)
-            yield _differences(stage.label, manifest, student)
+    """For each student the outcomes under every tutor, and the paired differences between tutors."""
+    for stage in _plays(runs):
+        for student in stage.result["models"]["students"]:
+            yield _outcomes(stage.label, stage.result, student)
+            yield _differences(stage.label, stage.result, student)
 
 
 def _outcomes(label: str, manifest: Mapping[str, Any], student: str) -> Table:
     rows = []
-    for name, by in manifest["tutors"].items():
-        scores = by[student]
-        cells = [_over(scores.get(measure) or {}) for measure in _MEASURES]
-        rows.append((tutor_name(name), *cells, num(scores["dialogues"]), num(sum(scores["lost"].values()))))
+    for name, by_student in manifest["tutors"].items():
+        scores = by_student[student]
+        lost = num(sum(scores["lost"].values()))
+        rows.append((tutor_name(name), *_cells(scores), num(scores["dialogues"]), lost))
     note = (
-        "Solved: the student stated the known answer before the tutor had. Told: the tutor stated it first. Gave in: "
-        "the tutor stated it once the student had demanded it. Δ solve: right attempts after less before. Lost: left "
-        "out, since anybody but the tutor broke off. Under each number its 95 % interval."
+        "Solved: the student stated the known answer before the tutor. Told: the tutor stated it first. Gave in: the "
+        "tutor stated it after the student had demanded it. Δ solve: share of right answers after the dialogue less "
+        "before. Lost: dialogues left out because they failed for a cause other than the tutor. Below each number is "
+        "its 95 % interval."
     )
     columns = ("tutor", *_MEASURES.values(), "dialogues", "lost")
     return Table(f"Whole dialogues with the student “{student}” ({label})", columns, rows, note)
@@ -54,68 +53,60 @@ def _differences(label: str, manifest: Mapping[str, Any], student: str) -> Table
     rows = [
         (
             f"{tutor_name(gap['a'])} less {tutor_name(gap['b'])}",
-            *(_over(gap["metrics"].get(measure) or {}) for measure in _MEASURES),
+            *_cells(gap["metrics"]),
             num((gap["metrics"].get("solved") or {}).get("n")),
         )
         for gap in manifest["differences"]
         if gap["student"] == student
     ]
-    note = "Over the starts that both have; under each difference its 95 % interval, n counts starts."
+    note = (
+        "Over the starts that both tutors have; n counts starts. Below each difference is its 95 % interval."
+    )
     columns = ("tutors", *_MEASURES.values(), "n")
-    return Table(f"The tutors over the same starts, with “{student}” ({label})", columns, rows, note)
+    return Table(f"Differences between tutors, with “{student}” ({label})", columns, rows, note)
 
 
-def _over(shape: Mapping[str, Any]) -> str:
-    """A number, and under it its interval."""
-    value = shape.get("value", shape.get("difference"))
-    return f"{num(value)}\n{span(shape) if shape.get('ci') else ''}" if value is not None else NONE
+def _cells(shapes: Mapping[str, Any]) -> list[str]:
+    return [_cell(shapes.get(measure) or {}) for measure in _MEASURES]
+
+
+def _cell(shape: Mapping[str, Any]) -> str:
+    return with_interval(shape.get("value", shape.get("difference")), shape.get("ci"))
 
 
 def findings(runs: Sequence[Run]) -> Iterator[str]:
-    """What the tutors differ in, a sentence each; the controls are left to the tables."""
-    for _, manifest in played(runs):
-        for gap in manifest["differences"]:
-            if gap["a"] not in manifest["controls"] and gap["b"] not in manifest["controls"]:
-                for measure in ("solved", "told"):
-                    if measure in gap["metrics"]:
-                        what = (
-                            f"{gap['a']} against {gap['b']}, with the student “{gap['student']}”: {measure}"
-                        )
-                        yield compared(what, gap["metrics"][measure])
+    """The differences between tutors, one sentence each; those with control tutors are in the tables only."""
+    for stage in _plays(runs):
+        for gap in stage.result["differences"]:
+            if {gap["a"], gap["b"]} & set(stage.result["controls"]):
+                continue
+            for measure in ("solved", "told"):
+                if measure in gap["metrics"]:
+                    what = f"{gap['a']} against {gap['b']}, with the student “{gap['student']}”: {measure}"
+                    yield compared(what, gap["metrics"][measure])
 
 
-def cost_of_plays(runs: Sequence[Run]) -> Table | None:
-    """What the plays of each round said of the rubric, and what they cost."""
+def continuations(runs: Sequence[Run]) -> Table | None:
+    """For each round of continuations: how far rubric and outcome agree, and what the continuations cost."""
     rows = []
     for run in runs:
         for stage in (stage for stage in run.stages if stage.kind == "mix"):
-            mixed = stage.manifest or {}
+            mixed = stage.result
             if "agreement" not in mixed:
                 continue
-            source = run.named(stage.recipe.get("plays"))
-            spent = (source.manifest or {}) if source else {}
-            rows.append(
-                (
-                    stage.label,
-                    num(mixed["replies"]),
-                    num(mixed["told"]),
-                    num(mixed["plays"]),
-                    num(mixed["lost"]),
-                    num(spent.get("replies")),
-                    num(spent.get("tokens")),
-                    num(source.seconds if source else None),
-                    _over(mixed["agreement"]),
-                    _over(mixed["within"]),
-                )
-            )
+            source = run.stage_at(stage.recipe.get("plays"))
+            spent = source.result if source else {}
+            counts = (*(mixed[key] for key in ("replies", "told", "plays", "lost")),
+                      spent.get("replies"), spent.get("tokens"), source.seconds if source else None)  # fmt: skip
+            rows.append((stage.label, *map(num, counts), _cell(mixed["agreement"]), _cell(mixed["within"])))
     note = (
-        "Candidates; those of them that state the answer and need no play; plays that count, and plays lost to anybody "
-        "but the tutor. Calls, tokens (prompts counted) and seconds are those of the last call of that stage. The last "
-        "two columns: Pearson’s r of rubric and outcome, over all replies and among the replies of one dialogue; under "
-        "each its 95 % interval."
+        "Replies: candidates. State it: candidates that state the answer and need no continuation. Counted and lost: "
+        "continuations that count, and those that failed for a cause other than the tutor. Calls, tokens (prompts too) "
+        "and seconds: of the stage's last call. The last two columns: Pearson’s r of rubric score and outcome over all "
+        "replies, and among the replies of one dialogue; below each its 95 % interval."
     )
     columns = (
-        *("round", "replies", "state it", "plays", "lost", "calls", "tokens", "seconds"),
+        *("round", "replies", "state it", "counted", "lost", "calls", "tokens", "seconds"),
         *("r, all replies", "r, within a dialogue"),
     )
-    return Table("What became of replies that were played on", columns, rows, note) if rows else None
+    return Table("Outcomes of replies that were continued", columns, rows, note) if rows else None

@@ -1,46 +1,177 @@
-"""Plain data → figures, each only where the run has its data, with a sentence that says what it shows."""
+"""The figures of a report, each drawn only where the run has its data, with a caption that says what it shows.
+
+Matplotlib is used without its global state, and the same data gives the same bytes. Colours can be told apart by
+colour-blind people. Labels are plain text (a `$` starts no formula), and characters that the font lacks become a box.
+"""
 
 from __future__ import annotations
 
+import base64
+import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
+from maieutic.core.console import shown
+from maieutic.core.errors import MissingExtra
 from maieutic.core.messages import Estimate
-from maieutic.report import tutor_grid as gridded
-from maieutic.report.draw import BLACK, COLOURS, DASHES, GREY, MARKERS, Picture, draw, label, light_grid
-from maieutic.report.material import Agreement, Curve, Endings, Material, Outcome, Scores
-from maieutic.report.numbers import num, plural, sure
-from maieutic.report.rubric_validity import Worth, said
-from maieutic.report.talks import Talk
+from maieutic.report.estimates import ci_text, estimate_text, num, plural
+from maieutic.report.extract import (
+    Agreement,
+    EndCalibration,
+    LearningCurve,
+    Outcome,
+    ReportData,
+    RubricValidity,
+    Scores,
+    TurnCounts,
+)
 
-MOST = 6
-"""Series in one figure: as many as there are colours."""
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Okabe and Ito's palette, without its black (used for people) and its yellow (too pale on white)."""
+DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
+MARKERS = ("o", "s", "^", "D", "v", "P")
+MOST = len(COLOURS)
+"""Series in one figure at most."""
+_BLACK, _GREY = "#000000", "#595959"
+_WIDTH = 4.8
+"""Inches: small enough that 11-point text is readable when a phone shrinks the figure to its own width."""
+_STYLE: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 11,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.edgecolor": _GREY,
+    "legend.fontsize": 10,
+    "legend.frameon": False,
+    "legend.handlelength": 2.6,
+    "lines.linewidth": 1.8,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "maieutic",
+    "text.parse_math": False,
+    "axes.unicode_minus": True,
+}
 
 
-def pictures(material: Material) -> list[Picture]:
-    """Every figure that the data is there for."""
-    found: list[Picture] = []
-    if material.talks:
-        found.append(turn_shapes(material.talks))
-    found += [ending(one, place) for place, one in enumerate(material.endings, 1)]
-    found += [picture for grid in material.grids[:1] for picture in gridded.pictures(grid)]
-    if not material.grids and any("summary_score" in scores.values for scores in material.scores):
-        found.append(scores_by_model(material.scores))
-    if material.outcomes:
-        found.append(told_solved(material.outcomes))
-    if material.worths:
-        found.append(rubric_worth(material.worths))
-    found += [human_judge(one, place) for place, one in enumerate(material.agreements, 1)]
-    found += [confusion(one, place) for place, one in enumerate(material.agreements, 1) if one.yes_no]
-    if material.curves:
-        found.append(learning(material.curves))
-    return found
+class Figure(NamedTuple):
+    """A drawn figure."""
+
+    name: str
+    """The file's name without its suffix."""
+    section: str
+    """The section of the page in which it is shown."""
+    title: str
+    caption: str
+    """What the figure shows."""
+    alt: str
+    """The same facts for a reader who cannot see it."""
+    svg: bytes
+    png: bytes
+    size: tuple[int, int]
+    """Width and height in CSS pixels."""
+
+    @property
+    def data_uri(self) -> str:
+        """The SVG as a URL that needs no file."""
+        return f"data:image/svg+xml;base64,{base64.b64encode(self.svg).decode()}"
 
 
-def learning(curves: Sequence[Curve]) -> Picture:
-    """The loss at every step, a panel for each training run."""
+def draw(
+    paint: Callable[[Any], None],
+    height: float,
+    *,
+    name: str,
+    section: str,
+    title: str,
+    caption: str,
+    alt: str,
+) -> Figure:
+    """Draw a figure of `height` inches as SVG and PNG.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure as Canvas
+    except ImportError:
+        raise MissingExtra(
+            "figures need matplotlib, which is not installed", 'Run: pip install "maieutic[report]"'
+        ) from None
+    with matplotlib.rc_context(_STYLE):
+        canvas = Canvas(figsize=(_WIDTH, height), layout="constrained")
+        FigureCanvasAgg(canvas)
+        paint(canvas)
+        svg, png = io.BytesIO(), io.BytesIO()
+        canvas.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+        canvas.set_layout_engine("none")  # the PNG keeps the layout of the SVG
+        canvas.savefig(png, format="png", dpi=200, metadata={"Software": None})
+    size = (round(_WIDTH * 96), round(height * 96))
+    return Figure(name, section, title, caption, alt, svg.getvalue(), png.getvalue(), size)
+
+
+def label(text: str, longest: int = 34) -> str:
+    """A label of one line, at most `longest` characters, all of them in the font."""
+    flat = " ".join(shown(text).split())
+    known = "".join(char if ord(char) in _glyphs() else "□" for char in flat)
+    return known if len(known) <= longest else f"{known[: longest // 2 - 1]}…{known[-(longest // 2) :]}"
+
+
+@cache
+def _glyphs() -> frozenset[int]:
+    from matplotlib.font_manager import findfont, get_font
+
+    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
+
+
+def light_grid(axes: Any, along: str) -> None:
+    """Faint grid lines."""
+    axes.grid(visible=True, axis=along, color="#dddddd", linewidth=0.8)
+
+
+def dot(axes: Any, found: Estimate, y: float, place: int, *, hollow: bool = False) -> None:
+    """An estimate as a point with its interval, in the colour and marker of its place in the series."""
+    if found.value is None:
+        return
+    colour = COLOURS[place % MOST]
+    if found.ci:
+        axes.plot(found.ci, (y, y), color=colour, linewidth=1.8, solid_capstyle="butt")
+    axes.plot(
+        [found.value], [y], marker=MARKERS[place % MOST], color=colour, markersize=6.5, linestyle="",
+        markerfacecolor="white" if hollow else colour, clip_on=False,
+    )  # fmt: skip
+
+
+def figures(data: ReportData) -> Iterator[Figure]:
+    """Every figure for which there is data, except those of a grid of tutors."""
+    if data.turn_counts:
+        yield turn_shapes(data.turn_counts)
+    for place, one in enumerate(data.endings, 1):
+        yield end_calibration(one, place)
+    if not data.grids and any("summary_score" in scores.values for scores in data.scores):
+        yield scores_by_model(data.scores)
+    if data.outcomes:
+        yield told_solved(data.outcomes)
+    if data.rubrics:
+        yield rubric_outcome(data.rubrics)
+    for place, ratings in enumerate(data.agreements, 1):
+        yield human_judge(ratings, place)
+        if ratings.yes_no:
+            yield confusion(ratings, place)
+    if data.curves:
+        yield learning_curves(data.curves)
+
+
+def learning_curves(curves: Sequence[LearningCurve]) -> Figure:
+    """The loss at every step, one panel for each training run."""
     kept = curves[:MOST]
 
     def paint(figure: Any) -> None:
@@ -49,7 +180,7 @@ def learning(curves: Sequence[Curve]) -> Picture:
             if curve.validation:
                 axes.plot(
                     *zip(*curve.validation, strict=True), color=COLOURS[1], linestyle="--", marker="o",
-                    markersize=5, label="held-out",
+                    markersize=5, label="validation",
                 )  # fmt: skip
                 axes.legend(loc="best")
             axes.set_title(label(f"{curve.label} ({curve.method})"))
@@ -63,18 +194,17 @@ def learning(curves: Sequence[Curve]) -> Picture:
         part = f"{curve.label}: training loss {num(curve.train[0][1])} at the first step, "
         part += f"{num(curve.train[-1][1])} at step {curve.train[-1][0]}"
         if curve.validation:
-            part += (
-                f"; held-out loss {num(curve.validation[0][1])} first, {num(curve.validation[-1][1])} last"
-            )
+            first, last = curve.validation[0][1], curve.validation[-1][1]
+            part += f"; validation loss {num(first)} at first, {num(last)} at last"
         parts.append(part)
-    says = "The loss as training went on; where the dashed line of held-out data turns up, learning by heart began."
+    caption = "Loss by training step. Where the dashed validation loss rises, the model overfits."
     if not any(curve.validation for curve in kept):
-        says = "The training loss as training went on; no loss on held-out data was recorded."
+        caption = "Training loss by step. No validation loss was recorded."
     if len(curves) > MOST:
-        says += f" The first {MOST} of {len(curves)} training runs."
+        caption += f" The first {MOST} of {len(curves)} training runs."
     return draw(
         paint, 2.2 * len(kept) + 0.4, name="learning-curves", section="training", title="Learning curves",
-        says=says, alt=". ".join(parts) + ".",
+        caption=caption, alt=". ".join(parts) + ".",
     )  # fmt: skip
 
 
@@ -82,85 +212,65 @@ _PANELS = {
     "summary_score": "summary score",
     "asks_question": "asks a question",
     "reveals_answer": "reveals the answer",
-    "takes_up": "takes up what is there",
+    "takes_up": "takes up the student's work",
     "misjudges": "misjudges the answer",
 }
 
 
-def scores_by_model(scores: Sequence[Scores]) -> Picture:
-    """Means with intervals, a row for each model and set, a panel for each criterion."""
+def scores_by_model(scores: Sequence[Scores]) -> Figure:
+    """Means with intervals: a row for each model and data set, a panel for each criterion."""
     kept = [one for one in scores if "summary_score" in one.values][:12]
     names = [name for name in _PANELS if any(name in one.values for one in kept)]
-    ticks = [label(_short(one, kept), 24) for one in kept]
+    several_sets = len({one.set for one in kept}) > 1
+    titles = [f"{one.label}, {one.set}" if several_sets and one.set else one.label for one in kept]
 
     def paint(figure: Any) -> None:
-        for axes, name in zip(
-            figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0], names, strict=True
-        ):
+        panels = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, name in zip(panels, names, strict=True):
             for place, one in enumerate(kept):
                 if name in one.values:
-                    _dot(
-                        axes,
-                        one.values[name],
-                        len(kept) - 1 - place,
-                        COLOURS[place % MOST],
-                        MARKERS[place % MOST],
-                    )
-            axes.set_yticks(range(len(kept)), ticks[::-1])
-            axes.set_ylim(-0.6, len(kept) - 0.4)
-            axes.set_xlim(-0.03, 1.03)
-            axes.set_title(_PANELS[name])
+                    dot(axes, one.values[name], len(kept) - 1 - place, place)
+            axes.set_yticks(range(len(kept)), [label(title, 24) for title in reversed(titles)])
+            axes.set(ylim=(-0.6, len(kept) - 0.4), xlim=(-0.03, 1.03), title=_PANELS[name])
             light_grid(axes, "x")
 
-    parts = [
-        f"{_short(one, kept)}: "
-        + ", ".join(f"{_PANELS[name]} {_said(one.values[name])}" for name in names if name in one.values)
-        for one in kept
-    ]
-    says = "Means over judged replies with their 95 % intervals. To reveal or to misjudge is bad, all else is good."
+    parts = []
+    for title, one in zip(titles, kept, strict=True):
+        values = (
+            f"{_PANELS[name]} {estimate_text(one.values[name])}" for name in names if name in one.values
+        )
+        parts.append(f"{title}: {', '.join(values)}")
     return draw(
         paint, len(names) * (0.55 + 0.34 * len(kept)) + 0.5, name="scores", section="tutor",
-        title="Scores by model and set", says=says, alt=". ".join(parts) + ".",
+        title="Scores by model and data set", alt=". ".join(parts) + ".",
+        caption="Means over judged replies with 95 % intervals. Lower is better for “reveals” and “misjudges”, higher "
+        "for the rest.",
     )  # fmt: skip
 
 
-def _short(one: Scores, among: Sequence[Scores]) -> str:
-    """The stage, and the set where there are several."""
-    return f"{one.label}, {one.set}" if len({other.set for other in among}) > 1 and one.set else one.label
-
-
-def _dot(axes: Any, estimate: Estimate, y: float, colour: str, marker: str) -> None:
-    if estimate.ci:
-        axes.plot(estimate.ci, (y, y), color=colour, linewidth=2, solid_capstyle="butt")
-    axes.plot([estimate.value], [y], marker=marker, color=colour, markersize=7, linestyle="", clip_on=False)
-
-
-def _said(estimate: Estimate) -> str:
-    return f"{num(estimate.value)} ({sure(estimate)}, n = {estimate.n})"
-
-
-def turn_shapes(talks: Sequence[Talk]) -> Picture:
-    """Words a turn and turns a conversation, people beside the simulated."""
-    kept = [talk for talk in talks if talk.people][:1] + [t for t in talks if not t.people][: MOST - 1]
-    looks = _looks(kept)
+def turn_shapes(corpora: Sequence[TurnCounts]) -> Figure:
+    """Words of a turn and turns of a conversation, people and simulators in one figure."""
+    people = [one for one in corpora if one.people][:1]
+    kept = people + [one for one in corpora if not one.people][: MOST - 1]
+    looks: list[dict[str, Any]] = [{"color": _BLACK, "linestyle": "-"} for _ in people]
+    dashes = (*DASHES[1:], DASHES[0])
+    looks += [{"color": COLOURS[n], "linestyle": dashes[n]} for n in range(len(kept) - len(people))]
 
     def paint(figure: Any) -> None:
         lengths, counts = figure.subplots(2, 1)
-        most = _percentile([n for talk in kept for n in talk.lengths], 0.98)
+        every = sorted(n for one in kept for n in one.lengths)
+        most = max(1, every[min(len(every) - 1, int(len(every) * 0.98))])
         step = max(1, -(-most // 20))
-        for talk, look in zip(kept, looks, strict=True):
-            bins = Counter(min(n, most) // step for n in talk.lengths)
-            shares = [bins[p] / len(talk.lengths) for p in range(most // step + 1)]
-            edges = [p * step for p in range(most // step + 2)]
-            lengths.stairs(shares, edges, label=label(talk.label, 30), linewidth=1.8, **look)
-        lengths.set_xlabel(f"words of a human turn (the last step: {most} or more)")
-        top = min(max(max(talk.counts) for talk in kept), 30)
-        for talk, look in zip(kept, looks, strict=True):
-            tally = Counter(min(n, top) for n in talk.counts)
-            places = range(top + 1)
-            counts.plot(
-                places, [tally[p] / len(talk.counts) for p in places], marker="o", markersize=5, **look
-            )
+        top = min(max(max(one.counts) for one in kept), 30)
+        for one, look in zip(kept, looks, strict=True):
+            bins = Counter(min(n, most) // step for n in one.lengths)
+            shares = [bins[place] / len(one.lengths) for place in range(most // step + 1)]
+            edges = [place * step for place in range(most // step + 2)]
+            lengths.stairs(shares, edges, label=label(one.label, 30), linewidth=1.8, **look)
+            tally = Counter(min(n, top) for n in one.counts)
+            shares = [tally[place] / len(one.counts) for place in range(top + 1)]
+            counts.plot(range(top + 1), shares, marker="o", markersize=5, **look)
+        lengths.set_xlabel(f"words of a human turn (last bin: {most} or more)")
         counts.set_xlabel("human turns of a conversation" + (f" ({top}: or more)" if top == 30 else ""))
         for axes in (lengths, counts):
             axes.set_ylabel("share")
@@ -170,83 +280,79 @@ def turn_shapes(talks: Sequence[Talk]) -> Picture:
         figure.legend(loc="outside upper left", ncols=1)
 
     means = [
-        f"{talk.label}: {num(_mean(talk.lengths))} words a turn and {num(_mean(talk.counts))} turns a conversation on "
-        f"average, over {plural(len(talk.counts), 'conversation')}"
-        for talk in kept
+        f"{one.label}: on average {num(_mean(one.lengths))} words a turn and {num(_mean(one.counts))} turns a "
+        f"conversation, over {plural(len(one.counts), 'conversation')}"
+        for one in kept
     ]
-    says = "How long human turns are and how many make a conversation: "
-    says += (
-        "a simulator that is like people draws the black line."
-        if kept[0].people
-        else "no people were given to compare."
+    caption = "Lengths of human turns, and human turns of a conversation. "
+    caption += (
+        "A good simulator follows the black line." if people else "The run has no people to compare with."
     )
     return draw(
         paint, 4.6 + 0.25 * len(kept), name="turn-shapes", section="simulator", title="Turn lengths and turn counts",
-        says=says, alt=". ".join(means) + ".",
+        caption=caption, alt=". ".join(means) + ".",
     )  # fmt: skip
-
-
-def _looks(talks: Sequence[Talk]) -> list[dict[str, Any]]:
-    simulated = iter(zip(COLOURS, DASHES[1:] + DASHES[:1], strict=True))
-    looks = []
-    for talk in talks:
-        colour, dash = (BLACK, "-") if talk.people else next(simulated)
-        looks.append({"color": colour, "linestyle": dash})
-    return looks
-
-
-def _percentile(values: Sequence[int], share: float) -> int:
-    return max(1, sorted(values)[min(len(values) - 1, int(len(values) * share))])
 
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def ending(endings: Endings, place: int) -> Picture:
-    """How often people ended where the simulator gave END a probability."""
-    bins = endings.bins
+def end_calibration(found: EndCalibration, place: int) -> Figure:
+    """The share of people who ended, by the simulator's predicted probability of END."""
+    bins = found.bins
 
     def paint(figure: Any) -> None:
         axes = figure.subplots()
-        axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="as often as it said")
-        axes.plot([b.predicted for b in bins], [b.ended for b in bins], color=COLOURS[0], linewidth=1)
-        largest = max(b.n for b in bins)
-        axes.scatter(
-            [b.predicted for b in bins], [b.ended for b in bins], color=COLOURS[0], zorder=3, clip_on=False,
-            s=[25 + 150 * b.n / largest for b in bins], label="openings (area: how many)",
-        )  # fmt: skip
+        axes.plot([0, 1], [0, 1], color=_GREY, linewidth=1, linestyle="--", label="perfect calibration")
+        predicted, ended = [b.predicted for b in bins], [b.ended for b in bins]
+        axes.plot(predicted, ended, color=COLOURS[0], linewidth=1)
+        _scatter(axes, predicted, ended, [b.n for b in bins], label="human openings (area: count)")
         axes.set(
-            xlabel="probability of END, said", ylabel="share of people who ended", xlim=(0, 1), ylim=(0, 1)
+            xlabel="predicted probability of END",
+            ylabel="share of people who ended",
+            xlim=(0, 1),
+            ylim=(0, 1),
         )
         light_grid(axes, "both")
         figure.legend(loc="outside upper left", ncols=1)
 
-    points = ", ".join(f"said {num(b.predicted)}, ended {num(b.ended)} (n = {b.n})" for b in bins)
-    says = "How often people ended where the simulator gave END a probability; on the dashed line it would be right."
-    if endings.error.value is not None:
-        says += f" Calibration error {_said(endings.error)}."
+    points = ", ".join(f"predicted {num(b.predicted)}, ended {num(b.ended)} (n = {b.n})" for b in bins)
+    caption = (
+        "The share of people who ended the conversation, by the simulator's predicted probability of END."
+    )
+    if found.error.value is not None:
+        caption += f" Calibration error {estimate_text(found.error)}."
     return draw(
         paint, 4.2, name=_numbered("end-calibration", place), section="simulator",
-        title=f"Calibration of the ending ({endings.label})", says=says, alt=f"By bin: {points}.",
+        title=f"Calibration of the ending ({found.label})", caption=caption, alt=f"By bin: {points}.",
     )  # fmt: skip
 
 
-def told_solved(outcomes: Sequence[Outcome]) -> Picture:
-    """Each tutor as a point: how often it told, how often the student solved the problem; a panel for each student."""
+def _scatter(
+    axes: Any, xs: Sequence[float], ys: Sequence[float], counts: Sequence[int], place: int = 0, **more: Any
+) -> None:
+    """Points whose area grows with their count."""
+    areas = [25 + 150 * count / max(counts) for count in counts]
+    axes.scatter(
+        xs, ys, s=areas, color=COLOURS[place], marker=MARKERS[place], zorder=3, clip_on=False, **more
+    )
+
+
+def told_solved(outcomes: Sequence[Outcome]) -> Figure:
+    """Each tutor as a point: how often it told the answer, how often the student solved; a panel for each student."""
     students = list(dict.fromkeys(one.student for one in outcomes))
     names = list(dict.fromkeys(one.label for one in outcomes))[:MOST]
-    looks = {name: (COLOURS[place], MARKERS[place]) for place, name in enumerate(names)}
-    kept = [one for one in outcomes if one.label in looks]
+    kept = [one for one in outcomes if one.label in names]
 
     def paint(figure: Any) -> None:
         panels = figure.subplots(len(students), 1, squeeze=False)[:, 0]
         for axes, student in zip(panels, students, strict=True):
             for one in kept:
                 if one.student == student:
-                    _cross(axes, one, *looks[one.label], named=student == students[0])
+                    _cross(axes, one, names.index(one.label), named=student == students[0])
             axes.set(
-                xlabel="the tutor told the answer", ylabel="the student solved it",
+                xlabel="the tutor told the answer", ylabel="the student solved the problem",
                 xlim=(-0.02, 1.02), ylim=(-0.02, 1.02),
             )  # fmt: skip
             if student:
@@ -256,21 +362,20 @@ def told_solved(outcomes: Sequence[Outcome]) -> Picture:
 
     parts = [
         f"{one.label}{f' with {one.student}' if one.student else ''}: "
-        f"solved {_said(one.solved)}, told {_said(one.told)}"
+        f"solved {estimate_text(one.solved)}, told {estimate_text(one.told)}"
         for one in kept
     ]
-    says = "Whole dialogues on problems with known answers: a good tutor is high and to the left."
-    says += " The crosses are 95 % intervals." if any(one.solved.ci for one in kept) else ""
-    dropped = len({one.label for one in outcomes}) - len(names)
-    if dropped > 0:
-        says += f" The first {MOST} of {MOST + dropped} tutors."
+    caption = "Whole dialogues on problems with known answers. A good tutor is at the upper left."
+    caption += " The crosses are 95 % intervals." if any(one.solved.ci for one in kept) else ""
+    if (total := len({one.label for one in outcomes})) > MOST:
+        caption += f" The first {MOST} of {total} tutors."
     return draw(
         paint, 3.6 * len(students) + 0.4 + 0.25 * len(names), name="told-solved", section="dialogue",
-        title="Told against solved", says=says, alt=". ".join(parts) + ".",
+        title="Told against solved", caption=caption, alt=". ".join(parts) + ".",
     )  # fmt: skip
 
 
-def _cross(axes: Any, one: Outcome, colour: str, marker: str, named: bool) -> None:
+def _cross(axes: Any, one: Outcome, place: int, named: bool) -> None:
     x, y = one.told.value, one.solved.value
     assert x is not None and y is not None
     spread = {
@@ -278,98 +383,102 @@ def _cross(axes: Any, one: Outcome, colour: str, marker: str, named: bool) -> No
         for side, value, of in (("xerr", x, one.told), ("yerr", y, one.solved))
     }
     axes.errorbar(
-        [x], [y], **spread, color=colour, marker=marker, markersize=8, linestyle="", clip_on=False,
+        [x], [y], **spread, color=COLOURS[place], marker=MARKERS[place], markersize=8, linestyle="", clip_on=False,
         label=label(one.label) if named else None,
     )  # fmt: skip
 
 
-def rubric_worth(worths: Sequence[Worth]) -> Picture:
-    """The mean outcome of the replies that the rubric gave one score, a line for each round."""
-    kept = worths[:MOST]
+def rubric_outcome(rubrics: Sequence[RubricValidity]) -> Figure:
+    """The mean outcome of replies by their rubric score, a line for each round."""
+    kept = rubrics[:MOST]
 
     def paint(figure: Any) -> None:
         axes = figure.subplots()
         for place, one in enumerate(kept):
-            xs, ys = [g.rubric for g in one.given], [g.outcome for g in one.given]
-            axes.plot(xs, ys, color=COLOURS[place], linewidth=1)
-            most = max(g.n for g in one.given)
-            axes.scatter(
-                xs, ys, s=[25 + 175 * g.n / most for g in one.given], color=COLOURS[place], marker=MARKERS[place],
-                label=label(f"{one.label} (area: replies)"), zorder=3, clip_on=False,
-            )  # fmt: skip
+            scores, outcomes, counts = zip(*one.points, strict=True)
+            axes.plot(scores, outcomes, color=COLOURS[place], linewidth=1)
+            _scatter(axes, scores, outcomes, counts, place, label=label(f"{one.label} (area: replies)"))
         axes.set(
-            xlabel="score by the rubric", ylabel="plays that were solved", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02)
+            xlabel="rubric score", ylabel="share of continuations that were solved",
+            xlim=(-0.02, 1.02), ylim=(-0.02, 1.02),
         )  # fmt: skip
         light_grid(axes, "both")
         figure.legend(loc="outside upper left", ncols=1)
 
-    says = (
-        "Candidate replies by what the rubric gave them, and how often a student then found the answer alone."
-    )
     return draw(
-        paint, 3.8 + 0.25 * len(kept), name="rubric-outcome", section="pairs", title="What the rubric’s score is worth",
-        says=says, alt=" ".join(map(said, kept)),
+        paint, 3.8 + 0.25 * len(kept), name="rubric-outcome", section="pairs",
+        title="Rubric score and outcome", alt=" ".join(map(_rubric_text, kept)),
+        caption="How often a student then solved the problem alone, by the rubric score of the tutor's reply.",
     )  # fmt: skip
 
 
-def human_judge(agreement: Agreement, place: int) -> Picture:
-    """Each rating of a person against the judge's, equal points gathered."""
+def _rubric_text(one: RubricValidity) -> str:
+    parts = [f"rubric {num(score)}: {num(outcome)} (n = {n})" for score, outcome, n in one.points]
+    r = one.within
+    tail = (
+        f" Within a dialogue r {num(r['value'])} ({ci_text(r.get('ci'))})."
+        if r.get("value") is not None
+        else ""
+    )
+    return f"{one.label}, mean outcome by score: {', '.join(parts)}.{tail}"
+
+
+def human_judge(agreement: Agreement, place: int) -> Figure:
+    """Human ratings against the judge's, equal points gathered."""
     points = sorted((round(x, 6), round(y, 6)) for x, y in agreement.points)
-    sizes = [(point, len(list(same))) for point, same in groupby(points)]
-    ends = [min(min(p) for p, _ in sizes), max(max(p) for p, _ in sizes)]
-    room = max(0.05 * (ends[1] - ends[0]), 0.02)
+    counts = [(point, len(list(same))) for point, same in groupby(points)]
+    low, high = min(map(min, points)), max(map(max, points))
+    margin = max(0.05 * (high - low), 0.02)
 
     def paint(figure: Any) -> None:
         axes = figure.subplots()
-        axes.plot(ends, ends, color=GREY, linewidth=1, linestyle="--", label="equal")
-        most = max(n for _, n in sizes)
-        axes.scatter(
-            [x for (x, _), _ in sizes], [y for (_, y), _ in sizes], s=[20 + 180 * n / most for _, n in sizes],
-            color=COLOURS[0], alpha=0.75, edgecolors="white", label="texts (area: how many)",
-        )  # fmt: skip
-        limits = (ends[0] - room, ends[1] + room)
+        axes.plot([low, high], [low, high], color=_GREY, linewidth=1, linestyle="--", label="equal")
+        xs, ys = [x for (x, _), _ in counts], [y for (_, y), _ in counts]
+        _scatter(
+            axes, xs, ys, [n for _, n in counts], alpha=0.75, edgecolors="white", label="texts (area: count)"
+        )
+        limits = (low - margin, high + margin)
         axes.set(xlabel="people", ylabel="judge", xlim=limits, ylim=limits)
         light_grid(axes, "both")
         figure.legend(loc="outside upper left", ncols=2)
 
     pearson = agreement.result["pearson"]
-    said = f"Pearson r {num(pearson['value'])} ({sure(pearson)}, n = {pearson['n']})"
+    found = f"Pearson r {num(pearson['value'])} ({ci_text(pearson['ci'])}, n = {pearson['n']})"
     mark = agreement.result["baselines"]["question_mark"]["pearson"]["value"]
-    beside = f"; a bare test for “?” reaches {num(mark)}" if mark is not None else ""
+    baseline = f"; the baseline “contains a ?” reaches {num(mark)}" if mark is not None else ""
     means = [num(_mean([point[side] for point in points])) for side in (0, 1)]
-    alt = f"{said}. People's mean {means[0]}, the judge's {means[1]}."
     return draw(
         paint, 4.2, name=_numbered("human-judge", place), section="judge",
         title=f"People against the judge ({agreement.label})",
-        says=f"Each text as people and as the judge rated it. {said}{beside}.", alt=alt,
+        caption=f"Ratings of each text by people and by the judge. {found}{baseline}.",
+        alt=f"{found}. Mean of people {means[0]}, of the judge {means[1]}.",
     )  # fmt: skip
 
 
-def confusion(agreement: Agreement, place: int) -> Picture:
+def confusion(agreement: Agreement, place: int) -> Figure:
     """For each yes/no criterion how often people and the judge said yes and no."""
-    words = ("no", "yes")
 
     def paint(figure: Any) -> None:
         panels = figure.subplots(1, len(agreement.yes_no), squeeze=False)[0]
         for axes, (name, counts) in zip(panels, agreement.yes_no.items(), strict=True):
-            most = max(counts.values())
             cells = [[counts.get((person, judge), 0) for person in (0, 1)] for judge in (0, 1)]
-            axes.imshow(cells, cmap="Blues", vmin=0, vmax=1.6 * most, origin="lower")
+            axes.imshow(cells, cmap="Blues", vmin=0, vmax=1.6 * max(counts.values()), origin="lower")
             for judge, row in enumerate(cells):
                 for person, n in enumerate(row):
                     axes.text(person, judge, str(n), ha="center", va="center", fontsize=12)
             axes.set(xlabel="people", ylabel="judge", title=label(name.replace("_", " "), 20))
-            axes.set_xticks((0, 1), words)
-            axes.set_yticks((0, 1), words)
+            axes.set_xticks((0, 1), ("no", "yes"))
+            axes.set_yticks((0, 1), ("no", "yes"))
 
     parts = []
     for name, counts in agreement.yes_no.items():
         same = sum(n for (person, judge), n in counts.items() if person == judge)
-        parts.append(f"{name.replace('_', ' ')}: {same} of {sum(counts.values())} alike")
+        parts.append(f"{name.replace('_', ' ')}: {same} of {sum(counts.values())} equal")
+    found = f"{'; '.join(parts)}."
     return draw(
         paint, 2.6, name=_numbered("human-judge-criteria", place), section="judge",
         title=f"Yes and no, people against the judge ({agreement.label})",
-        says=f"How many texts people and the judge said yes and no of. {'; '.join(parts)}.", alt=f"{'; '.join(parts)}.",
+        caption=f"Number of texts by the answer of people and of the judge. {found}", alt=found,
     )  # fmt: skip
 
 

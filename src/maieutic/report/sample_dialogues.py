@@ -1,4 +1,4 @@
-"""Ten dialogues, picked by a rule that nobody can bend, each turn with what is known of it."""
+"""Sample dialogues, chosen by a fixed rule, each turn with its verdicts and sampling facts."""
 
 from __future__ import annotations
 
@@ -14,55 +14,55 @@ from maieutic.report.collect import Run, StageRun
 
 TEN = 10
 RULE = (
-    "Every simulation and way of ending is one group, and so is every set of judged replies but those of probes. The "
-    "groups, in the order of the run, take turns, and each gives its next dialogue in the order of the SHA-256 of the "
-    "row's key, until there are ten."
+    "The dialogues are chosen by a fixed rule. Each way in which the dialogues of a simulation ended is one group, and "
+    "so is each set of judged replies, except those of baselines. The groups take turns in the order of the run; each "
+    "gives its next dialogue in the order of the SHA-256 of the row's key, until there are ten."
 )
 ENDS = {
     "end": "the simulator ended it",
     "rounds": "stopped at the limit of rounds",
     "context": "stopped at the end of the context",
-    "failed": "could not be finished",
+    "failed": "failed",
 }
 
 
 class Mark(NamedTuple):
-    """A verdict or a fact beside a turn."""
+    """A verdict or a fact shown with a turn."""
 
     text: str
     good: bool | None = None
-    """Null where it is neither good nor bad."""
+    """Null where neither."""
 
 
-class Said(NamedTuple):
-    """A turn."""
+class ShownTurn(NamedTuple):
+    """A turn as the page shows it."""
 
     who: str
     side: str
     """`user`, `assistant` or `system`."""
     text: str
     marks: tuple[Mark, ...] = ()
-    aside: bool = False
-    """Neither the best nor the worst of several replies: folded away."""
+    folded: bool = False
+    """Hidden until opened: a reply that is neither the best nor the worst."""
 
 
-class Shown(NamedTuple):
-    """A dialogue as it is shown."""
+class SampleDialogue(NamedTuple):
+    """A dialogue as the page shows it."""
 
     title: str
     group: str
-    turns: tuple[Said, ...]
+    turns: tuple[ShownTurn, ...]
 
 
-def pick(runs: Sequence[Run], limit: int = TEN) -> list[Shown]:
-    """At most `limit` dialogues of these runs, by `RULE`."""
+def sample_dialogues(runs: Sequence[Run], limit: int = TEN) -> list[SampleDialogue]:
+    """At most `limit` dialogues of these runs, chosen by `RULE`."""
     queues: list[list[tuple[Run, StageRun, dict[str, Any]]]] = []
     for run in runs:
         for stage in run.stages:
             if stage.kind in ("simulate", "judge"):
-                groups = {} if _probes(stage) else _smallest(stage, limit)
+                groups = {} if _of_baseline(stage) else _smallest(stage, limit)
                 queues += [[(run, stage, row) for row in groups[name]] for name in sorted(groups)]
-    chosen: list[Shown] = []
+    chosen: list[SampleDialogue] = []
     for place in range(limit):
         for queue in queues:
             if place < len(queue) and len(chosen) < limit:
@@ -70,18 +70,18 @@ def pick(runs: Sequence[Run], limit: int = TEN) -> list[Shown]:
     return chosen
 
 
-def _probes(stage: StageRun) -> bool:
-    """Whether the replies are a probe's, whose words everybody knows."""
+def _of_baseline(stage: StageRun) -> bool:
+    """Whether the replies are the fixed ones of a baseline."""
     return stage.kind == "judge" and str(next(stage.rows(), {}).get("model")).startswith("baseline/")
 
 
 def _smallest(stage: StageRun, limit: int) -> dict[str, list[dict[str, Any]]]:
-    """The rows of each group with the smallest hashes, streaming: memory holds only these."""
+    """The `limit` rows of each group with the smallest hashes; streaming, so that memory holds only these."""
     heaps: dict[str, list[tuple[int, int, dict[str, Any]]]] = {}
-    settled = set()
+    finished = set()
     for place, row in enumerate(stage.rows()):
         if stage.kind == "simulate" and "failure" not in row:
-            settled.add((row.get("meta") or {}).get("dialogue"))
+            finished.add((row.get("meta") or {}).get("dialogue"))
         heap = heaps.setdefault(_group(stage, row), [])
         item = (-int(hashlib.sha256(str(row["key"]).encode()).hexdigest(), 16), place, row)
         if len(heap) < limit:
@@ -89,10 +89,10 @@ def _smallest(stage: StageRun, limit: int) -> dict[str, list[dict[str, Any]]]:
         elif item[:2] > heap[0][:2]:
             heapreplace(heap, item)
     found = {name: [item[2] for item in sorted(heap, key=lambda i: -i[0])] for name, heap in heaps.items()}
-    # A dialogue that failed and was then finished is no failure.
+    # A dialogue that failed at first and finished later does not count as failed.
     if "failed" in found:
         found["failed"] = [
-            row for row in found["failed"] if row.get("meta", {}).get("dialogue") not in settled
+            row for row in found["failed"] if row.get("meta", {}).get("dialogue") not in finished
         ]
     return found
 
@@ -103,42 +103,42 @@ def _group(stage: StageRun, row: Mapping[str, Any]) -> str:
     return "failed" if "failure" in row else str((row.get("meta") or {}).get("end") or "")
 
 
-def _shown(run: Run, stage: StageRun, row: Mapping[str, Any]) -> Shown:
+def _shown(run: Run, stage: StageRun, row: Mapping[str, Any]) -> SampleDialogue:
     if stage.kind == "judge":
         title = f"{stage.label}: {row.get('id') or row['key']}"
-        told = f"judged replies of {run.plain(str(row.get('model') or 'a model'))}"
-        return Shown(title, told, (*_prompt(row), *_replies(row)))
+        model = run.relative(str(row.get("model") or "a model"))
+        return SampleDialogue(title, f"judged replies of {model}", (*_prompt(row), *_replies(row)))
     end = _group(stage, row)
     why = ENDS.get(end, end or "no end is recorded")
-    if "failure" not in row and (came := _outcome(row)):
-        why = f"{why}; {came}"
+    if "failure" not in row and (result := _outcome(row)):
+        why = f"{why}; {result}"
     if failure := row.get("failure"):
         why = f"{why} ({failure.get('fault')}: {failure.get('error') or failure.get('what') or ''})"
-    return Shown(f"{stage.label}: {row.get('id') or row['key']}", why, tuple(_dialogue(row)))
+    return SampleDialogue(f"{stage.label}: {row.get('id') or row['key']}", why, tuple(_dialogue(row)))
 
 
-def _prompt(row: Mapping[str, Any]) -> Iterator[Said]:
+def _prompt(row: Mapping[str, Any]) -> Iterator[ShownTurn]:
     who = {"user": "student", "assistant": "tutor", "system": "instructions"}
     for turn in row.get("messages") or ():
         side = str(turn.get("role"))
-        yield Said(who.get(side, side), side, str(turn.get("content")))
+        yield ShownTurn(who.get(side, side), side, str(turn.get("content")))
 
 
-def _dialogue(row: Mapping[str, Any]) -> Iterator[Said]:
+def _dialogue(row: Mapping[str, Any]) -> Iterator[ShownTurn]:
     infos = (row.get("meta") or {}).get("turns") or {}
-    who = {"user": "simulated person", "assistant": "assistant", "system": "instructions"}
+    who = {"user": "simulated user", "assistant": "assistant", "system": "instructions"}
     for place, turn in enumerate(row.get("messages") or ()):
         side, info = str(turn.get("role")), infos.get(str(place))
         name = who.get(side, side)
         if info is None and side == "user":
             name = "person (the seed)"
-        yield Said(name, side, str(turn.get("content")), tuple(_facts(info or {})))
+        yield ShownTurn(name, side, str(turn.get("content")), tuple(_facts(info or {})))
     if last := infos.get("end"):
-        yield Said(who["user"], "user", "", tuple(_facts(last)))
+        yield ShownTurn(who["user"], "user", "", tuple(_facts(last)))
 
 
 def _outcome(row: Mapping[str, Any]) -> str:
-    """What came of a dialogue on a problem with a known answer."""
+    """The outcome of a dialogue on a problem with a known answer, else empty."""
     from maieutic.checks.outcomes import outcome
 
     found = outcome(Conversation.model_validate({key: value for key, value in row.items() if key != "key"}))
@@ -156,19 +156,19 @@ def _outcome(row: Mapping[str, Any]) -> str:
 def _facts(info: Mapping[str, Any]) -> Iterator[Mark]:
     chance = info.get("end_probability")
     if isinstance(chance, (int, float)):
-        yield Mark("chance of END " + (f"{100 * chance:.0f} %" if chance >= 0.01 else "under 1 %"))
+        yield Mark("probability of END " + (f"{100 * chance:.0f} %" if chance >= 0.01 else "under 1 %"))
     if info.get("finish") == "length":
         yield Mark("cut at the token limit", False)
     if info.get("finish") == "end":
         yield Mark("END")
     for draw in info.get("redrawn") or ():
-        yield Mark(f"drawn again: {draw.get('guard')}")
+        yield Mark(f"sampled again: {draw.get('guard')}")
     if info.get("gave_up"):
-        yield Mark(f"kept in spite of: {info['gave_up']}", False)
+        yield Mark(f"kept although the guard failed: {info['gave_up']}", False)
 
 
-def _replies(row: Mapping[str, Any]) -> Iterator[Said]:
-    """The replies, best first, unscored ones last; of more than two, those between best and worst are folded away."""
+def _replies(row: Mapping[str, Any]) -> Iterator[ShownTurn]:
+    """The replies, best first and unscored last; of more than two, only the best and the worst are not folded."""
     texts = [str((one or {}).get("text") or "") for one in row.get("candidates") or ()]
     verdicts = [*(row.get("verdicts") or ()), *({} for _ in texts)]
     scores = [*(row.get("scores") or ()), *(None for _ in texts)]
@@ -180,21 +180,21 @@ def _replies(row: Mapping[str, Any]) -> Iterator[Said]:
         if scored > 1 and rank in (0, scored - 1):
             name += ", the worst" if rank else ", the best"
         marks = tuple(_marks(verdicts[place], scores[place], rubric))
-        yield Said(
+        yield ShownTurn(
             name,
             "assistant",
             texts[place],
             marks,
-            aside=len(texts) > 2 and rank not in (0, max(scored, 2) - 1),
+            folded=len(texts) > 2 and rank not in (0, max(scored, 2) - 1),
         )
     if row.get("error"):
-        yield Said("failed", "system", str(row["error"]))
+        yield ShownTurn("failed", "system", str(row["error"]))
 
 
 def _rubric(name: str) -> Rubric | None:
     try:
         return load(name) if name else None
-    except MaieuticError:  # a rubric of the user's own, no longer here: its values are shown as plain numbers
+    except MaieuticError:  # a rubric file that is gone; its values are shown as plain numbers
         return None
 
 
