@@ -217,8 +217,8 @@ def _turn_counts(run: Run) -> list[TurnCounts]:
 
 
 def _corpus_counts(run: Run, path: Path, people: bool) -> TurnCounts | None:
+    from maieutic.core.json_rows import BadRows
     from maieutic.data.corpus import read_corpus
-    from maieutic.data.reading import BadRows
 
     name = run.relative(str(path))
     label = f"{'people' if people else 'simulated'}, {path.name if Path(name).is_absolute() else name}"
