@@ -26,6 +26,7 @@ from maieutic.core.store import read_json
 from maieutic.evals.dialogue import compare_starts, load_outcomes, metrics_by_start
 from maieutic.recipes import runner
 from maieutic.recipes.demo.base import one_thread
+from maieutic.report.page import write_report
 from maieutic.rollouts.pre_post_rows import read_tries
 
 TUTORS = ("control-silent", "control-telling", "base", "single", "outcome")
