@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from maieutic.core.errors import DiskFull, RunConflict, RunLocked, StoreError
 from maieutic.core.store import (
+    FORMAT,
     GROUP_ROWS,
     MOST_ROWS,
     Journal,
@@ -88,9 +89,18 @@ def test_a_run_that_never_wrote_a_row_takes_new_settings(tmp_path):
         stage.journal("failures")
     with Stage(tmp_path / "stage", {"model": "right"}) as stage:
         stage.finish({})
-    assert json.loads((tmp_path / "stage" / "config.json").read_text()) == {"model": "right"}
+    assert json.loads((tmp_path / "stage" / "config.json").read_text()) == {"format": FORMAT, "model": "right"}
     with pytest.raises(RunConflict):
         Stage(tmp_path / "stage", {"model": "other"})
+
+
+def test_a_run_of_an_earlier_format_is_refused_and_stays_readable(tmp_path):
+    with Stage(tmp_path / "stage", {"model": "x"}) as stage:
+        stage.rows.append("a", {"n": 1})
+    (tmp_path / "stage" / "config.json").write_text('{"model": "x"}')
+    with pytest.raises(RunConflict, match="stage holds a run of maieutic 1"):
+        Stage(tmp_path / "stage", {"model": "x"})
+    assert [row["n"] for row in stage_rows(tmp_path / "stage")] == [1]
 
 
 def test_a_config_of_another_program_is_no_blank_run(tmp_path):

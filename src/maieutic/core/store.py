@@ -1,10 +1,10 @@
 """Run folders: `RUN/<stage>/{config.json, rows.jsonl, manifest.json}`.
 
-Resume is a property of this room, not of each stage. Rows are only ever appended, each under a key that hashes
-everything deciding its content; a line that a crash tore is dropped and owed again; the manifest comes last, so a
-stage without one is owed. Writing is by one process at a time, held by a lock on the folder, and a folder that holds
-another run is refused with the changed keys named; one in which no run ever wrote a row takes new settings, so that a
-wrong name can be mended by the same command with the right one. Nothing is ever deleted.
+Resuming is a property of the store, not of each step. Rows are only appended, each under a key that hashes everything
+that decides its content. A line that a crash tore is dropped and its item stays pending. The manifest comes last, so a
+step without one is not finished. One process at a time writes a folder, which it locks. A folder that holds another
+run is refused, and the error names the changed settings; a folder in which no run wrote a row takes new settings, so
+that a wrong name can be corrected by the same command with the right one. Nothing is ever deleted.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ import orjson
 
 from maieutic.core.errors import DiskFull, MaieuticError, MissingInput, RunConflict, RunLocked, StoreError
 
+FORMAT = 2
+"""The format of run folders, in `config.json`. A folder of another format is not continued."""
 GROUP_ROWS = 64
 GROUP_SECONDS = 0.5
 """One `fdatasync` for this many rows, or after this long. It runs beside the writer, and what comes meanwhile waits for
@@ -267,13 +269,19 @@ class Stage:
 
     def _check_config(self) -> None:
         path = self.folder / "config.json"
-        if not path.exists():
-            write_json(path, self.config)
+        whole = {"format": FORMAT, **self.config}
+        held = read_json(path) if path.exists() else None
+        if held == whole:
             return
-        changed = changed_keys(read_json(path), self.config)
-        if changed and _is_blank(self.folder):
-            write_json(path, self.config)
-        elif changed:
+        if held is None or _is_blank(self.folder):
+            write_json(path, whole)
+        elif not isinstance(held, dict) or held.get("format") != FORMAT:
+            named = listed(sorted(held)) if isinstance(held, dict) else "no object"
+            raise RunConflict(
+                f"{self.folder} holds a run of maieutic 1, or another program's config.json ({named})",
+                "Choose another output folder. Later steps can still read the rows of this one.",
+            )
+        elif changed := changed_keys(held, whole):
             raise RunConflict(
                 f"{self.folder} holds a run with other settings: {listed(changed)}",
                 "Give the same settings to go on with it, or another output folder for a new run.",
