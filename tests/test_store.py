@@ -89,7 +89,10 @@ def test_a_run_that_never_wrote_a_row_takes_new_settings(tmp_path):
         stage.journal("failures")
     with Stage(tmp_path / "stage", {"model": "right"}) as stage:
         stage.finish({})
-    assert json.loads((tmp_path / "stage" / "config.json").read_text()) == {"format": FORMAT, "model": "right"}
+    assert json.loads((tmp_path / "stage" / "config.json").read_text()) == {
+        "format": FORMAT,
+        "model": "right",
+    }
     with pytest.raises(RunConflict):
         Stage(tmp_path / "stage", {"model": "other"})
 
