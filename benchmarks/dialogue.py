@@ -27,7 +27,7 @@ from maieutic.evals.dialogue import compare_starts, load_outcomes, metrics_by_st
 from maieutic.recipes import runner
 from maieutic.recipes.demo.base import one_thread
 from maieutic.report.page import write_report
-from maieutic.rollouts.pre_post_rows import read_tries
+from maieutic.rollouts.pre_post_test import load_solve_rates
 
 TUTORS = ("control-silent", "control-telling", "base", "single", "outcome")
 STUDENTS = ("other", "second")
@@ -83,7 +83,7 @@ def sides(folders: list[Path], tutor: str, student: str) -> dict[Any, Any]:
     found: dict[Any, Any] = {}
     for folder in folders:
         held = folder / "evaluation"
-        tries = read_tries(held / f"before-{student}", held / f"after-{tutor}-with-{student}")
+        tries = load_solve_rates(held / f"before-{student}", held / f"after-{tutor}-with-{student}")
         for (start, kind), (unit, row) in metrics_by_start(
             load_outcomes(held / f"{tutor}-with-{student}"), tries
         ).items():

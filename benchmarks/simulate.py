@@ -84,7 +84,7 @@ def serve(slots: int) -> None:
 def ours(url: str, dialogues: int, concurrency: int) -> int:
     """`simulate` with the store on; one process."""
     from maieutic.models import ModelOptions, load
-    from maieutic.rollouts import SimulateConfig, simulate
+    from maieutic.rollouts.simulate import SimulateConfig, simulate
 
     with tempfile.TemporaryDirectory() as folder:
         options = ModelOptions(concurrency=concurrency)
@@ -150,7 +150,7 @@ def speed(slots: int, concurrency: int, ways: list[Way], rounds: int) -> dict[st
 def scripted(dialogues: int) -> None:
     """Simulate scripted dialogues and print the peak memory and the time."""
     from maieutic.models import load
-    from maieutic.rollouts import SimulateConfig, simulate
+    from maieutic.rollouts.simulate import SimulateConfig, simulate
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -83,9 +83,9 @@ def generate(together: bool) -> Callable[[Path, str, str], Done]:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         from maieutic.data.corpus import read_corpus
-        from maieutic.rollouts.tutor_prompt import Brief
+        from maieutic.rollouts.tutor_prompt import TutorPrompt
 
-        brief = Brief.named("tutor_socratic", False)
+        brief = TutorPrompt.load("tutor_socratic", False)
         tokenizer = AutoTokenizer.from_pretrained(folder / size)
         model = AutoModelForCausalLM.from_pretrained(folder / size, dtype=torch.float32).to(device).eval()
         torch.manual_seed(0)

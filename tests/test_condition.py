@@ -29,7 +29,7 @@ from maieutic.data.corpus import write_corpus
 from maieutic.evals.likelihood import add_intent, score_likelihood
 from maieutic.models import ModelOptions, load
 from maieutic.models.weights import Framing, quiet
-from maieutic.rollouts.users import next_user_turn
+from maieutic.rollouts.users import next_user_message
 from maieutic.train.condition import Mixture, read_condition, whole_condition, without_first_turn
 from maieutic.train.config import SftConfig, read_config
 from maieutic.train.data import conversation_rows
@@ -89,7 +89,7 @@ def test_training_simulation_and_serving_have_the_same_ids(
     trained = rows.dataset[0]["input_ids"]
     spy = Spy(Conditioning((kind,), wording()), system)
     for so_far in (0, 2, 4):
-        asyncio.run(next_user_turn(spy, "trained", row, row.messages[:so_far], Sampling(), True))
+        asyncio.run(next_user_message(spy, "trained", row, row.messages[:so_far], Sampling(), True))
         ids = prompt_ids(spy.asked, tokenizer, "user", template, system)
         assert trained[: len(ids)] == ids and rows.dataset[0]["labels"][len(ids)] != IGNORED
         assert "never told" not in tokenizer.decode(ids)
@@ -320,7 +320,7 @@ def test_a_trained_simulator_is_told_its_intent(tmp_path: Path) -> None:
     async def say() -> list[str]:
         greedy = Sampling(temperature=0, max_tokens=20)
         try:
-            return [(await next_user_turn(model, "trained", one, (), greedy, False)).text for one in talks]
+            return [(await next_user_message(model, "trained", one, (), greedy, False)).text for one in talks]
         finally:
             await model.close()
 

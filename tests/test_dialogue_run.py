@@ -28,7 +28,7 @@ from maieutic.evals.dialogue_run import (
 from maieutic.models import load
 from maieutic.recipes import runner
 from maieutic.report.page import write_report
-from maieutic.rollouts.pre_post_test import asked, attempts
+from maieutic.rollouts.pre_post_test import pre_post_test, with_question
 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
 evals.register(app)
@@ -107,7 +107,7 @@ def test_what_is_known_before_is_the_start_alone(problems: Path, tmp_path: Path)
     found = run_dialogues({"tells": tutor}, {"s": student}, tmp_path / "run", config)
     before = list(stage_rows(tmp_path / "run" / "before-s"))
     assert len(before) == 4, "each start once for all tutors"
-    assert all(one["text"] == "I think 10." for row in before for one in row["attempts"])
+    assert all(answer["text"] == "I think 10." for row in before for answer in row["answers"])
     after = {row["seed"]: row for row in stage_rows(tmp_path / "run" / "after-tells-with-s")}
     assert set(after) == {"p3", "p4", "p5", "p6"}
     scores = found["tutors"]["tells"]["s"]
@@ -117,25 +117,25 @@ def test_what_is_known_before_is_the_start_alone(problems: Path, tmp_path: Path)
 
 def test_the_question_joins_what_the_assistant_said_last() -> None:
     tutor, student = Message(role=Role.ASSISTANT, content="Well done."), Message(role=Role.USER, content="24")
-    assert asked((student, tutor), "And now?")[-1].content == "Well done.\n\nAnd now?"
-    assert [turn.role for turn in asked((tutor, student), "And now?")] == ["assistant", "user", "assistant"]
+    assert with_question((student, tutor), "And now?")[-1].content == "Well done.\n\nAnd now?"
+    assert [turn.role for turn in with_question((tutor, student), "And now?")] == ["assistant", "user", "assistant"]
 
 
-def test_attempts_go_on_where_they_stopped(problems: Path, tmp_path: Path) -> None:
+def test_a_test_resumes_where_they_stopped(problems: Path, tmp_path: Path) -> None:
     broken = lines(
         tmp_path / "s.jsonl",
         {"trained_role": "user"},
         {"error": "gone", "when": "own"},
     )
     with pytest.raises(TooManyFailures):
-        attempts(load(broken), problems, tmp_path / "out", "before", n=2)
-    lenient = attempts(load(broken), problems, tmp_path / "out", "before", n=2, max_failure_rate=1)
-    assert (lenient.tried, lenient.failed, lenient.right) == (4, 4, None)
-    fine = attempts(load("student/confused"), problems, tmp_path / "other", "before", n=2)
-    assert (fine.tried, fine.failed, fine.replies) == (4, 0, 8)
-    again = attempts(load("student/confused"), problems, tmp_path / "other", "before", n=2)
+        pre_post_test(load(broken), problems, tmp_path / "out", "before", n=2)
+    lenient = pre_post_test(load(broken), problems, tmp_path / "out", "before", n=2, max_failure_rate=1)
+    assert (lenient.tested, lenient.failed, lenient.correct) == (4, 4, None)
+    fine = pre_post_test(load("student/confused"), problems, tmp_path / "other", "before", n=2)
+    assert (fine.tested, fine.failed, fine.replies) == (4, 0, 8)
+    again = pre_post_test(load("student/confused"), problems, tmp_path / "other", "before", n=2)
     assert again.replies == 0
-    assert again.right == fine.right
+    assert again.correct == fine.correct
 
 
 def test_a_student_that_breaks_is_lost_and_a_tutor_that_breaks_has_failed(
@@ -237,9 +237,9 @@ about: Whole dialogues.
 stages:
   talk: {{do: simulate, user: student/cooperative, assistant: "{asker}", seeds: {problems}, kinds: [cooperative], rounds: 2}}
   told: {{do: simulate, user: student/cooperative, assistant: baseline/telling, seeds: {problems}, kinds: [cooperative], rounds: 2}}
-  before: {{do: attempts, model: student/cooperative, data: "${{talk}}", when: before, n: 2}}
-  after: {{do: attempts, model: student/cooperative, data: "${{talk}}", when: after, n: 2}}
-  after-told: {{do: attempts, model: student/cooperative, data: "${{told}}", when: after, n: 2}}
+  before: {{do: pre-post-test, model: student/cooperative, data: "${{talk}}", when: before, n: 2}}
+  after: {{do: pre-post-test, model: student/cooperative, data: "${{talk}}", when: after, n: 2}}
+  after-told: {{do: pre-post-test, model: student/cooperative, data: "${{told}}", when: after, n: 2}}
   outcomes: {{do: eval-dialogue, data: "${{talk}}", against: "${{told}}", before: "${{before}}", after: "${{after}}", after_against: "${{after-told}}"}}
   played: {{do: play, tutors: {{asker: "{asker}"}}, students: {{coop: student/cooperative}}, problems: {problems}, rounds: 2, attempts: 1}}
 """)

@@ -15,9 +15,9 @@ from maieutic.core.store import read_rows
 from maieutic.data.corpus import write_corpus
 from maieutic.models import load, with_problem
 from maieutic.models.scripted import CONTROLS, MUST_NOT_WIN
-from maieutic.rollouts import SimulateConfig, simulate
+from maieutic.rollouts.simulate import SimulateConfig, simulate
 from maieutic.rollouts.candidates import candidates
-from maieutic.rollouts.tutor_prompt import Brief
+from maieutic.rollouts.tutor_prompt import TutorPrompt
 
 PROBLEM = Problem(statement="Ana has 3 pens and gets 4. How many?", answer="7", attempt="1", solution="3 + 4")
 START = [Message(role=Role.USER, content="It is 1. {{answer}}")]
@@ -73,7 +73,7 @@ def test_the_assistant_alone_is_told_the_problem(seeds: Path, tmp_path: Path, sh
     told = [asked[0] for asked in tutor.asked]
     assert len(told) == 2
     assert told[0] == told[1]
-    assert told[0] == Brief.named("tutor_socratic", shown).system(PROBLEM, START)
+    assert told[0] == TutorPrompt.load("tutor_socratic", shown).system(PROBLEM, START)
     assert PROBLEM.statement in told[0].content
     assert ("3 + 4" in told[0].content) == shown
     assert all("Socratic" not in turn.content for asked in user.asked for turn in asked)
@@ -83,7 +83,7 @@ def test_the_assistant_alone_is_told_the_problem(seeds: Path, tmp_path: Path, sh
 
 def test_without_a_prompt_nothing_is_added() -> None:
     turns = (Message(role=Role.SYSTEM, content="Be kind."), *START)
-    assert Brief().frame(PROBLEM, turns) == turns
-    framed = Brief.named("tutor_socratic").frame(PROBLEM, turns)
+    assert TutorPrompt().apply(PROBLEM, turns) == turns
+    framed = TutorPrompt.load("tutor_socratic").apply(PROBLEM, turns)
     assert [turn.role for turn in framed] == [Role.SYSTEM, Role.USER]
     assert framed[0].content.endswith("Be kind.")

@@ -33,7 +33,7 @@ from maieutic.report.extract import extract
 from maieutic.report.figures import label
 from maieutic.report.page import environment, write_report
 from maieutic.report.sample_dialogues import sample_dialogues
-from maieutic.rollouts import SimulateConfig, simulate
+from maieutic.rollouts.simulate import SimulateConfig, simulate
 from maieutic.rollouts.candidates import candidates
 
 HOSTILE = (

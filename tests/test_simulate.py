@@ -24,8 +24,8 @@ from maieutic.core.messages import Conversation, Finish, Message, Reply, Role, S
 from maieutic.core.store import read_rows
 from maieutic.data.corpus import read_corpus
 from maieutic.models import ModelOptions, load, transport
-from maieutic.rollouts import SimulateConfig, cost, simulate
-from maieutic.rollouts.guards import DEFAULT, GUARDS, Context, broken, parse
+from maieutic.rollouts.guards import DEFAULT, GUARDS, Context, first_broken, parse
+from maieutic.rollouts.simulate import SimulateConfig, simulate, simulation_cost
 from maieutic.rollouts.users import END_WORD, swapped
 
 USER = [
@@ -165,7 +165,7 @@ def test_repeats_are_drawn_again_and_counted(tmp_path):
         assert summary.guards == {"repeat": 4}
         assert len(server.chats) == 8
     (row,) = rows(tmp_path / "run")
-    assert row["meta"]["turns"]["2"]["gave_up"] == "repeat"
+    assert row["meta"]["turns"]["2"]["broken_guard"] == "repeat"
 
 
 def test_empty_turns_never_crash_and_name_who_gave_them(tmp_path):
@@ -193,7 +193,7 @@ def test_failed_dialogues_are_rows_with_a_cause_and_only_they_are_asked_again(tm
         spec = server.spec
         server.faults = lambda number, body: status(500) if number >= 10 else None
         config = SimulateConfig(rounds=1, concurrency=1, guards="none")
-        with pytest.raises(TooManyFailures, match="only those are asked again"):
+        with pytest.raises(TooManyFailures, match=r"3 of 8 .* 3 by network"):
             simulate(load(spec, options), load(spec, options), tmp_path / "run", 8, config)
         causes = [row["failure"]["fault"] for row in rows(tmp_path / "run") if "failure" in row]
         assert causes == ["network"] * 3
@@ -295,7 +295,7 @@ def test_each_seed_is_talked_over_as_often_as_asked_and_the_cost_is_known_before
     assert openings == ["abcd"] * 3 + ["abcdefgh"] * 3
     assert len({tuple(c.turns(Role.USER)) for c in read_corpus(tmp_path / "run")}) > 2
     # Each side reads the start (1 or 2 tokens) and the first round (20), the assistant also what the user just said.
-    expected = cost(config, "u", "a")
+    expected = simulation_cost(config, "u", "a")
     user_reads, assistant_reads = 2 * 9 + 6 * 20, 2 * 9 + 6 * (20 + 2 * 10)
     assert (expected.dialogues, expected.calls) == (6, 24)
     assert (expected.read, expected.written) == (user_reads + assistant_reads, 6 * 2 * 20)
@@ -321,7 +321,7 @@ def test_no_run_reads_or_calls_more_than_its_plan_says(tmp_path, ending, mode):
         user=said, assistant=said,
     )  # fmt: skip
     with Loopback(reply=reply) as server:
-        plan = cost(config, server.spec, server.spec, 4)
+        plan = simulation_cost(config, server.spec, server.spec, 4)
         summary = simulate(load(server.spec), load(server.spec), tmp_path / "run", 4, config)
     assert summary.replies == plan.calls == 4 * (7 if ending == "force" else 6)
     counted_once = 4 * 7 * 40  # instructions that not every call holds are counted for each; roundings
@@ -383,7 +383,7 @@ def test_a_controller_that_fails_is_blamed_itself_and_what_it_cost_stands_in_the
     [row] = rows(tmp_path / "two")
     turns = row["meta"]["turns"]
     assert [turns[place]["cost"] for place in ("0", "1", "2", "3")] == [3, 3, 6, 3]
-    assert turns["2"]["controller"] == "unread"
+    assert turns["2"]["controller"] == "unreadable"
 
 
 def test_a_controller_ends_the_dialogue_and_no_turn_speaks_for_it(tmp_path):
@@ -416,7 +416,7 @@ def test_a_controller_s_unreadable_answers_are_counted_the_same_after_any_number
         again = simulate(
             *(load(server.spec) for _ in range(2)), tmp_path / "run", 2, config, load(server.spec)
         )
-    assert first.unread == again.unread == 2 * 2 and again.replies == 0
+    assert first.unreadable == again.unreadable == 2 * 2 and again.replies == 0
 
 
 def test_redraws_of_a_dialogue_that_failed_and_was_mended_count_once(tmp_path):
@@ -442,7 +442,7 @@ def test_redraws_of_a_dialogue_that_failed_and_was_mended_count_once(tmp_path):
 RUNNER = """
 import sys
 from maieutic.models import load
-from maieutic.rollouts import SimulateConfig, cost, simulate
+from maieutic.rollouts.simulate import SimulateConfig, simulate, simulation_cost
 spec, out = sys.argv[1:]
 simulate(load(spec), load(spec), out, 12, SimulateConfig(rounds=3, concurrency=4, guards="none"))
 """
@@ -500,7 +500,7 @@ def test_ctrl_c_stops_with_a_word_and_a_second_process_is_refused_meanwhile(tmp_
 SCRIPTED = """
 import resource, sys
 from maieutic.models import load
-from maieutic.rollouts import SimulateConfig, simulate
+from maieutic.rollouts.simulate import SimulateConfig, simulate
 user, assistant, out, n = sys.argv[1:]
 simulate(load(user), load(assistant), out, int(n), SimulateConfig(guards="none"))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
@@ -602,7 +602,7 @@ def test_guards_are_named_and_an_end_is_never_empty():
 )
 def test_guards_take_any_text(text, said, role):
     messages = [Message(role=role, content=each) for each in said]
-    assert broken(tuple(GUARDS), draw(text), Context(messages, role, None)) in (None, *GUARDS)
+    assert first_broken(tuple(GUARDS), draw(text), Context(messages, role, None)) in (None, *GUARDS)
 
 
 def test_garbage_with_status_200_is_asked_again(tmp_path, monkeypatch):

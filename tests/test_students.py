@@ -16,7 +16,7 @@ from maieutic.core.messages import Finish, Message, Problem, Role, Sampling
 from maieutic.core.store import stage_rows
 from maieutic.models import load, student, with_problem
 from maieutic.models.student import move
-from maieutic.rollouts import SimulateConfig, simulate
+from maieutic.rollouts.simulate import SimulateConfig, simulate
 
 NUTS = Problem(
     statement="Ana packs 4 bags of 6 nuts. How many nuts is that?",

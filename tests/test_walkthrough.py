@@ -18,7 +18,7 @@ from maieutic.core.store import read_json
 from maieutic.data.corpus import read_corpus, write_corpus
 from maieutic.recipes.demo import pupils
 from maieutic.recipes.demo.base import build
-from maieutic.rollouts.tutor_prompt import Brief
+from maieutic.rollouts.tutor_prompt import TutorPrompt
 
 PAGE = (Path(__file__).parent.parent / "docs" / "teacher.md").read_text(encoding="utf-8")
 MODEL = "Qwen/Qwen2.5-1.5B-Instruct"
@@ -40,7 +40,7 @@ def tasks(count: int, seed: int) -> list[pupils.Task]:
     return [pupils.draw_task(random, pupils.operands()) for _ in range(count)]
 
 
-def lessons(brief: Brief, count: int) -> list[Conversation]:
+def lessons(brief: TutorPrompt, count: int) -> list[Conversation]:
     """What a tiny model learns to tutor from: some of its tutors ask, and some tell."""
     random = Random(7)
     made = []
@@ -48,7 +48,7 @@ def lessons(brief: Brief, count: int) -> list[Conversation]:
         turns = pupils.lesson(random, task, random.choice(pupils.STYLES)).turns[1:]
         problem = task.problem()
         system = Message(role=Role.SYSTEM, content=problem.statement)
-        framed = brief.frame(problem, (system, *turns))
+        framed = brief.apply(problem, (system, *turns))
         made.append(Conversation(id=str(place), messages=framed))
     return made
 
@@ -64,7 +64,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for task in tasks(10, 3):
             problem = task.problem()
             writer.writerow([problem.statement, problem.answer, problem.attempt])
-    write_corpus(Path("lessons.jsonl"), lessons(Brief.named("tutor.md"), 600))
+    write_corpus(Path("lessons.jsonl"), lessons(TutorPrompt.load("tutor.md"), 600))
     build(Path("lessons.jsonl"), Path("base"), vocab_size=768, hidden=64, context=1024, steps=250)
     return tmp_path
 

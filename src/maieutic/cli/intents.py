@@ -1,4 +1,4 @@
-"""`intents`: what each person of a corpus wanted."""
+"""`intents`: what each user of a corpus wanted."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def register(app: typer.Typer) -> None:
 
 def intents(
     corpus: Annotated[Path, typer.Argument(help="Conversations: a JSONL file or a stage's folder.")],
-    model: Annotated[str, typer.Option(help="MODEL that reads and writes: a chat model.")],
-    out: Annotated[Path, typer.Option(help="Stage folder, a corpus; the same command goes on in it.")],
+    model: Annotated[str, typer.Option(help="MODEL that writes the intents: a chat model.")],
+    out: Annotated[Path, typer.Option(help="Run folder, a corpus; the same command resumes it.")],
     replace: Annotated[
-        bool, typer.Option("--replace", help="Write anew where a conversation has an intent.")
+        bool, typer.Option("--replace", help="Replace intents that conversations already have.")
     ] = False,
     prompt: Annotated[str, typer.Option(help="A prompt's name, or a .md file.")] = "intent",
-    temperature: Annotated[float, typer.Option(min=0, help="Of the first draw.")] = 0.0,
+    temperature: Annotated[float, typer.Option(min=0, help="Of the first reply.")] = 0.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="New tokens of an intent.")] = 128,
-    seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     template: Annotated[
         str | None, typer.Option(help="Of hf/ models: chat, dyadic, plain or a file.")
     ] = None,
@@ -42,13 +42,13 @@ def intents(
     max_failure_rate: FailureRate = 0.05,
     json: Json = False,
 ) -> None:
-    """Write what each person wanted, for a simulator to be told: the goal, not the words.
+    """Write what each user wanted, to condition a simulator on it: the goal, not the words.
 
     Example: maieutic intents parts/train.jsonl --model openai/NAME --out runs/intents
     """
     from maieutic.core.messages import Sampling
     from maieutic.models import ModelOptions, load
-    from maieutic.rollouts.intents import intents as room
+    from maieutic.rollouts.intents import intents as write_intents
 
     options = ModelOptions(
         template=template,
@@ -58,7 +58,7 @@ def intents(
         timeout=timeout,
         concurrency=concurrency,
     )
-    result = room(
+    result = write_intents(
         load(model, options),
         corpus,
         out,
@@ -73,6 +73,6 @@ def intents(
         print_json(result._asdict())
         return
     say(f"{result.rows} conversations in {result.run}: {result.written} intents written, {result.kept} kept")
-    if result.failed or result.no_person:
-        say(f"without one: {result.failed} failed, {result.no_person} in which nobody speaks")
+    if result.failed or result.no_user:
+        say(f"without one: {result.failed} failed, {result.no_user} without a user message")
     say(f"this call: {result.replies} replies, {result.tokens} tokens, {result.seconds} s")

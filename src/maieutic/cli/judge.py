@@ -28,23 +28,23 @@ def register(app: typer.Typer) -> None:
 
 def candidates(
     model: Annotated[str, typer.Option(help="MODEL that tutors.")],
-    data: Annotated[Path, typer.Option(help="Corpus of dialogues; each is answered at its last user turn.")],
-    out: Annotated[Path, typer.Option(help="Stage folder; the same command goes on in it.")],
-    k: Annotated[int, typer.Option("-k", min=1, help="Replies a dialogue.")] = 5,
+    data: Annotated[
+        Path, typer.Option(help="Corpus of dialogues; each is answered at its last user message.")
+    ],
+    out: Annotated[Path, typer.Option(help="Run folder; the same command resumes it.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="Replies per dialogue.")] = 5,
     prompt: Annotated[
-        str, typer.Option(help="Tutor's system text: a prompt's name, a .md file, or none.")
+        str, typer.Option(help="Tutor's system prompt: a prompt's name, a .md file, or none.")
     ] = "tutor_socratic",
     show_solution: Annotated[
         bool,
-        typer.Option(
-            "--show-solution", help="Let the tutor see the misconception, the solution and the answer."
-        ),
+        typer.Option("--show-solution", help="Include the misconception, the solution and the answer."),
     ] = False,
     temperature: Annotated[float, typer.Option(min=0)] = 1.2,
     top_p: Annotated[float, typer.Option(min=0.01, max=1)] = 1.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="New tokens of a reply.")] = 400,
-    seed: Annotated[int, typer.Option(help="Reply i is drawn with seed + i.")] = 0,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many dialogues.")] = None,
+    seed: Annotated[int, typer.Option(help="Reply i is sampled with seed + i.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first LIMIT dialogues.")] = None,
     template: Annotated[
         str | None, typer.Option(help="Of hf/ models: chat, dyadic, plain or a file.")
     ] = None,
@@ -65,7 +65,7 @@ def candidates(
     """
     from maieutic.core.messages import Sampling
     from maieutic.models import ModelOptions, load
-    from maieutic.rollouts.candidates import candidates as room
+    from maieutic.rollouts.candidates import candidates as generate
 
     options = ModelOptions(
         template=template,
@@ -75,7 +75,7 @@ def candidates(
         timeout=timeout,
         concurrency=concurrency * k,
     )
-    result = room(
+    result = generate(
         load(model, options),
         data,
         out,
@@ -93,10 +93,8 @@ def candidates(
         return
     each = f"{k} candidates each" if k > 1 else "a reply each"
     say(f"{result.prompts} dialogues with {each}, {result.failed} failed, in {result.run}")
-    if result.skipped or result.cut:
-        say(
-            f"{result.skipped} skipped (repeated, or without a user's turn), {result.cut} answered before their end"
-        )
+    if result.skipped or result.truncated:
+        say(f"{result.skipped} skipped (repeated, or no user message), {result.truncated} cut after it")
     say(f"this call: {result.replies} replies, {result.tokens} tokens, {result.seconds} s")
 
 

@@ -1,4 +1,4 @@
-"""`play-on`, `mix`: preference pairs by what becomes of the student."""
+"""`continuations`, `mix`: score replies by whether the student then solves the problem."""
 
 from __future__ import annotations
 
@@ -14,55 +14,60 @@ from maieutic.core.console import Json, note, print_json, say
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command("play-on", help=play_on.__doc__)(play_on)
+    app.command("continuations", help=continuations.__doc__)(continuations)
     app.command("mix", help=mix.__doc__)(mix)
 
 
-def play_on(
-    run: Annotated[Path, typer.Argument(help="Replies: a judge or candidates stage, its run, or its rows.")],
+def continuations(
+    run: Annotated[
+        Path, typer.Argument(help="Replies: a judge or candidates step, its run, or a file of its rows.")
+    ],
     student: Annotated[str, typer.Option(help="MODEL that plays the student.")],
-    tutor: Annotated[str, typer.Option(help="MODEL that gave the replies, and goes on.")],
-    out: Annotated[Path, typer.Option(help="Stage folder; the same command goes on in it.")],
-    m: Annotated[int, typer.Option("-m", min=1, help="Plays a reply.")] = 4,
-    turns: Annotated[int, typer.Option(min=1, help="Turns of the student's, at most.")] = 3,
+    tutor: Annotated[str, typer.Option(help="MODEL that gave the replies and continues.")],
+    out: Annotated[Path, typer.Option(help="Run folder; the same command resumes it.")],
+    m: Annotated[int, typer.Option("-m", min=1, help="Continuations of each reply.")] = 4,
+    turns: Annotated[int, typer.Option(min=1, help="Student messages at most.")] = 3,
     user_mode: Annotated[
-        str | None, typer.Option(help="trained or prompted; default: what the student's checkpoint says.")
+        str | None, typer.Option(help="trained or prompted; by default what the checkpoint says.")
     ] = None,
     student_temperature: Annotated[float, typer.Option(min=0)] = 1.0,
     student_top_p: Annotated[float, typer.Option(min=0.01, max=1)] = 0.8,
-    student_max_tokens: Annotated[int, typer.Option(min=1, help="New tokens of a student's turn.")] = 256,
+    student_max_tokens: Annotated[int, typer.Option(min=1, help="New tokens of a student message.")] = 256,
     temperature: Annotated[float, typer.Option(min=0, help="Of the tutor.")] = 0.7,
     max_tokens: Annotated[int, typer.Option(min=1, help="New tokens of a reply.")] = 512,
     assistant_prompt: Annotated[
-        str | None, typer.Option(help="What the tutor alone is told: a prompt's name, or a .md file.")
+        str | None,
+        typer.Option(help="System prompt that only the tutor sees: a prompt's name, or a .md file."),
     ] = None,
     show_solution: Annotated[
-        bool, typer.Option("--show-solution", help="Let it tell the solution and the answer too.")
+        bool, typer.Option("--show-solution", help="Include the solution and the answer in it.")
     ] = False,
     guards: Annotated[str, typer.Option(help="default, none, or a list.")] = "default",
-    seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     template: Annotated[
         str | None, typer.Option(help="Of hf/ models: chat, dyadic, plain or a file.")
     ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Plays under way at once.")] = 64,
-    attempts: Annotated[int, typer.Option(min=1, help="Calls a turn may take.")] = 8,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for one turn, attempts together.")] = 600.0,
+    concurrency: Annotated[int, typer.Option(min=1, help="Continuations at the same time.")] = 64,
+    attempts: Annotated[int, typer.Option(min=1, help="HTTP attempts per reply.")] = 8,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, help="Seconds for one reply, all attempts together.")
+    ] = 600.0,
     budget_tokens: BudgetTokens = None,
     budget_usd: BudgetUsd = None,
     price: Prices = None,
     max_failure_rate: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of failures past which the run fails.")
+        float, typer.Option(min=0, max=1, help="Share of failures above which the run fails.")
     ] = 0.05,
     json: Json = False,
 ) -> None:
-    """Play each candidate reply on with a student, several times.
+    """Continue each candidate reply with a student several times.
 
-    Example: maieutic play-on RUN/judge --student hf/runs/student --tutor hf/runs/tutor -m 4 --out RUN/play
+    Example: maieutic continuations RUN/judge --student hf/runs/student --tutor hf/runs/tutor --out RUN/continuations
     """
     from maieutic.core.messages import Sampling
     from maieutic.models import ModelOptions, load
-    from maieutic.rollouts import SimulateConfig
-    from maieutic.rollouts.continuations import play as room
+    from maieutic.rollouts.continuations import continuations as generate
+    from maieutic.rollouts.simulate import SimulateConfig
 
     if user_mode not in (None, "trained", "prompted"):
         raise typer.BadParameter("give trained or prompted", param_hint="--user-mode")
@@ -82,14 +87,16 @@ def play_on(
     )
     options = ModelOptions(template=template, attempts=attempts, timeout=timeout, concurrency=concurrency)
     cast = {spec: load(spec, options) for spec in (student, tutor)}
-    done = room(run, cast[student], cast[tutor], out, m=m, turns=turns, config=config)
+    done = generate(run, cast[student], cast[tutor], out, m=m, turns=turns, config=config)
     if json:
         print_json(done._asdict())
         return
-    say(f"{done.replies} replies to {done.prompts} dialogues: {done.plays} plays, {done.lost} lost, in {out}")
-    if done.told or done.unknown:
+    counts = f"{done.continuations} continuations, {done.failed} failed"
+    say(f"{done.replies} replies to {done.prompts} dialogues: {counts}, in {out}")
+    if done.revealing or done.without_answer:
         say(
-            f"not played: {done.told} replies that state the answer, {done.unknown} dialogues without a known one"
+            f"not continued: {done.revealing} replies that state the answer, "
+            f"{done.without_answer} dialogues without a known answer"
         )
     spent = "" if done.usd is None else f", ${done.usd:.2f}"
     say(f"this call: {done.calls} replies, {done.tokens} tokens{spent}, {done.seconds} s")

@@ -11,21 +11,21 @@ from maieutic.cli.spending import BudgetTokens, BudgetUsd, Prices, budget
 from maieutic.core.console import Json, print_json, say
 
 if TYPE_CHECKING:
-    from maieutic.rollouts import SimulateConfig, Summary
+    from maieutic.rollouts.simulate import SimulateConfig, SimulateResult
 
 
 AssistantPrompt = Annotated[
     str | None,
-    typer.Option(help="What the assistant alone is told of each problem: a prompt's name, or a .md file."),
+    typer.Option(help="System prompt that only the assistant sees: a prompt's name, or a .md file."),
 ]
 ShowSolution = Annotated[
-    bool, typer.Option("--show-solution", help="And with it the solution and the known answer.")
+    bool, typer.Option("--show-solution", help="Include the solution and the known answer in it.")
 ]
 
 
 Kinds = Annotated[
     str | None,
-    typer.Option(help="Kinds of students, each with every seed: a list of names or .yaml files."),
+    typer.Option(help="Kinds of students, each combined with every seed: a list of names or .yaml files."),
 ]
 
 
@@ -37,26 +37,26 @@ def register(app: typer.Typer) -> None:
 def simulate(
     user: Annotated[str, typer.Option(help="MODEL that plays the user.")],
     assistant: Annotated[str, typer.Option(help="MODEL that answers.")],
-    out: Annotated[Path, typer.Option(help="Run folder; the same command goes on in it.")],
-    n: Annotated[int | None, typer.Option("-n", min=1, help="Dialogues; default one for each seed.")] = None,
-    repeat: Annotated[int, typer.Option(min=1, help="Dialogues a seed, each drawn anew.")] = 1,
+    out: Annotated[Path, typer.Option(help="Run folder; the same command resumes it.")],
+    n: Annotated[int | None, typer.Option("-n", min=1, help="Dialogues; by default one per seed.")] = None,
+    repeat: Annotated[int, typer.Option(min=1, help="Dialogues per seed.")] = 1,
     seeds: Annotated[
-        Path | None, typer.Option(help="Corpus of starts; without it the user begins freely.")
+        Path | None, typer.Option(help="Corpus of starts; without it, the user begins freely.")
     ] = None,
     seed_turns: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Keep only the first turns of each seed; 0: only its intent, profile and problem."
+            min=0, help="Keep only the first messages of each seed; 0: only its intent, profile and problem."
         ),
     ] = None,
     kinds: Kinds = None,
     user_mode: Annotated[
-        str | None, typer.Option(help="trained or prompted; default: what the checkpoint says.")
+        str | None, typer.Option(help="trained or prompted; by default what the checkpoint says.")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds at most.")] = 10,
-    min_rounds: Annotated[int, typer.Option(min=0, help="The user may not end before so many.")] = 1,
+    min_rounds: Annotated[int, typer.Option(min=0, help="The user may not end before this many rounds.")] = 1,
     ending: Annotated[
-        str, typer.Option(help="allow the user to end, suppress that, or force it after the last round.")
+        str, typer.Option(help="allow the user to end, suppress endings, or force one after the last round.")
     ] = "allow",
     controller: Annotated[
         str | None,
@@ -67,25 +67,29 @@ def simulate(
     user_top_p: Annotated[float, typer.Option(min=0.01, max=1)] = 0.8,
     user_max_tokens: Annotated[int, typer.Option(min=1)] = 256,
     temperature: Annotated[float, typer.Option(min=0, help="Of the assistant.")] = 0.7,
-    max_tokens: Annotated[int, typer.Option(min=1, help="New tokens of an assistant's turn.")] = 512,
-    assistant_system: Annotated[str | None, typer.Option(help="System text of the dialogues.")] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="New tokens of an assistant message.")] = 512,
+    assistant_system: Annotated[
+        str | None, typer.Option(help="System text of dialogues that have none.")
+    ] = None,
     assistant_prompt: AssistantPrompt = None,
     show_solution: ShowSolution = False,
     template: Annotated[
         str | None, typer.Option(help="Of hf/ models: chat, dyadic, plain or a file.")
     ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Dialogues under way at once.")] = 64,
-    attempts: Annotated[int, typer.Option(min=1, help="Calls a reply may take.")] = 8,
+    concurrency: Annotated[int, typer.Option(min=1, help="Dialogues at the same time.")] = 64,
+    attempts: Annotated[int, typer.Option(min=1, help="HTTP attempts per reply.")] = 8,
     timeout: Annotated[
-        float, typer.Option(min=0.1, help="Seconds for one reply, attempts together.")
+        float, typer.Option(min=0.1, help="Seconds for one reply, all attempts together.")
     ] = 600.0,
     budget_tokens: BudgetTokens = None,
     budget_usd: BudgetUsd = None,
     price: Prices = None,
-    pull: Annotated[bool, typer.Option("--pull", help="ollama/ models: fetch what is not there.")] = False,
+    pull: Annotated[bool, typer.Option("--pull", help="ollama/ models: download a missing model.")] = False,
     max_failure_rate: Annotated[float, typer.Option(min=0, max=1)] = 0.05,
-    seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it will cost at most.")] = False,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the cost at most, and do nothing.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Let a user model and an assistant model talk, and keep the dialogues as a corpus.
@@ -94,8 +98,8 @@ def simulate(
     """
     from maieutic.core.messages import Sampling
     from maieutic.models import ModelOptions, load
-    from maieutic.rollouts import SimulateConfig
-    from maieutic.rollouts import simulate as room
+    from maieutic.rollouts.simulate import SimulateConfig
+    from maieutic.rollouts.simulate import simulate as generate
 
     if user_mode not in (None, "trained", "prompted"):
         raise typer.BadParameter("give trained or prompted", param_hint="--user-mode")
@@ -129,34 +133,37 @@ def simulate(
     )
     cast = {spec: load(spec, options) for spec in (user, assistant, controller) if spec is not None}
     judge = None if controller is None else cast[controller]
-    summary = room(cast[user], cast[assistant], out, n, config, judge)
+    result = generate(cast[user], cast[assistant], out, n, config, judge)
     if json:
-        print_json(summary._asdict())
+        print_json(result._asdict())
     else:
-        _show(summary)
+        _show(result)
 
 
-def _show(summary: Summary) -> None:
-    ends = ", ".join(f"{count} {end}" for end, count in sorted(summary.ends.items())) or "none"
-    say(f"{summary.dialogues} dialogues ({ends}), {summary.failed} failed, in {summary.run}")
-    spent = "" if summary.usd is None else f", ${summary.usd:.2f}"
-    say(f"this call: {summary.replies} replies, {summary.tokens} tokens{spent}, {summary.seconds} s")
-    if summary.faults:
-        say("failed: " + ", ".join(f"{count} by {fault}" for fault, count in sorted(summary.faults.items())))
-    if summary.unread:
-        say(f"{summary.unread} answers of the controller were neither yes nor no")
-    if summary.guards:
-        say("redrawn: " + ", ".join(f"{count} {guard}" for guard, count in sorted(summary.guards.items())))
+def _show(result: SimulateResult) -> None:
+    ends = ", ".join(f"{count} {end}" for end, count in sorted(result.ends.items())) or "none"
+    say(f"{result.dialogues} dialogues ({ends}), {result.failed} failed, in {result.run}")
+    spent = "" if result.usd is None else f", ${result.usd:.2f}"
+    say(f"this call: {result.replies} replies, {result.tokens} tokens{spent}, {result.seconds} s")
+    if result.faults:
+        say("failed: " + ", ".join(f"{count} by {fault}" for fault, count in sorted(result.faults.items())))
+    if result.unreadable:
+        say(f"{result.unreadable} answers of the controller were neither yes nor no")
+    if result.guards:
+        say(
+            "rejected by guards: "
+            + ", ".join(f"{count} {guard}" for guard, count in sorted(result.guards.items()))
+        )
 
 
 def _show_plan(config: SimulateConfig, user: str, assistant: str, n: int | None, json: bool) -> None:
-    from maieutic.rollouts import cost
+    from maieutic.rollouts.simulate import simulation_cost
 
-    found = cost(config, user, assistant, n)
+    found = simulation_cost(config, user, assistant, n)
     if json:
         print_json(found._asdict())
         return
     dollars = "no price is known" if found.usd is None else f"${found.usd:,.2f}"
     tokens = f"{found.read:,} tokens read, {found.written:,} written"
     say(f"{found.dialogues:,} dialogues: {found.calls:,} calls, {tokens}, {dollars}")
-    say("at most; draws thrown away, calls made again and a controller come on top")
+    say("an upper bound; rejected replies, repeated calls and a controller are not included")

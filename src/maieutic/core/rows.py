@@ -246,8 +246,8 @@ class TurnInfo(_Open):
     end_probability: float | None = None
     redrawn: tuple[dict[str, str], ...] = ()
     """Replies that a guard rejected, each with the guard."""
-    gave_up: str | None = None
-    """The guard that the last redraw still broke."""
+    broken_guard: str | None = None
+    """The guard that rejected the last redraw too; that reply was kept."""
     cost: float | None = None
     forced: bool = False
     controller: str | None = None
@@ -298,26 +298,26 @@ class TurnRow(StageRow):
 
 
 class TestAnswer(_Open):
-    """One try of a student at a problem."""
+    """One answer of a student to a problem."""
 
     text: str
-    right: bool
+    correct: bool
     seed: int | None = None
     finish: Finish = Finish.STOP
 
 
 class PrePostRow(StageRow):
-    """A student's tries at the problem of a dialogue, before or after it."""
+    """A student's answers to the problem of a dialogue, before or after it."""
 
-    of: str
-    """The start (before) or the dialogue (after) that the tries belong to."""
+    subject: str
+    """The key of the start (before) or the id of the dialogue (after) that was tested."""
     seed: str | None = None
     when: str | None = None
     model: str | None = None
     mode: str | None = None
     prompt: str | None = None
     sampling: Sampling | None = None
-    attempts: tuple[TestAnswer, ...] = ()
+    answers: tuple[TestAnswer, ...] = ()
 
 
 class FailureRow(_Open):

@@ -31,7 +31,7 @@ from maieutic.judging import rubrics
 from maieutic.judging.judges import ask
 from maieutic.judging.rubrics import Rubric
 from maieutic.models import ChatModel
-from maieutic.rollouts.users import UserMode, next_user_turn, tells, user_mode
+from maieutic.rollouts.users import UserMode, can_condition, next_user_message, user_mode
 
 Corpus = Sequence[Conversation]
 ITEMS = 100
@@ -223,12 +223,12 @@ async def _next_turn(
     model: ChatModel, mode: UserMode, start: Conversation, messages: list[Message]
 ) -> Message | None:
     """The simulator's next turn, conditioned on the intent in the way of its kind; null where it is blank."""
-    if mode == "trained" and start.intent and not tells(model, start, "intent"):
+    if mode == "trained" and start.intent and not can_condition(model, start, "intent"):
         so_far = start.model_copy(update={"messages": tuple(messages)})
         messages = list(add_intent(so_far, getattr(model, "system", None)).messages)
     seed = int(fingerprint([turn.content for turn in messages])[:7], 16)
     sampling = SAMPLING.model_copy(update={"seed": seed})
-    reply = await next_user_turn(model, mode, start, messages, sampling, may_end=False)
+    reply = await next_user_message(model, mode, start, messages, sampling, may_end=False)
     return Message(role=Role.USER, content=reply.text) if reply.text.strip() else None
 
 

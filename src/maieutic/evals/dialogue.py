@@ -18,7 +18,7 @@ from maieutic.core.messages import Conversation, Estimate, Fault
 from maieutic.core.store import stage_rows
 from maieutic.data.corpus import read_corpus
 from maieutic.evals.paired import PairedDifference, adjust_p_values, paired_difference
-from maieutic.rollouts.pre_post_rows import Tries, read_tries
+from maieutic.rollouts.pre_post_test import SolveRates, load_solve_rates
 
 MAIN_METRICS = ("solved", "told", "turns")
 """What a tutor is chosen by; p-values are adjusted over these three."""
@@ -44,9 +44,9 @@ class DialogueOutcomes(NamedTuple):
     models: dict[str, list[str]]
     """`student` and `tutor`: the models that wrote the turns, as the rows name them."""
 
-    def values(self, attempts: Tries | None) -> list[Values]:
+    def values(self, attempts: SolveRates | None) -> list[Values]:
         """The metrics of each dialogue, with those of the attempts before and after it."""
-        gains = attempts.of(self.conversations) if attempts else [{} for _ in self.outcomes]
+        gains = attempts.metrics(self.conversations) if attempts else [{} for _ in self.outcomes]
         return [each.values() | gain for each, gain in zip(self.outcomes, gains, strict=True)]
 
 
@@ -126,11 +126,11 @@ def score_dialogues(
     Raises:
         InputError: no dialogue has a known answer.
     """
-    return score_outcomes(load_outcomes(source, states), read_tries(before, after), rounds)
+    return score_outcomes(load_outcomes(source, states), load_solve_rates(before, after), rounds)
 
 
 def score_outcomes(
-    found: DialogueOutcomes, attempts: Tries | None = None, rounds: int | None = None
+    found: DialogueOutcomes, attempts: SolveRates | None = None, rounds: int | None = None
 ) -> dict[str, Any]:
     """`score_dialogues` of outcomes already loaded."""
     rows = found.values(attempts)
@@ -224,7 +224,7 @@ def compare_dialogues(
         InputError: no start is in both.
     """
     ours, theirs = (
-        metrics_by_start(load_outcomes(source, states), read_tries(before, step))
+        metrics_by_start(load_outcomes(source, states), load_solve_rates(before, step))
         for source, step in zip((first, second), after, strict=True)
     )
     return compare_starts(ours, theirs, f"{first} and {second}")
@@ -242,7 +242,7 @@ def compare_starts(a: StartMetrics, b: StartMetrics, names: str) -> dict[str, An
     return metrics
 
 
-def metrics_by_start(found: DialogueOutcomes, attempts: Tries | None) -> StartMetrics:
+def metrics_by_start(found: DialogueOutcomes, attempts: SolveRates | None) -> StartMetrics:
     """By start and kind of student the sums of each metric over its dialogues, and the unit it belongs to."""
     sums: dict[Start, tuple[str, dict[str, tuple[float, float]]]] = {}
     for each, values in zip(found.outcomes, found.values(attempts), strict=True):

@@ -27,9 +27,8 @@ from maieutic.evals.dialogue import compare_starts, load_outcomes, metrics_by_st
 from maieutic.judging import judge
 from maieutic.models import ModelOptions, load
 from maieutic.models.scripted import CONTROLS
-from maieutic.rollouts import SimulateConfig, cost, simulate
-from maieutic.rollouts.pre_post_rows import read_tries
-from maieutic.rollouts.pre_post_test import STUDENT, N, attempts
+from maieutic.rollouts.pre_post_test import STUDENT, N, load_solve_rates, pre_post_test
+from maieutic.rollouts.simulate import SimulateConfig, simulate, simulation_cost
 from maieutic.rollouts.users import UserMode
 
 RUBRIC = "socratic_checks"
@@ -168,7 +167,7 @@ class _DialogueRun:
 
     def _attempts(self, spec: str, source: Sequence[Conversation], folder: Path, *, before: bool) -> None:
         config = self.config
-        done = attempts(
+        done = pre_post_test(
             load(spec, self.options), source, folder, "before" if before else "after",
             n=config.attempts, prompt=config.attempt_prompt, mode=config.user_mode, states=self.states,
             sampling=config.student.model_copy(update={"seed": config.seed}), concurrency=config.concurrency,
@@ -180,7 +179,7 @@ class _DialogueRun:
         """The scores of one tutor with one student, with those of its first replies."""
         pair = self.pair(tutor, student)
         found = load_outcomes(pair.dialogues, self.states)
-        scores = score_outcomes(found, read_tries(*pair.attempts()), self.config.rounds)
+        scores = score_outcomes(found, load_solve_rates(*pair.attempts()), self.config.rounds)
         scores["single"] = self._score_first_replies(pair.dialogues.name, found.conversations)
         settings = {"stage": "eval-dialogue", "data": pair.dialogues.name}
         with Stage(self.out / f"scores-{pair.dialogues.name}", settings) as stage:
@@ -207,7 +206,7 @@ class _DialogueRun:
         """The paired differences of two tutors with one student."""
         pairs = [self.pair(name, student) for name in (a, b)]
         ours, theirs = (
-            metrics_by_start(load_outcomes(pair.dialogues, self.states), read_tries(*pair.attempts()))
+            metrics_by_start(load_outcomes(pair.dialogues, self.states), load_solve_rates(*pair.attempts()))
             for pair in pairs
         )
         metrics = compare_starts(ours, theirs, f"{a} and {b}") if ours.keys() & theirs.keys() else {}
@@ -310,7 +309,7 @@ def dialogue_run_cost(
     total = DialogueRunCost(0, 0, 0, 0, None)
     for student in students.values():
         for tutor in with_controls(tutors).values():
-            one = cost(config.simulation(config.budget), student, tutor)
+            one = simulation_cost(config.simulation(config.budget), student, tutor)
             tried = one.dialogues * config.attempts
             spoken = config.rounds * (config.student.max_tokens + config.tutor.max_tokens)
             prompt = one.read // max(1, one.calls) + spoken

@@ -17,7 +17,7 @@ _KINDS = {
     "simulator": "eval-simulator",
     "tutor": "eval-tutor",
     "dialogues": "eval-dialogue",
-    "playon": "play-on",
+    "preposttest": "pre-post-test",
 }
 """Kinds that a saved recipe names differently from the recipe file."""
 _BY_FILE = (

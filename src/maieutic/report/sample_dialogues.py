@@ -163,8 +163,8 @@ def _facts(info: Mapping[str, Any]) -> Iterator[Mark]:
         yield Mark("END")
     for draw in info.get("redrawn") or ():
         yield Mark(f"sampled again: {draw.get('guard')}")
-    if info.get("gave_up"):
-        yield Mark(f"kept although the guard failed: {info['gave_up']}", False)
+    if info.get("broken_guard"):
+        yield Mark(f"kept although the guard failed: {info['broken_guard']}", False)
 
 
 def _replies(row: Mapping[str, Any]) -> Iterator[ShownTurn]:

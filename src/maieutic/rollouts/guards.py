@@ -1,6 +1,6 @@
-"""What a drawn turn must not be. Each guard is a pure function with a name, counted, and off by a flag.
+"""Guards: rules that reject a generated message. Each is a pure function with a name that can be turned off.
 
-A guard's name in a row says why a draw was thrown away; what was drawn stands beside it.
+A rejected message is generated again. Its row records the guard's name and the rejected text.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from maieutic.core.errors import InputError
 from maieutic.core.messages import Finish, Message, Reply, Role
 
 NEAR = 0.9
-"""Shared words over all words (Jaccard) from which two turns of five words or more count as the same."""
+"""Two messages of five words or more count as the same from this share of common words (Jaccard) on."""
 
 _WORD = re.compile(r"\w+")
 _THANKS = re.compile(
@@ -28,7 +28,7 @@ _BANNED_OPENING = re.compile(r"^\W*(?:i|you|here)\b", re.I)
 
 
 class Context(NamedTuple):
-    """What a guard sees beside the draw."""
+    """What a guard sees besides the reply."""
 
     messages: Sequence[Message]
     role: Role
@@ -36,37 +36,37 @@ class Context(NamedTuple):
 
 
 def empty(reply: Reply, context: Context) -> bool:
-    """Nothing but white space, and not the end."""
+    """Only white space, and not the end of the conversation."""
     return not reply.text.strip() and reply.finish != Finish.END
 
 
 def repeat(reply: Reply, context: Context) -> bool:
-    """An earlier turn of the same side, or the intent, said again word for word or nearly so."""
-    earlier = [turn.content for turn in context.messages if turn.role == context.role]
+    """An earlier message of the same side, or the intent, repeated (almost) word for word."""
+    earlier = [message.content for message in context.messages if message.role == context.role]
     return any(_same(reply.text, text) for text in [*earlier, context.intent or ""] if text.strip())
 
 
 def role_flip(reply: Reply, context: Context) -> bool:
-    """A user who speaks as an assistant."""
+    """A user who speaks like an assistant."""
     return context.role == Role.USER and bool(_ASSISTANT_VOICE.search(reply.text))
 
 
 def thanks(reply: Reply, context: Context) -> bool:
-    """A second turn in a row that only thanks or says goodbye."""
+    """A second user message in a row that only thanks or says goodbye."""
     if context.role != Role.USER or not _only_thanks(reply.text):
         return False
-    mine = [turn.content for turn in context.messages if turn.role == Role.USER]
+    mine = [message.content for message in context.messages if message.role == Role.USER]
     return bool(mine) and _only_thanks(mine[-1])
 
 
 def long(reply: Reply, context: Context) -> bool:
-    """A user's turn that ran into the limit of new tokens."""
+    """A user message that reached the limit of new tokens."""
     return context.role == Role.USER and reply.finish == Finish.LENGTH
 
 
 def openings(reply: Reply, context: Context) -> bool:
-    """A first turn that opens with I, You or Here (UserLM's rule); not among the defaults."""
-    first = not any(turn.role == Role.USER for turn in context.messages)
+    """A first user message that starts with I, You or Here (UserLM's rule); not among the defaults."""
+    first = not any(message.role == Role.USER for message in context.messages)
     return context.role == Role.USER and first and bool(_BANNED_OPENING.search(reply.text))
 
 
@@ -82,7 +82,11 @@ DEFAULT = ("empty", "repeat", "role_flip", "thanks", "long")
 
 
 def parse(names: str) -> tuple[str, ...]:
-    """The guards that `default`, `none` or a comma-separated list means."""
+    """The guards named by `default`, `none` or a comma-separated list.
+
+    Raises:
+        InputError: an unknown name.
+    """
     if names in ("default", "none"):
         return DEFAULT if names == "default" else ()
     chosen = tuple(name.strip() for name in names.split(",") if name.strip())
@@ -91,8 +95,8 @@ def parse(names: str) -> tuple[str, ...]:
     return chosen
 
 
-def broken(names: Sequence[str], reply: Reply, context: Context) -> str | None:
-    """The first guard that the draw breaks."""
+def first_broken(names: Sequence[str], reply: Reply, context: Context) -> str | None:
+    """The first of these guards that rejects the reply."""
     return next((name for name in names if GUARDS[name](reply, context)), None)
 
 

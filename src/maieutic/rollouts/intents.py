@@ -1,8 +1,9 @@
-"""What each person of a corpus wanted, written by a chat model: what a simulator is trained, and can be asked, to want.
+"""Write what each user of a corpus wanted, with a chat model. A simulator can be trained and asked to want it.
 
-An intent is UserLM's (arXiv 2510.06552): the goal behind a whole conversation, at a high level, that gives away neither
-the person's words nor the order of things. What copies the person's words is drawn again. The conversation stands in a
-fence that it cannot close, and nothing in it is an instruction. The stage is a corpus: all conversations, in order.
+An intent is UserLM's (arXiv 2510.06552): the goal behind a whole conversation, at a high level, without the user's
+words and without the order of the requests. An intent that copies the user's words is generated again. The conversation
+is quoted inside a fence that no text in it can close, so nothing in it acts as an instruction. The rows are a corpus:
+all conversations, in order.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,54 +20,49 @@ from maieutic.core import prompts
 from maieutic.core.budget import Budget, Spending
 from maieutic.core.errors import EmptyCorpus, ModelError
 from maieutic.core.messages import Conversation, Finish, Message, Reply, Role, Sampling, fingerprint
-from maieutic.core.store import Stage
-from maieutic.core.workers import Failed, run_pending
+from maieutic.core.workers import Failed, open_stage, run_pending
 from maieutic.data.wordsets import words
 from maieutic.models import ChatModel, identity
-from maieutic.rollouts.candidates import corpus_hash
+from maieutic.rollouts.episodes import Source
 
-DRAW = Sampling(temperature=0, max_tokens=128)
+SAMPLING = Sampling(temperature=0, max_tokens=128)
 REDRAWS = 2
 REDRAW_TEMPERATURE = 0.7
 COPIED = 8
-"""Words in a row, as the person said them, from which an intent gives the conversation away."""
+"""An intent that shares this many consecutive words with the user is rejected."""
 _SPEAKERS = {Role.USER: "person", Role.ASSISTANT: "assistant"}
 
 
-class How(StrEnum):
-    """How a row came to its intent; stands in `meta["intent"]`."""
+class IntentStatus(StrEnum):
+    """Where a row's intent comes from; stored in `meta["intent"]["status"]`."""
 
     WRITTEN = "written"
     KEPT = "kept"
     FAILED = "failed"
-    NO_PERSON = "no person"
+    NO_USER = "no_user"
 
 
-class Intents(NamedTuple):
-    """What the stage holds, and what this call did."""
+class IntentsResult(NamedTuple):
+    """What the run folder holds, and what this call did."""
 
     rows: int
-    """Conversations, all of them."""
+    """All conversations."""
     written: int
     kept: int
-    """Had an intent already."""
+    """Conversations that already had an intent."""
     failed: int
-    """Have none, for the model gave none that can be used."""
-    no_person: int
-    """Have none, for nobody speaks in them."""
+    """Conversations without an intent: the model gave no usable one."""
+    no_user: int
+    """Conversations without an intent: they have no user message."""
     replies: int
-    """Replies asked for in this call."""
+    """Replies generated in this call."""
     tokens: int
     seconds: float
     run: str
 
 
-Reading = Callable[[bool], Iterable[Conversation]]
-"""Reads the corpus, from its start; broken rows are named where it is told to."""
-
-
 class _Item(NamedTuple):
-    place: int
+    position: int
     conversation: Conversation
 
 
@@ -76,23 +72,23 @@ def intents(
     out: Path | str,
     *,
     replace: bool = False,
-    sampling: Sampling = DRAW,
+    sampling: Sampling = SAMPLING,
     prompt: str = "intent",
     concurrency: int = 32,
     max_failure_rate: float = 0.05,
     budget: Budget | None = None,
-) -> Intents:
-    """Ask the model what each person wanted, into the stage folder `out`, which is a corpus.
+) -> IntentsResult:
+    """Write the intent of each conversation, into the run folder `out`, which is a corpus.
 
     Args:
-        model: closed at the end.
+        model: a chat model; closed at the end.
         corpus: a corpus, or conversations.
-        out: the stage's folder; the same call goes on in it.
-        replace: ask also where there is an intent.
-        sampling: how an intent is drawn; what cannot be used is drawn again, no colder than at .7.
+        out: the run folder; the same call resumes it.
+        replace: write a new intent also where a conversation has one.
+        sampling: how an intent is sampled; a rejected intent is generated again at a temperature of at least 0.7.
         prompt: a prompt's name or a `.md` file, with `{{mark}}` and `{{talk}}`.
-        concurrency: conversations under way at once.
-        max_failure_rate: the share of failed conversations past which the run ends as failed.
+        concurrency: conversations at the same time.
+        max_failure_rate: the share of failed conversations above which the run fails.
         budget: what this call may spend.
 
     Raises:
@@ -100,7 +96,7 @@ def intents(
     """
     budget = (budget or Budget()).checked([model.id])
     work = _Intents(model, replace, sampling, prompts.load(prompt), Spending(budget))
-    return asyncio.run(work.run(_reading(corpus), Path(out), concurrency, max_failure_rate))
+    return asyncio.run(work.run(Source(corpus), Path(out), concurrency, max_failure_rate))
 
 
 class _Intents:
@@ -108,106 +104,99 @@ class _Intents:
         self, model: ChatModel, replace: bool, sampling: Sampling, prompt: prompts.Prompt, spending: Spending
     ) -> None:
         self._model, self._replace, self._sampling = model, replace, sampling
-        self._prompt, self._spending = prompt, spending
+        self._prompt, self._spending = prompt, purse
 
-    async def run(self, corpus: Reading, out: Path, concurrency: int, max_failure_rate: float) -> Intents:
+    async def run(
+        self, source: Source, out: Path, concurrency: int, max_failure_rate: float
+    ) -> IntentsResult:
         started = time.monotonic()
-        count, data = corpus_hash(corpus(True))
-        if not count:
+        if not source.count:
             raise EmptyCorpus("there is no conversation", "Give a corpus.")
-        config = {
+        settings = {
             "stage": "intents",
             "model": identity(self._model),
             "prompt": self._prompt.hash,
             "replace": self._replace,
             "sampling": self._sampling,
-            "data": data,
+            "data": source.hash,
         }
-        try:
-            with Stage(out, config) as stage:
-                await self._model.check()
-                await run_pending(
-                    stage,
-                    self._owed(corpus(False)),
-                    self._row,
-                    self._given_up,
-                    concurrency=concurrency,
-                    max_failure_rate=max_failure_rate,
-                    total=count,
-                    label="intents",
-                    spending=self._spending,
-                )
-                how = Counter(row["meta"]["intent"]["how"] for row in stage.rows.rows())
-                counts = {one.name.lower(): how[one] for one in How}
-                stage.finish(counts)
-        finally:
-            await self._model.close()
-        spent = {"replies": self._spending.replies, "tokens": self._spending.tokens}
-        return Intents(count, **counts, **spent, seconds=round(time.monotonic() - started, 3), run=str(out))
+        async with open_stage(out, settings, [self._model]) as stage:
+            await run_pending(
+                stage,
+                self._pending(source.read()),
+                self._row,
+                self._failure_row,
+                concurrency=concurrency,
+                max_failure_rate=max_failure_rate,
+                total=source.count,
+                label="intents",
+                spending=self._spending,
+            )
+            found = Counter(row["meta"]["intent"]["status"] for row in stage.rows.rows())
+            counts = {status.value: found[status] for status in IntentStatus}
+            stage.finish(counts)
+        return IntentsResult(
+            source.count,
+            **counts,
+            replies=self._spending.replies,
+            tokens=self._spending.tokens,
+            seconds=round(time.monotonic() - started, 3),
+            run=str(out),
+        )
 
-    def _owed(self, corpus: Iterable[Conversation]) -> Iterator[tuple[str, _Item]]:
-        for place, conversation in enumerate(corpus):
-            yield fingerprint([place, conversation.row()]), _Item(place, conversation)
+    def _pending(self, conversations: Iterable[Conversation]) -> Iterator[tuple[str, _Item]]:
+        for index, conversation in enumerate(conversations):
+            yield fingerprint([index, conversation.row()]), _Item(index, conversation)
 
     async def _row(self, item: _Item) -> dict[str, Any]:
         conversation = item.conversation
         if conversation.intent and not self._replace:
-            return _shape(conversation, How.KEPT)
+            return _make_row(conversation, IntentStatus.KEPT)
         if not conversation.turns(Role.USER):
-            return _shape(conversation, How.NO_PERSON)
+            return _make_row(conversation, IntentStatus.NO_USER)
         messages = [Message(role=Role.USER, content=self._question(conversation))]
-        why = ""
+        problem = ""
         for draw in range(1 + REDRAWS):
-            reply = await self._model.reply(messages, self._draw(item.place, draw))
+            reply = await self._model.reply(messages, self._draw(item.position, draw))
             self._spending.charge(reply)
-            text, why = " ".join(reply.text.split()), unusable(reply, conversation)
-            if not why:
-                told = conversation.model_copy(update={"intent": text})
-                return _shape(told, How.WRITTEN, model=self._model.id, draws=draw + 1)
-        raise ModelError(f"{self._model.id}: {why}, {1 + REDRAWS} times in a row", "Take another model.")
+            text, problem = " ".join(reply.text.split()), rejection(reply, conversation)
+            if not problem:
+                written = conversation.model_copy(update={"intent": text})
+                return _make_row(written, IntentStatus.WRITTEN, model=self._model.id, draws=draw + 1)
+        raise ModelError(f"{self._model.id}: {problem}, {1 + REDRAWS} times in a row", "Use another model.")
 
-    def _draw(self, place: int, draw: int) -> Sampling:
-        seed = self._sampling.seed + (1 + REDRAWS) * place + draw
-        heat = max(self._sampling.temperature, REDRAW_TEMPERATURE if draw else 0)
-        return self._sampling.model_copy(update={"seed": seed, "temperature": heat})
+    def _draw(self, index: int, draw: int) -> Sampling:
+        seed = self._sampling.seed + (1 + REDRAWS) * index + draw
+        temperature = max(self._sampling.temperature, REDRAW_TEMPERATURE if draw else 0)
+        return self._sampling.model_copy(update={"seed": seed, "temperature": temperature})
 
     def _question(self, conversation: Conversation) -> str:
-        said = [turn for turn in conversation.messages if turn.role != Role.SYSTEM]
-        talk = "\n\n".join(f"{_SPEAKERS[turn.role]}: {turn.content}" for turn in said)
+        said = [message for message in conversation.messages if message.role != Role.SYSTEM]
+        talk = "\n\n".join(f"{_SPEAKERS[message.role]}: {message.content}" for message in said)
         return self._prompt.fill(mark=prompts.mark_for([talk]), talk=talk)
 
-    def _given_up(self, item: _Item, error: Failed) -> dict[str, Any]:
-        return _shape(item.conversation, How.FAILED, error=error.what)
+    def _failure_row(self, item: _Item, error: Failed) -> dict[str, Any]:
+        return _make_row(item.conversation, IntentStatus.FAILED, error=error.what)
 
 
-def unusable(reply: Reply, conversation: Conversation) -> str:
-    """Why a reply is no intent of this conversation; empty where it is one."""
-    said = words(reply.text)
-    if not said:
+def rejection(reply: Reply, conversation: Conversation) -> str:
+    """Why a reply is not an intent of this conversation; empty if it is one."""
+    written = words(reply.text)
+    if not written:
         return "an empty intent"
     if reply.finish == Finish.LENGTH:
-        return "an intent that never ends"
-    own = {run for turn in conversation.turns(Role.USER) for run in _runs(words(turn))}
-    return "an intent in the person's own words" if own & set(_runs(said)) else ""
+        return "an intent longer than max_tokens"
+    own = {ngram for turn in conversation.turns(Role.USER) for ngram in _ngrams(words(turn))}
+    return "an intent that copies the user's words" if own & set(_ngrams(written)) else ""
 
 
-def _runs(said: list[str]) -> Iterator[tuple[str, ...]]:
-    return (tuple(said[start : start + COPIED]) for start in range(len(said) - COPIED + 1))
+def _ngrams(text: list[str]) -> Iterator[tuple[str, ...]]:
+    return (tuple(text[start : start + COPIED]) for start in range(len(text) - COPIED + 1))
 
 
-def _shape(conversation: Conversation, how: How, **more: Any) -> dict[str, Any]:
-    """The conversation as a row, with how it came to its intent."""
+def _make_row(conversation: Conversation, status: IntentStatus, **details: Any) -> dict[str, Any]:
+    """The conversation as a row, with the status of its intent."""
     before = conversation.meta.get("intent")
-    known = before if how == How.KEPT and isinstance(before, dict) else {}
-    meta = {**conversation.meta, "intent": {**known, "how": how.value, **more}}
+    known = before if status == IntentStatus.KEPT and isinstance(before, dict) else {}
+    meta = {**conversation.meta, "intent": {**known, "status": status.value, **details}}
     return conversation.model_copy(update={"meta": meta}).row()
-
-
-def _reading(corpus: Path | str | Iterable[Conversation]) -> Reading:
-    if not isinstance(corpus, (Path, str)):
-        listed = list(corpus)
-        return lambda tell: listed
-    from maieutic.core.json_rows import BadRows
-    from maieutic.data.corpus import read_corpus
-
-    return lambda tell: read_corpus(corpus, on_bad=None if tell else BadRows())

@@ -1,13 +1,15 @@
-"""The student tries the problem alone, several times: before a dialogue, knowing its start, or after it, all told.
+"""Test the student alone, before or after a dialogue: it answers the problem several times.
 
-A neutral turn of the assistant's asks for it (`prompts/attempt.md`; a world of few words brings its own), and the
-student's next turn is the attempt: right where it states the known answer. Protocol: PedagogicalRL, 8 attempts.
+A neutral assistant message asks for the answer (`prompts/attempt.md`; another prompt can be given), and the student's
+next message is the answer: correct where it states the known answer. *Before* sees the dialogue's start only, *after*
+sees the whole dialogue. The difference of the two shares of correct answers is delta solve, the mean accuracy after
+minus before. Protocol: PedagogicalRL, 8 answers.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -17,37 +19,36 @@ from maieutic.core import prompts
 from maieutic.core.budget import Budget, Spending
 from maieutic.core.errors import EmptyCorpus
 from maieutic.core.messages import Conversation, Fault, Finish, Message, Role, Sampling, fingerprint
-from maieutic.core.store import Stage
-from maieutic.core.workers import Failed, fault_of, run_pending
+from maieutic.core.store import stage_rows
+from maieutic.core.workers import Failed, fault_of, open_stage, run_pending
 from maieutic.data.corpus import read_corpus
 from maieutic.models import ChatModel, identity
-from maieutic.rollouts.pre_post_rows import before_dialogue, start_key
-from maieutic.rollouts.users import UserMode, next_user_turn, prompt_hash, user_mode
+from maieutic.rollouts.users import UserMode, next_user_message, prompt_hash, user_mode
 
 N = 8
 STUDENT = Sampling(temperature=1.0, top_p=0.8, max_tokens=256)
 When = Literal["before", "after"]
 
 
-class Attempts(NamedTuple):
-    """What the stage holds, and what this call did."""
+class PrePostTestResult(NamedTuple):
+    """What the run folder holds, and what this call did."""
 
-    tried: int
-    """Starts, or dialogues, in the whole stage."""
+    tested: int
+    """Starts (before) or dialogues (after) in the run folder."""
     failed: int
-    """Of these, those that failed in this call."""
-    right: float | None
-    """The share of right attempts."""
+    """Those of them that failed in this call."""
+    correct: float | None
+    """The share of correct answers."""
     replies: int
-    """Replies asked for in this call."""
+    """Replies generated in this call."""
     tokens: int
     usd: float | None
     run: str
 
 
-def attempts(
+def pre_post_test(
     model: ChatModel,
-    source: Path | str | Iterable[Conversation],
+    data: Path | str | Iterable[Conversation],
     out: Path | str,
     when: When,
     *,
@@ -59,37 +60,34 @@ def attempts(
     concurrency: int = 64,
     max_failure_rate: float = 0.05,
     budget: Budget | None = None,
-) -> Attempts:
-    """Let the student try `n` times at each start (before) or after each dialogue, into the stage folder `out`.
+) -> PrePostTestResult:
+    """Let the student answer `n` times at each start (before) or after each dialogue, into the run folder `out`.
 
     Args:
         model: the student; closed at the end.
-        source: a simulate stage, or its conversations; those without a known answer are passed over.
-        out: the stage's folder; the same call goes on in it.
-        when: `before` sees no more than the start, and each start once; `after` sees the whole dialogue.
-        n: attempts; attempt i is drawn with a seed of its own.
-        prompt: the assistant's turn that asks, a prompt's name or a `.md` file.
-        sampling: how each is drawn.
+        data: a simulate step's folder, or its conversations. Those without a known answer are skipped.
+        out: the run folder; the same call resumes it.
+        when: `before` shows the student each start once; `after` shows it each whole dialogue.
+        n: answers; each has its own random seed.
+        prompt: the assistant's question, a prompt's name or a `.md` file.
+        sampling: how each answer is sampled.
         mode: `trained` or `prompted`; by default what the checkpoint says.
-        states: whether a turn solves the problem; null: it states the known answer.
-        concurrency: starts or dialogues under way at once.
-        max_failure_rate: the share of failures past which the run ends as failed.
+        states: whether an answer is correct; null: it states the known answer.
+        concurrency: starts or dialogues at the same time.
+        max_failure_rate: the share of failures above which the run fails.
         budget: what this call may spend.
 
     Raises:
         BudgetSpent, TooManyFailures, ModelError, RunConflict, RunLocked, DiskFull, MissingInput, EmptyCorpus.
     """
-    work = _Attempts(model, when, n, prompts.load(prompt), sampling, user_mode(model, mode), states)
-    work.spending = Spending((budget or Budget()).checked([model.id]))
-    talks = [
-        one
-        for one in (read_corpus(source) if isinstance(source, (Path, str)) else source)
-        if is_known(one.problem, states)
-    ]
-    return asyncio.run(work.run(talks, Path(out), concurrency, max_failure_rate))
+    spending = Spending((budget or Budget()).checked([model.id]))
+    work = _PrePostTest(model, when, n, prompts.load(prompt), sampling, user_mode(model, mode), states, spending)
+    conversations = read_corpus(data) if isinstance(data, (Path, str)) else data
+    known = [conversation for conversation in conversations if is_known(conversation.problem, states)]
+    return asyncio.run(work.run(known, Path(out), concurrency, max_failure_rate))
 
 
-class _Attempts:
+class _PrePostTest:
     def __init__(
         self,
         model: ChatModel,
@@ -99,99 +97,108 @@ class _Attempts:
         sampling: Sampling,
         mode: UserMode,
         states: States | None,
+        spending: Spending,
     ) -> None:
         self._model, self._when, self._n, self._mode = model, when, n, mode
         self._prompt, self._sampling, self._states = prompt, sampling, states or states_answer
-        self.spending = Spending()
+        self._spending = spending
 
     async def run(
-        self, talks: list[Conversation], out: Path, concurrency: int, max_failure_rate: float
-    ) -> Attempts:
-        try:
-            with Stage(out, self._identity()) as stage:
-                await self._model.check()
-                worked = await run_pending(
-                    stage, self._owed(talks), self._row, self._given_up,
-                    concurrency=concurrency, max_failure_rate=max_failure_rate,
-                    total=len(talks), label=f"attempts {self._when}", spending=self.spending,
-                )  # fmt: skip
-                if not worked.rows:
-                    raise EmptyCorpus("no dialogue has a known answer", "Seed the dialogues with problems.")
-                made = [one["right"] for row in stage.rows.rows() for one in row["attempts"]]
-                right = sum(made) / len(made) if made else None
-                stage.finish({"failed": worked.failed, "right": right, "when": self._when})
-        finally:
-            await self._model.close()
-        usd = round(self.spending.usd, 6)
-        return Attempts(
+        self, conversations: list[Conversation], out: Path, concurrency: int, max_failure_rate: float
+    ) -> PrePostTestResult:
+        async with open_stage(out, self._run_settings(), [self._model]) as stage:
+            worked = await run_pending(
+                stage,
+                self._pending(conversations),
+                self._row,
+                self._failure_row,
+                concurrency=concurrency,
+                max_failure_rate=max_failure_rate,
+                total=len(conversations),
+                label=f"test {self._when}",
+                spending=self._spending,
+            )
+            if not worked.rows:
+                raise EmptyCorpus("no dialogue has a known answer", "Seed the dialogues with problems.")
+            correct = [answer["correct"] for row in stage.rows.rows() for answer in row["answers"]]
+            share = sum(correct) / len(correct) if correct else None
+            stage.finish({"failed": worked.failed, "correct": share, "when": self._when})
+        return PrePostTestResult(
             worked.rows,
             worked.failed,
-            right,
-            self.spending.replies,
-            self.spending.tokens,
-            usd or None,
+            share,
+            self._spending.replies,
+            self._spending.tokens,
+            round(self._spending.usd, 6) or None,
             str(out),
         )
 
-    def _identity(self) -> dict[str, Any]:
-        """The settings; not the dialogues, of which a later call may have more: each stands in its row's key."""
+    def _run_settings(self) -> dict[str, Any]:
+        """Without the dialogues: a later call may have more of them, and each is part of its row's key."""
         return {
-            "stage": "attempts",
+            "stage": "pre-post-test",
             "when": self._when,
             "model": identity(self._model),
             "mode": self._mode,
-            "told": prompt_hash(self._mode),
+            "user_prompt": prompt_hash(self._mode),
             "prompt": self._prompt.hash,
             "sampling": self._sampling,
             "n": self._n,
         }
 
-    def _owed(self, talks: Iterable[Conversation]) -> Iterator[tuple[str, Conversation]]:
-        for one in talks:
-            said = [[turn.role, turn.content] for turn in one.messages] if self._when == "after" else None
-            yield fingerprint([self._when, self._of(one), said]), one
+    def _pending(self, conversations: Iterable[Conversation]) -> Iterator[tuple[str, Conversation]]:
+        for conversation in conversations:
+            content = (
+                [[message.role, message.content] for message in conversation.messages]
+                if self._when == "after"
+                else None
+            )
+            yield fingerprint([self._when, self._subject(conversation), content]), conversation
 
-    def _of(self, talk: Conversation) -> str:
-        return start_key(talk) if self._when == "before" else talk.id
+    def _subject(self, conversation: Conversation) -> str:
+        return start_key(conversation) if self._when == "before" else conversation.id
 
-    async def _row(self, talk: Conversation) -> dict[str, Any]:
-        messages = asked(
-            before_dialogue(talk) if self._when == "before" else talk.messages, self._prompt.text
+    async def _row(self, conversation: Conversation) -> dict[str, Any]:
+        shown = start_messages(conversation) if self._when == "before" else conversation.messages
+        messages = with_question(shown, self._prompt.text)
+        calls = [self._answer(conversation, messages, index) for index in range(self._n)]
+        # return_exceptions: an answer that fails does not cancel the others
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+        return {**self._make_row(conversation), "answers": answers}
+
+    async def _answer(
+        self, conversation: Conversation, messages: tuple[Message, ...], index: int
+    ) -> dict[str, Any]:
+        drawn = fingerprint([self._when, self._subject(conversation), index])
+        seed = int(drawn[:7], 16) + self._sampling.seed
+        sampling = self._sampling.model_copy(update={"seed": seed})
+        reply = await next_user_message(
+            self._model, self._mode, conversation, messages, sampling, may_end=False
         )
-        tries = [self._try(talk, messages, place) for place in range(self._n)]
-        made = await asyncio.gather(
-            *tries, return_exceptions=True
-        )  # one that fails does not cancel the others
-        for one in made:
-            if isinstance(one, BaseException):
-                raise one
-        return {**self._shape(talk), "attempts": made}
-
-    async def _try(self, talk: Conversation, messages: tuple[Message, ...], place: int) -> dict[str, Any]:
-        drawn = int(fingerprint([self._when, self._of(talk), place])[:7], 16) + self._sampling.seed
-        sampling = self._sampling.model_copy(update={"seed": drawn})
-        reply = await next_user_turn(self._model, self._mode, talk, messages, sampling, may_end=False)
-        self.spending.charge(reply)
-        assert talk.problem
+        self._spending.charge(reply)
+        assert conversation.problem
         return {
             "text": reply.text,
-            "right": self._states(reply.text, talk.problem),
-            "seed": drawn,
+            "correct": self._states(reply.text, conversation.problem),
+            "seed": seed,
             **({"finish": reply.finish} if reply.finish != Finish.STOP else {}),
         }
 
-    def _given_up(self, talk: Conversation, error: Failed) -> dict[str, Any]:
+    def _failure_row(self, conversation: Conversation, error: Failed) -> dict[str, Any]:
         return {
-            **self._shape(talk),
-            "attempts": [],
+            **self._make_row(conversation),
+            "answers": [],
             "fault": fault_of(error, Fault.USER_MODEL),
             "error": error.what,
         }
 
-    def _shape(self, talk: Conversation) -> dict[str, Any]:
+    def _make_row(self, conversation: Conversation) -> dict[str, Any]:
         return {
-            "of": self._of(talk),
-            "seed": str(talk.meta.get("seed", talk.id)),
+            "subject": self._subject(conversation),
+            "seed": str(conversation.meta.get("seed", conversation.id)),
             "when": self._when,
             "model": self._model.id,
             "mode": self._mode,
@@ -200,9 +207,65 @@ class _Attempts:
         }
 
 
-def asked(messages: Iterable[Message], question: str) -> tuple[Message, ...]:
-    """The turns with the assistant's question; where the assistant spoke last, it is part of that turn."""
-    turns = tuple(messages)
-    if turns and turns[-1].role == Role.ASSISTANT:
-        question, turns = f"{turns[-1].content}\n\n{question}", turns[:-1]
-    return (*turns, Message(role=Role.ASSISTANT, content=question))
+def with_question(messages: Iterable[Message], question: str) -> tuple[Message, ...]:
+    """The messages and the assistant's question; if the assistant spoke last, its message is extended by it."""
+    shown = tuple(messages)
+    if shown and shown[-1].role == Role.ASSISTANT:
+        question, shown = f"{shown[-1].content}\n\n{question}", shown[:-1]
+    return (*shown, Message(role=Role.ASSISTANT, content=question))
+
+
+class SolveRates(NamedTuple):
+    """Shares of correct answers."""
+
+    before: dict[str, float]
+    """By `start_key`."""
+    after: dict[str, float]
+    """By the dialogue's id."""
+
+    def metrics(self, conversations: Sequence[Conversation]) -> list[dict[str, tuple[float, float]]]:
+        """For each dialogue its metrics, as numerator and denominator; empty where it was not tested."""
+        found: list[dict[str, tuple[float, float]]] = []
+        for conversation in conversations:
+            before = self.before.get(start_key(conversation))
+            after = self.after.get(conversation.id)
+            gain = None if before is None or after is None else after - before
+            values = {"solve_before": before, "solve_after": after, "delta_solve": gain}
+            found.append({name: (value, 1.0) for name, value in values.items() if value is not None})
+        return found
+
+
+def start_key(conversation: Conversation) -> str:
+    """A hash of a dialogue's start: its problem, profile and messages. The same for every tutor that continues it."""
+    problem = conversation.problem
+    messages = start_messages(conversation)
+    return fingerprint(
+        [
+            problem.model_dump(exclude_none=True) if problem else None,
+            conversation.profile,
+            [[message.role, message.content] for message in messages],
+        ]
+    )
+
+
+def start_messages(conversation: Conversation) -> tuple[Message, ...]:
+    """The messages before the first generated one."""
+    generated = [int(index) for index in conversation.meta.get("turns", {}) if index.isdigit()]
+    return conversation.messages[: min(generated, default=len(conversation.messages))]
+
+
+def load_solve_rates(before: Path | str | None, after: Path | str | None) -> SolveRates | None:
+    """The shares of correct answers of two pre/post tests; null where neither is given."""
+    if before is None and after is None:
+        return None
+    return SolveRates(_rates(before), _rates(after))
+
+
+def _rates(stage: Path | str | None) -> dict[str, float]:
+    if stage is None:
+        return {}
+    return {
+        str(row["subject"]): sum(answer["correct"] for answer in row["answers"]) / len(row["answers"])
+        for row in stage_rows(stage)
+        if row["answers"]
+    }

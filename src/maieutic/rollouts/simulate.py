@@ -1,8 +1,9 @@
-"""Many dialogues at once, none lost and none paid for twice.
+"""Simulate many dialogues at once, without losing one and without paying for one twice.
 
-A run folder holds a row a dialogue (`rows.jsonl`, a corpus that trains as it is), and the turns of dialogues still
-going on (`turns.jsonl`). The same command goes on: finished dialogues are not asked again, and the others continue
-from their last finished turn. Starts stream; what memory holds of a dialogue that is over is some fifty bytes.
+A run folder holds one row per dialogue (`rows.jsonl`, a corpus that can be trained on as it is) and the messages of
+dialogues that have not ended (`turns.jsonl`). The same call resumes the run: finished dialogues are not generated
+again, and the others continue after their last finished message. Starts are streamed; a finished dialogue costs some
+fifty bytes of memory.
 """
 
 from __future__ import annotations
@@ -10,93 +11,98 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import Field
 
-from maieutic.core.budget import Budget, Spending
-from maieutic.core.messages import Conversation, Record, Sampling, fingerprint
+from maieutic.core import prompts
+from maieutic.core.budget import Budget, Spending, spend
+from maieutic.core.messages import Conversation, Message, Record, Role, Sampling, fingerprint
 from maieutic.core.store import Stage
 from maieutic.core.workers import check_rate, open_stage, run_pool
 from maieutic.models import ChatModel, identity
 from maieutic.models.student import load_kind
 from maieutic.rollouts import guards
-from maieutic.rollouts.dialogue import Decided, Dialogue, Ending, Rules, Side, Spoken
-from maieutic.rollouts.rows import dialogue_row, first_error, partial_dialogues, tally
-from maieutic.rollouts.starts import Start, Starts
-from maieutic.rollouts.tutor_prompt import Brief
-from maieutic.rollouts.users import CONTROLLER, UserMode, prompt_hash, user_mode
+from maieutic.rollouts.dialogue import Dialogue, Ending, Generated, Rules, Side, StopWhen
+from maieutic.rollouts.episodes import Start, Starts, episode_row, first_error, tally, unfinished
+from maieutic.rollouts.tutor_prompt import TutorPrompt
+from maieutic.rollouts.users import CONTROLLER, UserMode, prompt_hash, swapped, user_mode
+
+CHARS_A_TOKEN = 4
+_SERVED = ("openai/", "ollama/", "http://", "https://")
+"""Models that are prompted to play the user unless `user_mode` is `trained`."""
 
 
 class SimulateConfig(Record):
-    """How to simulate; what is here decides the dialogues, except for the last three."""
+    """The settings of a simulation. All but the last three decide the content of the dialogues."""
 
     seeds: Path | None = None
-    """A corpus whose conversations are starts; without one, the user begins freely."""
+    """A corpus whose conversations are the starts; without one, the user begins freely."""
     seed_turns: int | None = Field(None, ge=0)
-    """Keep only so many turns of each seed: 1 for its first question, 2 for its first round."""
+    """Keep only this many messages of each seed: 1 for its first question, 2 for its first round."""
     repeat: int = Field(1, ge=1)
-    """Dialogues a seed, each with draws of its own."""
+    """Dialogues per seed, each sampled with its own random seeds."""
     kinds: tuple[str, ...] = ()
-    """Kinds of students, each with every seed (see `maieutic.models.student`): told to the user before the profile."""
+    """Kinds of students, each combined with every seed (see `maieutic.models.student`); a kind's profile
+    conditions the user before the seed's own."""
     user_mode: UserMode | None = None
     """`trained` or `prompted`; by default what the user's checkpoint says."""
     user: Sampling = Sampling(temperature=1.0, top_p=0.8, max_tokens=256)
     assistant: Sampling = Sampling(temperature=0.7, max_tokens=512)
     assistant_system: str | None = None
-    """A system turn put before dialogues that have none; both sides see it only where the user is trained."""
+    """System text of dialogues that have none. The assistant and a trained user see it, a prompted user does not."""
     assistant_prompt: str | None = None
-    """What the assistant alone is told, a prompt's name or a `.md` file, with the dialogue's problem in it."""
+    """A system prompt that only the assistant sees, with the dialogue's problem: a prompt's name or a `.md` file."""
     show_solution: bool = False
-    """Let `assistant_prompt` tell it the misconception, the solution and the known answer too."""
+    """Include the misconception, the solution and the known answer in `assistant_prompt`."""
     rounds: int = Field(10, ge=1)
-    """Rounds at most: an assistant's reply ends a round, those of the start counted."""
+    """Rounds at most: an assistant's reply ends a round; those of the start count."""
     user_turns: int | None = Field(None, ge=1)
-    """The user speaks at most so many times after the start, and has the last word then."""
+    """The user generates at most this many messages; a user message is the last."""
     min_rounds: int = Field(1, ge=0)
-    """The user may not end before so many."""
+    """The user may not end the dialogue before this many rounds."""
     ending: Ending = "allow"
-    """`allow` the user to end from `min_rounds` on, `suppress` that wholly, or `force` it: where the rounds are used
-    up the user says one turn more, its last, and the dialogue counts as ended."""
+    """`allow` the user to end from `min_rounds` on, `suppress` endings, or `force` one: after the last round the user
+    writes a goodbye, and the dialogue counts as ended."""
     guards: str = "default"
     """`default`, `none`, or a list such as `empty,repeat`."""
     redraws: int = Field(3, ge=0)
-    """Draws a guard may throw away for one turn."""
+    """How often one message may be generated again after a guard rejected it."""
     seed: int = 0
     concurrency: int = Field(64, ge=1)
-    """Dialogues under way at once."""
+    """Dialogues at the same time."""
     max_failure_rate: float = Field(0.05, ge=0, le=1)
-    """Failed dialogues, as a share, past which the run ends as failed."""
+    """The share of failed dialogues above which the run fails."""
     budget: Budget = Budget()
-    """Stop cleanly once this call has spent so much; turns under way are finished and kept."""
+    """Stop cleanly when this call has spent this much; messages that are being generated are finished and kept."""
 
 
-class Summary(NamedTuple):
-    """What a run holds, and what this call did."""
+class SimulateResult(NamedTuple):
+    """What the run folder holds, and what this call did."""
 
     dialogues: int
     """Finished dialogues of the whole run."""
     failed: int
-    """Dialogues of the whole run that could not be finished."""
+    """Failed dialogues of the whole run."""
     replies: int
     """Replies that models gave in this call."""
     seconds: float
     run: str
     ends: dict[str, int]
-    """Finished dialogues by why they ended."""
+    """Finished dialogues, by why they ended."""
     faults: dict[str, int]
-    """Failed dialogues by whose fault it was."""
+    """Failed dialogues, by fault."""
     guards: dict[str, int]
-    """Draws thrown away, by guard."""
-    unread: int
-    """Answers of the controller that were neither yes nor no; the dialogues went on."""
+    """Rejected replies, by guard."""
+    unreadable: int
+    """Answers of the controller that were neither yes nor no; the dialogues continued."""
     tokens: int
-    """Tokens this call used, prompts counted."""
+    """Tokens of this call, prompts included."""
     usd: float | None
-    """Dollars this call spent; null where no model has a price."""
+    """Dollars that this call spent; null where no model has a price."""
 
 
 def simulate(
@@ -108,38 +114,45 @@ def simulate(
     controller: ChatModel | None = None,
     *,
     starts: Sequence[Conversation] | None = None,
-    decided: Decided | None = None,
-) -> Summary:
-    """Simulate `n` dialogues into the run folder `out` (default: `repeat` for each seed).
+    stop_when: StopWhen | None = None,
+) -> SimulateResult:
+    """Simulate `n` dialogues into the run folder `out`.
 
-    `controller` is asked after each reply whether such a person would stop here: an end for prompted users, who
-    seldom find it themselves. `starts` are conversations in place of the corpus that `config.seeds` names. Where
-    `decided` says of what was said so far that nothing which may follow matters, the dialogue is over.
+    Args:
+        user: the user's model.
+        assistant: the assistant's model.
+        out: the run folder; the same call resumes it.
+        n: dialogues; by default `repeat` for each seed and kind.
+        config: all other settings.
+        controller: a model that is asked after each reply whether such a person would stop here. Prompted users need
+            it: they seldom end a dialogue themselves.
+        starts: conversations instead of the corpus that `config.seeds` names.
+        stop_when: ends a dialogue once its messages meet this condition.
 
     Raises:
-        TooManyFailures: past `max_failure_rate`; every dialogue is a row all the same.
-        BudgetSpent: the budget is used up; the same command with a larger one goes on.
-        ModelError: the key, or a model's name, is wrong.
-        RunConflict, RunLocked, DiskFull: about the folder.
+        TooManyFailures: above `max_failure_rate`; every dialogue has its row all the same.
+        BudgetSpent: the budget is used up; the same call with a larger one resumes the run.
+        ModelError: the key or a model's name is wrong.
+        RunConflict, RunLocked, DiskFull: the folder cannot be used.
     """
-    with _seldom_collected():
+    with _rare_garbage_collection():
         return asyncio.run(
             _simulate(
-                _Cast(user, assistant, controller),
+                _Models(user, assistant, controller),
                 Path(out),
                 n,
                 config or SimulateConfig(),
                 starts,
-                decided,
+                stop_when,
             )
         )
 
 
 @contextmanager
-def _seldom_collected() -> Iterator[None]:
-    """Let Python look for garbage a tenth as often as it would.
+def _rare_garbage_collection() -> Iterator[None]:
+    """Collect garbage a tenth as often.
 
-    Each look goes through what hundreds of waiting dialogues hold: a sixth of the time a served reply takes here.
+    Each collection scans the state of hundreds of waiting dialogues: a sixth of the processor time of a served reply.
     """
     usual = gc.get_threshold()
     gc.set_threshold(10 * usual[0], *usual[1:])
@@ -149,95 +162,99 @@ def _seldom_collected() -> Iterator[None]:
         gc.set_threshold(*usual)
 
 
-class _Cast(NamedTuple):
-    """Who takes part."""
-
+class _Models(NamedTuple):
     user: ChatModel
     assistant: ChatModel
     controller: ChatModel | None
 
-    def models(self) -> list[ChatModel]:
+    def all(self) -> list[ChatModel]:
         return [model for model in self if model is not None]
 
 
 async def _simulate(
-    cast: _Cast,
+    models: _Models,
     out: Path,
     n: int | None,
     config: SimulateConfig,
     given: Sequence[Conversation] | None,
-    decided: Decided | None,
-) -> Summary:
-    starts = Starts(
+    stop_when: StopWhen | None,
+) -> SimulateResult:
+    starts = _starts(config, given)
+    config.budget.checked([model.id for model in models.all()])
+    settings = _run_settings(models, config, starts.hash) | ({"stop_when": True} if stop_when else {})
+    async with open_stage(out, settings, models.all()) as stage:
+        run = _Run(models, stage, config, stop_when)
+        return _finish(stage, await run.all(starts, n), config)
+
+
+def _starts(config: SimulateConfig, given: Sequence[Conversation] | None = None) -> Starts:
+    return Starts(
         config.seeds if given is None else given,
         config.seed_turns,
         config.assistant_system,
         config.repeat,
         config.kinds,
     )
-    config.budget.checked([model.id for model in cast.models()])
-    identified = _identity(cast, config, starts.hash) | ({"decided": True} if decided else {})
-    async with open_stage(out, identified, cast.models()) as stage:
-        run = _Run(cast, stage, config, decided)
-        return _close(stage, await run.all(starts, n), config)
 
 
-def _identity(cast: _Cast, config: SimulateConfig, seeds: str | None) -> dict[str, Any]:
-    """What decides the dialogues: a second call that differs in it is another run."""
-    user, assistant, controller = cast
+def _run_settings(models: _Models, config: SimulateConfig, seeds: str | None) -> dict[str, Any]:
+    """The settings that decide the dialogues: a second call with other values is another run."""
+    user, assistant, controller = models
     mode = user_mode(user, config.user_mode)
-    settings = {"seed_turns", "rounds", "min_rounds", "ending", "redraws", "repeat", "seed"}
-    return {
+    plain = {"seed_turns", "rounds", "min_rounds", "ending", "redraws", "repeat", "seed"}
+    settings = {
         "stage": "simulate",
         "user": {"model": identity(user), "mode": mode, "prompt": prompt_hash(mode), "sampling": config.user},
         "assistant": {
             "model": identity(assistant),
             "system": config.assistant_system,
             "sampling": config.assistant,
-            **_briefing(config),
         },
         "controller": controller and f"{identity(controller)} {CONTROLLER.hash()}",
         "seeds": seeds,
-        **({"kinds": [f"{kind} {load_kind(kind).hash}" for kind in config.kinds]} if config.kinds else {}),
         "guards": guards.parse(config.guards),
-        **config.model_dump(mode="json", include=settings),
-        **({} if config.user_turns is None else {"user_turns": config.user_turns}),
+        **config.model_dump(mode="json", include=plain),
     }
-
-
-def _briefing(config: SimulateConfig) -> dict[str, Any]:
-    """What the assistant is told, in a run's settings; nothing where it is told nothing."""
-    brief = Brief.named(config.assistant_prompt, config.show_solution)
-    return {"prompt": brief.prompt.hash, "show_solution": brief.show_solution} if brief.prompt else {}
+    tutor_prompt = TutorPrompt.load(config.assistant_prompt, config.show_solution)
+    if tutor_prompt.prompt:
+        shown = {"prompt": tutor_prompt.prompt.hash, "show_solution": tutor_prompt.show_solution}
+        settings["assistant"] |= shown
+    if config.kinds:
+        settings["kinds"] = [f"{kind} {load_kind(kind).hash}" for kind in config.kinds]
+    if config.user_turns is not None:
+        settings["user_turns"] = config.user_turns
+    return settings
 
 
 class _Run:
     """The dialogues of one call."""
 
-    def __init__(self, cast: _Cast, stage: Stage, config: SimulateConfig, decided: Decided | None) -> None:
-        self._sides = (Side(cast.user, config.user), Side(cast.assistant, config.assistant))
+    def __init__(
+        self, models: _Models, stage: Stage, config: SimulateConfig, stop_when: StopWhen | None
+    ) -> None:
+        self._sides = (Side(models.user, config.user), Side(models.assistant, config.assistant))
         self._rules = Rules(
-            user_mode(cast.user, config.user_mode),
+            user_mode(models.user, config.user_mode),
             config.rounds,
             config.min_rounds,
             guards.parse(config.guards),
             config.redraws,
             config.ending,
-            cast.controller,
-            Brief.named(config.assistant_prompt, config.show_solution),
+            models.controller,
+            TutorPrompt.load(config.assistant_prompt, config.show_solution),
             config.user_turns,
-            decided,
+            stop_when,
         )
         self._config = config
         self._stage = stage
         self._turns = stage.journal("turns")
-        self._partial = partial_dialogues(self._turns, stage.rows)
+        self._unfinished = unfinished(self._turns, stage.rows)
         self._tallies = tally(stage.rows)
         self._spending = Spending(config.budget)
         self._started = time.monotonic()
 
-    async def all(self, starts: Starts, n: int | None) -> Summary:
-        """Every pending dialogue."""
+    async def all(self, starts: Starts, n: int | None) -> SimulateResult:
+        """Generate every pending dialogue."""
         total = starts.total(n)
         pending = starts.take(n, fingerprint(self._stage.config), self._config.seed)
         keys = await run_pool(
@@ -251,40 +268,40 @@ class _Run:
             note=self._live,
         )
         self._stage.rows.sort(keys)
-        return self._summary(time.monotonic() - self._started)
+        return self._result(time.monotonic() - self._started)
 
     async def _one(self, key: str, start: Start) -> None:
-        """One dialogue; a spent budget lets it finish the turn it is at."""
+        """Generate one dialogue; once the budget is spent, the current message is finished and the dialogue stops."""
 
-        def keep(index: int, spoken: Spoken) -> None:
+        def keep(index: int, generated: Generated) -> None:
             row = {
-                "dialogue": start.key,
+                "dialogue": key,
                 "index": index,
-                "turn": {"role": spoken.turn.role, "content": spoken.turn.content},
-                "info": spoken.info,
+                "turn": {"role": generated.message.role, "content": generated.message.content},
+                "info": generated.info,
             }
-            self._turns.append(f"{start.key}:{index}", row)
+            self._turns.append(f"{key}:{index}", row)
             self._spending.check()
 
-        partial = self._partial.pop(start.key, [])
+        earlier = self._unfinished.pop(key, [])
         dialogue = Dialogue(
-            start.draws, start.conversation, *self._sides, self._rules, partial, keep, self._spending.charge
+            start.draws, start.conversation, *self._sides, self._rules, earlier, keep, self._spending.charge
         )
-        outcome = await dialogue.run()
-        row = dialogue_row(start.key, start.conversation, outcome, dialogue.end_info)
-        tried = self._tallies.tries[start.key]
-        self._stage.rows.append(f"{start.key}:failed:{tried}" if outcome.failure else start.key, row)
+        transcript = await dialogue.run()
+        row = episode_row(key, start.conversation, transcript)
+        failures = self._tallies.failures[key]
+        self._stage.rows.append(f"{key}:failed:{failures}" if transcript.failure else key, row)
         self._tallies.add(row)
 
     def _live(self) -> str:
-        """What the progress line says: replies a second, what was spent, failures by kind."""
+        """The text of the progress line: replies per second, spending, failures by fault."""
         rate = self._spending.replies / max(1e-6, time.monotonic() - self._started)
         faults = ", ".join(f"{count} {fault}" for fault, count in self._tallies.faults().items())
         return f"{rate:.1f} replies/s, {self._spending}" + (f"; failed: {faults}" if faults else "")
 
-    def _summary(self, seconds: float) -> Summary:
+    def _result(self, seconds: float) -> SimulateResult:
         tallies = self._tallies
-        return Summary(
+        return SimulateResult(
             dialogues=sum(tallies.ends.values()),
             failed=len(tallies.failed),
             replies=self._spending.replies,
@@ -293,16 +310,67 @@ class _Run:
             ends=dict(tallies.ends),
             faults=tallies.faults(),
             guards=dict(tallies.guards),
-            unread=tallies.unread,
+            unreadable=tallies.unreadable,
             tokens=self._spending.tokens,
             usd=round(self._spending.usd, 6) if self._config.budget.prices else None,
         )
 
 
-def _close(stage: Stage, summary: Summary, config: SimulateConfig) -> Summary:
-    total = summary.dialogues + summary.failed
-    stage.finish({**summary._asdict(), "run": None})
-    worst = ", ".join(f"{count} by {fault}" for fault, count in sorted(summary.faults.items()))
-    what = f"dialogues ({worst})"
-    check_rate(summary.failed, total, config.max_failure_rate, what, first_error(stage.rows))
-    return summary
+def _finish(stage: Stage, result: SimulateResult, config: SimulateConfig) -> SimulateResult:
+    total = result.dialogues + result.failed
+    stage.finish({**result._asdict(), "run": None})
+    faults = ", ".join(f"{count} by {fault}" for fault, count in sorted(result.faults.items()))
+    check_rate(result.failed, total, config.max_failure_rate, f"dialogues ({faults})", first_error(stage.rows))
+    return result
+
+
+class SimulationCost(NamedTuple):
+    """An upper bound, if no reply is rejected and no call fails."""
+
+    dialogues: int
+    calls: int
+    read: int
+    """Prompt tokens: each call reads the dialogue so far."""
+    written: int
+    usd: float | None
+    """Null where neither model has a price."""
+
+
+def simulation_cost(
+    config: SimulateConfig, user: str, assistant: str, n: int | None = None
+) -> SimulationCost:
+    """The cost of a simulation in which every dialogue uses all rounds and every message all its tokens.
+
+    Args:
+        config: of the simulation. The text of starts is counted at four characters per token.
+        user: the user's MODEL.
+        assistant: the assistant's MODEL.
+        n: dialogues.
+    """
+    starts = _starts(config)
+    total, rounds = starts.total(n), config.rounds
+    forced, served = config.ending == "force", user.startswith(_SERVED)
+    turns = rounds + forced  # of the user; a forced ending adds a goodbye
+    prompted = config.user_mode == "prompted" or (config.user_mode is None and served)
+    free_start = [Message(role=Role.SYSTEM, content=prompts.load("dyadic").text)] if served else []
+    tutor_prompt = TutorPrompt.load(config.assistant_prompt, config.show_solution)
+    assistant_start = user_start = 0
+    for start in starts.take(n, "", config.seed):
+        messages = start.conversation.messages
+        seen = swapped(start.conversation, messages, forced) if prompted else messages or free_start
+        user_start += _tokens(seen)
+        assistant_start += _tokens(tutor_prompt.apply(start.conversation.problem, messages))
+    said, answered = config.user.max_tokens, config.assistant.max_tokens
+    user_reads = user_start * turns + total * (said + answered) * turns * (turns - 1) // 2
+    earlier = (said + answered) * rounds * (rounds - 1) // 2
+    reads = (user_reads, assistant_start * rounds + total * (earlier + said * rounds))
+    writes = (total * turns * said, total * rounds * answered)
+    sides = zip((user, assistant), reads, writes, strict=True)
+    paid = [spend(config.budget.prices, model, read, written) for model, read, written in sides]
+    known = [dollars for dollars in paid if dollars is not None]
+    calls = total * (turns + rounds)
+    return SimulationCost(total, calls, sum(reads), sum(writes), sum(known) if known else None)
+
+
+def _tokens(messages: Iterable[Message]) -> int:
+    return sum(len(message.content) for message in messages) // CHARS_A_TOKEN

@@ -1,8 +1,9 @@
-"""The user side: a trained simulator, or a chat model that is asked to play a person.
+"""The user side: a trained simulator, or a chat model that is prompted to play a person.
 
-A trained simulator sees the conversation as it is, told what it learned to be told (`render.told`), and opens the
-human's turn. A prompted model sees it with the sides swapped, under a system prompt that holds the intent, the profile
-and the problem; it ends by writing the END word of its prompt.
+A trained simulator sees the conversation as it is, with the conditioning that it was trained with
+(`chat_templates.conditioning`), and opens the user's turn. A prompted model sees the conversation with the sides
+swapped, under a system prompt with the intent, the profile and the problem; it ends a conversation by writing the END
+word of its prompt.
 """
 
 from __future__ import annotations
@@ -18,24 +19,24 @@ from maieutic.models import ChatModel, with_problem
 
 UserMode = Literal["trained", "prompted"]
 END_WORD = "[DONE]"
-"""What a prompted user writes to end the conversation; stands in its prompt."""
-UNREAD = "unread"
+"""The word with which a prompted user ends the conversation; its prompt names it."""
+UNREADABLE = "unreadable"
 """An answer of the controller that is neither yes nor no."""
 
 
 def user_mode(model: ChatModel, wanted: UserMode | None = None) -> UserMode:
-    """Trained where the checkpoint says that it speaks the user, or where no other way is left; else prompted."""
+    """The given mode; by default `trained` if the checkpoint was trained to speak as the user, else `prompted`."""
     return wanted or ("trained" if model.trained_role == Role.USER else "prompted")
 
 
 def prompt_hash(mode: UserMode) -> str | None:
-    """What the prompted user was told, for the rows' keys."""
+    """A hash of the prompts of a prompted user, for the keys of rows; null for a trained one."""
     if mode == "trained":
         return None
     return "-".join(prompts.load(name).hash for name in ("user_prompted", "user_start", "user_last"))
 
 
-async def next_user_turn(
+async def next_user_message(
     model: ChatModel,
     mode: UserMode,
     start: Conversation,
@@ -44,57 +45,58 @@ async def next_user_turn(
     may_end: bool,
     last: bool = False,
 ) -> Reply:
-    """The human's next turn; `finish` is END where the person stops, with whatever was said before stopping.
+    """The user's next message. `finish` is END if the user ends the conversation; text before the end is kept.
 
     Args:
-        model: of the user's side.
-        mode: how it is asked.
-        start: what the person wants and is.
-        messages: everything said so far.
-        sampling: how the turn is drawn.
-        may_end: whether the person may stop here; who does so all the same (a server cannot be kept from it) is taken
-            to go on, without a word if none was said.
-        last: whether the person takes leave with this turn.
+        model: the user's model.
+        mode: how the model is used.
+        start: holds the intent, the profile and the problem.
+        messages: the dialogue so far.
+        sampling: how the message is sampled.
+        may_end: whether the user may end here. A server cannot be kept from it: its early END counts as STOP.
+        last: whether the user should say goodbye with this message.
     """
     model = with_problem(model, start.problem)
     if mode == "trained":
-        told = told_turns(model, start, messages)
-        reply = await model.reply(told, sampling, role=Role.USER, suppress_end=not may_end)
+        seen = conditioned(model, start, messages)
+        reply = await model.reply(seen, sampling, role=Role.USER, suppress_end=not may_end)
     else:
-        reply = _read_end(await model.reply(swapped(start, messages, last), sampling))
+        reply = _split_end_word(await model.reply(swapped(start, messages, last), sampling))
     early = reply.finish == Finish.END and not may_end
     return reply.model_copy(update={"finish": Finish.STOP}) if early else reply
 
 
-def tells(model: ChatModel, start: Conversation, part: str) -> bool:
-    """Whether a trained simulator learned to be told a part (see `render.told`) that is known here."""
-    conditioning = getattr(model, "conditioning", None)
-    return conditioning is not None and conditioning.best(start, part) is not None
+def can_condition(model: ChatModel, start: Conversation, part: str) -> bool:
+    """Whether a trained simulator learned to be conditioned on `part`, and the start has that part."""
+    telling = getattr(model, "telling", None)
+    return telling is not None and telling.best(start, part) is not None
 
 
-def told_turns(model: ChatModel, start: Conversation, messages: Sequence[Message]) -> Sequence[Message]:
-    """The conversation as a trained simulator sees it: told what it learned to be told, else as it is."""
-    conditioning = getattr(model, "conditioning", None)
-    if conditioning is None:
+def conditioned(model: ChatModel, start: Conversation, messages: Sequence[Message]) -> Sequence[Message]:
+    """The conversation as a trained simulator sees it: with the conditioning that it learned, if any."""
+    telling = getattr(model, "telling", None)
+    if telling is None:
         return messages
     so_far = start.model_copy(update={"messages": tuple(messages)})
-    turns: tuple[Message, ...] = conditioning.apply(so_far, getattr(model, "system", None)).messages
-    return turns
+    seen: tuple[Message, ...] = telling.tell(so_far, getattr(model, "system", None)).messages
+    return seen
 
 
 def swapped(start: Conversation, messages: Sequence[Message], last: bool = False) -> list[Message]:
-    """The conversation as a prompted user model sees it: its own turns are the assistant's."""
-    turns = [
-        Message(role=turn.role.other, content=turn.content) for turn in messages if turn.role != Role.SYSTEM
+    """The conversation as a prompted user model sees it: its own messages have the assistant's role."""
+    seen = [
+        Message(role=message.role.other, content=message.content)
+        for message in messages
+        if message.role != Role.SYSTEM
     ]
-    if not turns or turns[0].role == Role.ASSISTANT:
-        turns.insert(0, Message(role=Role.USER, content=prompts.load("user_start").text))
-    return [_told(_who(start), _want(start), last), *turns]
+    if not seen or seen[0].role == Role.ASSISTANT:
+        seen.insert(0, Message(role=Role.USER, content=prompts.load("user_start").text))
+    return [_user_prompt(_who(start), _want(start), last), *seen]
 
 
 @lru_cache(1024)
-def _told(who: str, want: str, last: bool) -> Message:
-    """What a prompted user is told: the same in all turns of a dialogue."""
+def _user_prompt(who: str, want: str, last: bool) -> Message:
+    """The system message of a prompted user: the same in all turns of a dialogue."""
     system = prompts.load("user_prompted").fill(end=END_WORD, who=who, want=want)
     if last:
         system += "\n\n" + prompts.load("user_last").fill(end=END_WORD)
@@ -102,27 +104,27 @@ def _told(who: str, want: str, last: bool) -> Message:
 
 
 class _Controller:
-    """Asks a model, in words, whether the person would stop here."""
+    """Asks a model in words whether the user would end the conversation here."""
 
     sampling = Sampling(temperature=0, max_tokens=16)
 
     def hash(self) -> str:
-        """Of its prompt."""
+        """A hash of its prompt."""
         return prompts.load("user_controller").hash
 
     async def ask(self, model: ChatModel, start: Conversation, messages: Sequence[Message]) -> Reply:
-        """What the model says of a conversation; its texts stand in a fence that none of them can close."""
-        said = [turn for turn in messages if turn.role != Role.SYSTEM]
-        talk = "\n\n".join(f"{_NAMES[turn.role]}: {turn.content}" for turn in said)
+        """The model's answer about a conversation, which is quoted inside a fence that no text in it can close."""
+        said = [message for message in messages if message.role != Role.SYSTEM]
+        talk = "\n\n".join(f"{_NAMES[message.role]}: {message.content}" for message in said)
         who, want = _who(start), _want(start)
         mark = prompts.mark_for([talk, who, want])
         text = prompts.load("user_controller").fill(mark=mark, who=who, want=want, talk=talk)
         return await model.reply([Message(role=Role.USER, content=text)], self.sampling)
 
-    def read(self, text: str) -> str:
-        """`yes`, `no`, or `UNREAD`, after which the dialogue goes on."""
+    def parse(self, text: str) -> str:
+        """`yes`, `no` or `UNREADABLE`; after an unreadable answer the dialogue continues."""
         words = _ANSWER.findall(text.lower())
-        return words[0] if len(set(words)) == 1 else UNREAD
+        return words[0] if len(set(words)) == 1 else UNREADABLE
 
 
 CONTROLLER = _Controller()
@@ -147,6 +149,6 @@ def _want(start: Conversation) -> str:
     return "\n\n".join(parts) or "What you want is up to you."
 
 
-def _read_end(reply: Reply) -> Reply:
+def _split_end_word(reply: Reply) -> Reply:
     before, found, _ = reply.text.partition(END_WORD)
     return reply.model_copy(update={"text": before.rstrip(), "finish": Finish.END}) if found else reply

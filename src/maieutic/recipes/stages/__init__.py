@@ -29,8 +29,8 @@ from maieutic.recipes.stages.corpora import (
 )
 from maieutic.recipes.stages.judging import Judge, Prefer
 from maieutic.recipes.stages.measuring import Dialogues, Play, Simulator, Tutor
-from maieutic.recipes.stages.playing import Mix, PlayOn
-from maieutic.recipes.stages.talking import Attempts, Candidates, Intents, Simulate
+from maieutic.recipes.stages.playing import Continuations, Mix
+from maieutic.recipes.stages.talking import Candidates, Intents, PrePostTest, Simulate
 from maieutic.recipes.stages.training import Dpo, Sft
 from maieutic.recipes.stages.tutoring import Agreement, Grid, Leaks, Lists, Rated
 from maieutic.recipes.stages.utility import Take, Utility
@@ -54,13 +54,13 @@ ACTIONS: dict[str, type[Action]] = {
     "simulate": Simulate,
     "candidates": Candidates,
     "judge": Judge,
-    "play-on": PlayOn,
+    "continuations": Continuations,
     "mix": Mix,
     "prefer": Prefer,
     "dpo": Dpo,
     "eval-simulator": Simulator,
     "eval-tutor": Tutor,
-    "attempts": Attempts,
+    "pre-post-test": PrePostTest,
     "eval-dialogue": Dialogues,
     "play": Play,
     "rated": Rated,

@@ -14,7 +14,7 @@ from maieutic.core.errors import RecipeError
 from maieutic.core.messages import Sampling
 from maieutic.models.scripted import CONTROLS
 from maieutic.recipes.stages.action import Action, Options, PromptName, wrapped
-from maieutic.recipes.stages.playing import PlayOn
+from maieutic.recipes.stages.playing import Continuations
 from maieutic.recipes.stages.talking import Simulate
 
 
@@ -93,10 +93,10 @@ class Tutor(Action):
 
 def _refuse_partial(students: Iterable[str], stages: Mapping[str, Action]) -> None:
     """A student that made pairs never evaluates: a tutor may have learned to please it alone."""
-    made = {stage.student for stage in stages.values() if isinstance(stage, PlayOn)}
+    made = {stage.student for stage in stages.values() if isinstance(stage, Continuations)}
     if partial := [student for student in students if student in made]:
         raise RecipeError(
-            f"the student {partial[0]} made the pairs (`play-on`), and would evaluate as well",
+            f"the student {partial[0]} made the pairs (`continuations`), and would evaluate as well",
             "Evaluate with one trained on other people with another seed, a scripted or a prompted one.",
         )
 
@@ -108,11 +108,11 @@ class Dialogues(Action):
     data: Path
     against: Path | None = None
     before: Path | None = None
-    """The student's attempts before the dialogues, of an `attempts` stage."""
+    """A `pre-post-test` step with `when: before`."""
     after: Path | None = None
-    """Those after them."""
+    """One with `when: after`."""
     after_against: Path | None = None
-    """Those after the other tutor's."""
+    """One with `when: after` for the other tutor's dialogues."""
     run_code: bool = False
     """Run students' programs, shut in, against the problems' tests."""
 

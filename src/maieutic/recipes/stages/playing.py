@@ -1,4 +1,4 @@
-"""The stages that play replies on with a student, and mix what came of them with the rubric."""
+"""The stages that continue replies with a student, and mix the outcomes with the rubric."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from maieutic.recipes.stages.action import Action, Options, PromptName
 _NOT_CONFIG = {"data", "student", "tutor", "m", "turns", "student_sampling", "sampling", "options"}
 
 
-class PlayOn(Action):
-    """Each candidate reply played on with a student, several times."""
+class Continuations(Action):
+    """Each candidate reply continued with a student several times."""
 
     outputs = ("rows.jsonl",)
     data: Path
@@ -48,8 +48,8 @@ class PlayOn(Action):
 
     def run(self, out: Path) -> None:  # noqa: D102
         from maieutic.models import load
-        from maieutic.rollouts import SimulateConfig
-        from maieutic.rollouts.continuations import play
+        from maieutic.rollouts.continuations import continuations
+        from maieutic.rollouts.simulate import SimulateConfig
 
         options = self.options.whole(self.concurrency)
         cast = {spec: load(spec, options) for spec in self.models()}
@@ -58,13 +58,15 @@ class PlayOn(Action):
             assistant=self.sampling,
             **self.model_dump(exclude=_NOT_CONFIG),
         )
-        play(self.data, cast[self.student], cast[self.tutor], out, m=self.m, turns=self.turns, config=config)
+        continuations(
+            self.data, cast[self.student], cast[self.tutor], out, m=self.m, turns=self.turns, config=config
+        )
 
     def models(self) -> list[str]:  # noqa: D102
         return [self.student, self.tutor]
 
     def describe(self) -> str:  # noqa: D102
-        return f"play each reply on, {self.m} × {self.turns} turns"
+        return f"continue each reply, {self.m} × {self.turns} turns"
 
     def expect(self, out: Path, flow: Flow) -> Cost:  # noqa: D102
         size, memory = flow.size(self.data), flow.memory(self.models())

@@ -45,7 +45,7 @@ class Simulate(Action):
     options: Options = Options()
 
     def _config(self) -> Any:
-        from maieutic.rollouts import SimulateConfig
+        from maieutic.rollouts.simulate import SimulateConfig
 
         renamed = {"user": self.user_sampling, "assistant": self.sampling}
         others = self.model_dump(exclude=_NOT_CONFIG)
@@ -64,7 +64,7 @@ class Simulate(Action):
 
     def run(self, out: Path) -> None:  # noqa: D102
         from maieutic.models import load
-        from maieutic.rollouts import simulate
+        from maieutic.rollouts.simulate import simulate
 
         options = self.options.whole(self.concurrency)
         cast = {spec: load(spec, options) for spec in self.models()}
@@ -94,20 +94,20 @@ class Simulate(Action):
         return cost._replace(gpu_bytes=flow.memory(self.models()))
 
 
-class Attempts(Action):
-    """A student tries each problem alone, several times: before the dialogues, or after them."""
+class PrePostTest(Action):
+    """A student answers each problem alone several times, before or after the dialogues."""
 
     outputs = ("rows.jsonl",)
     model: str
     data: Path
-    """A simulate stage."""
+    """A simulate step."""
     when: Literal["before", "after"]
     n: int = Field(8, ge=1)
     prompt: str = "attempt"
-    """The assistant's turn that asks for it."""
+    """The assistant's question."""
     mode: Literal["trained", "prompted"] | None = None
     run_code: bool = False
-    """An attempt is right where its program passes the problem's tests, which are run, shut in."""
+    """An answer is correct where its program passes the problem's tests, which run in a sandbox."""
     sampling: Sampling = Sampling(temperature=1.0, top_p=0.8, max_tokens=256)
     concurrency: int = 64
     budget: Budget = Budget()
@@ -117,9 +117,9 @@ class Attempts(Action):
     def run(self, out: Path) -> None:  # noqa: D102
         from maieutic.checks.outcomes import solves
         from maieutic.models import load
-        from maieutic.rollouts.pre_post_test import attempts
+        from maieutic.rollouts.pre_post_test import pre_post_test
 
-        attempts(
+        pre_post_test(
             load(self.model, self.options.whole(self.concurrency)),
             self.data,
             out,
@@ -143,7 +143,7 @@ class Attempts(Action):
         return [self.model]
 
     def describe(self) -> str:  # noqa: D102
-        return f"{self.n} attempts of the student alone, {self.when} the dialogues"
+        return f"{self.n} answers of the student alone, {self.when} the dialogues"
 
     def expect(self, out: Path, flow: Flow) -> Cost:  # noqa: D102
         size, memory = flow.size(self.data), flow.memory(self.models())

@@ -25,9 +25,9 @@ from maieutic.core.store import Stage, stage_rows
 from maieutic.judging.preferences import prefer
 from maieutic.judging.rewards import mix, noise
 from maieutic.models import load
-from maieutic.rollouts import SimulateConfig
+from maieutic.rollouts.simulate import SimulateConfig
 from maieutic.rollouts.candidates import candidates
-from maieutic.rollouts.continuations import play
+from maieutic.rollouts.continuations import continuations
 
 PROBLEM = {"statement": "Ana packs 4 bags of 6 nuts. How many nuts is that?", "answer": "24", "attempt": "10"}
 GOOD, IDLE, TELLS = "What do 4 bags of 6 nuts look like?", "Do you like nuts?", "The answer is 24."
@@ -78,15 +78,15 @@ def speak(body: dict[str, Any]) -> str:
 def test_a_reply_counts_by_what_becomes_of_the_student(tmp_path: Path) -> None:
     source = stage(tmp_path / "judge", judged((GOOD, 0.5), (IDLE, 1.0), (TELLS, 0.0), (GOOD, 0.5)))
     with Loopback(reply=speak) as server:
-        done = play(
+        done = continuations(
             source, load(server.spec), load(server.spec), tmp_path / "play", m=3, turns=2, config=EXACT
         )
         asked = len(server.chats)
-    assert (done.replies, done.told, done.plays, done.lost, done.prompts) == (2, 1, 6, 0, 1)
+    assert (done.replies, done.revealing, done.continuations, done.failed, done.prompts) == (2, 1, 6, 0, 1)
     # A solved play is over with the student's word; one that goes on has two student's turns and a reply between.
     assert asked == done.calls == 3 * 1 + 3 * 3
     assert all(row["messages"][-1]["role"] == "user" for row in stage_rows(tmp_path / "play"))
-    assert {row["meta"]["end"] for row in stage_rows(tmp_path / "play")} == {"decided", "rounds"}
+    assert {row["meta"]["end"] for row in stage_rows(tmp_path / "play")} == {"stopped", "rounds"}
     assert not any(row.get("ended") for row in stage_rows(tmp_path / "play"))  # cut by us: teaches no END
     mixed = mix(source, tmp_path / "play", tmp_path / "mix", weight=0.5)
     [row] = stage_rows(tmp_path / "mix")
@@ -117,10 +117,10 @@ def test_a_play_lost_to_the_student_does_not_count_and_one_lost_to_the_tutor_is_
         return status(400, "no") if student == good else None  # GOOD's student breaks, and IDLE's tutor
 
     with Loopback(reply="No idea.", faults=faults) as server:
-        done = play(
+        done = continuations(
             source, load(server.spec), load(server.spec), tmp_path / "play", m=2, turns=2, config=config
         )
-    assert (done.plays, done.lost) == (0, 4)
+    assert (done.continuations, done.failed) == (0, 4)
     found = sorted(plays(tmp_path / "play").values(), key=str)
     assert found == [[False, False], [None, None]]
     mixed = mix(source, tmp_path / "play", tmp_path / "mix")
@@ -129,9 +129,9 @@ def test_a_play_lost_to_the_student_does_not_count_and_one_lost_to_the_tutor_is_
     assert row["lost"] == [2, 0] and (mixed.unscored, mixed.lost, mixed.plays) == (1, 2, 2)
     server.start()
     server.faults = ()
-    again = play(source, load(server.spec), load(server.spec), tmp_path / "play", m=2, turns=2, config=config)
+    again = continuations(source, load(server.spec), load(server.spec), tmp_path / "play", m=2, turns=2, config=config)
     server.stop()
-    assert (again.plays, again.lost) == (4, 0)  # the same command mends them
+    assert (again.continuations, again.failed) == (4, 0)  # the same command mends them
     assert sorted(plays(tmp_path / "play").values(), key=str) == [[False, False], [False, False]]
 
 
@@ -139,17 +139,17 @@ def test_what_cannot_be_played_or_mixed_is_refused(tmp_path: Path) -> None:
     student = load("baseline/silent")
     told = stage(tmp_path / "told", judged((TELLS, 1.0), (TELLS, 1.0)))
     with pytest.raises(EmptyCorpus, match="2 state the answer"):
-        play(told, student, student, tmp_path / "play")
+        continuations(told, student, student, tmp_path / "play")
     unknown = stage(tmp_path / "unknown", judged((GOOD, 1.0), problem={"statement": "What is it?"}))
-    with pytest.raises(EmptyCorpus, match="1 prompts have no known one"):
-        play(unknown, student, student, tmp_path / "play")
+    with pytest.raises(EmptyCorpus, match="1 prompts have no known answer"):
+        continuations(unknown, student, student, tmp_path / "play")
     with pytest.raises(InputError, match="CandidateRow"):
         replies({"id": "x", "messages": []})
     source = stage(tmp_path / "judge", judged((GOOD, 1.0)))
     with pytest.raises(InputError, match="no weight"):
         mix(source, source, tmp_path / "mix", weight=1.5)
     with Loopback(reply="No idea.") as server:
-        play(source, load(server.spec), load(server.spec), tmp_path / "play", m=1, turns=1, config=EXACT)
+        continuations(source, load(server.spec), load(server.spec), tmp_path / "play", m=1, turns=1, config=EXACT)
     other = stage(tmp_path / "other", judged((IDLE, 1.0)))
     with pytest.raises(InputError, match="no play of a reply"):
         mix(other, tmp_path / "play", tmp_path / "mix")
@@ -170,7 +170,7 @@ def test_the_student_never_sees_what_the_tutor_alone_is_told(tmp_path: Path) -> 
     assert [turn.content for turn in reply.start.messages] == ["It is 10.", GOOD]
     config = EXACT.model_copy(update={"assistant_prompt": "tutor_socratic"})
     with Loopback(reply="Hm.") as server:
-        play(
+        continuations(
             tmp_path / "candidates",
             load(server.spec),
             load(server.spec),
@@ -190,7 +190,7 @@ def test_a_budget_stops_it_and_a_larger_one_goes_on(tmp_path: Path) -> None:
 
     def run(tokens: int | None) -> Any:
         config = EXACT.model_copy(update={"budget": Budget(tokens=tokens), "concurrency": 1})
-        return play(
+        return continuations(
             source, load(server.spec), load(server.spec), tmp_path / "play", m=3, turns=2, config=config
         )
 
@@ -199,7 +199,7 @@ def test_a_budget_stops_it_and_a_larger_one_goes_on(tmp_path: Path) -> None:
             run(40)
         some = len(server.chats)
         assert 0 < some < 12
-        assert run(None).plays == 6
+        assert run(None).continuations == 6
         assert len(server.chats) == 12  # nothing that was paid for is asked again
         assert run(None).calls == 0
 
@@ -207,11 +207,11 @@ def test_a_budget_stops_it_and_a_larger_one_goes_on(tmp_path: Path) -> None:
 RUNNER = """
 import sys
 from maieutic.models import load
-from maieutic.rollouts.continuations import play
-from maieutic.rollouts import SimulateConfig
+from maieutic.rollouts.continuations import continuations
+from maieutic.rollouts.simulate import SimulateConfig
 source, spec, out = sys.argv[1:]
 config = SimulateConfig(guards="none", concurrency=4, user_mode="prompted")
-play(source, load(spec), load(spec), out, m=4, turns=3, config=config)
+continuations(source, load(spec), load(spec), out, m=4, turns=3, config=config)
 """
 
 
