@@ -72,7 +72,7 @@ def ran(seed: int, folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
             for arm in ("single", "outcome")
             for number in rounds
         },
-        "plays": {number: stages[f"play-on-{number}"] for number in rounds},
+        "plays": {number: stages[f"continuations-{number}"] for number in rounds},
         "mixed": {number: stages[f"mix-{number}"] for number in rounds},
         "simulators": {name: stages[f"fidelity-{name}"]["metrics"] for name in ("student", "other")},
     }
@@ -197,7 +197,7 @@ def taught(found: dict[str, Any]) -> Iterator[str]:
             play = run["plays"][key]
             cells = [
                 *(f"{one:,}" for one in (mixed["plays"], mixed["lost"], play["replies"])),
-                f"{run['by_stage'][f'play-on-{key}']:.0f}",
+                f"{run['by_stage'][f'continuations-{key}']:.0f}",
                 *(with_ci(mixed[name]["value"], mixed[name]["ci"]) for name in ("agreement", "within")),
                 *(f"{run['pairs'][f'{arm}-{key}']['pairs']}" for arm in ("outcome", "single")),
                 f"{run['seconds']:.0f}",

@@ -65,7 +65,7 @@ def test_full_size_resolves_offline_and_says_calls_tokens_hours_and_dollars(full
     cost = {line.stage: line.cost for line in runner.expected_costs(plan)}
     starts, k, m, turns = 20, 5, 4, 3
     assert cost["outcome-candidates-1"].calls == starts * k
-    play = cost["play-on-1"]
+    play = cost["continuations-1"]
     assert play.calls == starts * k * m * (turns + turns - 1)
     assert play.tokens == starts * k * m * (turns * 128 + (turns - 1) * 256)
     assert play.hours and play.hours > cost["outcome-candidates-1"].hours > 0  # type: ignore[operator]
@@ -81,13 +81,13 @@ def test_full_size_resolves_offline_and_says_calls_tokens_hours_and_dollars(full
 
 
 def test_more_plays_cost_more_and_a_faster_machine_takes_less(full: dict[str, Any]) -> None:
-    once, twice = costs(full), costs(full | {"plays": 8})
-    assert twice["play-on-1"].calls == 2 * (once["play-on-1"].calls or 0)
+    once, twice = costs(full), costs(full | {"continuations": 8})
+    assert twice["continuations-1"].calls == 2 * (once["continuations-1"].calls or 0)
     loaded = runner.load_recipe("closed-loop").model_copy(update={"rates": {"local": 1e12, "flops": 1e30}})
     fast = {
         line.stage: line.cost for line in runner.expected_costs(runner.resolve(loaded, Path("run"), full))
     }
-    assert fast["play-on-1"].hours < 1e-6 < (once["play-on-1"].hours or 0)  # type: ignore[operator]
+    assert fast["continuations-1"].hours < 1e-6 < (once["continuations-1"].hours or 0)  # type: ignore[operator]
     wrong = runner.load_recipe("closed-loop").model_copy(update={"rates": {"served": -1}})
     with pytest.raises(RecipeError, match="rates: served"):
         runner.resolve(wrong, Path("run"), full)
@@ -161,7 +161,7 @@ def test_the_small_one_is_the_same_recipe_behind_its_own_first_stages(full: dict
     assert stages["single-1"]["model"] == str(Path("run", "tiny", "model"))
     assert stages["evaluation"]["students"]["second"] == "student/run/world/pupils.yaml"
     assert stages["evaluation"]["attempt_prompt"] == "run/world/exam.md"
-    assert stages["play-on-1"]["assistant_prompt"] is None
+    assert stages["continuations-1"]["assistant_prompt"] is None
 
 
 def test_a_value_may_name_a_stage_but_not_itself() -> None:
@@ -183,8 +183,8 @@ values: {starts: null}
 stages:
   candidates: {do: candidates, model: baseline/question-only, data: "${starts}", k: 3, prompt: none, sampling: {seed: 0}}
   judge: {do: judge, data: "${candidates}", rubric: socratic_checks}
-  play-on: {do: play-on, data: "${judge}", student: student/cooperative, tutor: baseline/question-only, m: 3, turns: 2}
-  mix: {do: mix, data: "${judge}", plays: "${play-on}", weight: 1}
+  continuations: {do: continuations, data: "${judge}", student: student/cooperative, tutor: baseline/question-only, m: 3, turns: 2}
+  mix: {do: mix, data: "${judge}", plays: "${continuations}", weight: 1}
   evaluation:
     do: play
     tutors: {base: baseline/question-only, tuned: baseline/never-ending, third: baseline/sycophant}
@@ -202,7 +202,7 @@ def test_the_loop_runs_with_speakers_of_fixed_words_and_the_page_shows_all_five(
     run = tmp_path / "run"
     plan = runner.resolve(str(tmp_path / "words.yaml"), run, {"starts": str(tmp_path / "starts.jsonl")})
     manifests = runner.run_plan(plan)
-    assert manifests["play-on"]["dialogues"] == manifests["mix"]["plays"] > 60
+    assert manifests["continuations"]["dialogues"] == manifests["mix"]["plays"] > 60
     assert manifests["mix"]["agreement"]["n"] == 12
     page = write_report([run]).read_text(encoding="utf-8")
     assert "Told against solved" in page and "Rubric score and outcome" in page
@@ -226,7 +226,7 @@ SMALL = {
     "dialogues": [400, 40, 40],
     "lessons-to-start": [32, 8, 8],
     "base-steps": 150,
-    "plays": 2,
+    "continuations": 2,
     "attempts": 1,
     "min-chosen": 0.1,
     "single-min-chosen": 0.1,

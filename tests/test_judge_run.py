@@ -104,7 +104,7 @@ def test_seeds_that_end_on_the_tutor_or_hold_no_student(tmp_path: Path) -> None:
         Conversation.model_validate({"messages": turns[1:]}),
     ]
     result = candidates(tutor(), given, tmp_path / "c", k=1)
-    assert (result.prompts, result.cut, result.skipped) == (1, 1, 2)
+    assert (result.prompts, result.truncated, result.skipped) == (1, 1, 2)
     with pytest.raises(EmptyCorpus):
         candidates(tutor(), given[2:], tmp_path / "none", k=1)
 

@@ -193,7 +193,7 @@ def test_failed_dialogues_are_rows_with_a_cause_and_only_they_are_asked_again(tm
         spec = server.spec
         server.faults = lambda number, body: status(500) if number >= 10 else None
         config = SimulateConfig(rounds=1, concurrency=1, guards="none")
-        with pytest.raises(TooManyFailures, match=r"3 of 8 .* 3 by network"):
+        with pytest.raises(TooManyFailures, match=r"3 of 8 .*3 by network"):
             simulate(load(spec, options), load(spec, options), tmp_path / "run", 8, config)
         causes = [row["failure"]["fault"] for row in rows(tmp_path / "run") if "failure" in row]
         assert causes == ["network"] * 3
