@@ -25,9 +25,9 @@ from maieutic.core.store import Stage, stage_rows
 from maieutic.judging.preferences import prefer
 from maieutic.judging.rewards import mix, noise
 from maieutic.models import load
-from maieutic.rollouts.simulate import SimulateConfig
 from maieutic.rollouts.candidates import candidates
 from maieutic.rollouts.continuations import continuations
+from maieutic.rollouts.simulate import SimulateConfig
 
 PROBLEM = {"statement": "Ana packs 4 bags of 6 nuts. How many nuts is that?", "answer": "24", "attempt": "10"}
 GOOD, IDLE, TELLS = "What do 4 bags of 6 nuts look like?", "Do you like nuts?", "The answer is 24."
@@ -129,7 +129,9 @@ def test_a_play_lost_to_the_student_does_not_count_and_one_lost_to_the_tutor_is_
     assert row["lost"] == [2, 0] and (mixed.unscored, mixed.lost, mixed.plays) == (1, 2, 2)
     server.start()
     server.faults = ()
-    again = continuations(source, load(server.spec), load(server.spec), tmp_path / "play", m=2, turns=2, config=config)
+    again = continuations(
+        source, load(server.spec), load(server.spec), tmp_path / "play", m=2, turns=2, config=config
+    )
     server.stop()
     assert (again.continuations, again.failed) == (4, 0)  # the same command mends them
     assert sorted(plays(tmp_path / "play").values(), key=str) == [[False, False], [False, False]]
@@ -149,7 +151,9 @@ def test_what_cannot_be_played_or_mixed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no weight"):
         mix(source, source, tmp_path / "mix", weight=1.5)
     with Loopback(reply="No idea.") as server:
-        continuations(source, load(server.spec), load(server.spec), tmp_path / "play", m=1, turns=1, config=EXACT)
+        continuations(
+            source, load(server.spec), load(server.spec), tmp_path / "play", m=1, turns=1, config=EXACT
+        )
     other = stage(tmp_path / "other", judged((IDLE, 1.0)))
     with pytest.raises(InputError, match="no play of a reply"):
         mix(other, tmp_path / "play", tmp_path / "mix")

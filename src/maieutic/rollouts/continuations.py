@@ -2,8 +2,8 @@
 
 Every reply of a candidates or judge step starts dialogues of its own: a student model answers it, the tutor answers
 the student, and so on for a few turns. A continuation is *solved* where the student states the known answer and the
-tutor has not (`checks.continuations`); it stops as soon as that is settled. The step runs `simulate`, so it resumes, obeys
-a budget, and every message records the model that wrote it. `rewards` reads its rows.
+tutor has not (`checks.continuations`); it stops as soon as that is settled. The step runs `simulate`, so it resumes,
+obeys a budget, and every message records the model that wrote it. `rewards` reads its rows.
 """
 
 from __future__ import annotations
