@@ -118,7 +118,11 @@ def test_what_is_known_before_is_the_start_alone(problems: Path, tmp_path: Path)
 def test_the_question_joins_what_the_assistant_said_last() -> None:
     tutor, student = Message(role=Role.ASSISTANT, content="Well done."), Message(role=Role.USER, content="24")
     assert with_question((student, tutor), "And now?")[-1].content == "Well done.\n\nAnd now?"
-    assert [turn.role for turn in with_question((tutor, student), "And now?")] == ["assistant", "user", "assistant"]
+    assert [turn.role for turn in with_question((tutor, student), "And now?")] == [
+        "assistant",
+        "user",
+        "assistant",
+    ]
 
 
 def test_a_test_resumes_where_they_stopped(problems: Path, tmp_path: Path) -> None:

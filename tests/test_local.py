@@ -32,8 +32,8 @@ from maieutic.core.store import stage_rows
 from maieutic.models import load
 from maieutic.models.checkpoint import find, load_tokenizer, parameters
 from maieutic.models.local import TransformersModel
-from maieutic.rollouts.simulate import SimulateConfig, simulate
 from maieutic.rollouts.candidates import candidates
+from maieutic.rollouts.simulate import SimulateConfig, simulate
 
 torch.set_num_threads(1)
 

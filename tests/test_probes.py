@@ -15,8 +15,8 @@ from maieutic.core.store import read_rows
 from maieutic.data.corpus import write_corpus
 from maieutic.models import load, with_problem
 from maieutic.models.scripted import CONTROLS, MUST_NOT_WIN
-from maieutic.rollouts.simulate import SimulateConfig, simulate
 from maieutic.rollouts.candidates import candidates
+from maieutic.rollouts.simulate import SimulateConfig, simulate
 from maieutic.rollouts.tutor_prompt import TutorPrompt
 
 PROBLEM = Problem(statement="Ana has 3 pens and gets 4. How many?", answer="7", attempt="1", solution="3 + 4")

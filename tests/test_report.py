@@ -33,8 +33,8 @@ from maieutic.report.extract import extract
 from maieutic.report.figures import label
 from maieutic.report.page import environment, write_report
 from maieutic.report.sample_dialogues import sample_dialogues
-from maieutic.rollouts.simulate import SimulateConfig, simulate
 from maieutic.rollouts.candidates import candidates
+from maieutic.rollouts.simulate import SimulateConfig, simulate
 
 HOSTILE = (
     "<script>alert(1)</script></textarea><img src=x onerror=alert(2)> & &lt;b&gt; \"' {{css}} $x^2$ **bold** "

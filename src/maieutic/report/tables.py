@@ -150,7 +150,7 @@ _SUMMARIES: dict[str, Callable[[Mapping[str, Any]], Iterator[str]]] = {
     "base": _base, "import": _import, "clean": _clean, "split": _split, "sft": _train, "dpo": _train,
     "simulate": _simulate, "candidates": _candidates, "judge": _judge, "prefer": _prefer,
     "eval-simulator": _eval_simulator, "eval-dialogue": _dialogue, "eval-tutor": _eval_tutor,
-    "play": _play, "play-on": _simulate, "mix": _mix,
+    "play": _play, "continuations": _simulate, "mix": _mix,
 }  # fmt: skip
 
 

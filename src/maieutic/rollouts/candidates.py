@@ -17,7 +17,7 @@ from maieutic.core.budget import Budget, Spending
 from maieutic.core.errors import EmptyCorpus, MaieuticError
 from maieutic.core.messages import Conversation, Fault, Message, Reply, Role, Sampling, fingerprint
 from maieutic.core.workers import Failed, fault_of, open_stage, run_pending
-from maieutic.models import ChatModel, with_problem, identity
+from maieutic.models import ChatModel, identity, with_problem
 from maieutic.rollouts.episodes import Source
 from maieutic.rollouts.tutor_prompt import TutorPrompt
 
@@ -133,9 +133,7 @@ class _Candidates:
                 spending=self._spending,
             )
             if not worked.rows:
-                raise EmptyCorpus(
-                    "no conversation has a user message", "Give dialogues with a user message."
-                )
+                raise EmptyCorpus("no conversation has a user message", "Give dialogues with a user message.")
             counts = {"failed": worked.failed, "skipped": self._skipped, "truncated": self._truncated}
             stage.finish(counts)
         return CandidatesResult(

@@ -104,7 +104,7 @@ class _Intents:
         self, model: ChatModel, replace: bool, sampling: Sampling, prompt: prompts.Prompt, spending: Spending
     ) -> None:
         self._model, self._replace, self._sampling = model, replace, sampling
-        self._prompt, self._spending = prompt, purse
+        self._prompt, self._spending = prompt, spending
 
     async def run(
         self, source: Source, out: Path, concurrency: int, max_failure_rate: float

@@ -81,7 +81,9 @@ def pre_post_test(
         BudgetSpent, TooManyFailures, ModelError, RunConflict, RunLocked, DiskFull, MissingInput, EmptyCorpus.
     """
     spending = Spending((budget or Budget()).checked([model.id]))
-    work = _PrePostTest(model, when, n, prompts.load(prompt), sampling, user_mode(model, mode), states, spending)
+    work = _PrePostTest(
+        model, when, n, prompts.load(prompt), sampling, user_mode(model, mode), states, spending
+    )
     conversations = read_corpus(data) if isinstance(data, (Path, str)) else data
     known = [conversation for conversation in conversations if is_known(conversation.problem, states)]
     return asyncio.run(work.run(known, Path(out), concurrency, max_failure_rate))

@@ -320,7 +320,9 @@ def _finish(stage: Stage, result: SimulateResult, config: SimulateConfig) -> Sim
     total = result.dialogues + result.failed
     stage.finish({**result._asdict(), "run": None})
     faults = ", ".join(f"{count} by {fault}" for fault, count in sorted(result.faults.items()))
-    check_rate(result.failed, total, config.max_failure_rate, f"dialogues ({faults})", first_error(stage.rows))
+    check_rate(
+        result.failed, total, config.max_failure_rate, f"dialogues ({faults})", first_error(stage.rows)
+    )
     return result
 
 
