@@ -193,7 +193,7 @@ def test_failed_dialogues_are_rows_with_a_cause_and_only_they_are_asked_again(tm
         spec = server.spec
         server.faults = lambda number, body: status(500) if number >= 10 else None
         config = SimulateConfig(rounds=1, concurrency=1, guards="none")
-        with pytest.raises(TooManyFailures, match=r"3 of 8 .*3 by network"):
+        with pytest.raises(TooManyFailures, match=r"3 by network.*3 of 8"):
             simulate(load(spec, options), load(spec, options), tmp_path / "run", 8, config)
         causes = [row["failure"]["fault"] for row in rows(tmp_path / "run") if "failure" in row]
         assert causes == ["network"] * 3
@@ -492,7 +492,7 @@ def test_ctrl_c_stops_with_a_word_and_a_second_process_is_refused_meanwhile(tmp_
         process.send_signal(signal.SIGINT)
         server.faults = ()
         _, said = process.communicate(timeout=30)
-        assert process.returncode == 130 and "the same command goes on" in said and "Traceback" not in said
+        assert process.returncode == 130 and "same command" in said and "Traceback" not in said
         subprocess.run(command, check=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     assert [len(conversation.messages) for conversation in read_corpus(tmp_path / "run")] == [8] * 6
 
