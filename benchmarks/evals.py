@@ -26,7 +26,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 
 from maieutic.core import statistics as stats
-from maieutic.evals import realism, text, topics
+from maieutic.core.words import pairwise_diversity
+from maieutic.evals import realism, topics
 
 LIMITS = {
     "10,000 clustered resamples, 1,000 items": {"seconds": 2.0},
@@ -54,7 +55,7 @@ def resamples() -> Callable[[], Any]:
 
 def pairwise(count: int) -> Callable[[], Any]:
     said = turns(count)
-    return lambda: text.pairwise_diversity(said)
+    return lambda: pairwise_diversity(said)
 
 
 def cosine(count: int) -> Callable[[], Any]:

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from maieutic.core.errors import EmptyCorpus
 from maieutic.core.messages import Conversation
+from maieutic.core.words import pairwise_diversity, words
 from maieutic.data.corpus import write_corpus
 from maieutic.data.importing import import_files
-from maieutic.data.stats import FORMATS, SAMPLE, draw, first_turn_diversity, stats, survey
+from maieutic.data.stats import FORMATS, SAMPLE, draw, stats, survey
 
 
 def test_counts() -> None:
@@ -38,7 +39,7 @@ def test_counts() -> None:
         "p90": 2.9,
         "max": 3.0,
     }
-    assert found["first_turn_diversity"] == {"value": 0.5, "ci": None, "n": 2}
+    assert found["first_turn_diversity"] == {"value": 50.0, "ci": None, "n": 2}
     assert found["tokens"] == {"system": 3, "user": 7, "assistant": 4} and found["tokenizer"] is None
     assert found["lengths"]["user_tokens"]["max"] == 3
     assert found["sources"] == {"s": 1, "unknown": 1} and found["licences"] == {"MIT": 1, "unknown": 1}
@@ -48,16 +49,14 @@ def test_counts() -> None:
 
 @given(st.lists(st.text("ab !", max_size=8), max_size=6))
 def test_diversity_is_the_mean_over_all_pairs(texts: list[str]) -> None:
-    def jaccard(one: set[str], other: set[str]) -> float:
-        return len(one & other) / len(one | other) if one | other else 1.0
-
-    sets = [set(re.findall(r"\w+", text) or text.split()) for text in texts]
-    found = first_turn_diversity(texts)
-    if len(texts) < 2 or not any(sets):
+    sets = [own for text in texts if (own := set(words(text)))]
+    found = pairwise_diversity(texts)
+    assert found.n == len(sets)
+    if len(sets) < 2:
         assert found.value is None and found.reason
     else:
-        pairs = [1 - jaccard(one, other) for one, other in combinations(sets, 2)]
-        assert found.value == pytest.approx(sum(pairs) / len(pairs), abs=1e-5)
+        pairs = [1 - len(one & other) / len(one | other) for one, other in combinations(sets, 2)]
+        assert found.value == pytest.approx(100 * sum(pairs) / len(pairs))
 
 
 @given(st.lists(conversations(), min_size=1, max_size=5))
@@ -71,7 +70,7 @@ def test_any_corpus_can_be_counted_in_any_order(corpus: list[Conversation]) -> N
 def test_a_large_corpus_is_sampled_the_same_way_in_any_order() -> None:
     corpus = [talk(f"word{n} word{n % 7}", "x") for n in range(SAMPLE + 300)]
     one = stats(corpus)["first_turn_diversity"]
-    assert one == stats(corpus[::-1])["first_turn_diversity"] and one["n"] == SAMPLE and one["value"] > 0.9
+    assert one == stats(corpus[::-1])["first_turn_diversity"] and one["n"] == SAMPLE and one["value"] > 90
 
 
 def test_stats_command(tmp_path: Path) -> None:
@@ -172,4 +171,4 @@ def test_real_chats_are_diverse(real_data: Path, tmp_path: Path) -> None:
     code, out, _ = run("stats", tmp_path / "c.jsonl", "--json")
     found = orjson.loads(out)
     assert code == 0 and found["conversations"] == 188 and found["ended"] == 48
-    assert found["first_turn_diversity"]["value"] > 0.85
+    assert found["first_turn_diversity"]["value"] > 85

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as reference
 
+from maieutic.core import words as wordsets
 from maieutic.core.errors import EmptyCorpus
 from maieutic.core.messages import Conversation, Message, Role
-from maieutic.data import wordsets
 from maieutic.evals import realism, text
 
 
@@ -29,11 +29,11 @@ def test_words() -> None:
 
 def test_pairwise_diversity_by_hand() -> None:
     # {a b} {b c} {d}: overlaps 1/3, 0, 0; the text without words is left out
-    found = text.pairwise_diversity(["a b", "B, c! c", "d", "…"])
+    found = wordsets.pairwise_diversity(["a b", "B, c! c", "d", "…"])
     assert found.value == pytest.approx(100 * (1 - (1 / 3) / 3))
     assert found.n == 3
-    assert text.pairwise_diversity(["a", ""]).value is None
-    assert text.pairwise_diversity(["same words"] * 4).value == pytest.approx(0)
+    assert wordsets.pairwise_diversity(["a", ""]).value is None
+    assert wordsets.pairwise_diversity(["same words"] * 4).value == pytest.approx(0)
 
 
 @settings(max_examples=30, deadline=None)
@@ -46,7 +46,7 @@ def test_blocks_give_what_the_double_loop_gives(texts: list[str], block: int) ->
     ]
     kept, wordsets._BLOCK = wordsets._BLOCK, block
     try:
-        assert text.jaccard_means(texts) == pytest.approx(expected)
+        assert wordsets.jaccard_means(texts) == pytest.approx(expected)
     finally:
         wordsets._BLOCK = kept
 
@@ -57,7 +57,7 @@ def test_two_thousand_turns_in_two_seconds() -> None:
     numbers = generator.choice(5000, size=(2000, 40), p=frequency / frequency.sum())
     turns = [" ".join(map(str, row)) for row in numbers]
     started = time.process_time()
-    text.pairwise_diversity(turns)
+    wordsets.pairwise_diversity(turns)
     assert time.process_time() - started < 2
 
 

@@ -23,10 +23,9 @@ from maieutic.chat_templates.turns import Decisions
 from maieutic.core.errors import InputError, MissingExtra, ModelError
 from maieutic.core.messages import Conversation
 from maieutic.core.store import Stage, stage_rows
+from maieutic.core.words import pairwise_diversity
 from maieutic.data.corpus import write_corpus
-from maieutic.data.wordsets import diversity
 from maieutic.evals.likelihood import end_scores, score_likelihood
-from maieutic.evals.text import pairwise_diversity
 from maieutic.models import load
 from maieutic.train.best import best_of, stale
 from maieutic.train.config import SftConfig
@@ -243,12 +242,6 @@ def test_end_f1_is_the_one_of_the_evaluation(made: list[list[tuple[float, bool]]
         assert ours == pytest.approx(theirs)
     else:
         assert ours is None
-
-
-def test_diversity_is_the_one_of_the_evaluation() -> None:
-    texts = ["a b", "B, c! c", "d", "…"]
-    assert diversity(texts) == pytest.approx(pairwise_diversity(texts).value)
-    assert diversity(["a", "…"]) is None
 
 
 @given(st.lists(st.integers(0, 3), min_size=1))

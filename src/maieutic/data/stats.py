@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -18,13 +17,13 @@ from typing import Any
 import numpy as np
 
 from maieutic.core.errors import EmptyCorpus, InputError, MissingExtra
-from maieutic.core.messages import Conversation, Estimate, Role
+from maieutic.core.messages import Conversation, Role
 from maieutic.core.store import full_disk
+from maieutic.core.words import pairwise_diversity
 from maieutic.data.lengths import CountTokens, token_counter
 
 SAMPLE = 2000
 """First turns compared with each other; from a larger corpus, those with the smallest hashes."""
-_WORD = re.compile(r"\w+")
 _QUANTILES = {"p10": 0.1, "median": 0.5, "p90": 0.9, "max": 1.0}
 
 
@@ -72,8 +71,8 @@ class Survey:
     """What was counted: eight bytes a turn and number, whatever the texts' length.
 
     A *round* is a user turn that an assistant turn answers. Lengths are in characters, words between white space and
-    tokens. *First-turn diversity* is one minus the mean pairwise Jaccard index of the word sets of the first user turns
-    (lower case), between 0 and 1; the literature often prints it times 100.
+    tokens. *First-turn diversity* is that of the first user turns
+    (`core.words.pairwise_diversity`), from 0 to 100.
     """
 
     def __init__(
@@ -148,8 +147,8 @@ class Survey:
                 **{f"{role.value}_tokens": _quantiles(self.tokens[role]) for role in spoken},
             },
             "languages": dict(self.languages.most_common()) if self._identify else None,
-            "first_turn_diversity": first_turn_diversity(
-                [text for _, _, text in sorted(self._firsts)]
+            "first_turn_diversity": pairwise_diversity(
+                [text for _, _, text in sorted(self._firsts)], interval=False
             ).json(),
             "ended": self.ended,
             "problems": self.problems,
@@ -163,33 +162,6 @@ def _quantiles(values: Sequence[int]) -> dict[str, float]:
     numbers = np.asarray(values, dtype=float)
     found = {name: float(np.quantile(numbers, share)) for name, share in _QUANTILES.items()}
     return {"mean": float(numbers.mean()), **found}
-
-
-def first_turn_diversity(texts: Sequence[str]) -> Estimate:
-    """One minus the mean pairwise Jaccard index of the texts' word sets; undefined below two texts.
-
-    Source: the first-turn diversity of UserLM-8b (there times 100). All pairs are compared: time and memory grow with
-    the square of the number of texts.
-    """
-    if len(texts) < 2:
-        return Estimate(None, None, len(texts), "fewer than two first turns")
-    from scipy.sparse import csr_array
-
-    sets = [set(_WORD.findall(text.casefold()) or text.split()) for text in texts]
-    places: dict[str, int] = {}
-    columns = [places.setdefault(word, len(places)) for words in sets for word in sorted(words)]
-    starts = np.cumsum([0, *(len(words) for words in sets)])
-    if not columns:
-        return Estimate(None, None, len(texts), "no words in the first turns")
-    matrix = csr_array((np.ones(len(columns), np.float32), columns, starts), (len(sets), len(places)))
-    shared = (matrix @ matrix.T).toarray()
-    sizes = np.diff(starts)
-    union = sizes[:, None] + sizes[None, :] - shared
-    similar = np.divide(shared, union, out=np.ones_like(shared), where=union > 0)
-    pairs = len(sets) * (len(sets) - 1)
-    return Estimate(
-        1 - float((similar.sum(dtype=float) - np.trace(similar, dtype=float)) / pairs), None, len(texts)
-    )
 
 
 FORMATS = (".png", ".svg", ".pdf")

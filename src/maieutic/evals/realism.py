@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from maieutic.core import statistics as stats
 from maieutic.core.messages import Conversation, Estimate, Role, fingerprint
 from maieutic.core.progress import track
+from maieutic.core.words import pairwise_diversity
 from maieutic.evals import student_realism, text, topics
 from maieutic.evals.topics import Embedder, ngram_counts, ngram_embedder, unit_rows
 
@@ -94,9 +95,9 @@ def human_turns(conversation: Conversation) -> tuple[str, ...]:
 
 
 def first_turn_diversity(conversations: Corpus) -> Estimate:
-    """How different the opening turns are from each other; see `text.pairwise_diversity`."""
+    """How different the opening turns are from each other; see `core.words.pairwise_diversity`."""
     opened = [c for c in conversations if (own := generated(c)) and own[0]]
-    return text.pairwise_diversity([c.turns(Role.USER)[0] for c in opened])
+    return pairwise_diversity([c.turns(Role.USER)[0] for c in opened])
 
 
 def _distinct(n: int, limit: int | None) -> CorpusMetric:

@@ -1,6 +1,6 @@
 """Metrics of text alone: diversity, repetition, lengths, and the distance between two samples.
 
-Words are those of `data.wordsets`.
+Words are those of `core.words`.
 """
 
 from __future__ import annotations
@@ -16,31 +16,13 @@ from numpy.typing import NDArray
 
 from maieutic.core import statistics as stats
 from maieutic.core.messages import Estimate
-from maieutic.data.wordsets import jaccard_means as jaccard_means
-from maieutic.data.wordsets import words as words
+from maieutic.core.words import words as words
 
 Array = NDArray[np.float64]
 MTLD_THRESHOLD = 0.72
 NEAR_REPEAT = 0.9
 NEAR_REPEAT_WORDS = 5
 JACKKNIFE_BLOCKS = 50
-
-
-def pairwise_diversity(texts: Sequence[str], *, seed: int = 0) -> Estimate:
-    """100 · (1 - mean pairwise Jaccard of word sets), pairs of a text with itself excluded.
-
-    Texts without a word are left out.
-
-    Source: first-turn diversity of UserLM-8b (arXiv 2510.06552). The interval resamples the first-order terms of
-    the U-statistic, since resampling texts themselves would pair a text with its own copy.
-    """
-    kept = [text for text in texts if words(text)]
-    if len(kept) < 2:
-        return stats.undefined("fewer than two texts with words", len(kept))
-    overlaps = jaccard_means(kept)
-    centre = float(overlaps.mean())
-    estimate = stats.mean(100 * (1 - (2 * overlaps - centre)), seed=seed)
-    return estimate._replace(value=100 * (1 - centre))
 
 
 def ngram_total(conversations: Sequence[Sequence[str]], n: int) -> int:

@@ -19,6 +19,7 @@ from pydantic import Field, ValidationError
 from maieutic.core import statistics as stats
 from maieutic.core.errors import InputError
 from maieutic.core.messages import Conversation, Estimate, Record, Role
+from maieutic.core.words import pairwise_diversity
 from maieutic.evals import text, topics
 from maieutic.evals.files import read_table
 from maieutic.evals.paired import Item, read_scored
@@ -215,7 +216,7 @@ def corpus_metrics(conversations: Sequence[Conversation], limit: int | None = No
     owners = [index for index, turns in enumerate(asked) for _ in turns]
     known = [(value, owner) for value, owner in zip(values, owners, strict=True) if value is not None]
     return {
-        "first_turn_diversity": text.pairwise_diversity([turns[0] for turns in asked if turns]),
+        "first_turn_diversity": pairwise_diversity([turns[0] for turns in asked if turns]),
         "distinct_2": text.distinct(asked, 2, limit or None),
         "mtld": stats.mean([value for value, _ in known], [owner for _, owner in known]),
         "turns_per_conversation": stats.mean([len(turns) for turns in asked]),

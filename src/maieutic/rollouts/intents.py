@@ -20,8 +20,8 @@ from maieutic.core import prompts
 from maieutic.core.budget import Budget, Spending
 from maieutic.core.errors import EmptyCorpus, ModelError
 from maieutic.core.messages import Conversation, Finish, Message, Reply, Role, Sampling, fingerprint
+from maieutic.core.words import words
 from maieutic.core.workers import Failed, open_stage, run_pending
-from maieutic.data.wordsets import words
 from maieutic.models import ChatModel, identity
 from maieutic.rollouts.episodes import Source
 

@@ -16,7 +16,7 @@ from maieutic.chat_templates import end_id, prompt_ids, stop_ids
 from maieutic.chat_templates.turns import Decisions, Openings, decisions, openings
 from maieutic.core.messages import Conversation, Message, Role
 from maieutic.core.store import Stage
-from maieutic.data.wordsets import diversity
+from maieutic.core.words import pairwise_diversity
 from maieutic.models.engine import Engine, Generated, Request
 from maieutic.models.forward import Network, probabilities
 from maieutic.models.weights import Framing
@@ -54,7 +54,7 @@ class HeldOut:
         if not self._opened:
             return {}
         said = [talk.turns(Role.USER)[0] for talk in self._opened]
-        return {"people_first_turn_diversity": diversity(said)}
+        return {"people_first_turn_diversity": pairwise_diversity(said).value}
 
     def measure(self, model: Any) -> dict[str, float | None]:
         """F1 of END at 1/2 (`end_f1`), and the diversity of drawn first turns (`first_turn_diversity`)."""
@@ -62,7 +62,7 @@ class HeldOut:
         if self._end is not None:
             found["end_f1"] = end_f1(self._decisions(model))
         if self._opened:
-            found["first_turn_diversity"] = diversity(self._first_turns(model))
+            found["first_turn_diversity"] = pairwise_diversity(self._first_turns(model)).value
         return found
 
     def _decisions(self, model: Any) -> list[Decisions]:

@@ -1,4 +1,4 @@
-"""Words of a text, and how unlike texts are by the words they share.
+"""Words of a text, and the diversity of texts by the words that they share.
 
 Words are runs of letters, digits and underscores (apostrophes inside a word kept), in lower case. Scripts written
 without spaces come out as long words, so compare such corpora only with each other.
@@ -11,6 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+from maieutic.core import statistics
+from maieutic.core.messages import Estimate
 
 Array = NDArray[np.float64]
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
@@ -49,10 +52,25 @@ def jaccard_means(texts: Sequence[str]) -> Array:
     return (totals - 1) / max(1, len(texts) - 1)
 
 
-def diversity(texts: Sequence[str]) -> float | None:
-    """100 · (1 - mean pairwise Jaccard of word sets), the diagonal excluded; null for fewer than two texts with words.
+def pairwise_diversity(texts: Sequence[str], *, seed: int = 0, interval: bool = True) -> Estimate:
+    """100 · (1 - mean pairwise Jaccard overlap of word sets), pairs of a text with itself excluded: 0 to 100.
 
-    Source: first-turn diversity of UserLM-8b (arXiv 2510.06552).
+    Texts without a word are left out; undefined for fewer than two texts.
+
+    Source: first-turn diversity of UserLM-8b (arXiv 2510.06552). The interval resamples the first-order terms of
+    the U-statistic, since resampling texts themselves would pair a text with its own copy.
+
+    Args:
+        texts: any.
+        seed: decides the resamples.
+        interval: compute the interval too.
     """
     kept = [text for text in texts if words(text)]
-    return 100 * (1 - float(jaccard_means(kept).mean())) if len(kept) > 1 else None
+    if len(kept) < 2:
+        return statistics.undefined("fewer than two texts with words", len(kept))
+    overlaps = jaccard_means(kept)
+    centre = float(overlaps.mean())
+    value = 100 * (1 - centre)
+    if not interval:
+        return Estimate(value, None, len(kept))
+    return statistics.mean(100 * (1 - (2 * overlaps - centre)), seed=seed)._replace(value=value)
