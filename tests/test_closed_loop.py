@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from maieutic.core.budget import Price
-from maieutic.core.costs import Ask, Cost, Flow, Rates, taking_turns
+from maieutic.core.costs import Ask, Cost, Flow, Rates, Speaker, taking_turns
 from maieutic.core.errors import InputError, RecipeError
 from maieutic.core.messages import Conversation
 from maieutic.core.store import read_json, stage_rows
@@ -107,9 +107,9 @@ def test_hours_by_hand() -> None:
     assert flow.trained("seven", 85_714, 6) == pytest.approx(1, rel=1e-4)
     paid = flow.asked([Ask("openai/j", 1, 10**6, 10**6)], {"openai/j": Price(2, 10)})
     assert paid.usd == pytest.approx(12)
-    student, tutor = taking_turns(10, 100, ("hf/s", 3, 20), ("hf/t", 2, 30))
+    student, tutor = taking_turns(10, 100, Speaker("hf/s", 3, 20), Speaker("hf/t", 2, 30))
     assert (student.calls, student.written) == (30, 600) and (tutor.calls, tutor.written) == (20, 600)
-    assert student.read == 10 * (100 + 150 + 200) and tutor.read == 10 * (100 + 150)
+    assert student.read == 10 * (100 + 150 + 200) and tutor.read == 10 * (120 + 170)
 
 
 @pytest.mark.parametrize("who", ["student-other", "student-second"])

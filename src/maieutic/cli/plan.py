@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from maieutic.core.console import note, print_json, say, table
-from maieutic.core.costs import Flow
+from maieutic.core.costs import Flow, total_cost
 from maieutic.core.step import Step
 from maieutic.recipes import runner
 
@@ -53,7 +53,7 @@ def show_plan(plan: Any, json: bool) -> None:
                 "run": str(plan.out),
                 "values": plan.values,
                 "stages": stages,
-                "total": runner.total_cost(lines)._asdict(),
+                "total": total_cost(line.cost for line in lines)._asdict(),
                 "rates": plan.rates.model_dump(),
                 "missing": missing,
             }
@@ -72,7 +72,7 @@ def show_plan(plan: Any, json: bool) -> None:
         )
         for line in lines
     ]
-    total = runner.total_cost(lines)
+    total = total_cost(line.cost for line in lines)
     rows.append(
         (
             f"  {'in all':<{width}}",

@@ -1,4 +1,4 @@
-"""What a stage is expected to take, before anything has run: calls, tokens, memory, hours, by rules of thumb."""
+"""The estimated cost of a step before it runs: calls, tokens, memory, hours and dollars, by rules of thumb."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ FULL_BYTES = 16
 HELD_BYTES = 2
 """A weight that is only read."""
 SAMPLE = 200
-"""Rows of a file that are looked into, to tell how much of it is text."""
+"""Rows of a file that are read to estimate how many tokens it holds."""
 _AT_ONCE = ("script/", "baseline/", "student/")
 """Models that take no time worth counting."""
 _TURNS = ("messages", "conversations", "turns", "prompt")
 
 
 class Size(NamedTuple):
-    """How much a stage makes or reads, as far as it can be told beforehand."""
+    """The estimated size of a file that a step reads or writes."""
 
     rows: int
     tokens: int
-    """Of the text, replies to be judged left out."""
+    """Tokens of the text, without replies to be judged."""
     replies: int = 0
-    """Replies a row holds to be judged."""
+    """Replies to be judged in a row."""
     reply_tokens: int = 0
     """Tokens of such a reply at most."""
 
 
 class Rates(Record):
-    """How fast things go: rules of thumb for one GPU of the H100's kind, to be replaced by what was measured."""
+    """Speeds: rules of thumb for one GPU such as an H100, to be replaced by measured ones."""
 
     served: float = Field(2000, gt=0)
-    """Tokens a second that a server writes, all that is asked of it at once together; its reading is not counted."""
+    """Tokens a second that a server writes, all requests together; reading prompts is not counted."""
     local: float = Field(500, gt=0)
-    """Tokens a second that a model of 7e9 weights writes in this process, its batch together; half the weights, twice
-    as many, since each step reads all of them."""
+    """Tokens a second that a model of 7e9 weights writes in this process, the whole batch together; a model of half
+    the size writes twice as many, since each step reads all weights."""
     flops: float = Field(2e14, gt=0)
-    """Floating-point operations a second that training, and the reading of prompts, reaches."""
+    """Floating-point operations a second in training and in reading prompts."""
 
 
 FORWARD, BACKWARD = 2, 4
@@ -56,7 +56,7 @@ FORWARD, BACKWARD = 2, 4
 
 
 class Ask(NamedTuple):
-    """What is asked of one model."""
+    """The calls that one model answers."""
 
     model: str
     calls: int
@@ -67,22 +67,24 @@ class Ask(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What a stage is expected to take; null where nothing can be said."""
+    """The estimated cost of a step; null where there is no estimate."""
 
     calls: int | None = None
-    """Replies asked of models."""
+    """Replies of models."""
     tokens: int | None = None
     """Tokens written at most, or trained on."""
     gpu_bytes: int | None = None
-    """Memory of one device that holds it, weights and optimizer, without activations."""
+    """Memory of one device for weights and optimizer, without activations."""
     hours: float | None = None
     """By the rules of thumb in `Rates`."""
     usd: float | None = None
-    """Dollars, of the models that have a price."""
+    """Dollars, for the models that have a price."""
+    read: int | None = None
+    """Prompt tokens: each call reads the dialogue so far."""
 
 
 class Flow:
-    """Sizes of corpora, by path, and of models, by name, as they are expected to come out of the stages so far."""
+    """Estimated sizes of files by path, and of models by name, after the steps so far."""
 
     def __init__(
         self, rates: Rates | None = None, count: Callable[[str], float | None] = lambda folder: None
@@ -98,23 +100,23 @@ class Flow:
         self._weights: dict[str, float] = {}
 
     def put(self, path: Path, size: Size | None) -> None:
-        """Say what a stage will make."""
+        """Record the size of what a step will write."""
         if size:
             self._sizes[str(path)] = size
 
     def size(self, path: Path | str) -> Size | None:
-        """What is expected at, or lies at, a path."""
+        """The size of what a step will write to a path, or of what is there."""
         path = Path(path)
         found = self._sizes.get(str(path)) or self._sizes.get(str(path.parent))
         return found or _measured(path)
 
     def weigh(self, model: str | Path, weights: float | None) -> None:
-        """Say how many weights a model has: one that a stage makes, or whose name does not tell."""
+        """Record the number of weights of a model that a step makes, or whose name does not say it."""
         if weights:
             self._weights[_bare(str(model))] = weights
 
     def weights(self, model: str) -> float | None:
-        """How many weights a model has, where it can be told."""
+        """The number of weights of a model; null where it is unknown."""
         name = _bare(model)
         return self._weights.get(name) or self._weights.get(name.removesuffix("/model")) or self._own(name)
 
@@ -123,13 +125,13 @@ class Flow:
         return self._count(name) if name and Path(name).is_dir() else named_size(name)
 
     def memory(self, models: Iterable[str]) -> int | None:
-        """Memory of the models that a stage holds at once in its own process; none for served ones."""
+        """Memory of the models that a step holds in its own process; null where all are served."""
         here = {_bare(model) for model in models if model.startswith("hf/")}
         known = [weights for model in here if (weights := self.weights(model))]
         return round(HELD_BYTES * sum(known)) if known else None
 
     def asked(self, asks: Sequence[Ask], prices: Mapping[str, Price] | None = None) -> Cost:
-        """What it costs to ask these models for so much."""
+        """The cost of these calls."""
         hours = [self._asking(ask) for ask in asks]
         known = [hour for hour in hours if hour is not None]
         paid = [spend(prices or {}, ask.model, ask.read, ask.written) for ask in asks]
@@ -140,10 +142,11 @@ class Flow:
             self.memory(ask.model for ask in asks),
             sum(known) if len(known) == len(hours) else None,
             sum(dollars) if dollars else None,
+            sum(ask.read for ask in asks),
         )
 
     def _asking(self, ask: Ask) -> float | None:
-        """Hours of one model's answers; null where its size cannot be told."""
+        """Hours of one model's replies; null where its size is unknown."""
         if not ask.model.startswith("hf/"):
             return 0.0 if ask.model.startswith(_AT_ONCE) else ask.written / self._rates.served / 3600
         weights = self.weights(ask.model)
@@ -153,23 +156,59 @@ class Flow:
         return (writing + FORWARD * weights * ask.read / self._rates.flops) / 3600
 
     def trained(self, model: str, tokens: int, operations: int) -> float | None:
-        """Hours to train on so many tokens, at so many operations a weight and token."""
+        """Hours to train on a number of tokens, with a number of operations for each weight and token."""
         weights = self.weights(model)
         return operations * weights * tokens / self._rates.flops / 3600 if weights else None
 
 
-def taking_turns(dialogues: int, start: int, *speakers: tuple[str, int, int]) -> list[Ask]:
-    """What dialogues ask of their speakers, each `(MODEL, turns, tokens a turn)`, from starts of so many tokens."""
-    a_round = sum(tokens for _, _, tokens in speakers)
-    return [
-        Ask(
-            model,
-            dialogues * turns,
-            dialogues * (turns * start + a_round * turns * (turns - 1) // 2),
-            dialogues * turns * tokens,
-        )
-        for model, turns, tokens in speakers
-    ]
+class Speaker(NamedTuple):
+    """One side of simulated dialogues."""
+
+    model: str
+    turns: int
+    """Its turns in a dialogue."""
+    tokens: int
+    """Tokens of a turn at most."""
+    start: int | None = None
+    """Tokens of the starts of all dialogues together, as this side sees them; default: those of `taking_turns`."""
+
+
+def taking_turns(dialogues: int, start: int, *speakers: Speaker | tuple[str, int, int]) -> list[Ask]:
+    """What dialogues ask of their speakers, who speak in the order given: each reads all that was said before.
+
+    Args:
+        dialogues: how many.
+        start: tokens of one dialogue's start.
+        speakers: both sides.
+    """
+    sides = [Speaker(*speaker) for speaker in speakers]
+    in_a_round = sum(side.tokens for side in sides)
+    asks, said = [], 0
+    for model, turns, tokens, own in sides:
+        begun = dialogues * start if own is None else own
+        read = begun * turns + dialogues * (in_a_round * turns * (turns - 1) // 2 + said * turns)
+        asks.append(Ask(model, dialogues * turns, read, dialogues * turns * tokens))
+        said += tokens
+    return asks
+
+
+def total_cost(costs: Iterable[Cost]) -> Cost:
+    """The known costs of several steps together; memory is that of the largest."""
+    listed = list(costs)
+    return Cost(
+        _sum(cost.calls for cost in listed),
+        _sum(cost.tokens for cost in listed),
+        max((cost.gpu_bytes for cost in listed if cost.gpu_bytes), default=None),
+        _sum(cost.hours for cost in listed),
+        _sum(cost.usd for cost in listed),
+        _sum(cost.read for cost in listed),
+    )
+
+
+def _sum(values: Iterable[Any]) -> Any:
+    """The sum of the known values; null where none is known."""
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
 
 
 def _bare(model: str) -> str:
@@ -184,13 +223,13 @@ def named_size(name: str) -> float | None:
 
 
 def _measured(path: Path) -> Size | None:
-    """Rows and tokens of what lies there already: lines, or list items, and characters of their text over four."""
+    """Rows and tokens of an existing file or folder, at four characters of text for each token."""
     if path.is_dir():
         if (path / "rows.jsonl").is_file():
             return _measured(path / "rows.jsonl")
         inside = [_measured(file) for file in sorted(path.rglob("*.json*")) if file.is_file()]
-        return Size(*(sum(part) for part in zip(*[size[:2] for size in inside if size], strict=True))) \
-            if any(inside) else None  # fmt: skip
+        sizes = [size for size in inside if size]
+        return Size(sum(s.rows for s in sizes), sum(s.tokens for s in sizes)) if sizes else None
     if not path.is_file() or path.suffix not in (".jsonl", ".json"):
         return None
     try:
@@ -198,12 +237,12 @@ def _measured(path: Path) -> Size | None:
             items = orjson.loads(path.read_bytes())
             return Size(len(items), sum(map(_characters, items)) // CHARS_A_TOKEN)
         return _measured_lines(path)
-    except (ValueError, TypeError):  # broken, or no list: whoever reads it will say so
+    except (ValueError, TypeError):  # the step that reads the file reports what is broken
         return None
 
 
 def _measured_lines(path: Path) -> Size:
-    """Of a file of lines only the first are looked into; the others are taken to be like them."""
+    """The size of a file of lines by its first lines."""
     with path.open("rb") as file:
         first = list(islice(file, SAMPLE))
         rows = len(first) + sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))
@@ -216,7 +255,7 @@ def _measured_lines(path: Path) -> Size:
 
 
 def _characters(value: Any) -> int:
-    """Characters of a row's text: of its turns where it has some, else of everything."""
+    """Characters of a row's text: of its messages where it has some, else of all its values."""
     if isinstance(value, str):
         return len(value)
     if isinstance(value, list):

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from difflib import get_close_matches
 from hashlib import sha256
 from importlib.resources import files
@@ -201,24 +201,6 @@ def expected_costs(plan: Plan) -> list[Expected]:
         cost = stage.step.expect(stage.out, flow)
         lines.append(Expected(stage.name, stage.step.describe(), _done(stage), cost))
     return lines
-
-
-def total_cost(lines: Sequence[Expected]) -> Cost:
-    """The known costs of all stages together; memory is that of the largest stage."""
-    costs = [line.cost for line in lines]
-    return Cost(
-        _sum(cost.calls for cost in costs),
-        _sum(cost.tokens for cost in costs),
-        max((cost.gpu_bytes for cost in costs if cost.gpu_bytes), default=None),
-        _sum(cost.hours for cost in costs),
-        _sum(cost.usd for cost in costs),
-    )
-
-
-def _sum(values: Iterable[Any]) -> Any:
-    """The sum of the known values; null where none is known."""
-    known = [value for value in values if value is not None]
-    return sum(known) if known else None
 
 
 def run_plan(plan: Plan, *, check: bool = True) -> dict[str, Any]:

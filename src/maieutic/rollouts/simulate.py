@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 from pydantic import Field
 
 from maieutic.core import prompts
-from maieutic.core.budget import Budget, Spending, spend
+from maieutic.core.budget import Budget, Spending
+from maieutic.core.costs import CHARS_A_TOKEN, Flow, Speaker, taking_turns
 from maieutic.core.messages import Conversation, Message, Record, Role, Sampling, fingerprint
 from maieutic.core.store import Stage
 from maieutic.core.workers import check_rate, open_stage, run_pool
@@ -31,7 +32,6 @@ from maieutic.rollouts.episodes import Start, Starts, episode_row, first_error, 
 from maieutic.rollouts.tutor_prompt import TutorPrompt
 from maieutic.rollouts.users import CONTROLLER, UserMode, prompt_hash, swapped, user_mode
 
-CHARS_A_TOKEN = 4
 _SERVED = ("openai/", "ollama/", "http://", "https://")
 """Models that are prompted to play the user unless `user_mode` is `trained`."""
 
@@ -362,16 +362,14 @@ def simulation_cost(
         seen = swapped(start.conversation, messages, forced) if prompted else messages or free_start
         user_start += _tokens(seen)
         assistant_start += _tokens(tutor_prompt.apply(start.conversation.problem, messages))
-    said, answered = config.user.max_tokens, config.assistant.max_tokens
-    user_reads = user_start * turns + total * (said + answered) * turns * (turns - 1) // 2
-    earlier = (said + answered) * rounds * (rounds - 1) // 2
-    reads = (user_reads, assistant_start * rounds + total * (earlier + said * rounds))
-    writes = (total * turns * said, total * rounds * answered)
-    sides = zip((user, assistant), reads, writes, strict=True)
-    paid = [spend(config.budget.prices, model, read, written) for model, read, written in sides]
-    known = [dollars for dollars in paid if dollars is not None]
-    calls = total * (turns + rounds)
-    return SimulationCost(total, calls, sum(reads), sum(writes), sum(known) if known else None)
+    asks = taking_turns(
+        total,
+        0,
+        Speaker(user, turns, config.user.max_tokens, user_start),
+        Speaker(assistant, rounds, config.assistant.max_tokens, assistant_start),
+    )
+    cost = Flow().asked(asks, config.budget.prices)
+    return SimulationCost(total, cost.calls or 0, cost.read or 0, cost.tokens or 0, cost.usd)
 
 
 def _tokens(messages: Iterable[Message]) -> int:
