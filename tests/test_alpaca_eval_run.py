@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 from judges import Speaker
 from loopback import Loopback, completion, status
 from typer.testing import CliRunner
 
-from maieutic.cli import evals
+from maieutic.cli import app, gather
 from maieutic.core.errors import (
     EmptyCorpus,
     InputError,
@@ -34,8 +33,7 @@ from maieutic.evals.alpaca_judge import Weighs, judge, read_letter, shown_first,
 from maieutic.evals.alpaca_length import length_controlled
 from maieutic.models import load
 
-app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
-evals.register(app)
+gather()
 close = lambda value: pytest.approx(value, abs=1e-9)  # noqa: E731
 SET = [
     {"dataset": "ours", "instruction": f"Do thing {n}.", "output": f"reference {n}", "generator": "ref"}

@@ -7,31 +7,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 from dialogues import OPENING, PROBLEM, row, stage
 from loopback import Loopback
 from typer.testing import CliRunner
 
 from maieutic.checks.outcomes import solves
-from maieutic.cli import evals
+from maieutic.cli import app, gather
 from maieutic.core.budget import Budget
+from maieutic.core.costs import Flow
 from maieutic.core.errors import BudgetSpent, InputError, TooManyFailures
 from maieutic.core.messages import Message, Role
+from maieutic.core.settings import Requests
 from maieutic.core.store import stage_rows
 from maieutic.evals.dialogue import score_dialogues
-from maieutic.evals.dialogue_run import (
-    DialogueRunConfig,
-    dialogue_run_cost,
-    parse_named_models,
-    run_dialogues,
-)
+from maieutic.evals.dialogue_run import parse_named_models
+from maieutic.evals.dialogue_steps import EvalDialogueRun
 from maieutic.models import load
 from maieutic.recipes import runner
 from maieutic.report.page import write_report
 from maieutic.rollouts.pre_post_test import pre_post_test, with_question
 
-app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
-evals.register(app)
+gather()
 
 
 @pytest.fixture
@@ -68,9 +64,14 @@ def asker(tmp_path: Path) -> str:
 
 
 def test_controls_always_run_and_nothing_is_asked_twice(problems: Path, asker: str, tmp_path: Path) -> None:
-    config = DialogueRunConfig(problems=problems, rounds=3, attempts=4)
-    call = ({"asker": asker}, {"coop": "student/cooperative"}, tmp_path / "run", config)
-    found = run_dialogues(*call)
+    step = EvalDialogueRun(
+        tutors={"asker": asker},
+        students={"coop": "student/cooperative"},
+        problems=problems,
+        rounds=3,
+        attempts=4,
+    )
+    found = step.run(tmp_path / "run").values
     assert list(found["tutors"]) == ["asker", "control-silent", "control-telling"]
     assert found["controls"] == ["control-silent", "control-telling"]
     telling = found["tutors"]["control-telling"]["coop"]
@@ -84,7 +85,7 @@ def test_controls_always_run_and_nothing_is_asked_twice(problems: Path, asker: s
         ("asker", "control-silent"),
         ("asker", "control-telling"),
     ]
-    again = run_dialogues(*call)
+    again = step.run(tmp_path / "run").values
     assert again["replies"] == 0
     assert again["tutors"] == found["tutors"]
 
@@ -101,10 +102,11 @@ def test_what_is_known_before_is_the_start_alone(problems: Path, tmp_path: Path)
     tutor = lines(tmp_path / "tutor.jsonl", {"text": "Go on. What of 3 bags? 7 in each of the bags is 21"})
     prompt = tmp_path / "ask.md"
     prompt.write_text("And now?")
-    config = DialogueRunConfig(
-        problems=problems, rounds=1, attempts=2, attempt_prompt=str(prompt), seed_turns=1
-    )
-    found = run_dialogues({"tells": tutor}, {"s": student}, tmp_path / "run", config)
+    step = EvalDialogueRun(
+        tutors={"tells": tutor}, students={"s": student}, problems=problems, rounds=1, attempts=2,
+        attempt_prompt=str(prompt), seed_turns=1,
+    )  # fmt: skip
+    found = step.run(tmp_path / "run").values
     before = list(stage_rows(tmp_path / "run" / "before-s"))
     assert len(before) == 4, "each start once for all tutors"
     assert all(answer["text"] == "I think 10." for row in before for answer in row["answers"])
@@ -149,8 +151,11 @@ def test_a_student_that_breaks_is_lost_and_a_tutor_that_breaks_has_failed(
         tmp_path / "s.jsonl", {"trained_role": "user"}, {"error": "gone", "when": "in all"}, {"text": "7"}
     )
     tutor = lines(tmp_path / "t.jsonl", {"text": "Go on."}, {"error": "gone"})
-    config = DialogueRunConfig(problems=problems, rounds=3, attempts=0, max_failure_rate=1)
-    found = run_dialogues({"asker": asker, "breaks": tutor}, {"s": student}, tmp_path / "run", config)
+    step = EvalDialogueRun(
+        tutors={"asker": asker, "breaks": tutor}, students={"s": student}, problems=problems, rounds=3, attempts=0,
+        requests=Requests(max_failure_rate=1),
+    )  # fmt: skip
+    found = step.run(tmp_path / "run").values
     assert found["tutors"]["asker"]["s"]["lost"] == {"user_model": 4}
     assert found["tutors"]["asker"]["s"]["dialogues"] == 0
     assert found["tutors"]["breaks"]["s"]["failed_by_tutor"] == 4
@@ -165,8 +170,7 @@ def test_the_command_its_plan_and_the_report(problems: Path, asker: str, tmp_pat
              "--problems", str(problems), "--out", str(out), "--kinds", "cooperative,confused", "--attempts", "2",
              "--rounds", "2"]  # fmt: skip
     plan = json.loads(CliRunner().invoke(app, [*words, "--dry-run", "--json"]).stdout)
-    assert plan["dialogues"] == 3 * 4 * 2
-    assert plan["calls"] == plan["dialogues"] * (2 + 2 + 2)
+    assert plan["calls"] == 3 * 4 * 2 * (2 + 2 + 2 * 2)
     assert not out.exists()
     people = CliRunner().invoke(app, words)
     assert people.exit_code == 0, people.output
@@ -198,31 +202,32 @@ def test_names() -> None:
         parse_named_models(["a=hf/x", "a=hf/y"])
 
 
-def test_a_plan_grows_with_what_is_asked(problems: Path) -> None:
-    small = dialogue_run_cost(
-        {"t": "script/t"}, {"s": "student/confused"}, DialogueRunConfig(problems=problems, attempts=0)
-    )
-    tried = dialogue_run_cost(
-        {"t": "script/t"}, {"s": "student/confused"}, DialogueRunConfig(problems=problems, attempts=8)
-    )
-    assert tried.calls - small.calls == 8 * small.dialogues
-    assert tried.read > small.read
+def test_a_plan_grows_with_the_attempts(problems: Path, tmp_path: Path) -> None:
+    calls = []
+    for attempts_each in (0, 8):
+        step = EvalDialogueRun(
+            tutors=["t=script/t"], students=["student/confused"], problems=problems, attempts=attempts_each
+        )
+        calls.append(step.expect(tmp_path, Flow()).calls)
+    assert calls[1] - calls[0] == 2 * 8 * 3 * 4
 
 
 def test_a_spent_budget_stops_and_the_same_call_goes_on(problems: Path, asker: str, tmp_path: Path) -> None:
     """What is asked in two calls together is what one call asks."""
-    cast = ({"asker": asker}, {"coop": "student/cooperative"})
-    whole = run_dialogues(
-        *cast, tmp_path / "whole", DialogueRunConfig(problems=problems, rounds=2, attempts=3)
+    step = EvalDialogueRun(
+        tutors={"asker": asker},
+        students={"coop": "student/cooperative"},
+        problems=problems,
+        rounds=2,
+        attempts=3,
     )
+    limited = step.model_copy(update={"requests": Requests(concurrency=1), "budget": Budget(tokens=400)})
+    whole = step.run(tmp_path / "whole").values
     out, replies, calls = tmp_path / "run", 0, 0
     while True:
         calls += 1
-        config = DialogueRunConfig(
-            problems=problems, rounds=2, attempts=3, concurrency=1, budget=Budget(tokens=400)
-        )
         try:
-            done = run_dialogues(*cast, out, config)
+            done = limited.run(out).values
         except BudgetSpent:
             assert calls < 50
             continue
@@ -244,8 +249,8 @@ stages:
   before: {{do: pre-post-test, model: student/cooperative, data: "${{talk}}", when: before, n: 2}}
   after: {{do: pre-post-test, model: student/cooperative, data: "${{talk}}", when: after, n: 2}}
   after-told: {{do: pre-post-test, model: student/cooperative, data: "${{told}}", when: after, n: 2}}
-  outcomes: {{do: eval-dialogue, data: "${{talk}}", against: "${{told}}", before: "${{before}}", after: "${{after}}", after_against: "${{after-told}}"}}
-  played: {{do: play, tutors: {{asker: "{asker}"}}, students: {{coop: student/cooperative}}, problems: {problems}, rounds: 2, attempts: 1}}
+  outcomes: {{do: eval dialogue score, data: "${{talk}}", against: "${{told}}", before: "${{before}}", after: "${{after}}", after_against: "${{after-told}}"}}
+  played: {{do: eval dialogue run, tutors: {{asker: "{asker}"}}, students: {{coop: student/cooperative}}, problems: {problems}, rounds: 2, attempts: 1}}
 """)
     plan = runner.resolve(str(path), tmp_path / "run", {})
     stages = runner.run_plan(plan)
@@ -283,14 +288,15 @@ def test_what_was_lost_can_be_mended_and_tutors_added_later(problems: Path, tmp_
     """The same folder goes on: with a dialogue that the network had lost, and with one tutor more."""
     with Loopback(reply="How many nuts are in one bag?") as server:
         server.faults = lambda number, body: 400 if "6 bags" in json.dumps(body) else None
-        config = DialogueRunConfig(problems=problems, rounds=1, attempts=2, max_failure_rate=0.5)
-        first = run_dialogues(
-            {"served": server.spec}, {"coop": "student/cooperative"}, tmp_path / "run", config
-        )
+        step = EvalDialogueRun(
+            tutors={"served": server.spec}, students={"coop": "student/cooperative"}, problems=problems, rounds=1,
+            attempts=2, requests=Requests(max_failure_rate=0.5),
+        )  # fmt: skip
+        first = step.run(tmp_path / "run").values
         assert first["tutors"]["served"]["coop"]["failed_by_tutor"] == 1
         server.faults = []
-        cast = {"served": server.spec, "more": "baseline/sycophant"}
-        second = run_dialogues(cast, {"coop": "student/cooperative"}, tmp_path / "run", config)
+        more = [f"served={server.spec}", "more=baseline/sycophant"]
+        second = step.model_copy(update={"tutors": more}).run(tmp_path / "run").values
     assert second["tutors"]["served"]["coop"]["failed_by_tutor"] == 0
     assert second["tutors"]["served"]["coop"]["delta_solve"]["n"] == 4
     assert second["tutors"]["served"]["coop"]["single"]["n"] == 4

@@ -9,20 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from maieutic.cli import evals
+from maieutic.cli import app, gather
 from maieutic.core.errors import EmptyCorpus, InputError, RunConflict
 from maieutic.evals import alpaca_eval, mt_bench
 from maieutic.evals.mt_files import question_name, read_questions
 from maieutic.evals.result_file import never_fewer
 
 DATA = Path(__file__).parent / "data" / "evals"
-app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
-evals.register(app)
+gather()
 
 ROW = {"question_id": 81, "model": "m", "score": 5, "turn": 1}
 PAIR = {"question_id": 81, "model_1": "a", "model_2": "b", "g1_winner": "model_1", "g2_winner": "model_1", "turn": 1}  # fmt: skip

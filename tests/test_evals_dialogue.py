@@ -7,20 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 from dialogues import PROBLEM, row, stage
 from test_checks import cases, quality
 from typer.testing import CliRunner
 
 from maieutic.checks.outcomes import DialogueOutcome, offers_several, outcome
 from maieutic.checks.turns import denies, names_answer, presses, refuses
-from maieutic.cli import evals
+from maieutic.cli import app, gather
 from maieutic.core.errors import InputError
 from maieutic.core.messages import Conversation, Problem
 from maieutic.evals import dialogue
 
-app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
-evals.register(app)
+gather()
 
 
 @pytest.mark.parametrize(("name", "check"), [("presses", presses), ("refuses", refuses)])

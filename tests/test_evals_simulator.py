@@ -221,7 +221,7 @@ def test_from_the_command_line_with_a_tiny_model(tmp_path: Path) -> None:
         "--model",
         f"hf/{checkpoint}",
     ]
-    code = "import typer; from maieutic.cli import evals; app = typer.Typer(); evals.register(app); app()"
+    code = "from maieutic.cli import app, gather; gather(); app()"
     done = subprocess.run(
         [sys.executable, "-c", code, "eval", *arguments, "--baseline", "written.jsonl", "--json"],
         cwd=tmp_path, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"},

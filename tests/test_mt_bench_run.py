@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 import yaml
 from judges import Speaker
 from loopback import Loopback, stall, status
 from typer.testing import CliRunner
 
-from maieutic.cli import evals
+from maieutic.cli import app, gather
 from maieutic.core.errors import InputError, RunConflict, TooManyFailures
 from maieutic.evals import mt_bench, mt_prompts, verdicts
 from maieutic.evals.mt_answer import answer
@@ -28,8 +27,7 @@ from maieutic.evals.mt_judge import judge
 from maieutic.models import load
 from maieutic.recipes import runner
 
-app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
-evals.register(app)
+gather()
 
 QUESTIONS = [
     {"question_id": 1, "category": "writing", "turns": ["Write {a} line.", "Shorter."]},

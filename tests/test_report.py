@@ -23,10 +23,11 @@ from maieutic.core.store import Stage, write_json
 from maieutic.data.corpus import write_corpus
 from maieutic.evals import tutor
 from maieutic.evals.likelihood import decisions, end_bins
+from maieutic.evals.steps import EvalSimulator, EvalTutorScore
 from maieutic.judging import judge
 from maieutic.judging.preferences import judged_rows, pairs
 from maieutic.models import load
-from maieutic.recipes.stages import Prefer, Simulator, Tutor
+from maieutic.recipes.stages import Prefer
 from maieutic.report.collect import collect
 from maieutic.report.estimates import num
 from maieutic.report.extract import extract
@@ -195,7 +196,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_corpus(folder / "people.jsonl", people)
     talk(folder, run / "talk", HOSTILE)
     trained(run / "simulator")
-    Simulator(people=folder / "people.jsonl", simulated=run / "talk").run(run / "realism")
+    EvalSimulator(people=folder / "people.jsonl", simulated=run / "talk").run_stage(run / "realism")
     metrics = json.loads((run / "realism" / "manifest.json").read_text())
     bins = [{"low": 0, "high": 0.1, "n": 20, "predicted": 0.02, "ended": 0.05},
             {"low": 0.9, "high": 1, "n": 4, "predicted": 0.95, "ended": 0.75}]  # fmt: skip
@@ -207,7 +208,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("base", "tuned"):
         (folder / name / "judged").rename(run / f"{name}-judged")
     Prefer(data=run / "judged", min_chosen=0.4).run(run / "pairs")
-    Tutor(data=run / "tuned-judged", against=run / "base-judged").run(run / "scores")
+    EvalTutorScore(data=run / "tuned-judged", against=run / "base-judged").run_stage(run / "scores")
     ratings = [
         {"human": n % 3, "judge": (n % 3) + n % 2, "text": HOSTILE if n % 3 else "no"} for n in range(12)
     ]

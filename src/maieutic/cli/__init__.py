@@ -73,7 +73,7 @@ GROUPS = {
     "train": "Fine-tune a model: `train sft` on conversations, `train dpo` on preferences.",
     "eval": "Measure simulators, tutors, assistants and judges.",
     "eval tutor": "Single replies of a tutor, judged by people or models.",
-    "eval judge": "A judge beside people.",
+    "eval judge": "A judge compared with people.",
     "eval dialogue": "Whole dialogues of tutors with students.",
     "eval mt-bench": "MT-Bench, in FastChat's files.",
     "eval vicuna-bench": "Vicuna-Bench: MT-Bench with one turn.",
@@ -118,6 +118,5 @@ def gather() -> None:
         "train": train.train,
         "eval": evals.evals,
         "eval tutor": evals.tutor_app,
-        "eval judge": evals.judge_app,
     }
     generate.add(apps, steps(), GROUPS)

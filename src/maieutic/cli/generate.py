@@ -20,6 +20,7 @@ import typer
 from maieutic.core.console import note, print_json
 from maieutic.core.errors import InputError, MissingInput
 from maieutic.core.step import Step, build, group
+from maieutic.core.store import write_json
 
 _WITHOUT_PREFIX = ("sampling", "requests", "local", "budget")
 SETTINGS: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None}
@@ -145,10 +146,16 @@ def command(kind: type[Step]) -> Callable[..., None]:
         result = step.run(target) if target is not None else step.run("")
         if result is None:
             return
+        if kind.writes == "result" and target is not None and not target.is_dir():
+            write_json(target, result.json())
+        for line in result.remarks():
+            note(line)
         if as_json:
             print_json(result.json())
         else:
             result.show()
+        if code := result.exit_code():
+            raise typer.Exit(code)
 
     parameters = [_parameter(option) for option in known]
     parameters += _common(kind, sum(not option.shown for option in known))
@@ -260,7 +267,10 @@ def _nested(known: list[Option], given: Mapping[str, Any]) -> dict[str, Any]:
         if value is None or value == []:
             continue
         if option.pairs:
-            value = dict(_pair(option, text) for text in value)
+            pairs = [_pair(option, text) for text in value]
+            value = dict(pairs)
+            if len(value) < len(pairs):
+                raise InputError(f"{option.flag} has a name twice", "Give each NAME once.")
         place = values
         for part in option.path[:-1]:
             place = place.setdefault(part, {})

@@ -9,11 +9,12 @@ from maieutic.core.console import note, print_json, say, table
 from maieutic.core.costs import Flow, total_cost
 from maieutic.core.step import Step
 from maieutic.recipes import runner
+from maieutic.recipes.utility import EvalUtility
 
 
 def show_step(step: Step, out: Path, json: bool) -> None:
     """Print what a step would do and cost."""
-    if isinstance(step, runner.Run):
+    if isinstance(step, runner.Run) or (isinstance(step, EvalUtility) and not step.arms):
         show_plan(step.plan(out), json)
         return
     from maieutic.models.checkpoint import parameters

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args, get_origin
 
 import orjson
 from pydantic import ValidationError, model_validator
@@ -33,8 +33,20 @@ class Result(Record):
     """The folder or file that the step wrote; null where it wrote nothing."""
 
     def json(self) -> dict[str, Any]:  # type: ignore[override]
-        """What `--json` prints and the manifest holds."""
+        """What `--json` prints."""
         return self.model_dump(mode="json")
+
+    def manifest(self) -> dict[str, Any]:
+        """What the manifest of a recipe's stage holds."""
+        return self.json()
+
+    def remarks(self) -> list[str]:
+        """Notes that the command prints on standard error, with `--json` too."""
+        return []
+
+    def exit_code(self) -> int:
+        """The exit code of the command."""
+        return 0
 
     def show(self) -> None:
         """Print the result for people."""
@@ -109,7 +121,7 @@ class Step(Record):
             result = step.run(folder / self.outputs[0])
             if self.writes == "result":
                 write_json(folder / self.outputs[0], result.json())
-            stage.finish(result.json())
+            stage.finish(result.manifest())
 
     def default_out(self) -> Path | None:
         """Where the command writes without `--out`; null: `--out` is required."""
@@ -196,6 +208,8 @@ def flag(kind: type[Step], name: str) -> str:
 def group(kind: type[Step], name: str) -> type[Record] | None:
     """The class of a field that is a group of settings; null for a plain setting."""
     annotation = kind.model_fields[name].annotation
+    if get_origin(annotation) in (list, tuple, dict):
+        return None
     for part in (annotation, *get_args(annotation)):
         if isinstance(part, type) and issubclass(part, Record):
             return part

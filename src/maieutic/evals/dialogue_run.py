@@ -14,61 +14,23 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from pydantic import Field
-
-from maieutic.checks.outcomes import States
+from maieutic.checks.outcomes import States, solves
 from maieutic.core.budget import Budget
 from maieutic.core.errors import BudgetSpent, InputError
-from maieutic.core.messages import Conversation, Record, Role, Sampling
+from maieutic.core.messages import Conversation, Role
 from maieutic.core.store import Stage, stage_rows, write_json
 from maieutic.data.corpus import read_corpus
 from maieutic.evals import tutor as single
 from maieutic.evals.dialogue import compare_starts, load_outcomes, metrics_by_start, score_outcomes
+from maieutic.evals.dialogue_steps import EvalDialogueRun
 from maieutic.judging import judge
-from maieutic.models import ModelOptions, load
+from maieutic.models import ChatModel, load
 from maieutic.models.scripted import CONTROLS
-from maieutic.rollouts.pre_post_test import STUDENT, N, load_solve_rates, pre_post_test
-from maieutic.rollouts.simulate import SimulateConfig, simulate, simulation_cost
-from maieutic.rollouts.users import UserMode
+from maieutic.rollouts.pre_post_test import load_solve_rates, pre_post_test
+from maieutic.rollouts.simulate import SimulateConfig, simulate
 
 RUBRIC = "socratic_checks"
 _NAME = re.compile(r"[\w.-]+")
-
-
-class DialogueRunConfig(Record):
-    """Settings of the dialogues between tutors and students."""
-
-    problems: Path
-    """A corpus of starts whose problems have known answers."""
-    kinds: tuple[str, ...] = ()
-    """Kinds of students, each with every start; see `maieutic.models.student`."""
-    rounds: int = Field(6, ge=1)
-    repeat: int = Field(1, ge=1)
-    seed_turns: int | None = Field(None, ge=0)
-    user_mode: UserMode | None = None
-    student: Sampling = STUDENT
-    tutor: Sampling = Sampling(temperature=0.7, max_tokens=400)
-    assistant_prompt: str | None = "tutor_socratic"
-    """The system prompt of each tutor."""
-    show_solution: bool = False
-    attempts: int = Field(N, ge=0)
-    """The student's attempts without the tutor, before and after; 0: none."""
-    attempt_prompt: str = "attempt"
-    guards: str = "empty"
-    """Only a blank turn is regenerated: a model that repeats itself is measured as it is."""
-    seed: int = 0
-    concurrency: int = Field(64, ge=1)
-    max_failure_rate: float = Field(0.05, ge=0, le=1)
-    budget: Budget = Budget()
-
-    def simulation(self, budget: Budget) -> SimulateConfig:
-        """The settings of one simulation."""
-        return SimulateConfig(
-            seeds=self.problems, kinds=self.kinds, rounds=self.rounds, repeat=self.repeat,
-            seed_turns=self.seed_turns, user_mode=self.user_mode, user=self.student, assistant=self.tutor,
-            assistant_prompt=self.assistant_prompt, show_solution=self.show_solution, guards=self.guards,
-            seed=self.seed, concurrency=self.concurrency, max_failure_rate=self.max_failure_rate, budget=budget,
-        )  # fmt: skip
 
 
 def parse_named_models(texts: Sequence[str]) -> dict[str, str]:
@@ -136,11 +98,13 @@ class _Pair(NamedTuple):
 class _DialogueRun:
     """One run: its folder, its settings, and what is left of its budget."""
 
-    def __init__(
-        self, out: Path, config: DialogueRunConfig, options: ModelOptions | None, states: States | None
-    ) -> None:
-        self.out, self.config, self.options, self.states = out, config, options, states
-        self.budget = _RemainingBudget(config.budget)
+    def __init__(self, step: EvalDialogueRun, out: Path) -> None:
+        self.step, self.out = step, out
+        self.states: States | None = solves if step.run_code else None
+        self.budget = _RemainingBudget(step.budget)
+
+    def load(self, spec: str) -> ChatModel:
+        return load(spec, self.step.local, self.step.requests)
 
     def pair(self, tutor: str, student: str) -> _Pair:
         return _Pair(
@@ -151,10 +115,16 @@ class _DialogueRun:
 
     def simulate(self, tutor: tuple[str, str], student: tuple[str, str]) -> None:
         """The dialogues of one tutor with one student, each given as name and MODEL."""
-        done = simulate(
-            load(student[1], self.options), load(tutor[1], self.options),
-            self.pair(tutor[0], student[0]).dialogues, None, self.config.simulation(self.budget.now()),
+        step = self.step
+        config = SimulateConfig(
+            seeds=step.problems, kinds=tuple(step.kinds), rounds=step.rounds, repeat=step.repeat,
+            seed_turns=step.seed_turns, user_mode=step.user_mode, user=step.student_sampling,
+            assistant=step.sampling, assistant_prompt=step.tutor_prompt, show_solution=step.show_solution,
+            guards=step.guards, seed=step.seed, concurrency=step.requests.concurrency,
+            max_failure_rate=step.requests.max_failure_rate, budget=self.budget.now(),
         )  # fmt: skip
+        folder = self.pair(tutor[0], student[0]).dialogues
+        done = simulate(self.load(student[1]), self.load(tutor[1]), folder, None, config)
         self.budget.charge(done.tokens, done.usd, done.replies)
 
     def pre_post_test(self, tutors: Sequence[str], student: str, spec: str) -> None:
@@ -166,12 +136,13 @@ class _DialogueRun:
             self._attempts(spec, dialogues[tutor], self.pair(tutor, student).after, before=False)
 
     def _attempts(self, spec: str, source: Sequence[Conversation], folder: Path, *, before: bool) -> None:
-        config = self.config
+        step = self.step
         done = pre_post_test(
-            load(spec, self.options), source, folder, "before" if before else "after",
-            n=config.attempts, prompt=config.attempt_prompt, mode=config.user_mode, states=self.states,
-            sampling=config.student.model_copy(update={"seed": config.seed}), concurrency=config.concurrency,
-            max_failure_rate=config.max_failure_rate, budget=self.budget.now(),
+            self.load(spec), source, folder, "before" if before else "after",
+            n=step.attempts, prompt=step.attempt_prompt, mode=step.user_mode, states=self.states,
+            sampling=step.student_sampling.model_copy(update={"seed": step.seed}),
+            concurrency=step.requests.concurrency, max_failure_rate=step.requests.max_failure_rate,
+            budget=self.budget.now(),
         )  # fmt: skip
         self.budget.charge(done.tokens, done.usd, done.replies)
 
@@ -179,7 +150,7 @@ class _DialogueRun:
         """The scores of one tutor with one student, with those of its first replies."""
         pair = self.pair(tutor, student)
         found = load_outcomes(pair.dialogues, self.states)
-        scores = score_outcomes(found, load_solve_rates(*pair.attempts()), self.config.rounds)
+        scores = score_outcomes(found, load_solve_rates(*pair.attempts()), self.step.rounds)
         scores["single"] = self._score_first_replies(pair.dialogues.name, found.conversations)
         settings = {"stage": "eval-dialogue", "data": pair.dialogues.name}
         with Stage(self.out / f"scores-{pair.dialogues.name}", settings) as stage:
@@ -220,38 +191,21 @@ class _DialogueRun:
         return {"a": a, "b": b, "student": student, "metrics": metrics}
 
 
-def run_dialogues(
-    tutors: Mapping[str, str],
-    students: Mapping[str, str],
-    out: Path | str,
-    config: DialogueRunConfig,
-    options: ModelOptions | None = None,
-    states: States | None = None,
-) -> dict[str, Any]:
+def run_dialogues(step: EvalDialogueRun, out: Path) -> dict[str, Any]:
     """Let every tutor and the controls talk with every student, and score all dialogues.
-
-    Args:
-        tutors: MODELs by name.
-        students: MODELs by name.
-        out: the run folder; the same call resumes a stopped run.
-        config: the settings.
-        options: how models are reached.
-        states: whether a student's turn solves a problem; null: it states the known answer.
 
     Returns:
         `tutors` (by tutor and student the scores, with `single`: those of the first replies), `controls` (names),
         `differences` (`a`, `b`, `student`, `metrics`), `models` (the MODEL of each name), `replies`, `tokens`, `usd`
         of this call, `run`.
-
-    Raises:
-        The errors of `simulate` and `attempts`.
     """
-    run = _DialogueRun(Path(out), config, options, states)
+    run = _DialogueRun(step, out)
+    tutors, students = step.named_models()
     everyone = with_controls(tutors)
     for student, spec in students.items():
         for tutor in everyone.items():
             run.simulate(tutor, (student, spec))
-        if config.attempts:
+        if step.attempts:
             run.pre_post_test(list(everyone), student, spec)
     scores = {name: {student: run.score(name, student) for student in students} for name in everyone}
     found = {
@@ -263,11 +217,11 @@ def run_dialogues(
         "models": {"tutors": everyone, "students": dict(students)},
         "replies": run.budget.replies,
         "tokens": run.budget.tokens,
-        "usd": round(run.budget.usd, 6) if config.budget.prices else None,
+        "usd": round(run.budget.usd, 6) if step.budget.prices else None,
         "run": str(out),
     }
     kept = ("tutors", "controls", "differences", "models")
-    write_json(run.out / "dialogues.json", {key: found[key] for key in kept})
+    write_json(out / "dialogues.json", {key: found[key] for key in kept})
     return found
 
 
@@ -290,35 +244,3 @@ def _first_reply(dialogue: Conversation) -> dict[str, Any] | None:
                 "model": info.get("model"),
             }
     return None
-
-
-class DialogueRunCost(NamedTuple):
-    """An upper bound, if no turn is regenerated and no call fails."""
-
-    dialogues: int
-    calls: int
-    read: int
-    written: int
-    usd: float | None
-
-
-def dialogue_run_cost(
-    tutors: Mapping[str, str], students: Mapping[str, str], config: DialogueRunConfig
-) -> DialogueRunCost:
-    """The cost of `run_dialogues` if every dialogue uses all rounds and every turn all tokens; controls are free."""
-    total = DialogueRunCost(0, 0, 0, 0, None)
-    for student in students.values():
-        for tutor in with_controls(tutors).values():
-            one = simulation_cost(config.simulation(config.budget), student, tutor)
-            tried = one.dialogues * config.attempts
-            spoken = config.rounds * (config.student.max_tokens + config.tutor.max_tokens)
-            prompt = one.read // max(1, one.calls) + spoken
-            usd = [dollars for dollars in (total.usd, one.usd) if dollars is not None]
-            total = DialogueRunCost(
-                total.dialogues + one.dialogues,
-                total.calls + one.calls + tried,
-                total.read + one.read + tried * prompt,
-                total.written + one.written + tried * config.student.max_tokens,
-                sum(usd) if usd else None,
-            )
-    return total

@@ -18,8 +18,9 @@ from maieutic.core.messages import Conversation, Estimate, Role
 from maieutic.evals import adherence, likelihood, realism
 from maieutic.evals.likelihood import END_METRICS, PERPLEXITIES, Likelihood
 from maieutic.evals.realism import Comparison
-from maieutic.evals.topics import Embedder
-from maieutic.models import ChatModel, ModelOptions, load
+from maieutic.evals.steps import EvalSimulator
+from maieutic.evals.topics import Embedder, sentence_embedder
+from maieutic.models import ChatModel, load
 
 NO_SCORER = "needs the simulator as an hf/ model"
 MODEL_KINDS = (
@@ -125,60 +126,37 @@ def _difference(name: str, own: Likelihood, base: Likelihood) -> Estimate | None
     return None
 
 
-def evaluate_simulator_files(
-    people: Path | str,
-    model: str | None = None,
-    simulated: Path | str | None = None,
-    baselines: Sequence[str] = (),
-    options: ModelOptions | None = None,
-    *,
-    embedder: str | None = None,
-    judge: str | None = None,
-) -> dict[str, Any]:
-    """`evaluate_simulator` with corpora given by path, models as MODEL, and baselines as `[NAME=]MODEL_OR_CORPUS`.
-
-    Args:
-        people: corpus of held-out people.
-        model: MODEL; `hf/` for perplexity and END, any for adherence.
-        simulated: corpus or run of what it wrote.
-        baselines: each `[NAME=]MODEL` or `[NAME=]CORPUS`; a name may have one of each, and those without a name share
-            the name `baseline`.
-        options: how the models are reached, except the judge's template and system text.
-        embedder: a sentence-transformers model; null: the offline default.
-        judge: MODEL.
+def run_eval_simulator(step: EvalSimulator) -> dict[str, Any]:
+    """`evaluate_simulator` with the corpora and models that a step names.
 
     Raises:
         InputError, MissingInput, MissingExtra, ModelError: an input cannot be used; raised before any work.
     """
     from maieutic.data.corpus import read_corpus
 
-    parsed = parse_baselines(baselines)
-    specs = [spec for spec in (model, *(spec for spec, _ in parsed.values())) if spec]
+    parsed = parse_baselines(step.baselines)
+    specs = [spec for spec in (step.model, *(spec for spec, _ in parsed.values())) if spec]
     for spec in specs:
-        _check_measurable(spec, judge is not None)
-    held_out = list(read_corpus(people))
-    written = list(read_corpus(simulated)) if simulated else None
+        _check_measurable(spec, step.judge is not None)
+    people = list(read_corpus(step.people))
+    simulated = list(read_corpus(step.simulated)) if step.simulated else None
     corpora = {name: list(read_corpus(path)) for name, (_, path) in parsed.items() if path}
-    embed = None
-    if embedder:
-        from maieutic.evals.topics import sentence_embedder
-
-        embed = sentence_embedder(embedder)
+    embed = sentence_embedder(step.embedder) if step.embedder else None
     loaded: dict[str, ChatModel] = {}
     try:
         for spec in dict.fromkeys(specs):
-            loaded[spec] = load(spec, options)
-        plain = options._replace(template=None, system=None) if options else None
+            loaded[spec] = load(spec, step.local, step.requests)
+        plain = step.local.model_copy(update={"template": None, "system": None})
         return evaluate_simulator(
-            held_out,
-            model=loaded.get(model or ""),
-            simulated=written,
+            people,
+            model=loaded.get(step.model or ""),
+            simulated=simulated,
             baselines={
                 name: Baseline(loaded.get(spec or ""), corpora.get(name))
                 for name, (spec, _) in parsed.items()
             },
             embed=embed,
-            judge=load(judge, plain) if judge else None,
+            judge=load(step.judge, plain, step.requests) if step.judge else None,
         )
     finally:
         for each in loaded.values():

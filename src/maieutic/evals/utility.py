@@ -10,19 +10,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import Field, ValidationError
 
 from maieutic.core import statistics as stats
 from maieutic.core.errors import InputError
-from maieutic.core.messages import Conversation, Estimate, Record, Role
+from maieutic.core.messages import Conversation, Estimate, Role
 from maieutic.core.words import pairwise_diversity
 from maieutic.evals import text, topics
-from maieutic.evals.files import read_table
 from maieutic.evals.paired import Item, read_scored
+from maieutic.evals.steps import Arm
 
 FEWEST = 4
 """The fewest arms that have a rank correlation, and the fewest corpora that have an interval of it."""
@@ -31,45 +29,6 @@ Values = dict[Item, float]
 """A score by item; the first part of an item is its question."""
 Cell = tuple[str, int, str]
 """Corpus, size, base model."""
-
-
-class Arm(Record):
-    """One trained assistant: its training data and its scored answers."""
-
-    corpus: str
-    size: int = Field(ge=1)
-    """The number of conversations it was trained on."""
-    model: str
-    """The base model."""
-    seed: int = 0
-    """Training seed."""
-    judged: Path
-    """Its scored answers: FastChat judgments, or AlpacaEval annotations."""
-    name: str | None = None
-    """Its model name in that file, where the file has several models."""
-    data: Path | None = None
-    """The conversations it was trained on; null: no metrics of the corpus."""
-
-
-def read_arms(path: Path) -> list[Arm]:
-    """The arms of a JSON or JSONL file; paths in it are relative to its folder.
-
-    Raises:
-        MissingInput, EmptyCorpus, InputError: the file or one of its rows cannot be used.
-    """
-    arms = []
-    for number, row in enumerate(read_table(path).rows, 1):
-        try:
-            arm = Arm.model_validate(row)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            raise InputError(
-                f"{path}, row {number}: {'.'.join(map(str, first['loc']))}: {first['msg']}",
-                f"The keys of a row are {', '.join(Arm.model_fields)}.",
-            ) from None
-        paths = {"judged": path.parent / arm.judged, "data": path.parent / arm.data if arm.data else None}
-        arms.append(arm.model_copy(update=paths))
-    return arms
 
 
 def compare_corpora(arms: Sequence[Arm]) -> dict[str, Any]:

@@ -3,5 +3,25 @@
 from __future__ import annotations
 
 from maieutic.core.step import Step
+from maieutic.evals.dialogue_steps import EvalDialogueRun, EvalDialogueScore
+from maieutic.evals.steps import (
+    EvalJudgeRated,
+    EvalJudgeScore,
+    EvalPaired,
+    EvalSimulator,
+    EvalTutorGrid,
+    EvalTutorScore,
+)
+from maieutic.recipes.utility import EvalUtility
 
-STEPS: tuple[type[Step], ...] = ()
+STEPS: tuple[type[Step], ...] = (
+    EvalSimulator,
+    EvalTutorScore,
+    EvalTutorGrid,
+    EvalJudgeRated,
+    EvalJudgeScore,
+    EvalDialogueRun,
+    EvalDialogueScore,
+    EvalPaired,
+    EvalUtility,
+)

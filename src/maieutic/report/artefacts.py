@@ -138,7 +138,7 @@ def _judge_stages(run: Run) -> tuple[list[StageRun], list[tuple[StageRun, str]]]
         training = [stage for stage in judged if stage.name not in models and _several(stage)]
     trained_on = "-".join(dict.fromkeys(name for stage in training for name in _by_set(run, stage)))
     models = {name: model + trained_on if model == _TUNED else model for name, model in models.items()}
-    validated = [run.stage_at(stage.setting("data")) for stage in run.stages if stage.kind == "agreement"]
+    validated = [run.stage_at(stage.setting("pairs")) for stage in run.stages if stage.kind == "agreement"]
     rest = [stage for stage in judged if stage not in training and stage not in validated]
     return training, [(stage, models.get(stage.name, stage.name)) for stage in rest]
 

@@ -18,6 +18,12 @@ _KINDS = {
     "tutor": "eval-tutor",
     "dialogues": "eval-dialogue",
     "preposttest": "pre-post-test",
+    "eval simulator": "eval-simulator",
+    "eval tutor score": "eval-tutor",
+    "eval tutor grid": "grid",
+    "eval judge score": "agreement",
+    "eval dialogue run": "play",
+    "eval dialogue score": "eval-dialogue",
 }
 """Kinds that a saved recipe names differently from the recipe file."""
 _BY_FILE = (

@@ -28,14 +28,13 @@ from maieutic.recipes.stages.corpora import (
     World,
 )
 from maieutic.recipes.stages.judging import Judge, Prefer
-from maieutic.recipes.stages.measuring import Dialogues, Play, Simulator, Tutor
 from maieutic.recipes.stages.playing import Continuations, Mix
 from maieutic.recipes.stages.talking import Candidates, Intents, PrePostTest, Simulate
 from maieutic.recipes.stages.training import Dpo, Sft
-from maieutic.recipes.stages.tutoring import Agreement, Grid, Leaks, Lists, Rated
-from maieutic.recipes.stages.utility import Take, Utility
+from maieutic.recipes.stages.tutoring import Leaks, Lists
+from maieutic.recipes.stages.utility import Take
 
-__all__ = ["ACTIONS", "Action", "Options", "Prefer", "Simulator", "Tutor"]
+__all__ = ["ACTIONS", "Action", "Options", "Prefer"]
 
 ACTIONS: dict[str, type[Action]] = {
     "world": World,
@@ -58,14 +57,7 @@ ACTIONS: dict[str, type[Action]] = {
     "mix": Mix,
     "prefer": Prefer,
     "dpo": Dpo,
-    "eval-simulator": Simulator,
-    "eval-tutor": Tutor,
     "pre-post-test": PrePostTest,
-    "eval-dialogue": Dialogues,
-    "play": Play,
-    "rated": Rated,
-    "agreement": Agreement,
-    "grid": Grid,
     "mt-bench-answer": MtBenchAnswer,
     "mt-bench-judge": MtBenchJudge,
     "mt-bench-score": MtBenchScore,
@@ -73,5 +65,4 @@ ACTIONS: dict[str, type[Action]] = {
     "alpaca-judge": AlpacaJudge,
     "alpaca-score": AlpacaScore,
     "take": Take,
-    "utility": Utility,
 }

@@ -1,11 +1,9 @@
-"""The stages of a comparison of tutors over several sets: lists, leaks, replies that people scored, the table."""
+"""The stages of a comparison of tutors over several sets: train and test lists, and leaks."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import orjson
 from pydantic import Field
 
 from maieutic.core.costs import Cost, Flow, Size
@@ -84,113 +82,3 @@ class Leaks(Action):
     def expect(self, out: Path, flow: Flow) -> Cost:  # noqa: D102
         flow.put(out / "corpus.jsonl", flow.size(self.corpus))
         return Cost()
-
-
-class Rated(Action):
-    """Replies that people scored, as candidates for a judge."""
-
-    outputs = ("rated.jsonl",)
-    data: Path
-
-    def run(self, out: Path) -> None:  # noqa: D102
-        from maieutic.data.corpus import replacing
-        from maieutic.evals.judge_agreement import rated_replies
-
-        def work() -> dict[str, Any]:
-            count = 0
-            with replacing(out / "rated.jsonl", overwrite=True) as write:
-                for row in rated_replies(self.data):
-                    write(orjson.dumps(row) + b"\n")
-                    count += 1
-            return {"replies": count}
-
-        wrapped(out, self, work)
-
-    def describe(self) -> str:  # noqa: D102
-        return "replies that people scored"
-
-    def expect(self, out: Path, flow: Flow) -> Cost:  # noqa: D102
-        if size := flow.size(self.data):
-            flow.put(out / "rated.jsonl", size._replace(replies=1))
-        return Cost()
-
-
-class Agreement(Action):
-    """The judge beside people, on the same replies."""
-
-    outputs = ("human_vs_gpt.json",)
-    data: Path
-
-    def run(self, out: Path) -> None:  # noqa: D102
-        from maieutic.core.store import write_json
-        from maieutic.evals.judge_agreement import human_and_judge, score_judge
-
-        def work() -> dict[str, Any]:
-            write_json(out / "human_vs_gpt.json", human_and_judge(self.data))
-            return {"agreement": score_judge(out / "human_vs_gpt.json")}
-
-        wrapped(out, self, work)
-
-    def describe(self) -> str:  # noqa: D102
-        return "the judge beside people"
-
-
-class Grid(Action):
-    """Every test set with every tutor: as published and clean, and the differences from the base."""
-
-    outputs = ("grid.json",)
-    sets: list[str]
-    """Test sets, and the sets that tutors were trained on."""
-    others: list[str] = Field(default_factory=list)
-    """Names of tutors that were only prompted, beside the base."""
-    base: list[Path]
-    """The base's judged replies, a test set each."""
-    beside: list[Path] = Field(default_factory=list)
-    """The others' judged replies, for each test set each of them."""
-    tuned: list[Path]
-    """The tuned tutors' judged replies, for each test set each set that one was trained on."""
-    leaks: list[Path]
-    """What each train set gives away."""
-    shown: str | None = None
-    """The set whose tutor the figures show; null, or none of `sets`: the first."""
-
-    def run(self, out: Path) -> None:  # noqa: D102
-        from maieutic.core.store import write_json
-        from maieutic.evals.tutor_grid import score_grid
-
-        def work() -> dict[str, Any]:
-            found = score_grid(self._cells(), dict(zip(self.sets, self.leaks, strict=True)))
-            whole = {"shown": self.shown if self.shown in self.sets else self.sets[0], **found}
-            write_json(out / "grid.json", whole)
-            return whole
-
-        wrapped(out, self, work)
-
-    def _cells(self) -> list[Any]:
-        from maieutic.evals.tutor_grid import BASE, GridCell, GridTutor
-
-        base, beside, tuned = iter(self.base), iter(self.beside), iter(self.tuned)
-        return [
-            cell
-            for test in self.sets
-            for cell in (
-                GridCell(test, GridTutor(BASE, None), next(base)),
-                *(GridCell(test, GridTutor(name, None), next(beside)) for name in self.others),
-                *(
-                    GridCell(test, GridTutor(f"from_finetuned_with_{name}", name), next(tuned))
-                    for name in self.sets
-                ),
-            )
-        ]
-
-    def check(self) -> None:  # noqa: D102
-        many, others = len(self.sets), len(self.others)
-        counts = (len(self.base), len(self.beside), len(self.tuned), len(self.leaks))
-        if not many or counts != (many, many * others, many * many, many):
-            raise RecipeError(
-                f"{many} sets and {others} others do not go with {counts} files",
-                "Give each set a base, each of the others, each tuned tutor, and its leaks.",
-            )
-
-    def describe(self) -> str:  # noqa: D102
-        return f"tutors by test sets: {1 + len(self.others) + len(self.sets)} × {len(self.sets)}"
