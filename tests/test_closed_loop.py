@@ -159,8 +159,8 @@ def test_the_small_one_is_the_same_recipe_behind_its_own_first_stages(full: dict
     assert [step.name for step in small.stages] == ["world", "tiny", *(step.name for step in big.stages)]
     stages = {step.name: step.step.model_dump() for step in small.stages}
     assert stages["single-1"]["model"] == str(Path("run", "tiny", "model"))
-    assert stages["evaluation"]["students"]["second"] == "student/run/world/pupils.yaml"
-    assert stages["evaluation"]["attempt_prompt"] == "run/world/exam.md"
+    assert "second=student/run/world/pupils.yaml" in stages["evaluation"]["students"]
+    assert stages["evaluation"]["answer_prompt"] == "run/world/exam.md"
     assert stages["continuations-1"]["assistant_prompt"] is None
 
 
@@ -186,12 +186,12 @@ stages:
   continuations: {do: continuations, data: "${judge}", student: student/cooperative, tutor: baseline/question-only, m: 3, turns: 2}
   mix: {do: mix, data: "${judge}", plays: "${continuations}", weight: 1}
   evaluation:
-    do: play
+    do: eval dialogue run
     tutors: {base: baseline/question-only, tuned: baseline/never-ending, third: baseline/sycophant}
     students: {scripted: student/confused, other: student/answer-seeking}
     problems: "${starts}"
-    assistant_prompt: none
-    attempts: 2
+    tutor_prompt: none
+    answers: 2
     rounds: 3
 """
 

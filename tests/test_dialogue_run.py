@@ -69,7 +69,7 @@ def test_controls_always_run_and_nothing_is_asked_twice(problems: Path, asker: s
         students={"coop": "student/cooperative"},
         problems=problems,
         rounds=3,
-        attempts=4,
+        answers=4,
     )
     found = step.run(tmp_path / "run").values
     assert list(found["tutors"]) == ["asker", "control-silent", "control-telling"]
@@ -103,8 +103,8 @@ def test_what_is_known_before_is_the_start_alone(problems: Path, tmp_path: Path)
     prompt = tmp_path / "ask.md"
     prompt.write_text("And now?")
     step = EvalDialogueRun(
-        tutors={"tells": tutor}, students={"s": student}, problems=problems, rounds=1, attempts=2,
-        attempt_prompt=str(prompt), seed_turns=1,
+        tutors={"tells": tutor}, students={"s": student}, problems=problems, rounds=1, answers=2,
+        answer_prompt=str(prompt), seed_turns=1,
     )  # fmt: skip
     found = step.run(tmp_path / "run").values
     before = list(stage_rows(tmp_path / "run" / "before-s"))
@@ -152,7 +152,7 @@ def test_a_student_that_breaks_is_lost_and_a_tutor_that_breaks_has_failed(
     )
     tutor = lines(tmp_path / "t.jsonl", {"text": "Go on."}, {"error": "gone"})
     step = EvalDialogueRun(
-        tutors={"asker": asker, "breaks": tutor}, students={"s": student}, problems=problems, rounds=3, attempts=0,
+        tutors={"asker": asker, "breaks": tutor}, students={"s": student}, problems=problems, rounds=3, answers=0,
         requests=Requests(max_failure_rate=1),
     )  # fmt: skip
     found = step.run(tmp_path / "run").values
@@ -167,7 +167,7 @@ def test_a_student_that_breaks_is_lost_and_a_tutor_that_breaks_has_failed(
 def test_the_command_its_plan_and_the_report(problems: Path, asker: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
     words = ["eval", "dialogue", "run", "--tutor", f"asker={asker}", "--student", "student/cooperative",
-             "--problems", str(problems), "--out", str(out), "--kinds", "cooperative,confused", "--attempts", "2",
+             "--problems", str(problems), "--out", str(out), "--kinds", "cooperative,confused", "--answers", "2",
              "--rounds", "2"]  # fmt: skip
     plan = json.loads(CliRunner().invoke(app, [*words, "--dry-run", "--json"]).stdout)
     assert plan["calls"] == 3 * 4 * 2 * (2 + 2 + 2 * 2)
@@ -204,9 +204,9 @@ def test_names() -> None:
 
 def test_a_plan_grows_with_the_attempts(problems: Path, tmp_path: Path) -> None:
     calls = []
-    for attempts_each in (0, 8):
+    for each in (0, 8):
         step = EvalDialogueRun(
-            tutors=["t=script/t"], students=["student/confused"], problems=problems, attempts=attempts_each
+            tutors=["t=script/t"], students=["student/confused"], problems=problems, answers=each
         )
         calls.append(step.expect(tmp_path, Flow()).calls)
     assert calls[1] - calls[0] == 2 * 8 * 3 * 4
@@ -219,7 +219,7 @@ def test_a_spent_budget_stops_and_the_same_call_goes_on(problems: Path, asker: s
         students={"coop": "student/cooperative"},
         problems=problems,
         rounds=2,
-        attempts=3,
+        answers=3,
     )
     limited = step.model_copy(update={"requests": Requests(concurrency=1), "budget": Budget(tokens=400)})
     whole = step.run(tmp_path / "whole").values
@@ -250,7 +250,7 @@ stages:
   after: {{do: pre-post-test, model: student/cooperative, data: "${{talk}}", when: after, n: 2}}
   after-told: {{do: pre-post-test, model: student/cooperative, data: "${{told}}", when: after, n: 2}}
   outcomes: {{do: eval dialogue score, data: "${{talk}}", against: "${{told}}", before: "${{before}}", after: "${{after}}", after_against: "${{after-told}}"}}
-  played: {{do: eval dialogue run, tutors: {{asker: "{asker}"}}, students: {{coop: student/cooperative}}, problems: {problems}, rounds: 2, attempts: 1}}
+  played: {{do: eval dialogue run, tutors: {{asker: "{asker}"}}, students: {{coop: student/cooperative}}, problems: {problems}, rounds: 2, answers: 1}}
 """)
     plan = runner.resolve(str(path), tmp_path / "run", {})
     stages = runner.run_plan(plan)
@@ -290,7 +290,7 @@ def test_what_was_lost_can_be_mended_and_tutors_added_later(problems: Path, tmp_
         server.faults = lambda number, body: 400 if "6 bags" in json.dumps(body) else None
         step = EvalDialogueRun(
             tutors={"served": server.spec}, students={"coop": "student/cooperative"}, problems=problems, rounds=1,
-            attempts=2, requests=Requests(max_failure_rate=0.5),
+            answers=2, requests=Requests(max_failure_rate=0.5),
         )  # fmt: skip
         first = step.run(tmp_path / "run").values
         assert first["tutors"]["served"]["coop"]["failed_by_tutor"] == 1

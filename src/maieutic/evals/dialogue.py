@@ -26,7 +26,7 @@ OTHER_METRICS = ("stated", "leak_turns", "student_first", "guessed", "pressed", 
 PRE_POST_METRICS = ("solve_before", "solve_after", "delta_solve")
 _RATIOS = ("leak_turns", "over_refusal")
 _MEANS = ("turns", *PRE_POST_METRICS)
-_NO_ATTEMPTS = "no attempts before and after were made"
+_NO_TEST = "there was no test before and after"
 
 Values = Mapping[str, tuple[float, float]]
 """By metric a numerator and a denominator."""
@@ -44,9 +44,9 @@ class DialogueOutcomes(NamedTuple):
     models: dict[str, list[str]]
     """`student` and `tutor`: the models that wrote the turns, as the rows name them."""
 
-    def values(self, attempts: SolveRates | None) -> list[Values]:
-        """The metrics of each dialogue, with those of the attempts before and after it."""
-        gains = attempts.metrics(self.conversations) if attempts else [{} for _ in self.outcomes]
+    def values(self, solve_rates: SolveRates | None) -> list[Values]:
+        """The metrics of each dialogue, with those of the test before and after it."""
+        gains = solve_rates.metrics(self.conversations) if solve_rates else [{} for _ in self.outcomes]
         return [each.values() | gain for each, gain in zip(self.outcomes, gains, strict=True)]
 
 
@@ -114,8 +114,8 @@ def score_dialogues(
 
     Args:
         source: a simulate step, or its rows.
-        before: the student's attempts before the dialogues, of an `attempts` step.
-        after: the attempts after the dialogues.
+        before: a `pre-post-test` step before the dialogues.
+        after: a `pre-post-test` step after the dialogues.
         rounds: the last k of Success@k and Telling@k; null: the rounds of the longest dialogue.
         states: whether a student's turn solves the problem; null: by the known answer.
 
@@ -130,10 +130,10 @@ def score_dialogues(
 
 
 def score_outcomes(
-    found: DialogueOutcomes, attempts: SolveRates | None = None, rounds: int | None = None
+    found: DialogueOutcomes, solve_rates: SolveRates | None = None, rounds: int | None = None
 ) -> dict[str, Any]:
     """`score_dialogues` of outcomes already loaded."""
-    rows = found.values(attempts)
+    rows = found.values(solve_rates)
     pairs = list(zip(found.outcomes, rows, strict=True))
     kinds = sorted({each.kind for each in found.outcomes if each.kind})
     return {
@@ -152,7 +152,7 @@ def _metrics(pairs: Sequence[tuple[DialogueOutcome, Values]]) -> dict[str, Any]:
     if any(name in values for _, values in pairs for name in PRE_POST_METRICS):
         shapes |= {name: _estimate(name, pairs).json() for name in PRE_POST_METRICS}
     else:
-        shapes |= {"delta_solve": stats.undefined(_NO_ATTEMPTS).json()}
+        shapes |= {"delta_solve": stats.undefined(_NO_TEST).json()}
     collapsed = [(each.collapse_round, each.unit) for each, _ in pairs if each.collapse_round is not None]
     estimate = stats.mean([number for number, _ in collapsed], [unit for _, unit in collapsed])
     return {**shapes, "collapse_round": estimate.json()}
@@ -212,8 +212,8 @@ def compare_dialogues(
     Args:
         first: one tutor's dialogues.
         second: the other's.
-        before: the student's attempts before them, one step for both.
-        after: the attempts after the first's and after the second's.
+        before: the test before the dialogues, one step for both.
+        after: the tests after the first's and after the second's.
         states: as for `score_dialogues`.
 
     Returns:
@@ -242,10 +242,10 @@ def compare_starts(a: StartMetrics, b: StartMetrics, names: str) -> dict[str, An
     return metrics
 
 
-def metrics_by_start(found: DialogueOutcomes, attempts: SolveRates | None) -> StartMetrics:
+def metrics_by_start(found: DialogueOutcomes, solve_rates: SolveRates | None) -> StartMetrics:
     """By start and kind of student the sums of each metric over its dialogues, and the unit it belongs to."""
     sums: dict[Start, tuple[str, dict[str, tuple[float, float]]]] = {}
-    for each, values in zip(found.outcomes, found.values(attempts), strict=True):
+    for each, values in zip(found.outcomes, found.values(solve_rates), strict=True):
         _, total = sums.setdefault((each.seed, each.kind), (each.unit, {}))
         for name, (top, bottom) in values.items():
             before = total.get(name, (0.0, 0.0))

@@ -1,6 +1,6 @@
 """Every tutor with every student, and two controls with each student: no tutor, and a tutor that tells the answer.
 
-A run folder holds, for tutor T and student S, the dialogues (`T-with-S`), the student's attempts before (`before-S`)
+A run folder holds, for tutor T and student S, the dialogues (`T-with-S`), the student's answers before (`before-S`)
 and after (`after-T-with-S`), the tutor's first replies judged by code (`judged-T-with-S`), and the scores
 (`scores-T-with-S`, `A-less-B-with-S`). Each is a step of its own, so the same call resumes a stopped run.
 """
@@ -89,8 +89,8 @@ class _Pair(NamedTuple):
     before: Path
     after: Path
 
-    def attempts(self) -> tuple[Path | None, Path | None]:
-        """The attempts before and after, null where the student made none."""
+    def tests(self) -> tuple[Path | None, Path | None]:
+        """The tests before and after, null where there was none."""
         done = (self.after / "manifest.json").is_file()
         return (self.before, self.after) if done else (None, None)
 
@@ -128,18 +128,18 @@ class _DialogueRun:
         self.budget.charge(done.tokens, done.usd, done.replies)
 
     def pre_post_test(self, tutors: Sequence[str], student: str, spec: str) -> None:
-        """The attempts before, of each start once for all tutors; then those after each tutor's dialogues."""
+        """The test before, of each start once for all tutors; then the test after each tutor's dialogues."""
         dialogues = {tutor: list(read_corpus(self.pair(tutor, student).dialogues)) for tutor in tutors}
         starts = [each for of in dialogues.values() for each in of]
-        self._attempts(spec, starts, self.out / f"before-{student}", before=True)
+        self._test(spec, starts, self.out / f"before-{student}", before=True)
         for tutor in tutors:
-            self._attempts(spec, dialogues[tutor], self.pair(tutor, student).after, before=False)
+            self._test(spec, dialogues[tutor], self.pair(tutor, student).after, before=False)
 
-    def _attempts(self, spec: str, source: Sequence[Conversation], folder: Path, *, before: bool) -> None:
+    def _test(self, spec: str, source: Sequence[Conversation], folder: Path, *, before: bool) -> None:
         step = self.step
         done = pre_post_test(
             self.load(spec), source, folder, "before" if before else "after",
-            n=step.attempts, prompt=step.attempt_prompt, mode=step.user_mode, states=self.states,
+            n=step.answers, prompt=step.answer_prompt, mode=step.user_mode, states=self.states,
             sampling=step.student_sampling.model_copy(update={"seed": step.seed}),
             concurrency=step.requests.concurrency, max_failure_rate=step.requests.max_failure_rate,
             budget=self.budget.now(),
@@ -150,7 +150,7 @@ class _DialogueRun:
         """The scores of one tutor with one student, with those of its first replies."""
         pair = self.pair(tutor, student)
         found = load_outcomes(pair.dialogues, self.states)
-        scores = score_outcomes(found, load_solve_rates(*pair.attempts()), self.step.rounds)
+        scores = score_outcomes(found, load_solve_rates(*pair.tests()), self.step.rounds)
         scores["single"] = self._score_first_replies(pair.dialogues.name, found.conversations)
         settings = {"stage": "eval-dialogue", "data": pair.dialogues.name}
         with Stage(self.out / f"scores-{pair.dialogues.name}", settings) as stage:
@@ -177,7 +177,7 @@ class _DialogueRun:
         """The paired differences of two tutors with one student."""
         pairs = [self.pair(name, student) for name in (a, b)]
         ours, theirs = (
-            metrics_by_start(load_outcomes(pair.dialogues, self.states), load_solve_rates(*pair.attempts()))
+            metrics_by_start(load_outcomes(pair.dialogues, self.states), load_solve_rates(*pair.tests()))
             for pair in pairs
         )
         metrics = compare_starts(ours, theirs, f"{a} and {b}") if ours.keys() & theirs.keys() else {}
@@ -205,7 +205,7 @@ def run_dialogues(step: EvalDialogueRun, out: Path) -> dict[str, Any]:
     for student, spec in students.items():
         for tutor in everyone.items():
             run.simulate(tutor, (student, spec))
-        if step.attempts:
+        if step.answers:
             run.pre_post_test(list(everyone), student, spec)
     scores = {name: {student: run.score(name, student) for student in students} for name in everyone}
     found = {

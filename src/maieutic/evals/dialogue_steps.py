@@ -96,7 +96,7 @@ class EvalDialogueRun(Step):
     command: ClassVar = "eval dialogue run"
     flags: ClassVar = {"tutors": "--tutor", "students": "--student"}
     shown: ClassVar = (
-        "kinds", "rounds", "attempts", "tutor_prompt", "sampling.temperature", "sampling.max_tokens", "seed",
+        "kinds", "rounds", "answers", "tutor_prompt", "sampling.temperature", "sampling.max_tokens", "seed",
         "requests.concurrency", "run_code",
     )  # fmt: skip
     examples: ClassVar = (
@@ -112,12 +112,10 @@ class EvalDialogueRun(Step):
         default_factory=list,
         description="Kinds of students, each with every start: names or .yaml files, separated by commas.",
     )
-    attempts: int = Field(
-        8, ge=0, description="Attempts of the student alone, before and after each dialogue; 0: none."
+    answers: int = Field(
+        8, ge=0, description="Answers of the student alone, before and after each dialogue; 0: no test."
     )
-    attempt_prompt: str = Field(
-        "attempt", description="Prompt that asks for an attempt: a name or a .md file."
-    )
+    answer_prompt: str = Field("attempt", description="Prompt that asks for an answer: a name or a .md file.")
     rounds: int = Field(6, ge=1, description="Most rounds of a dialogue.")
     repeat: int = Field(1, ge=1, description="Dialogues for each start.")
     seed_turns: int | None = Field(None, ge=0, description="Keep only the first turns of each start.")
@@ -158,20 +156,20 @@ class EvalDialogueRun(Step):
 
     def check(self) -> None:
         from maieutic.core import prompts
-        from maieutic.models import students
+        from maieutic.models.student import load_kind
         from maieutic.rollouts.guards import parse
 
         self.named_models()
         parse(self.guards)
         for kind in self.kinds:
-            students.load(kind)
-        for name in (self.attempt_prompt, self.tutor_prompt):
+            load_kind(kind)
+        for name in (self.answer_prompt, self.tutor_prompt):
             if name and not name.endswith(".md"):
                 prompts.load(name)
 
     def inputs(self) -> list[Path]:
         """The prompts' files are inputs too: an earlier stage may write one."""
-        prompts = (self.attempt_prompt, self.tutor_prompt)
+        prompts = (self.answer_prompt, self.tutor_prompt)
         return [*super().inputs(), *(Path(name) for name in prompts if name and name.endswith(".md"))]
 
     def check_among(self, steps: Mapping[str, Step]) -> None:
@@ -191,7 +189,7 @@ class EvalDialogueRun(Step):
         return flow.asked(list(self._asks(size)), self.budget.prices)
 
     def _asks(self, size: Size) -> Iterable[Ask]:
-        """What is asked of each model at most: the attempts before are made once for all tutors."""
+        """What is asked of each model at most: the answers before are asked once for all tutors."""
         from maieutic.evals.dialogue_run import with_controls
 
         tutors, students = self.named_models()
@@ -206,9 +204,9 @@ class EvalDialogueRun(Step):
                 yield from taking_turns(
                     dialogues, start, (student, self.rounds, tokens), (tutor, self.rounds, reply)
                 )
-                attempts = 2 * self.attempts * dialogues
+                answers = 2 * self.answers * dialogues
                 prompt = start + self.rounds * (tokens + reply)
-                yield Ask(student, attempts, attempts * prompt, attempts * tokens)
+                yield Ask(student, answers, answers * prompt, answers * tokens)
 
 
 class DialogueScores(Measurements):

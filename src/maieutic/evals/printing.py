@@ -17,7 +17,7 @@ class Measurements(Result):
     def __getitem__(self, name: str) -> Any:
         return self.values[name]
 
-    def json(self) -> dict[str, Any]:
+    def json(self) -> dict[str, Any]:  # type: ignore[override]
         """The measurements alone."""
         return self.values
 

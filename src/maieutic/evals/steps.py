@@ -112,7 +112,7 @@ class TutorScores(Measurements):
     source: str
 
     def manifest(self) -> dict[str, Any]:
-        others = {name: self.values[name] for name in ("against", "difference") if name in self.values}
+        others = {name: of for name, of in self.values.items() if name in ("against", "difference")}
         return {"scores": {name: of for name, of in self.values.items() if name not in others}, **others}
 
     def show(self) -> None:
