@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from maieutic.core.budget import Price
-from maieutic.core.costs import Ask, Cost, Flow, Rates, Speaker, taking_turns
+from maieutic.core.costs import Ask, Cost, Flow, Rates, Speaker, taking_turns, total_cost
 from maieutic.core.errors import InputError, RecipeError
 from maieutic.core.messages import Conversation
 from maieutic.core.store import read_json, stage_rows
@@ -73,7 +73,7 @@ def test_full_size_resolves_offline_and_says_calls_tokens_hours_and_dollars(full
     assert judged.calls == starts * k and judged.usd and judged.hours
     assert play.usd is None and cost["single-2"].hours and cost["single-2"].tokens
     assert not Path("run").exists()
-    total = runner.total_cost(runner.expected_costs(plan))
+    total = total_cost(line.cost for line in runner.expected_costs(plan))
     assert total.hours == pytest.approx(sum(one.hours for one in cost.values() if one.hours))
     assert total.calls == sum(one.calls for one in cost.values() if one.calls)
     asks = [step for step in plan.stages if step.step.models() and hasattr(step.step, "budget")]
