@@ -1,8 +1,9 @@
-"""Write docs/commands.md, the command reference, from the steps: `python tools/commands.py`."""
+"""Write the command reference (docs/commands.md) and the line counts in docs/architecture.md."""
 
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 
 from maieutic import cli
@@ -12,10 +13,12 @@ from maieutic.core.messages import Record, Sampling
 from maieutic.core.settings import LocalModel, Requests
 from maieutic.core.step import Step, group
 
-TARGET = Path(__file__).parent.parent / "docs" / "commands.md"
+ROOT = Path(__file__).parent.parent
+COMMANDS = ROOT / "docs" / "commands.md"
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
 HEAD = """# The commands
 
-Written by `python tools/commands.py` from the steps; a test compares. A step is one class: `maieutic judge`,
+Written by `python tools/reference.py` from the steps; a test compares. A step is one class: `maieutic judge`,
 `do: judge` in a recipe and `maieutic.Judge` in Python have the same settings.
 
 Every command takes `--out` (`-o`), `--config FILE` (a YAML file of settings; options win), `--dry-run` (print the
@@ -90,5 +93,18 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
+def architecture() -> str:
+    """docs/architecture.md with each package's lines, in hundreds."""
+
+    def counted(row: re.Match[str]) -> str:
+        files = (ROOT / "src" / "maieutic" / row[1]).rglob("*.py")
+        lines = sum(file.read_text(encoding="utf-8").count("\n") for file in files)
+        return f"| `{row[1]}/` | {row[2]} | {round(lines, -2):,} |"
+
+    text = ARCHITECTURE.read_text(encoding="utf-8")
+    return re.sub(r"^\| `(\w+)/` \| (\d+) \| [\d,]+ \|", counted, text, flags=re.M)
+
+
 if __name__ == "__main__":
-    TARGET.write_text(reference(), encoding="utf-8")
+    COMMANDS.write_text(reference(), encoding="utf-8")
+    ARCHITECTURE.write_text(architecture(), encoding="utf-8")
