@@ -1,142 +1,174 @@
-"""A model as judge of AlpacaEval outputs against a reference's (Dubois et al. 2023, arXiv 2305.14387; 2404.04475).
+"""Judge AlpacaEval outputs against a reference with a model (Dubois et al. 2023, arXiv 2305.14387; 2404.04475).
 
-The judge sees the two outputs as models m and M, in an order that a hash of the instruction decides, and answers with
-one letter. Where the model tells the log-probabilities of its first token, the preference is 2 - P(m)/(P(m) + P(M)),
-turned round where the order was; else it is 1 or 2 by the letter. Equal outputs are 1.5 without a call. What cannot
-be read is null and counted, never a draw.
+The judge sees the two outputs as models m and M, in an order given by a hash of the instruction, and answers with one
+letter. Where the model returns log-probabilities of its first token, the preference is 2 - P(m)/(P(m) + P(M)), reversed
+where the order was; otherwise it is 1 or 2 by the letter. Equal outputs are 1.5 without a call. An unreadable verdict
+is null and counted, never a draw.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import math
 import re
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from maieutic.core import prompts
 from maieutic.core.console import note
-from maieutic.core.errors import EmptyCorpus, InputError, ModelError, RenderError
+from maieutic.core.errors import EmptyCorpus, InputError
 from maieutic.core.messages import Fault, Message, Reply, Role, Sampling, fingerprint
 from maieutic.core.prompts import fenced
-from maieutic.core.store import Stage, write_json
-from maieutic.core.workers import check_rate, fault_of, run_pending
-from maieutic.evals.alpaca_answer import Output, read_outputs
-from maieutic.evals.result_file import run_folder
-from maieutic.models import ChatModel, identity
+from maieutic.core.store import write_json
+from maieutic.core.workers import Failed, check_rate, fault_of
+from maieutic.evals.benchmark_answer import Row, start
+from maieutic.evals.benchmark_files import Output, read_outputs
+from maieutic.models import identity
 
-PROMPT = "alpaca_eval_pair"
+if TYPE_CHECKING:
+    from maieutic.evals.benchmark_steps import EvalAlpacaEvalJudge
+
 _LETTER = re.compile(r"(?<![\w'’])[mM](?![\w'’])")
-_UNREADABLE = "The file is written, with null for those. Choose another judge, or raise --max-failure-rate."
+_UNREADABLE = "The file is written, with null for these. Choose another judge, or raise --max-failure-rate."
 
 
 @runtime_checkable
-class Weighs(Protocol):
-    """A model that can tell how likely its first token was, and what could have stood in its place."""
+class FirstTokenModel(Protocol):
+    """A model that returns the log-probabilities of its first token."""
 
     async def reply_with_first(
         self, messages: Sequence[Message], sampling: Sampling
     ) -> tuple[Reply, Mapping[str, float]]:
-        """A reply, and natural-log probabilities of its likeliest first tokens; none where the server gives none."""
+        """A reply, and natural-log probabilities of the likeliest first tokens; empty where the server has none."""
         ...
 
 
-class Judged(NamedTuple):
-    """What the file holds, and what this call did."""
+class Comparison(NamedTuple):
+    """An output and the reference's output to the same instruction."""
 
-    judged: int
-    """Annotations in the file."""
-    unscored: int
-    """Of them without a preference."""
-    weighted: int
-    """Of them by log-probabilities."""
-    equal: int
-    """Of them with equal outputs: a draw without a call."""
-    calls: int
-    """Calls to the judge in this call."""
-    seconds: float
-    out: str
-
-
-class _Item(NamedTuple):
     key: str
     row: dict[str, Any]
-    """The annotation without what the judge says."""
+    """The annotation without the verdict."""
     swapped: bool
     """Whether the model's output is shown first, as m."""
     prompt: str
 
 
-def judge(
-    outputs: Path,
-    reference: Path,
-    model: ChatModel,
-    out: Path,
-    *,
-    run: Path | None = None,
-    prompt: str = PROMPT,
-    max_tokens: int = 16,
-    concurrency: int = 32,
-    max_failure_rate: float = 0.05,
-) -> Judged:
-    """Compare a model's outputs with a reference's, into `out`.
-
-    Args:
-        outputs: the model's, AlpacaEval's model_outputs.json.
-        reference: the reference's, in the same form; annotations stand in its order.
-        model: the judge; closed at the end.
-        out: the JSON file of annotations, made when everything was worked on.
-        run: the stage's folder, in which the same call goes on; by default `out` with `.run` after it.
-        prompt: a prompt's name or `.md` file with `{{mark}}` and `{{material}}`, that asks for m or M.
-        max_tokens: new tokens of a verdict; a judge that thinks first needs more.
-        concurrency: calls under way at once.
-        max_failure_rate: the share of calls that failed, or of verdicts that cannot be read, past which the run
-            ends as failed.
-
-    Raises:
-        TooManyFailures, ModelError, RunConflict, RunLocked, DiskFull, MissingInput, EmptyCorpus, InputError.
-    """
-    pairs = list(_pairs(read_outputs(reference), read_outputs(outputs)))
+def judge_alpaca_eval(step: EvalAlpacaEvalJudge, out: Path, folder: Path) -> dict[str, Any]:
+    """Compare a model's outputs with a reference's into `out`, in the reference's order."""
+    pairs = list(_pairs(read_outputs(step.reference), read_outputs(step.answers)))
     if not pairs:
         raise EmptyCorpus(
-            f"{outputs}: none of its instructions is in {reference}",
+            f"{step.answers}: none of its instructions is in {step.reference}",
             "Give outputs for the same instructions.",
         )
-    if len(models := {mine.generator for _, mine in pairs}) > 1:
-        raise InputError(f"{outputs} holds {len(models)} models", "Give the outputs of one.")
-    work = _Judging(model, prompts.load(prompt), Sampling(temperature=0, max_tokens=max_tokens))
-    return asyncio.run(work.run(pairs, out, run or run_folder(out), concurrency, max_failure_rate))
+    if len(models := {own.generator for _, own in pairs}) > 1:
+        raise InputError(f"{step.answers} holds {len(models)} models", "Give the outputs of one model.")
+    prompt = prompts.load(step.prompt)
+    sampling = Sampling(temperature=0, max_tokens=step.max_tokens)
+    run = start(step, step.judge, folder)
+    items = [_comparison(*pair, run.model.id, prompt, sampling) for pair in pairs]
+
+    async def work(item: Comparison) -> Row:
+        if item.row["output_1"] == item.row["output_2"]:
+            return {"preference": 1.5, "raw_completion": "", "decided": "equal"}
+        messages = [Message(role=Role.USER, content=item.prompt)]
+        first: Mapping[str, float] = {}
+        if isinstance(run.model, FirstTokenModel):
+            reply, first = await run.model.reply_with_first(messages, sampling)
+        else:
+            reply = await run.model.reply(messages, sampling)
+        run.spending.charge(reply)
+        weighted = weighted_preference(first)
+        preference = parse_letter(reply.text) if weighted is None else weighted
+        if preference is not None and item.swapped:
+            preference = 3 - preference
+        decided = "verdict" if weighted is None else "logprobs"
+        return {"preference": preference, "raw_completion": reply.text, "decided": decided}
+
+    def on_failure(item: Comparison, error: Failed) -> Row:
+        cause = {"fault": fault_of(error, Fault.JUDGE), "error": error.what}
+        return {"preference": None, "raw_completion": "", "decided": "error", **cause}
+
+    def finish(rows: list[Row]) -> dict[str, Any]:
+        keys = ("preference", "raw_completion", "decided")
+        lines = [
+            {**item.row, **{key: row[key] for key in keys}} for item, row in zip(items, rows, strict=True)
+        ]
+        write_json(out, lines)
+        unread = [row["raw_completion"] for row in rows if row["preference"] is None]
+        first = " ".join(unread[0].split())[:80] if unread else ""
+        limit = step.requests.max_failure_rate
+        check_rate(len(unread), len(rows), limit, "unreadable verdicts", first, _UNREADABLE)
+        return {
+            "judged": len(rows),
+            "unscored": len(unread),
+            "weighted": sum(row["decided"] == "logprobs" for row in rows),
+            "equal": sum(row["decided"] == "equal" for row in rows),
+        }
+
+    config = {
+        "judge": identity(run.model),
+        "prompt": prompt.hash,
+        "sampling": sampling,
+        "pairs": fingerprint([item.row for item in items]),
+    }
+    counts = run.items("judge", config, items, work, on_failure, finish)
+    return {**counts, "calls": run.spending.replies, "seconds": run.seconds}
 
 
-def _pairs(reference: Sequence[Output], mine: Sequence[Output]) -> Iterator[tuple[Output, Output]]:
-    """The reference's rows with the model's on the same instruction; of an instruction that comes again, its turn."""
+def _pairs(reference: Sequence[Output], own: Sequence[Output]) -> Iterator[tuple[Output, Output]]:
+    """The reference's rows with the model's on the same instruction; repeated instructions are matched in order."""
     waiting: dict[str, list[Output]] = defaultdict(list)
-    for row in reversed(mine):
+    for row in reversed(own):
         if row.output is not None:
             waiting[row.instruction].append(row)
-    lost = 0
+    missing = 0
     for row in reference:
         if row.output is not None and waiting[row.instruction]:
             yield row, waiting[row.instruction].pop()
         else:
-            lost += 1
-    if lost:
-        note(f"{lost} of {len(reference)} instructions have no output of both and are not judged")
+            missing += 1
+    if missing:
+        note(f"{missing} of {len(reference)} instructions lack an output of one side and are not judged")
     if spare := sum(map(len, waiting.values())):
         note(f"{spare} outputs have no reference and are not judged")
 
 
-def shown_first(instruction: str) -> bool:
-    """Whether the model's output is shown before the reference's: by a hash, so that every run has the same order."""
+def _comparison(
+    reference: Output, own: Output, judge: str, prompt: prompts.Prompt, sampling: Sampling
+) -> Comparison:
+    row = {
+        **({"dataset": reference.dataset} if reference.dataset else {}),
+        "instruction": reference.instruction,
+        "output_1": reference.output,
+        "generator_1": reference.generator,
+        "output_2": own.output,
+        "generator_2": own.generator,
+        "annotator": judge,
+    }
+    swapped = is_shown_first(reference.instruction)
+    shown = [reference.output or "", own.output or ""]
+    mark, material = fenced(
+        [
+            ("the instruction", reference.instruction),
+            ("the output of model m", shown[swapped]),
+            ("the output of model M", shown[not swapped]),
+        ]
+    )
+    text = prompt.fill(mark=mark, material=material)
+    return Comparison(fingerprint([row, text, sampling.model_dump()]), row, swapped, text)
+
+
+def is_shown_first(instruction: str) -> bool:
+    """Whether the model's output is shown before the reference's: by a hash, so the same in every run."""
     return bool(hashlib.sha256(instruction.encode()).digest()[0] & 1)
 
 
-def weigh(first: Mapping[str, float]) -> float | None:
-    """2 - P(m)/(P(m) + P(M)) by the log-probabilities of first tokens; null where neither is among them."""
+def weighted_preference(first: Mapping[str, float]) -> float | None:
+    """2 - P(m)/(P(m) + P(M)) from log-probabilities of first tokens; null where neither letter is among them."""
     share = {
         letter: math.fsum(math.exp(value) for token, value in first.items() if token.strip() == letter)
         for letter in "mM"
@@ -145,116 +177,7 @@ def weigh(first: Mapping[str, float]) -> float | None:
     return 2 - share["m"] / total if total > 0 else None
 
 
-def read_letter(text: str) -> float | None:
-    """1 for m, 2 for M; null where the text has neither as a word of its own, or both."""
+def parse_letter(text: str) -> float | None:
+    """1 for m, 2 for M; null where the text contains neither as a word, or both."""
     letters = set(_LETTER.findall(text))
     return {"m": 1.0, "M": 2.0}[letters.pop()] if len(letters) == 1 else None
-
-
-class _Judging:
-    def __init__(self, model: ChatModel, prompt: prompts.Prompt, sampling: Sampling) -> None:
-        self._model, self._prompt, self._sampling = model, prompt, sampling
-        self._calls = 0
-
-    async def run(
-        self,
-        pairs: Sequence[tuple[Output, Output]],
-        out: Path,
-        folder: Path,
-        concurrency: int,
-        max_failure_rate: float,
-    ) -> Judged:
-        started = time.monotonic()
-        items = [self._item(*pair) for pair in pairs]
-        config = {
-            "stage": "alpaca-judge",
-            "judge": identity(self._model),
-            "prompt": self._prompt.hash,
-            "sampling": self._sampling,
-            "pairs": fingerprint([item.row for item in items]),
-        }
-        try:
-            with Stage(folder, config) as stage:
-                await self._model.check()
-                await run_pending(
-                    stage,
-                    ((item.key, item) for item in items),
-                    self._row,
-                    self._given_up,
-                    concurrency=concurrency,
-                    max_failure_rate=max_failure_rate,
-                    total=len(items),
-                    label="judge",
-                )
-                made = {row["key"]: row for row in stage.rows.rows()}
-                rows = [made[item.key] for item in items]
-                write_json(out, [_line(item, row) for item, row in zip(items, rows, strict=True)])
-                unread = [row for row in rows if row["preference"] is None]
-                counts = {
-                    "judged": len(rows),
-                    "unscored": len(unread),
-                    "weighted": sum(row["decided"] == "logprobs" for row in rows),
-                    "equal": sum(row["decided"] == "equal" for row in rows),
-                }
-                first = " ".join(str(unread[0]["raw_completion"]).split())[:80] if unread else ""
-                check_rate(
-                    len(unread), len(rows), max_failure_rate, "unreadable verdicts", first, _UNREADABLE
-                )
-                stage.finish(counts)
-        finally:
-            await self._model.close()
-        return Judged(**counts, calls=self._calls, seconds=round(time.monotonic() - started, 3), out=str(out))
-
-    def _item(self, reference: Output, mine: Output) -> _Item:
-        row = {
-            **({"dataset": reference.dataset} if reference.dataset else {}),
-            "instruction": reference.instruction,
-            "output_1": reference.output,
-            "generator_1": reference.generator,
-            "output_2": mine.output,
-            "generator_2": mine.generator,
-            "annotator": self._model.id,
-        }
-        swapped = shown_first(reference.instruction)
-        shown = [reference.output or "", mine.output or ""]
-        mark, material = fenced(
-            [
-                ("the instruction", reference.instruction),
-                ("the output of model m", shown[swapped]),
-                ("the output of model M", shown[not swapped]),
-            ]
-        )
-        prompt = self._prompt.fill(mark=mark, material=material)
-        return _Item(fingerprint([row, prompt, self._sampling.model_dump()]), row, swapped, prompt)
-
-    async def _row(self, item: _Item) -> dict[str, Any]:
-        if item.row["output_1"] == item.row["output_2"]:
-            return {"preference": 1.5, "raw_completion": "", "decided": "equal"}
-        turns = [Message(role=Role.USER, content=item.prompt)]
-        first: Mapping[str, float] = {}
-        if isinstance(self._model, Weighs):
-            reply, first = await self._model.reply_with_first(turns, self._sampling)
-        else:
-            reply = await self._model.reply(turns, self._sampling)
-        self._calls += 1
-        weighed = weigh(first)
-        preference = read_letter(reply.text) if weighed is None else weighed
-        if preference is not None and item.swapped:
-            preference = 3 - preference
-        decided = "verdict" if weighed is None else "logprobs"
-        return {"preference": preference, "raw_completion": reply.text, "decided": decided}
-
-    @staticmethod
-    def _given_up(item: _Item, error: ModelError | RenderError) -> dict[str, Any]:
-        fault = fault_of(error, Fault.JUDGE)
-        return {
-            "preference": None,
-            "raw_completion": "",
-            "decided": "error",
-            "fault": fault,
-            "error": error.what,
-        }
-
-
-def _line(item: _Item, row: Mapping[str, Any]) -> dict[str, Any]:
-    return {**item.row, **{key: row[key] for key in ("preference", "raw_completion", "decided")}}

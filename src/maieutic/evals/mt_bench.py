@@ -1,8 +1,8 @@
-"""MT-Bench and Vicuna-Bench from FastChat's own judgment files (Zheng et al. 2023, arXiv 2306.05685).
+"""Scores of MT-Bench and Vicuna-Bench from FastChat's judgment files (Zheng et al. 2023, arXiv 2306.05685).
 
-Rules: a recorded score of -1 is unscored; without a recorded score the verdict is read from the judgment, `[[x]]`
-first, else `[x]`, else unscored. A turn's score is the mean of its scored rows, the average that of all scored rows
-pooled; a second judgment of the same turn stays in the mean, as FastChat keeps it, and is counted.
+A recorded score of -1 is unscored. Without a recorded score the rating is read from the judgment: `[[x]]`, else `[x]`,
+else unscored. A turn's score is the mean of its scored rows; the average is the mean of all scored rows. A second
+judgment of the same turn stays in the mean, as in FastChat, and is counted.
 """
 
 from __future__ import annotations
@@ -16,16 +16,15 @@ from typing import Any, NamedTuple
 from maieutic.core import statistics as stats
 from maieutic.core.errors import EmptyCorpus, InputError
 from maieutic.core.messages import Estimate
-from maieutic.evals import verdicts
+from maieutic.evals.benchmark_files import parse_rating, parse_winner, question_name
 from maieutic.evals.files import Row, parse_number, read_table
-from maieutic.evals.mt_files import question_name
 
 _LATER = "{} judgments of a later turn left out"
 _NO_FIRST = "no judgments of a first turn"
 
 
 class Grade(NamedTuple):
-    """One judged turn; `score` is null where the judge gave none."""
+    """One judged turn; `score` is null where it is unscored."""
 
     model: str
     question: str
@@ -33,33 +32,30 @@ class Grade(NamedTuple):
     score: float | None
 
 
-def verdict(judgment: Any) -> float | None:
-    """The rating a judge wrote: the first `[[x]]`, else the first `[x]`, else null."""
-    return verdicts.rating(judgment) if isinstance(judgment, str) else None
-
-
-def decimal(value: Any) -> float | None:
-    """A number as `number` reads it; "1_0", which is ten to Python alone, is none."""
+def parse_decimal(value: Any) -> float | None:
+    """A number, or null; "1_0", which only Python reads as ten, is null."""
     return None if isinstance(value, str) and "_" in value else parse_number(value)
 
 
-def grades(rows: Sequence[Row], path: object = "the file", notes: list[str] | None = None) -> list[Grade]:
-    """FastChat's single-answer judgments; rows without a question, a model or a turn are left out, with a note.
+def read_grades(
+    rows: Sequence[Row], path: object = "the file", notes: list[str] | None = None
+) -> list[Grade]:
+    """Read FastChat's single-answer judgments; rows without a question, a model or a turn are left out, with a note.
 
     Raises:
-        InputError: the rows are no such judgments.
+        InputError: the rows are not single-answer judgments.
     """
     missing = [key for key in ("question_id", "model") if not any(key in row for row in rows)]
     if missing or not any("score" in row or "judgment" in row for row in rows):
         raise InputError(
             f"{path}: no single-answer judgments (rows hold {', '.join(sorted(rows[0])[:8])})",
-            "Expected are question_id, model, turn, and score or judgment; pairs go to `eval mt-bench pairwise`.",
+            "Expected: question_id, model, turn, and score or judgment. `eval mt-bench pairwise` reads pairs.",
         )
     return [_grade(row) for row in _whole(rows, ("model",), path, notes)]
 
 
 def _whole(rows: Sequence[Row], models: Sequence[str], path: object, notes: list[str] | None) -> list[Row]:
-    """The rows that say which question, models and turn they are of; a file without any `turn` has first turns only."""
+    """The rows that have a question, models and a turn; in a file without any `turn` all rows are first turns."""
     known = rows if any("turn" in row for row in rows) else [{**row, "turn": 1} for row in rows]
     lacks = [_lacks(row, models) for row in known]
     counts = Counter(name for name in lacks if name)
@@ -70,7 +66,7 @@ def _whole(rows: Sequence[Row], models: Sequence[str], path: object, notes: list
 
 
 def _lacks(row: Row, models: Sequence[str]) -> str | None:
-    """The first key without which a row cannot be counted anywhere."""
+    """The first required key that a row lacks, or null."""
     if question_name(row.get("question_id")) is None:
         return "question_id"
     if nameless := [name for name in models if row.get(name) in (None, "")]:
@@ -79,12 +75,13 @@ def _lacks(row: Row, models: Sequence[str]) -> str | None:
 
 
 def _turn(row: Row) -> int | None:
-    turn = decimal(row.get("turn"))
+    turn = parse_decimal(row.get("turn"))
     return int(turn) if turn is not None and turn >= 1 and turn.is_integer() else None
 
 
 def _grade(row: Row) -> Grade:
-    score = verdict(row.get("judgment")) if row.get("score") is None else decimal(row["score"])
+    judgment = row["judgment"] if isinstance(row.get("judgment"), str) else ""
+    score = parse_rating(judgment) if row.get("score") is None else parse_decimal(row["score"])
     return Grade(
         str(row["model"]),
         question_name(row["question_id"]) or "",
@@ -93,27 +90,27 @@ def _grade(row: Row) -> Grade:
     )
 
 
-def score(judgments: Sequence[Path], questions: Path | None = None, turns: int = 2) -> dict[str, Any]:
+def score_single(judgments: Sequence[Path], questions: Path | None = None, turns: int = 2) -> dict[str, Any]:
     """The scores of every model in one or more judgment files.
 
     Args:
         judgments: FastChat's JSONL, any number of files.
         questions: FastChat's question file, for the categories; without it `by_category` is empty.
-        turns: 2 for MT-Bench; 1 for Vicuna-Bench, where later turns are left out.
+        turns: 2 for MT-Bench; 1 for Vicuna-Bench: later turns are left out.
 
     Returns:
         `{"models": {NAME: {first_turn, second_turn, average, rows, unscored, duplicates, se, ci, by_category, ...}}}`
-        and `notes`. `se` is sd (n - 1) of the question means / √questions; `ci` resamples questions. What is null
-        has its reason in `reasons`, under its own name.
+        and `notes`. `se` is sd (n - 1) of the question means / √questions; `ci` resamples questions. `reasons` says,
+        by name, why a value is null.
     """
     tables = [read_table(path) for path in judgments]
     notes = [text for table in tables for text in table.notes]
     rows = [
         grade
         for table, path in zip(tables, judgments, strict=True)
-        for grade in grades(table.rows, path, notes)
+        for grade in read_grades(table.rows, path, notes)
     ]
-    _some(rows, notes)
+    _refuse_none(rows, notes)
     kept = [grade for grade in rows if turns > 1 or grade.turn == 1]
     if len(kept) < len(rows):
         notes.append(_LATER.format(len(rows) - len(kept)))
@@ -123,10 +120,10 @@ def score(judgments: Sequence[Path], questions: Path | None = None, turns: int =
     return {**score_grades(kept, categories, notes), "notes": notes}
 
 
-def _some(rows: Sequence[object], notes: Sequence[str]) -> None:
+def _refuse_none(rows: Sequence[object], notes: Sequence[str]) -> None:
     if not rows:
         raise EmptyCorpus(
-            notes[-1], "Expected are question_id, turn (1 or 2), and model, or model_1 and model_2."
+            notes[-1], "Expected: question_id, turn (1 or 2), and model, or model_1 and model_2."
         )
 
 
@@ -146,14 +143,13 @@ def _categories(path: Path, notes: list[str]) -> dict[str, str]:
 def score_grades(
     rows: Sequence[Grade], categories: Mapping[str, str] | None = None, notes: list[str] | None = None
 ) -> dict[str, Any]:
-    """`score` on judgments already read."""
+    """`score_single` of judgments that were read."""
     by_model: dict[str, list[Grade]] = defaultdict(list)
     for grade in rows:
         by_model[grade.model].append(grade)
-    if categories and notes is not None:
-        strangers = {grade.question for grade in rows} - categories.keys()
-        if strangers:
-            notes.append(f"{len(strangers)} judged questions are not in the question file and in no category")
+    unknown = {grade.question for grade in rows} - categories.keys() if categories else set()
+    if unknown and notes is not None:
+        notes.append(f"{len(unknown)} judged questions are not in the question file and have no category")
     return {"models": {name: _model(own, categories or {}) for name, own in sorted(by_model.items())}}
 
 
@@ -185,7 +181,7 @@ def _model(rows: Sequence[Grade], categories: Mapping[str, str]) -> dict[str, An
 
 
 def _turns(scored: Sequence[Grade]) -> dict[str, Any]:
-    """The two turns and their pooled average, each with an interval over questions; null, and why, without scores."""
+    """The mean of each turn and of both, with intervals over questions; without scores null, with a reason."""
     parts = {
         "first_turn": [grade for grade in scored if grade.turn == 1],
         "second_turn": [grade for grade in scored if grade.turn == 2],
@@ -197,15 +193,15 @@ def _turns(scored: Sequence[Grade]) -> dict[str, Any]:
         values = [grade.score for grade in own if grade.score is not None]
         estimate = stats.mean(values, [grade.question for grade in own])
         if estimate.value is None:
-            of = "" if name == "average" else f" of a {name.replace('_', ' ')}"
-            estimate = estimate._replace(reason=f"no score{of}")
-        shape |= named(name, estimate, reasons)
+            which = "" if name == "average" else f" of a {name.replace('_', ' ')}"
+            estimate = estimate._replace(reason=f"no score{which}")
+        shape |= with_reasons(name, estimate, reasons)
         shape[f"{name}_questions"] = estimate.n
     return {**shape, "reasons": reasons}
 
 
-def named(name: str, estimate: Estimate, reasons: dict[str, str]) -> dict[str, Any]:
-    """A number and its interval under `name` and `name_ci`; why one is null goes into `reasons` under the same name."""
+def with_reasons(name: str, estimate: Estimate, reasons: dict[str, str]) -> dict[str, Any]:
+    """A number and its interval under `name` and `name_ci`; the reason of a null goes into `reasons`."""
     shape = {name: estimate.value, f"{name}_ci": estimate.ci}
     reasons |= {key: estimate.reason or "undefined" for key, value in shape.items() if value is None}
     return shape
@@ -219,11 +215,11 @@ def _question_means(scored: Sequence[Grade]) -> list[float]:
     return [math.fsum(values) / len(values) for values in by_question.values()]
 
 
-# Pairs: two games a row, the answers swapped in the second; FastChat records winners in the row's own names.
+# Pairs: two games a row, the answers swapped in the second. FastChat records winners by the names model_1 and model_2.
 
 
 class Match(NamedTuple):
-    """A row of two games. `first` and `second` are `model_1`, `model_2`, `tie`, or null where a game failed."""
+    """A row of two games; `first` and `second` are `model_1`, `model_2`, `tie`, or null for a failed game."""
 
     question: str
     model_1: str
@@ -234,20 +230,22 @@ class Match(NamedTuple):
 
     @property
     def winner(self) -> str:
-        """`tie` where game 1 ties or the games differ, else the winner of both."""
+        """The winner of both games; `tie` where they differ or game 1 is a tie."""
         return self.first if self.first == self.second and self.first else "tie"
 
 
-def matches(rows: Sequence[Row], path: object = "the file", notes: list[str] | None = None) -> list[Match]:
-    """FastChat's pairwise judgments; rows without a question, a model or a turn are left out, with a note.
+def read_matches(
+    rows: Sequence[Row], path: object = "the file", notes: list[str] | None = None
+) -> list[Match]:
+    """Read FastChat's pairwise judgments; rows without a question, a model or a turn are left out, with a note.
 
     Raises:
-        InputError: the rows are no such judgments.
+        InputError: the rows are not pairwise judgments.
     """
     if not any({"question_id", "model_1", "model_2"} <= row.keys() for row in rows):
         raise InputError(
             f"{path}: no pairwise judgments (rows hold {', '.join(sorted(rows[0])[:8])})",
-            "Expected are question_id, model_1, model_2, g1_winner, g2_winner.",
+            "Expected: question_id, model_1, model_2, g1_winner, g2_winner.",
         )
     return [_match(row) for row in _whole(rows, ("model_1", "model_2"), path, notes)]
 
@@ -260,42 +258,42 @@ def _match(row: Row) -> Match:
 
 
 def _winner(recorded: Any, judgment: Any, names: tuple[str, str], *, swapped: bool) -> str | None:
-    """A game's winner as recorded; where nothing is recorded, by the judgment's `[[A]]`, `[[B]]` or `[[C]]`."""
+    """A game's recorded winner; where none is recorded, the judgment's `[[A]]`, `[[B]]` or `[[C]]`."""
     if recorded is None and isinstance(judgment, str):
-        return side(verdicts.winner(judgment), swapped=swapped)
+        return model_side(parse_winner(judgment), swapped=swapped)
     if recorded in ("model_1", "model_2", "tie"):
         return str(recorded)
     return f"model_{names.index(recorded) + 1}" if recorded in names else None
 
 
-def side(letter: str | None, *, swapped: bool) -> str | None:
-    """Which of a row's models a verdict is for: `model_1`, `model_2` or `tie`; null where there is none."""
+def model_side(letter: str | None, *, swapped: bool) -> str | None:
+    """The model that a verdict names: `model_1`, `model_2` or `tie`; null without a verdict."""
     models = {"A": "model_2", "B": "model_1"} if swapped else {"A": "model_1", "B": "model_2"}
     return {**models, "C": "tie"}.get(letter or "")
 
 
-def pairwise(judgments: Sequence[Path], baseline: str | None = None, turns: int = 2) -> dict[str, Any]:
+def score_pairwise(judgments: Sequence[Path], baseline: str | None = None, turns: int = 2) -> dict[str, Any]:
     """Wins, losses and ties of every model in one or more pairwise judgment files.
 
     Args:
         judgments: FastChat's JSONL, any number of files.
-        baseline: only the matches against this model, which is then left out of the result.
-        turns: 2 for MT-Bench; 1 for Vicuna-Bench, where later turns are left out.
+        baseline: count only the matches against this model, and leave it out of the result.
+        turns: 2 for MT-Bench; 1 for Vicuna-Bench: later turns are left out.
 
     Returns:
         `{"models": {NAME: {win, loss, tie, win_rate, adjusted_win_rate, ...}}, "dropped", "strict_ties",
-        "inconsistent"}` and `notes`. `dropped`: an error in either game; `strict_ties`: both games tie;
-        `inconsistent`: the games differ (a tie too). A model whose every row was dropped has zeros and nulls; what is
-        null has its reason in the model's `reasons`.
+        "inconsistent"}` and `notes`. `dropped`: rows with an error in either game; `strict_ties`: both games are ties;
+        `inconsistent`: the games differ (counted as ties). A model of which every row was dropped has zeros and nulls;
+        its `reasons` say why a value is null.
     """
     tables = [read_table(path) for path in judgments]
     notes = [text for table in tables for text in table.notes]
     read = [
         match
         for table, path in zip(tables, judgments, strict=True)
-        for match in matches(table.rows, path, notes)
+        for match in read_matches(table.rows, path, notes)
     ]
-    _some(read, notes)
+    _refuse_none(read, notes)
     rows = [match for match in read if turns > 1 or match.turn == 1]
     if len(rows) < len(read):
         notes.append(_LATER.format(len(read) - len(rows)))
@@ -311,7 +309,7 @@ def pairwise(judgments: Sequence[Path], baseline: str | None = None, turns: int 
 
 
 def score_matches(rows: Sequence[Match]) -> dict[str, Any]:
-    """`pairwise` on matches already read."""
+    """`score_pairwise` of matches that were read."""
     played = [match for match in rows if match.first and match.second]
     outcomes: dict[str, list[tuple[str, float]]] = {
         name: [] for match in rows for name in (match.model_1, match.model_2)
@@ -329,7 +327,7 @@ def score_matches(rows: Sequence[Match]) -> dict[str, Any]:
 
 
 def _record(outcomes: Sequence[tuple[str, float]]) -> dict[str, Any]:
-    """Win rate W/(W+L+T) and adjusted (W+T/2)/(W+L+T), intervals over questions."""
+    """Win rate W/(W+L+T) and adjusted win rate (W+T/2)/(W+L+T), with intervals over questions."""
     questions = [question for question, _ in outcomes]
     points = [value for _, value in outcomes]
     wins = stats.mean([float(value == 1) for value in points], questions)
@@ -341,8 +339,8 @@ def _record(outcomes: Sequence[tuple[str, float]]) -> dict[str, Any]:
         "win": points.count(1.0),
         "loss": points.count(0.0),
         "tie": points.count(0.5),
-        **named("win_rate", wins, reasons),
-        **named("adjusted_win_rate", adjusted, reasons),
+        **with_reasons("win_rate", wins, reasons),
+        **with_reasons("adjusted_win_rate", adjusted, reasons),
         "n": len(points),
         "questions": len(set(questions)),
         "reasons": reasons,

@@ -131,7 +131,7 @@ def _alpaca_items(rows: Sequence[Row], path: object) -> ScoredItems:
 
 def _fastchat_items(rows: Sequence[Row], path: object, model: str | None) -> ScoredItems:
     notes: list[str] = []
-    grades = mt_bench.grades(rows, path, notes)
+    grades = mt_bench.read_grades(rows, path, notes)
     models = sorted({grade.model for grade in grades})
     if model is None and len(models) > 1:
         raise InputError(
