@@ -27,10 +27,16 @@ from maieutic.core.errors import (
     TooManyFailures,
 )
 from maieutic.core.messages import Message, Reply, Sampling
+from maieutic.core.settings import Requests
 from maieutic.evals import alpaca_eval, paired
-from maieutic.evals.alpaca_answer import answer
-from maieutic.evals.alpaca_judge import Weighs, judge, read_letter, shown_first, weigh
-from maieutic.evals.alpaca_length import length_controlled
+from maieutic.evals.alpaca_eval import length_controlled
+from maieutic.evals.alpaca_judge import FirstTokenModel, is_shown_first, parse_letter, weighted_preference
+from maieutic.evals.benchmark_steps import (
+    BenchmarkAnswers,
+    BenchmarkJudgments,
+    EvalAlpacaEvalAnswer,
+    EvalAlpacaEvalJudge,
+)
 from maieutic.models import load
 
 gather()
@@ -39,6 +45,18 @@ SET = [
     {"dataset": "ours", "instruction": f"Do thing {n}.", "output": f"reference {n}", "generator": "ref"}
     for n in range(12)
 ]
+
+
+def answer(model: Any, instructions: Path, out: Path, **settings: Any) -> BenchmarkAnswers:
+    result = EvalAlpacaEvalAnswer(model=model, instructions=instructions, **settings).run(out)
+    assert isinstance(result, BenchmarkAnswers)
+    return result
+
+
+def judge(outputs: Path, reference: Path, model: Any, out: Path, **settings: Any) -> BenchmarkJudgments:
+    result = EvalAlpacaEvalJudge(answers=outputs, reference=reference, judge=model, **settings).run(out)
+    assert isinstance(result, BenchmarkJudgments)
+    return result
 
 
 def put(path: Path, rows: Sequence[Any]) -> Path:
@@ -92,7 +110,7 @@ def test_outputs_stand_in_the_order_of_the_instructions(reference: Path, tmp_pat
         words = ["eval", "alpaca-eval", "answer", "--model", server.spec, "--instructions", str(reference), "--out", str(out),
                  "--name", "mine", "--json"]  # fmt: skip
         done = json.loads(CliRunner().invoke(app, words).stdout)
-        assert (done["outputs"], done["replies"], done["failed"]) == (12, 12, 0)
+        assert (done["answers"], done["replies"], done["failed"]) == (12, 12, 0)
         assert all(len(seen.body["messages"]) == 1 for seen in server.chats)
         assert not any("reference" in str(seen.body["messages"]) for seen in server.chats)
         rows = json.loads(out.read_text())
@@ -116,8 +134,10 @@ def test_a_failed_instruction_is_counted_and_not_in_the_file(reference: Path, tm
     with Loopback(reply="yes", faults=refuse) as server:
         with pytest.raises(TooManyFailures, match="1 of 12"):
             answer(load(server.spec), reference, tmp_path / "o.json")
-        done = answer(load(server.spec), reference, tmp_path / "o.json", max_failure_rate=0.1)
-    assert (done.outputs, done.failed) == (11, 1)
+        done = answer(
+            load(server.spec), reference, tmp_path / "o.json", requests=Requests(max_failure_rate=0.1)
+        )
+    assert (done.answers, done.failed) == (11, 1)
     assert len(json.loads((tmp_path / "o.json").read_text())) == 11
 
 
@@ -144,12 +164,12 @@ def test_the_order_is_by_a_hash_of_the_instruction_and_the_letter_is_turned_back
     }
     first = {shown(asked)[0] == "GOOD" for asked in speaker.asked}
     assert first == {True, False}, "both orders occur"
-    order = [shown_first(row["instruction"]) for row in SET]
+    order = [is_shown_first(row["instruction"]) for row in SET]
     assert order == [bool(hashlib.sha256(row["instruction"].encode()).digest()[0] % 2) for row in SET]
-    result = alpaca_eval.score(out)
+    result = alpaca_eval.score_file(out)
     assert (result["wins"], result["losses"], result["draws"], result["n"]) == (8, 0, 4, 12)
     assert result["win_rate"] == close(100 * (8 + 2) / 12)
-    assert paired.compare(out, out)["difference"] == 0
+    assert paired.compare_files(out, out)["difference"] == 0
 
 
 def test_the_command_judges_and_scores(reference: Path, outputs: Path, tmp_path: Path) -> None:
@@ -161,7 +181,7 @@ def test_the_command_judges_and_scores(reference: Path, outputs: Path, tmp_path:
     done = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
     assert (done["judged"], done["calls"], done["equal"]) == (12, 8, 4)
     people = CliRunner().invoke(app, words)
-    assert "12 annotations" in people.stdout
+    assert "12 judgments" in people.stdout
     assert "this call: 0 calls" in people.stdout
     scored = CliRunner().invoke(app, ["eval", "alpaca-eval", "score", "--annotations", str(out), "--json"])
     assert json.loads(scored.stdout)["n"] == 12
@@ -173,7 +193,7 @@ def test_a_judge_that_names_always_the_first_wins_about_half(
     judge(outputs, reference, Speaker(lambda *_: "m"), tmp_path / "a.json")
     rows = json.loads((tmp_path / "a.json").read_text())
     assert [row["preference"] for row in rows if row["decided"] == "verdict"] == [
-        2 if shown_first(row["instruction"]) else 1 for row in rows if row["decided"] == "verdict"
+        2 if is_shown_first(row["instruction"]) else 1 for row in rows if row["decided"] == "verdict"
     ]
 
 
@@ -184,7 +204,7 @@ def test_log_probabilities_decide_where_the_model_tells_them(
     assert (done.weighted, done.equal, done.calls) == (8, 4, 8)
     rows = json.loads((tmp_path / "a.json").read_text())
     assert [row["preference"] for row in rows] == close([1.5, 1.75, 1.75] * 4)
-    result = alpaca_eval.score(tmp_path / "a.json")
+    result = alpaca_eval.score_file(tmp_path / "a.json")
     assert result["win_rate"] == close((75 * 8 + 50 * 4) / 12)
     assert result["discrete_win_rate"] == close(100 * (8 + 2) / 12)
 
@@ -205,7 +225,7 @@ def test_a_servers_log_probabilities_are_asked_for(reference: Path, outputs: Pat
 
     objects = lambda _, body: status(400, "logprobs is not supported") if "logprobs" in body else None  # noqa: E731
     with Loopback(reply=weighed) as server, Loopback(reply=weighed, faults=objects) as plain:
-        assert isinstance(load(server.spec), Weighs)
+        assert isinstance(load(server.spec), FirstTokenModel)
         assert judge(outputs, reference, load(server.spec), tmp_path / "a.json").weighted == 8
         without = judge(outputs, reference, load(plain.spec), tmp_path / "b.json")
     assert (without.weighted, without.unscored) == (0, 0)
@@ -223,9 +243,9 @@ def test_what_cannot_be_read_is_null_and_counted(reference: Path, outputs: Path,
         judge(outputs, reference, mumbles, out)
     assert [row["preference"] for row in json.loads(out.read_text())].count(None) == 1
     calls = len(mumbles.asked)
-    done = judge(outputs, reference, mumbles, out, max_failure_rate=0.1)
+    done = judge(outputs, reference, mumbles, out, requests=Requests(max_failure_rate=0.1))
     assert (done.unscored, len(mumbles.asked)) == (1, calls)
-    result = alpaca_eval.score(out)
+    result = alpaca_eval.score_file(out)
     assert (result["n"], result["dropped"]) == (11, 1)
 
 
@@ -269,7 +289,7 @@ def test_outputs_of_other_instructions(
      ({"m": math.log(0.1), " m": math.log(0.2), "M": math.log(0.3)}, 1.5)],
 )  # fmt: skip
 def test_weigh(first: dict[str, float], preference: float | None) -> None:
-    assert weigh(first) == (None if preference is None else close(preference))
+    assert weighted_preference(first) == (None if preference is None else close(preference))
 
 
 @pytest.mark.parametrize(
@@ -277,7 +297,7 @@ def test_weigh(first: dict[str, float], preference: float | None) -> None:
     [("m", 1), (" M.\n", 2), ("**m**", 1), ("Model M is better", 2), ("m or M", None), ("I'm sure", None), ("", None), ("Mm", None)],
 )  # fmt: skip
 def test_letters(text: str, preference: float | None) -> None:
-    assert read_letter(text) == preference
+    assert parse_letter(text) == preference
 
 
 def gamed(path: Path, size: int) -> Path:

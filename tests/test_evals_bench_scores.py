@@ -16,8 +16,7 @@ from typer.testing import CliRunner
 from maieutic.cli import app, gather
 from maieutic.core.errors import EmptyCorpus, InputError, RunConflict
 from maieutic.evals import alpaca_eval, mt_bench
-from maieutic.evals.mt_files import question_name, read_questions
-from maieutic.evals.result_file import never_fewer
+from maieutic.evals.benchmark_files import question_name, read_questions, refuse_fewer_rows
 
 DATA = Path(__file__).parent / "data" / "evals"
 gather()
@@ -33,7 +32,7 @@ def put(path: Path, rows: Sequence[Any]) -> Path:
 
 def single(tmp_path: Path, *changes: dict[str, Any], turns: int = 2) -> tuple[dict[str, Any], list[str]]:
     """The scores of model m on rows that differ from `ROW`, and the notes."""
-    result = mt_bench.score(
+    result = mt_bench.score_single(
         [put(tmp_path / "s.jsonl", [{**ROW, **change} for change in changes])], turns=turns
     )
     assert list(result["models"]) == ["m"]
@@ -93,7 +92,7 @@ def test_a_row_that_lacks_a_key_is_left_out_and_counted(
 
 def test_a_file_without_turns_has_first_ones(tmp_path: Path) -> None:
     rows = [{key: value for key, value in ROW.items() if key != "turn"}]
-    of = mt_bench.score([put(tmp_path / "s.jsonl", rows)])["models"]["m"]
+    of = mt_bench.score_single([put(tmp_path / "s.jsonl", rows)])["models"]["m"]
     assert (of["first_turn"], of["second_turn"]) == (5, None)
     assert single(tmp_path, {"turn": "1"}, {"turn": 2.0})[0]["second_turn"] == 5
 
@@ -103,7 +102,7 @@ def test_an_id_is_one_however_it_is_written(tmp_path: Path) -> None:
     assert (of["questions"], of["duplicates"]) == (1, 2)
     questions = put(tmp_path / "q.jsonl", [{"question_id": 81.0, "category": "math", "turns": ["a"]}])
     assert read_questions(questions)[0].id == 81
-    scored = mt_bench.score([tmp_path / "s.jsonl"], questions)
+    scored = mt_bench.score_single([tmp_path / "s.jsonl"], questions)
     assert scored["models"]["m"]["by_category"]["math"]["n"] == 3
 
 
@@ -124,10 +123,10 @@ def test_a_score_with_an_underscore_is_none(tmp_path: Path) -> None:
 
 
 def test_pairs_with_one_row_or_only_errors_keep_their_models(tmp_path: Path) -> None:
-    one = mt_bench.pairwise([put(tmp_path / "p.jsonl", [PAIR])])["models"]
+    one = mt_bench.score_pairwise([put(tmp_path / "p.jsonl", [PAIR])])["models"]
     assert (one["a"]["win_rate"], one["a"]["win_rate_ci"]) == (1, None)
     assert all(map(explained, one.values()))
-    failed = mt_bench.pairwise([put(tmp_path / "p.jsonl", [{**PAIR, "g1_winner": "error"}])])
+    failed = mt_bench.score_pairwise([put(tmp_path / "p.jsonl", [{**PAIR, "g1_winner": "error"}])])
     assert failed["dropped"] == 1
     assert list(failed["models"]) == ["a", "b"]
     for of in failed["models"].values():
@@ -138,7 +137,7 @@ def test_pairs_with_one_row_or_only_errors_keep_their_models(tmp_path: Path) -> 
 
 def test_pairs_that_lack_a_key_are_left_out_and_counted(tmp_path: Path) -> None:
     rows = [PAIR, {**PAIR, "model_2": None}, {**PAIR, "question_id": None}, {**PAIR, "turn": 1.5}]
-    result = mt_bench.pairwise([put(tmp_path / "p.jsonl", rows)])
+    result = mt_bench.score_pairwise([put(tmp_path / "p.jsonl", rows)])
     assert {name: of["n"] for name, of in result["models"].items()} == {"a": 1, "b": 1}
     assert result["dropped"] == 0
     (said,) = result["notes"]
@@ -149,13 +148,22 @@ def test_pairs_that_lack_a_key_are_left_out_and_counted(tmp_path: Path) -> None:
 
 
 def test_vicuna_pairs_are_first_turns(tmp_path: Path) -> None:
-    result = mt_bench.pairwise([DATA / "mt_pair.jsonl"], turns=1)
+    result = mt_bench.score_pairwise([DATA / "mt_pair.jsonl"], turns=1)
     assert result["notes"] == ["4 judgments of a later turn left out"]
     assert {name: of["n"] for name, of in result["models"].items()} == {"left": 4, "right": 5, "third": 1}
-    words = ["eval", "vicuna-bench", "pairwise", "--judgments", str(DATA / "mt_pair.jsonl"), "--json"]
+    words = [
+        "eval",
+        "mt-bench",
+        "pairwise",
+        "--turns",
+        "1",
+        "--judgments",
+        str(DATA / "mt_pair.jsonl"),
+        "--json",
+    ]
     assert json.loads(CliRunner().invoke(app, words).stdout) == json.loads(json.dumps(result))
     with pytest.raises(EmptyCorpus, match="first turn"):
-        mt_bench.pairwise([put(tmp_path / "p.jsonl", [{**PAIR, "turn": 2}])], turns=1)
+        mt_bench.score_pairwise([put(tmp_path / "p.jsonl", [{**PAIR, "turn": 2}])], turns=1)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +184,7 @@ def test_alpaca_null_has_a_reason(rows: list[dict[str, Any]]) -> None:
 
 def test_alpaca_rows_without_an_instruction_are_units_of_their_own(tmp_path: Path) -> None:
     path = put(tmp_path / "a.json", [{"preference": 1}, {"preference": 2}, {"preference": 2}])
-    result = alpaca_eval.score(path)
+    result = alpaca_eval.score_file(path)
     assert result["n"] == 3
     assert result["win_rate_ci"] is not None
     assert "3 rows without an instruction" in result["notes"][0]
@@ -192,10 +200,10 @@ def test_a_temperature_that_is_none_names_its_question(temperature: object, tmp_
 def test_a_file_never_gets_fewer_rows(tmp_path: Path) -> None:
     path = put(tmp_path / "a.jsonl", [ROW] * 3)
     for rows in (3, 4):
-        never_fewer(path, rows)
+        refuse_fewer_rows(path, rows)
     with pytest.raises(RunConflict, match="holds 3 rows"):
-        never_fewer(path, 2)
-    never_fewer(tmp_path / "none", 0)
+        refuse_fewer_rows(path, 2)
+    refuse_fewer_rows(tmp_path / "none", 0)
 
 
 @pytest.mark.parametrize("name", ["left", "a-very-long-model-name-of-some-organisation-72b-instruct"])

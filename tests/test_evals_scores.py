@@ -105,7 +105,7 @@ def test_tutor_on_real_human_scores(real_data: Path) -> None:
 
 
 def test_mt_bench_single() -> None:
-    result = mt_bench.score([DATA / "mt_single.jsonl"], DATA / "mt_questions.jsonl")
+    result = mt_bench.score_single([DATA / "mt_single.jsonl"], DATA / "mt_questions.jsonl")
     left, right = result["models"]["left"], result["models"]["right"]
     assert [left[name] for name in ("first_turn", "second_turn", "average")] == close([6.6, 5.0, 6.0])
     assert [left[name] for name in ("rows", "unscored", "duplicates")] == [8, 2, 1]
@@ -120,12 +120,12 @@ def test_mt_bench_single() -> None:
 
 
 def test_mt_bench_without_questions_has_no_categories() -> None:
-    result = mt_bench.score([DATA / "mt_single.jsonl"])
+    result = mt_bench.score_single([DATA / "mt_single.jsonl"])
     assert result["models"]["left"]["by_category"] == {}
 
 
 def test_vicuna_bench_is_the_first_turn() -> None:
-    left = mt_bench.score([DATA / "mt_single.jsonl"], turns=1)["models"]["left"]
+    left = mt_bench.score_single([DATA / "mt_single.jsonl"], turns=1)["models"]["left"]
     assert (left["first_turn"], left["second_turn"], left["average"]) == (close(6.6), None, close(6.6))
     assert (left["rows"], left["unscored"], left["duplicates"]) == (5, 1, 1)
 
@@ -142,19 +142,20 @@ def test_vicuna_bench_is_the_first_turn() -> None:
     ],
 )
 def test_verdict(text: str | None, score: float | None) -> None:
-    assert mt_bench.verdict(text) == score
+    row = {"question_id": 1, "model": "m", "turn": 1, "judgment": text}
+    assert mt_bench.read_grades([row])[0].score == score
 
 
 def test_mt_bench_pairs() -> None:
-    result = mt_bench.pairwise([DATA / "mt_pair.jsonl"])
+    result = mt_bench.score_pairwise([DATA / "mt_pair.jsonl"])
     counts = {name: (m["win"], m["loss"], m["tie"]) for name, m in result["models"].items()}
     assert counts == {"left": (1, 2, 4), "right": (2, 2, 4), "third": (1, 0, 0)}
     assert (result["dropped"], result["strict_ties"], result["inconsistent"]) == (2, 1, 3)
     left = result["models"]["left"]
     assert (left["win_rate"], left["adjusted_win_rate"]) == close((1 / 7, 3 / 7))
-    assert set(mt_bench.pairwise([DATA / "mt_pair.jsonl"], "third")["models"]) == {"right"}
+    assert set(mt_bench.score_pairwise([DATA / "mt_pair.jsonl"], "third")["models"]) == {"right"}
     with pytest.raises(InputError, match="nobody"):
-        mt_bench.pairwise([DATA / "mt_pair.jsonl"], "nobody")
+        mt_bench.score_pairwise([DATA / "mt_pair.jsonl"], "nobody")
 
 
 def test_pairs_without_recorded_winners_are_read_from_the_judgments() -> None:
@@ -165,19 +166,19 @@ def test_pairs_without_recorded_winners_are_read_from_the_judgments() -> None:
         "g1_judgment": "so [[A]]",
         "g2_judgment": "so [[B]]",
     }
-    assert mt_bench.matches([row])[0].winner == "model_1"
-    assert mt_bench.matches([{**row, "g2_judgment": "none"}])[0].second is None
+    assert mt_bench.read_matches([row])[0].winner == "model_1"
+    assert mt_bench.read_matches([{**row, "g2_judgment": "none"}])[0].second is None
 
 
 def test_each_kind_of_judgment_refuses_the_other() -> None:
     with pytest.raises(InputError, match="no single-answer"):
-        mt_bench.score([DATA / "mt_pair.jsonl"])
+        mt_bench.score_single([DATA / "mt_pair.jsonl"])
     with pytest.raises(InputError, match="no pairwise"):
-        mt_bench.pairwise([DATA / "mt_single.jsonl"])
+        mt_bench.score_pairwise([DATA / "mt_single.jsonl"])
 
 
 def test_alpaca_eval() -> None:
-    result = alpaca_eval.score(DATA / "alpaca.json")
+    result = alpaca_eval.score_file(DATA / "alpaca.json")
     wins = [1, 0, 0.5, 0.5, 0.9, 0.2, 0.5000001]
     mean = sum(wins) / 7
     error = math.sqrt(sum((win - mean) ** 2 for win in wins) / 6 / 7)

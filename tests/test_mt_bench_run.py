@@ -20,10 +20,16 @@ from typer.testing import CliRunner
 
 from maieutic.cli import app, gather
 from maieutic.core.errors import InputError, RunConflict, TooManyFailures
-from maieutic.evals import mt_bench, mt_prompts, verdicts
-from maieutic.evals.mt_answer import answer
-from maieutic.evals.mt_files import Question, read_answers, read_questions
-from maieutic.evals.mt_judge import judge
+from maieutic.core.settings import Requests
+from maieutic.evals import mt_bench
+from maieutic.evals.benchmark_files import Question, parse_rating, parse_winner, read_answers, read_questions
+from maieutic.evals.benchmark_steps import (
+    BenchmarkAnswers,
+    BenchmarkJudgments,
+    EvalMtBenchAnswer,
+    EvalMtBenchJudge,
+)
+from maieutic.evals.mt_bench_judge import load_prompts
 from maieutic.models import load
 from maieutic.recipes import runner
 
@@ -34,6 +40,18 @@ QUESTIONS = [
     {"question_id": 2, "category": "math", "turns": ["2 + 2?", "Plus 3?"], "reference": ["FOUR", "SEVEN"]},
     {"question_id": 3, "category": "stem", "turns": ["What is an atom?"]},
 ]
+
+
+def answer(model: Any, questions: Path, out: Path, **settings: Any) -> BenchmarkAnswers:
+    result = EvalMtBenchAnswer(model=model, questions=questions, **settings).run(out)
+    assert isinstance(result, BenchmarkAnswers)
+    return result
+
+
+def judge(answers: list[Path], model: Any, out: Path | str = "", **settings: Any) -> BenchmarkJudgments:
+    result = EvalMtBenchJudge(answers=answers, judge=model, **settings).run(out)
+    assert isinstance(result, BenchmarkJudgments)
+    return result
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -134,7 +152,7 @@ def test_the_judge_sees_the_real_references_and_its_ratings_are_scored(
         if row["question_id"] == 121
         for text in reference[: row["turn"]]
     )
-    result = mt_bench.score([tmp_path / "A_single.jsonl"], path)["models"]["test/speaker"]
+    result = mt_bench.score_single([tmp_path / "A_single.jsonl"], path)["models"]["test/speaker"]
     assert (result["first_turn"], result["second_turn"], result["average"], result["rows"]) == (
         4,
         7,
@@ -142,7 +160,9 @@ def test_the_judge_sees_the_real_references_and_its_ratings_are_scored(
         160,
     )
     assert result["by_category"]["math"]["second_turn"] == 7
-    assert mt_bench.score([tmp_path / "A_single.jsonl"], turns=1)["models"]["test/speaker"]["rows"] == 80
+    assert (
+        mt_bench.score_single([tmp_path / "A_single.jsonl"], turns=1)["models"]["test/speaker"]["rows"] == 80
+    )
 
 
 def test_vicuna_bench_has_one_turn(questions: Path, tmp_path: Path) -> None:
@@ -164,18 +184,19 @@ def test_the_commands_of_both_benchmarks(questions: Path, tmp_path: Path) -> Non
         assert result.exit_code == 0, result.output
         return json.loads(result.stdout)
 
-    for bench, count in (("mt-bench", 5), ("vicuna-bench", 3)):
-        out, base = tmp_path / f"{bench}.jsonl", tmp_path / f"{bench}-base.jsonl"
-        asked = (bench, "answer", "--model", f"script/{says}", "--questions", questions)
+    for turns, count in ((2, 5), (1, 3)):
+        bench, out, base = "mt-bench", tmp_path / f"{turns}.jsonl", tmp_path / f"{turns}-base.jsonl"
+        asked = (bench, "answer", "--model", f"script/{says}", "--questions", questions, "--turns", turns)
         assert call(*asked, "--out", out, "--name", "mine")["replies"] == count
         call(*asked, "--out", base, "--name", "base")
-        judging = (bench, "judge", "--answers", out, "--judge")
+        judging = (bench, "judge", "--answers", out, "--turns", turns, "--judge")
         rated = call(*judging, f"script/{rates}")
         assert (rated["judged"], rated["calls"]) == (count, count)
-        assert call(bench, "score", "--judgments", rated["out"])["models"]["mine"]["rows"] == count
-        compared = call(*judging, f"script/{compares}", "--pairwise", base)
+        for scored in (bench, "vicuna-bench")[: 3 - turns]:
+            assert call(scored, "score", "--judgments", rated["run"])["models"]["mine"]["rows"] == count
+        compared = call(*judging, f"script/{compares}", "--baseline", base)
         assert (compared["judged"], compared["calls"]) == (count, 2 * count)
-        assert call(bench, "pairwise", "--judgments", compared["out"])["inconsistent"] == count
+        assert call(bench, "pairwise", "--judgments", compared["run"])["inconsistent"] == count
 
 
 RUN = """
@@ -226,7 +247,7 @@ def test_a_killed_judge_goes_on_and_asks_nothing_twice(questions: Path, tmp_path
     out = tmp_path / "J.jsonl"
     with Loopback(reply="so [[A]]", faults=[None, None, None, stall(60)]) as server:
         words = ["eval", "mt-bench", "judge", "--answers", str(path), "--judge", server.spec, "--out", str(out),
-                 "--questions", str(questions), "--pairwise", str(base), "--concurrency", "1", "--json"]  # fmt: skip
+                 "--questions", str(questions), "--baseline", str(base), "--concurrency", "1", "--json"]  # fmt: skip
         killed(words, server, 4)
         done = CliRunner().invoke(app, words)
         assert done.exit_code == 0, done.output
@@ -243,7 +264,7 @@ def test_a_failed_question_is_counted_and_not_in_the_file(questions: Path, tmp_p
         with pytest.raises(TooManyFailures, match="1 of 3"):
             answer(load(server.spec), questions, out)
         assert not out.exists()
-        done = answer(load(server.spec), questions, out, max_failure_rate=0.5)
+        done = answer(load(server.spec), questions, out, requests=Requests(max_failure_rate=0.5))
         assert (done.answers, done.failed, done.replies) == (2, 1, 0)
     assert [row["question_id"] for row in lines(out)] == [1, 3]
     judged = judge([out], Speaker(lambda *_: "[[5]]"), tmp_path / "J.jsonl", questions=questions)
@@ -276,7 +297,7 @@ def test_other_settings_and_strange_files_are_refused(questions: Path, tmp_path:
     with pytest.raises(RunConflict, match="seed"):
         answer(Speaker(lambda *_: "a"), questions, out, seed=1)
     stranger = write(tmp_path / "theirs.jsonl", [{"a": 1}])
-    with pytest.raises(RunConflict, match=r"theirs\.jsonl is there already"):
+    with pytest.raises(RunConflict, match=r"theirs\.jsonl exists already"):
         answer(Speaker(lambda *_: "a"), questions, stranger)
     assert lines(stranger) == [{"a": 1}]
     with pytest.raises(InputError, match="folder"):
@@ -286,7 +307,7 @@ def test_other_settings_and_strange_files_are_refused(questions: Path, tmp_path:
     with pytest.raises(InputError, match="row 1: no question_id with choices"):
         read_answers(stranger)
     theirs = answers(tmp_path / "B.jsonl", "b", PLAIN)
-    with pytest.raises(InputError, match="what was asked"):
+    with pytest.raises(InputError, match="do not carry"):
         judge([theirs], Speaker(lambda *_: "[[1]]"))
     with pytest.raises(InputError, match="no answers of 'nobody'"):
         judge([theirs], Speaker(lambda *_: "[[A]]"), questions=questions, baseline="nobody")
@@ -302,9 +323,9 @@ def test_unreadable_verdicts_are_minus_one_and_past_the_rate_a_failure(
     rows = lines(tmp_path / "A_single.jsonl")
     assert [row["score"] for row in rows] == [6, 6, -1, 6, 6]
     calls = len(mumbles.asked)
-    done = judge([path], mumbles, questions=questions, max_failure_rate=0.2)
+    done = judge([path], mumbles, questions=questions, requests=Requests(max_failure_rate=0.2))
     assert (done.judged, done.unscored, len(mumbles.asked)) == (5, 1, calls)
-    result = mt_bench.score([tmp_path / "A_single.jsonl"])["models"]["mine"]
+    result = mt_bench.score_single([tmp_path / "A_single.jsonl"])["models"]["mine"]
     assert (result["average"], result["rows"], result["unscored"]) == (6, 4, 1)
 
 
@@ -312,7 +333,7 @@ def test_a_silent_judge_is_unscored_where_it_is_accepted(questions: Path, tmp_pa
     path = answers(tmp_path / "A.jsonl", "mine", PLAIN)
     refuse = lambda _, body: status(400, "no") if "2 + 2" in body["messages"][0]["content"] else None  # noqa: E731
     with Loopback(reply="[[8]]", faults=refuse) as server:
-        done = judge([path], load(server.spec), questions=questions, max_failure_rate=0.5)
+        done = judge([path], load(server.spec), questions=questions, requests=Requests(max_failure_rate=0.5))
     assert (done.judged, done.unscored) == (5, 2)
     assert [row["score"] for row in lines(tmp_path / "A_single.jsonl")] == [8, -1, 8, 8, -1]
 
@@ -340,7 +361,7 @@ def test_pairs_are_played_twice_with_the_answers_swapped(questions: Path, tmp_pa
     assert {"question_id", "model_1", "model_2", "g1_winner", "g2_winner", "judge", "g1_user_prompt", "g1_judgment",
             "g2_user_prompt", "g2_judgment", "turn", "tstamp"} == rows[0].keys()  # fmt: skip
     assert rows[0]["g1_user_prompt"] != rows[0]["g2_user_prompt"]
-    result = mt_bench.pairwise([tmp_path / "mine_pair.jsonl"], "base")["models"]["mine"]
+    result = mt_bench.score_pairwise([tmp_path / "mine_pair.jsonl"], "base")["models"]["mine"]
     assert [result[name] for name in ("win", "loss", "tie")] == [2, 1, 2]
 
 
@@ -350,12 +371,19 @@ def test_a_judge_that_always_names_the_first_is_inconsistent_not_a_winner(
     mine, base = answers(tmp_path / "a.jsonl", "mine", PLAIN), answers(tmp_path / "b.jsonl", "base", PLAIN)
     both = write(tmp_path / "both.jsonl", lines(mine) + lines(base))
     judge([both], Speaker(lambda *_: "[[A]]"), questions=questions, baseline="base")
-    result = mt_bench.pairwise([tmp_path / "both_pair.jsonl"])
+    result = mt_bench.score_pairwise([tmp_path / "both_pair.jsonl"])
     assert (result["inconsistent"], result["strict_ties"]) == (5, 0)
     assert result["models"]["mine"]["tie"] == 5
     odd = Speaker(lambda messages, _: "hm" if "atom" in messages[-1].content else "[[C]]")
-    judge([both], odd, tmp_path / "c.jsonl", questions=questions, baseline=str(base), max_failure_rate=0.5)
-    assert mt_bench.pairwise([tmp_path / "c.jsonl"])["dropped"] == 1
+    judge(
+        [both],
+        odd,
+        tmp_path / "c.jsonl",
+        questions=questions,
+        baseline=str(base),
+        requests=Requests(max_failure_rate=0.5),
+    )
+    assert mt_bench.score_pairwise([tmp_path / "c.jsonl"])["dropped"] == 1
     assert lines(tmp_path / "c.jsonl")[2]["g1_winner"] == "error"
 
 
@@ -394,8 +422,8 @@ def test_a_mark_in_an_answer_is_not_the_verdict(questions: Path, tmp_path: Path)
     ],
 )
 def test_verdicts(said: str, material: str, score: float | None, winner: str | None) -> None:
-    assert verdicts.rating(said, [material]) == score
-    assert verdicts.winner(said, [material]) == winner
+    assert parse_rating(said, [material]) == score
+    assert parse_winner(said, [material]) == winner
 
 
 def test_fastchats_prompts_are_filled_as_they_are(real_data: Path, tmp_path: Path) -> None:
@@ -403,30 +431,30 @@ def test_fastchats_prompts_are_filled_as_they_are(real_data: Path, tmp_path: Pat
     theirs = {row["name"]: row for row in lines(path)}
     question = Question(1, "math", ("q {answer} 1", "q2"), ("r1", "r2"))
     mine, other = ["a {question} 1", "a2"], ["b1", "b{{2}}"]
-    single, pair = mt_prompts.load("single", path), mt_prompts.load("pair", path)
+    single, pair = load_prompts("single", path), load_prompts("pair", path)
     values = {"question_1": "q {answer} 1", "question_2": "q2", "ref_answer_1": "r1", "ref_answer_2": "r2"}
-    one = single.ask(question, 1, [mine])
+    one = single.fill(question, 1, [mine])
     assert one.name == "single-math-v1"
     assert one.user == theirs[one.name]["prompt_template"].format(
         question="q {answer} 1", answer=mine[0], ref_answer_1="r1"
     )
     assert [turn.role for turn in one.messages] == ["system", "user"]
-    two = single.ask(question._replace(reference=()), 2, [mine])
+    two = single.fill(question._replace(reference=()), 2, [mine])
     assert two.name == "single-v1-multi-turn"
     assert two.user == theirs[two.name]["prompt_template"].format(
         **values, answer_1=mine[0], answer_2=mine[1]
     )
-    both = pair.ask(question, 2, [mine, other])
+    both = pair.fill(question, 2, [mine, other])
     assert both.name == "pair-math-v1-multi-turn"
     assert both.user == theirs[both.name]["prompt_template"].format(
         **values, answer_a_1=mine[0], answer_a_2=mine[1], answer_b_1=other[0], answer_b_2=other[1]
     )
-    assert pair.ask(question._replace(reference=()), 1, [mine, other]).name == "pair-v2"
+    assert pair.fill(question._replace(reference=()), 1, [mine, other]).name == "pair-v2"
     with pytest.raises(InputError, match="no prompt 'single-v1'"):
-        mt_prompts.load("single", write(tmp_path / "p.jsonl", [theirs["pair-v2"]]))
+        load_prompts("single", write(tmp_path / "p.jsonl", [theirs["pair-v2"]]))
     odd = [{**row, "output_format": "[[rating_a,rating_b]]"} for row in theirs.values()]
     with pytest.raises(InputError, match="rating_a"):
-        mt_prompts.load("pair", write(tmp_path / "q.jsonl", odd))
+        load_prompts("pair", write(tmp_path / "q.jsonl", odd))
 
 
 def test_fastchats_prompts_reach_the_judge(real_data: Path, questions: Path, tmp_path: Path) -> None:
@@ -454,18 +482,18 @@ def test_a_recipe_answers_judges_and_scores_both_benchmarks(questions: Path, tmp
     alpaca.write_text(
         json.dumps([{"instruction": f"do {n}", "output": "x", "generator": "ref"} for n in range(9)])
     )
-    answered = {"do": "mt-bench-answer", "data": str(questions)}
+    answered = {"do": "eval mt-bench answer", "questions": str(questions)}
     stages = {
         "left": {**answered, "model": script["left"], "name": "left"},
         "right": {**answered, "model": script["right"], "name": "right"},
-        "rated": {"do": "mt-bench-judge", "data": "${left}/answers.jsonl", "judge": script["rate"]},
-        "scores": {"do": "mt-bench-score", "data": "${rated}/judgments.jsonl", "questions": str(questions)},
-        "pairs": {"do": "mt-bench-judge", "data": "${left}/answers.jsonl", "judge": script["pair"],
+        "rated": {"do": "eval mt-bench judge", "answers": ["${left}/answers.jsonl"], "judge": script["rate"]},
+        "scores": {"do": "eval mt-bench score", "judgments": ["${rated}/judgments.jsonl"], "questions": str(questions)},
+        "pairs": {"do": "eval mt-bench judge", "answers": ["${left}/answers.jsonl"], "judge": script["pair"],
                   "baseline": "${right}/answers.jsonl"},
-        "wins": {"do": "mt-bench-score", "data": "${pairs}/judgments.jsonl", "pairs": True},
-        "outputs": {"do": "alpaca-answer", "data": str(alpaca), "model": script["left"]},
-        "preferred": {"do": "alpaca-judge", "data": "${outputs}/outputs.json", "reference": str(alpaca), "judge": script["letter"]},
-        "rate": {"do": "alpaca-score", "data": "${preferred}/annotations.json"},
+        "wins": {"do": "eval mt-bench pairwise", "judgments": ["${pairs}/judgments.jsonl"]},
+        "outputs": {"do": "eval alpaca-eval answer", "instructions": str(alpaca), "model": script["left"]},
+        "preferred": {"do": "eval alpaca-eval judge", "answers": "${outputs}/outputs.json", "reference": str(alpaca), "judge": script["letter"]},
+        "rate": {"do": "eval alpaca-eval score", "annotations": "${preferred}/annotations.json"},
     }  # fmt: skip
     file = tmp_path / "bench.yaml"
     file.write_text(

@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from maieutic.cli import benchmarks, pairwise
+from maieutic.cli import pairwise
 
 _SETTINGS: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None, "add_completion": False}
 
@@ -18,5 +18,4 @@ def register(app: typer.Typer) -> None:
     """Add the `eval` commands."""
     evals.add_typer(tutor_app, name="tutor")
     pairwise.add_to(tutor_app)
-    benchmarks.add_to(evals)
     app.add_typer(evals, name="eval")

@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from maieutic.core.budget import Spending
 from maieutic.core.messages import Fault, Finish, Message, Role, Sampling, fingerprint
@@ -20,7 +20,14 @@ from maieutic.evals.benchmark_files import read_outputs, read_questions, refuse_
 from maieutic.models import ChatModel, identity, load
 
 if TYPE_CHECKING:
-    from maieutic.evals.benchmark_steps import BenchmarkStep, EvalAlpacaEvalAnswer, EvalMtBenchAnswer
+    from maieutic.evals.benchmark_steps import (
+        EvalAlpacaEvalAnswer,
+        EvalAlpacaEvalJudge,
+        EvalMtBenchAnswer,
+        EvalMtBenchJudge,
+    )
+
+    AskingStep: TypeAlias = EvalMtBenchAnswer | EvalMtBenchJudge | EvalAlpacaEvalAnswer | EvalAlpacaEvalJudge
 
 Row = dict[str, Any]
 
@@ -48,7 +55,7 @@ class Asked(NamedTuple):
 class Run(NamedTuple):
     """A benchmark step at work."""
 
-    step: BenchmarkStep
+    step: AskingStep
     model: ChatModel
     folder: Path
     """The run folder in which rows are collected."""
@@ -105,7 +112,7 @@ class Run(NamedTuple):
         return asyncio.run(run())
 
 
-def start(step: BenchmarkStep, model: Any, folder: Path) -> Run:
+def start(step: AskingStep, model: Any, folder: Path) -> Run:
     """Load the model of a step."""
     spending = Spending(step.budget.checked([model] if isinstance(model, str) else []))
     loaded = load(model, step.local, step.requests) if isinstance(model, str) else model

@@ -27,10 +27,6 @@ class BenchmarkStep(Step):
 
     writes: ClassVar = "file"
 
-    requests: Requests = Requests()
-    budget: Budget = Budget()
-    local: LocalModel = LocalModel()
-
     def run(self, out: Path | str = "") -> Result:
         from maieutic.evals.benchmark_files import run_folder
 
@@ -144,6 +140,9 @@ class EvalMtBenchAnswer(BenchmarkStep):
     max_tokens: int = Field(1024, ge=1, description="New tokens of a reply at most.")
     seed: int = Field(0, description="Question i is sampled with seed + i.")
     limit: int | None = Field(None, ge=1, description="Only the first so many questions.")
+    requests: Requests = Requests()
+    budget: Budget = Budget()
+    local: LocalModel = LocalModel()
 
     def _work(self, out: Path, folder: Path) -> BenchmarkAnswers:
         from maieutic.evals.benchmark_answer import answer_mt_bench
@@ -189,6 +188,9 @@ class EvalMtBenchJudge(BenchmarkStep):
     )
     turns: int = Field(2, ge=1, le=2, description=_TURNS)
     max_tokens: int = Field(2048, ge=1, description="New tokens of a judgment at most.")
+    requests: Requests = Requests()
+    budget: Budget = Budget()
+    local: LocalModel = LocalModel()
 
     def _work(self, out: Path, folder: Path) -> BenchmarkJudgments:
         from maieutic.evals.mt_bench_judge import judge_mt_bench
@@ -346,6 +348,9 @@ class EvalAlpacaEvalAnswer(BenchmarkStep):
     name: str | None = Field(None, description="The model's name in the file; default: its MODEL.")
     sampling: Sampling = Sampling(temperature=0.7, max_tokens=2048)
     limit: int | None = Field(None, ge=1, description="Only the first so many instructions.")
+    requests: Requests = Requests()
+    budget: Budget = Budget()
+    local: LocalModel = LocalModel()
 
     def _work(self, out: Path, folder: Path) -> BenchmarkAnswers:
         from maieutic.evals.benchmark_answer import answer_alpaca_eval
@@ -386,6 +391,9 @@ class EvalAlpacaEvalJudge(BenchmarkStep):
     max_tokens: int = Field(
         16, ge=1, description="New tokens of a verdict; a judge that reasons first needs more."
     )
+    requests: Requests = Requests()
+    budget: Budget = Budget()
+    local: LocalModel = LocalModel()
 
     def _work(self, out: Path, folder: Path) -> BenchmarkJudgments:
         from maieutic.evals.alpaca_judge import judge_alpaca_eval

@@ -3,6 +3,16 @@
 from __future__ import annotations
 
 from maieutic.core.step import Step
+from maieutic.evals.benchmark_steps import (
+    EvalAlpacaEvalAnswer,
+    EvalAlpacaEvalJudge,
+    EvalAlpacaEvalScore,
+    EvalMtBenchAnswer,
+    EvalMtBenchJudge,
+    EvalMtBenchPairwise,
+    EvalMtBenchScore,
+    EvalVicunaBenchScore,
+)
 from maieutic.evals.dialogue_steps import EvalDialogueRun, EvalDialogueScore
 from maieutic.evals.steps import (
     EvalJudgeRated,
@@ -22,6 +32,14 @@ STEPS: tuple[type[Step], ...] = (
     EvalJudgeScore,
     EvalDialogueRun,
     EvalDialogueScore,
+    EvalMtBenchAnswer,
+    EvalMtBenchJudge,
+    EvalMtBenchScore,
+    EvalMtBenchPairwise,
+    EvalVicunaBenchScore,
+    EvalAlpacaEvalAnswer,
+    EvalAlpacaEvalJudge,
+    EvalAlpacaEvalScore,
     EvalPaired,
     EvalUtility,
 )

@@ -2,20 +2,12 @@
 
 A stage calls the library function that its command calls. Those that append rows keep their own run folder; the
 others are wrapped into one, with the manifest last. `corpora`, `training`, `talking`, `judging`, `playing`,
-`measuring`, `tutoring`, `benchmarks` and `utility` hold them by what they do.
+`measuring`, `tutoring` and `utility` hold them by what they do.
 """
 
 from __future__ import annotations
 
 from maieutic.recipes.stages.action import Action, Options
-from maieutic.recipes.stages.benchmarks import (
-    AlpacaAnswer,
-    AlpacaJudge,
-    AlpacaScore,
-    MtBenchAnswer,
-    MtBenchJudge,
-    MtBenchScore,
-)
 from maieutic.recipes.stages.corpora import (
     Base,
     Clean,
@@ -58,11 +50,5 @@ ACTIONS: dict[str, type[Action]] = {
     "prefer": Prefer,
     "dpo": Dpo,
     "pre-post-test": PrePostTest,
-    "mt-bench-answer": MtBenchAnswer,
-    "mt-bench-judge": MtBenchJudge,
-    "mt-bench-score": MtBenchScore,
-    "alpaca-answer": AlpacaAnswer,
-    "alpaca-judge": AlpacaJudge,
-    "alpaca-score": AlpacaScore,
     "take": Take,
 }
