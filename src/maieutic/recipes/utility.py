@@ -216,8 +216,8 @@ class EvalUtility(Step):
                 **training, "do": "sft", "role": "assistant", "model": model, "data": data, "seed": seed,
             },
             f"answer_{arm}": {
-                "do": "eval mt-bench answer", "model": f"hf/${{train_{arm}}}", "questions": str(self.questions), "name": arm,
-                "turns": self.turns, "max_tokens": self.max_tokens, "limit": self.limit,
+                "do": "eval mt-bench answer", "model": f"hf/${{train_{arm}}}", "questions": str(self.questions),
+                "name": arm, "turns": self.turns, "max_tokens": self.max_tokens, "limit": self.limit,
             },
             f"judge_{arm}": {
                 "do": "eval mt-bench judge", "answers": [f"${{answer_{arm}}}/answers.jsonl"], "judge": self.judge,
