@@ -117,6 +117,9 @@ class TutorScores(Measurements):
 
     def show(self) -> None:
         values = self.values
+        if "win_rate" in values:
+            self._show_comparisons()
+            return
         say(f"{self.source}: {values['n']} scored replies, {values['unscored']} unscored")
         rows = [(name, values[name], interval_text(values[f"{name}_ci"])) for name in CRITERIA]
         rows += [
@@ -125,6 +128,21 @@ class TutorScores(Measurements):
         table("", ("", "mean", "95 %"), rows)
         if "difference" in values:
             _show_paired(values["difference"])
+
+    def _show_comparisons(self) -> None:
+        values = self.values
+        counts = f"A won {values['win']}, lost {values['loss']}, tied {values['tie']}, {values['unscored']} unscored"
+        say(f"{self.source}: {counts}")
+        rows = [("win rate of A", values["win_rate"])]
+        judges = values["judges"].items() if len(values["judges"]) > 1 else ()
+        for name, of in (("all judges", values), *judges):
+            rows.append((f"{name}: games won by the reply shown first", of["position_bias"]))
+            rows.append((f"{name}: votes whose games differ", of["inconsistent"]))
+        table(
+            "",
+            ("", "value", "95 %", "n"),
+            [(name, e["value"], interval_text(e["ci"]), e["n"]) for name, e in rows],
+        )
 
 
 def _show_paired(result: Mapping[str, Any]) -> None:
@@ -136,15 +154,21 @@ def _show_paired(result: Mapping[str, Any]) -> None:
 
 
 class EvalTutorScore(Step):
-    """Average recorded verdicts on a tutor's replies; no model is asked."""
+    """Average recorded verdicts on a tutor's replies; no model is asked.
+
+    Of recorded comparisons (`eval tutor pairwise`): the win rate of A, and how much the order of the replies decided.
+    """
 
     command: ClassVar = "eval tutor score"
     arguments: ClassVar = ("data",)
-    examples: ClassVar = ("maieutic eval tutor score evaluation/mathdial/base.json",)
+    examples: ClassVar = (
+        "maieutic eval tutor score evaluation/mathdial/base.json",
+        "maieutic eval tutor score runs/tuned-base",
+    )
     writes: ClassVar = "result"
     outputs: ClassVar = ("scores.json",)
 
-    data: Path = Field(description="An evaluation file, or a judge step's folder.")
+    data: Path = Field(description="An evaluation file, or the folder of a judge or pairwise step.")
     rater: str | None = Field(None, description="Whose evaluations to use, where a file has several raters.")
     against: Path | None = Field(
         None, description="Another tutor's on the same dialogues: adds the paired difference."
@@ -152,8 +176,10 @@ class EvalTutorScore(Step):
 
     def run(self, out: Path | str = "") -> TutorScores:
         from maieutic.evals.paired import compare_files
-        from maieutic.evals.tutor import score_tutor
+        from maieutic.evals.tutor import has_comparisons, score_comparisons, score_tutor
 
+        if has_comparisons(self.data):
+            return TutorScores(source=str(self.data), values=score_comparisons(self.data))
         values = score_tutor(self.data, self.rater)
         if self.against:
             values |= {

@@ -284,6 +284,11 @@ class _Game(NamedTuple):
         return str(self.row.get("judge"))
 
 
+def has_comparisons(path: Path | str) -> bool:
+    """Whether a file holds comparisons of two tutors."""
+    return all("winner" in row and "games" in row for row in read_table(path).rows)
+
+
 def score_comparisons(path: Path | str) -> dict[str, Any]:
     """Win rate and position bias of recorded comparisons of two tutors; rates are those of A against B.
 
