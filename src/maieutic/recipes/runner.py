@@ -34,8 +34,8 @@ from maieutic.core.messages import Record
 from maieutic.core.step import Result, Step, build
 from maieutic.core.store import changed_keys, full_disk, listed, read_json, write_json
 from maieutic.recipes.expand import expand
+from maieutic.recipes.independence import refuse_training_judges
 from maieutic.recipes.stages import ACTIONS
-from maieutic.recipes.stages.examiner import refuse_own_examiner
 from maieutic.recipes.steps import STEPS
 
 _REFERENCE = re.compile(r"\$\{([^{}]*)\}")
@@ -162,7 +162,7 @@ def resolve(name: str | Recipe, out: Path, settings: Mapping[str, Any] | None = 
     for key, spec in stages.items():
         planned[key] = _planned(key, spec, values, planned, out)
     every = tuple(planned.values())
-    refuse_own_examiner(
+    refuse_training_judges(
         {stage.name: stage.step for stage in every}, {stage.name: stage.needs for stage in every}
     )
     for stage in every:

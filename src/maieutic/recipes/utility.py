@@ -157,7 +157,8 @@ class EvalUtility(Step):
         needed = {"corpus": self.corpora, "model": self.bases, "size": self.sizes, "questions": self.questions,
                   "judge": self.judge}  # fmt: skip
         if missing := [name for name, value in needed.items() if not value]:
-            raise InputError(f"{missing[0]} is missing", f"Give --{missing[0]}, or --arms.")
+            flags = ", ".join(f"--{name}" for name in missing)
+            raise InputError(f"{', '.join(missing)}: missing", f"Give {flags}; or give --arms.")
         for name, values in (("model", self.bases), ("size", self.sizes), ("seed", self.seeds)):
             if len(set(values)) < len(values):
                 raise InputError(f"--{name} has a value twice", "Give each value once.")
