@@ -181,7 +181,7 @@ def test_a_broken_line_is_named_and_counted_and_the_rest_is_kept(
         command = command.replace(f" {words}", f" {place}")
     done = run(*shlex.split(command), cwd=tmp_path)
     assert done.code == 0, done.err
-    assert done.err.count("3 broken rows kept out") == 1, done.err
+    assert done.err.count("3 broken rows skipped") == 1, done.err
     assert all(f"broken.jsonl:{line}: " in done.err for line in (2, 4, 6)), done.err
     written = tmp_path / "new.jsonl"
     assert not written.exists() or written.read_bytes().count(b"\n") == 3

@@ -87,7 +87,7 @@ def test_broken_rows_are_named_and_the_rest_is_kept(
     assert list(read_corpus(tmp_path / "again.jsonl")) == corpus
 
     list(read_corpus(path))
-    assert "9 broken rows kept out" in capsys.readouterr().err
+    assert "9 broken rows skipped" in capsys.readouterr().err
     with pytest.raises(InputError, match=r"c\.jsonl:2"):
         list(read_corpus(path, on_bad=BadRows(strict=True)))
 

@@ -80,7 +80,7 @@ def test_csv_with_a_column_of_turns(tmp_path: Path) -> None:
     assert one.id == "7" and one.ended and one.meta == {"a": 1, "category": "x"} and one.licence == "MIT"
     assert [turn.content for turn in one.messages] == ['Hi; "you"', "Ho\n"] and one.messages == two.messages
     assert (two.user_id, two.licence, two.meta, two.ended) == ("ann", None, {}, False)
-    assert "a cell of turns is a JSON list" in report.bad.rows[0]["reason"]
+    assert "JSON list" in report.bad.rows[0]["reason"]
     assert [row["where"].rpartition(":")[2] for row in report.bad.rows] == ["4", "5"]
 
 
@@ -107,7 +107,7 @@ def test_broken_csv_rows_are_named_and_the_rest_is_kept(tmp_path: Path) -> None:
 def test_csv_without_a_header(tmp_path: Path, header: str) -> None:
     path = tmp_path / "c.csv"
     path.write_text(header)
-    with pytest.raises(EmptyCorpus, match="no header"):
+    with pytest.raises(EmptyCorpus, match="header"):
         list(import_files([path])[0])
     (tmp_path / "d.csv").write_text("instruction,output\na,b\n")
     rows, report = import_files([tmp_path])

@@ -275,7 +275,7 @@ def test_a_purse_counts_every_answer_and_stops_at_its_limit(answers, limit):
 
 @pytest.mark.parametrize("text", ["m", "m=", "m=1", "=1,2", "m=1,x", "m=-1,2", "m=1,inf", "m=1,2,3"])
 def test_a_price_that_is_none_is_said(text):
-    with pytest.raises(InputError, match="is no price"):
+    with pytest.raises(InputError, match="price"):
         prices([text])
     assert prices(["http://h:1/v1#a=b=1,2.5"]) == {"http://h:1/v1#a=b": Price(1, 2.5)}
 

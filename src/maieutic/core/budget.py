@@ -12,7 +12,7 @@ from maieutic.core.messages import Record, Reply
 
 
 class Price(NamedTuple):
-    """US dollars for a million tokens read, and for a million written."""
+    """US dollars for a million prompt tokens, and for a million generated tokens."""
 
     read: float
     written: float
@@ -42,17 +42,17 @@ class Budget(Record):
         }
 
     def checked(self, models: Sequence[str]) -> Budget:
-        """The budget itself, unless it has a limit in dollars and one of the remote models has no price.
+        """The budget itself.
 
         Raises:
-            InputError: it has.
+            InputError: it has a limit in dollars, and a remote model has no price.
         """
         local = ("hf/", "script/", "baseline/", "student/", "ollama/")
         unpriced = [model for model in models if model not in self.prices and not model.startswith(local)]
         if self.usd is not None and unpriced:
             raise InputError(
                 f"a budget in dollars needs the price of {unpriced[0]}",
-                f"Give --price {unpriced[0]}=IN,OUT in dollars for a million tokens read and written.",
+                f"Give --price {unpriced[0]}=IN,OUT in dollars for a million prompt and generated tokens.",
             )
         return self
 
@@ -99,7 +99,7 @@ def prices(given: Sequence[str]) -> dict[str, Price]:
     """Prices from the form `MODEL=IN,OUT`.
 
     Raises:
-        InputError: one is not of that form.
+        InputError: a text has another form.
     """
     found: dict[str, Price] = {}
     for text in given:
@@ -110,13 +110,14 @@ def prices(given: Sequence[str]) -> dict[str, Price]:
             price = Price(-1, -1)
         if not model or not (0 <= price.read < float("inf") and 0 <= price.written < float("inf")):
             raise InputError(
-                f"{text!r} is no price", "Write MODEL=IN,OUT: dollars for a million tokens read and written."
+                f"{text!r} is not a price",
+                "Write MODEL=IN,OUT: dollars for a million prompt and generated tokens.",
             )
         found[model] = price
     return found
 
 
 def spend(prices: Mapping[str, Price], model: str, read: int, written: int) -> float | None:
-    """What so many tokens cost; null where the model has no price."""
+    """The cost of tokens in dollars; null where the model has no price."""
     price = prices.get(model)
     return None if price is None else (read * price.read + written * price.written) / 1e6

@@ -1,7 +1,7 @@
-"""What a command prints: for people by default, one JSON document with `--json`; notes go to standard error.
+"""Printing: results on standard output, as text or with `--json` as one JSON document; notes on standard error.
 
-Text that a person or a model wrote is shown, never interpreted: control characters appear as visible symbols, and
-nothing of it is read as rich markup.
+Text of people and models is shown, never interpreted: control characters appear as visible symbols, and nothing is
+read as rich markup.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and 
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _CONTROL_UTF8 = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\xaa-\xae]|\xe2\x81[\xa6-\xa9]")
-"""Those of them that JSON itself does not escape, as bytes."""
+"""Control characters that JSON does not escape, as bytes."""
 
 
 def shown(text: str) -> str:
-    """The text with terminal control characters made visible (ESC as ␛), so that none can act."""
+    """The text with terminal control characters made visible (ESC as ␛), so that they have no effect."""
     return _CONTROL.sub(lambda match: _symbol(match[0]), text)
 
 
@@ -40,7 +40,7 @@ def _symbol(char: str) -> str:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on standard output; control characters in its strings are written as escapes."""
+    """Print one JSON document on standard output; control characters in strings are escaped."""
     text = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY, default=_jsonable)
     text = _CONTROL_UTF8.sub(lambda match: f"\\u{ord(match[0].decode()):04x}".encode(), text)
     sys.stdout.buffer.write(text + b"\n")
@@ -54,17 +54,17 @@ def _jsonable(value: Any) -> Any:
 
 
 def note(text: str) -> None:
-    """A line for people, on standard error."""
+    """Print a line on standard error."""
     err.print(Text(shown(text)), soft_wrap=True)
 
 
 def say(text: str) -> None:
-    """A line of the result, on standard output."""
+    """Print a line on standard output."""
     out.print(Text(shown(text)), soft_wrap=True)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table on standard output; all but the first column are right-aligned."""
+    """Print a table on standard output; all columns but the first are right-aligned."""
     grid = Table(title=shown(title), title_justify="left", title_style="bold", box=None, pad_edge=False)
     for index, column in enumerate(columns):
         grid.add_column(shown(column), justify="left" if index == 0 else "right")

@@ -1,14 +1,14 @@
-"""What can go wrong, said to a person: what happened, where, and how to mend it.
+"""The errors of the program. Each says what happened, where, and what to do about it.
 
-Every error prints as two lines. Each also inherits the standard type that fits, so callers need not know ours.
+An error prints as two lines. Each also inherits the fitting standard type, so that callers need not know ours.
 
     MaieuticError
-    ├── InputError(ValueError)            a file, a row or an argument is not what it should be
+    ├── InputError(ValueError)            a file, a row or an argument is wrong
     │   ├── MissingInput(FileNotFoundError)
     │   └── EmptyCorpus
     ├── RenderError(ValueError)           a conversation cannot become ids and labels
     │   ├── NoTemplate
-    │   ├── UnstablePrefix                what would be generated from is not what would be trained on
+    │   ├── UnstablePrefix                the ids of generation are no prefix of those of training
     │   ├── BadMask                       nothing, or everything, would be in the loss
     │   └── ContextTooShort
     ├── StoreError(OSError)               a run folder cannot be written
@@ -21,9 +21,9 @@ Every error prints as two lines. Each also inherits the standard type that fits,
     │   ├── ContextFull
     │   ├── Unreachable(ConnectionError)
     │   └── MalformedReply
-    ├── ProcessLost(ChildProcessError)    one of several processes that train together ended too early
+    ├── ProcessLost(ChildProcessError)    one of several training processes ended too early
     ├── BudgetSpent(RuntimeError)
-    ├── TooManyFailures(RuntimeError)     a run ended, past its stated failure rate
+    ├── TooManyFailures(RuntimeError)     more rows failed than are accepted
     ├── RecipeError(ValueError)
     └── MissingExtra(ImportError)
 """
@@ -32,7 +32,7 @@ from __future__ import annotations
 
 
 class MaieuticError(Exception):
-    """The root. `what` says what happened and where, `hint` how to mend it."""
+    """The root: `what` says what happened and where, `hint` what to do about it."""
 
     def __init__(self, what: str, hint: str = "") -> None:
         self.what = what
@@ -44,7 +44,7 @@ class MaieuticError(Exception):
 
 
 class InputError(MaieuticError, ValueError):
-    """A file, a row or an argument is not what it should be."""
+    """A file, a row or an argument is wrong."""
 
 
 class MissingInput(InputError, FileNotFoundError):
@@ -52,7 +52,7 @@ class MissingInput(InputError, FileNotFoundError):
 
 
 class EmptyCorpus(InputError):
-    """Nothing is left to work on."""
+    """There is nothing to work on."""
 
 
 class RenderError(MaieuticError, ValueError):
@@ -60,7 +60,7 @@ class RenderError(MaieuticError, ValueError):
 
 
 class NoTemplate(RenderError):
-    """The tokenizer carries no chat template, and none was given."""
+    """The tokenizer has no chat template, and none was given."""
 
 
 class UnstablePrefix(RenderError):
@@ -68,7 +68,7 @@ class UnstablePrefix(RenderError):
 
 
 class BadMask(RenderError):
-    """Nothing, or everything, would be in the loss."""
+    """No token, or every token, would be in the loss."""
 
 
 class ContextTooShort(RenderError):
@@ -108,15 +108,15 @@ class ContextFull(ModelError):
 
 
 class Unreachable(ModelError, ConnectionError):
-    """The server did not answer within the attempts and the time allowed."""
+    """The server did not answer within the allowed attempts and time."""
 
 
 class MalformedReply(ModelError):
-    """The server kept answering with something that is no reply."""
+    """The server repeatedly answered with something that is not a reply."""
 
 
 class ProcessLost(MaieuticError, ChildProcessError):
-    """One of several processes that train together ended before the work was done; none of them is left."""
+    """One of several training processes ended too early; all of them have been stopped."""
 
 
 class BudgetSpent(MaieuticError, RuntimeError):
@@ -124,11 +124,11 @@ class BudgetSpent(MaieuticError, RuntimeError):
 
 
 class TooManyFailures(MaieuticError, RuntimeError):
-    """A run ended with more failed rows than it was told to accept."""
+    """More rows failed than `max_failure_rate` accepts."""
 
 
 class RecipeError(MaieuticError, ValueError):
-    """A recipe does not resolve."""
+    """A recipe is wrong."""
 
 
 class MissingExtra(MaieuticError, ImportError):

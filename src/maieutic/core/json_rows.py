@@ -1,4 +1,4 @@
-"""What a reader yields and what it keeps out: JSON values with their place, and the broken rows by name."""
+"""JSON values with their file and line, the report of broken rows, and the limits of what can be written again."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from maieutic.core.errors import InputError
 from maieutic.core.messages import utf8
 
 NAMED = 1000
-"""Broken rows named one by one; beyond that they are only counted."""
+"""Broken rows that are named; further ones are only counted."""
 DEEP = "JSON nested too deeply"
 _DEPTH = 200
 _TEXTS = ("content", "value", "text")
-"""A turn whose text is null is an empty turn, not a turn without a text."""
+"""Keys that stay where they are null: a message with a null text is empty, not a message without a text."""
 
 
-class Row(NamedTuple):
-    """One JSON value and where it stood (`file:line`, or `file, item N` in a JSON list)."""
+class Placed(NamedTuple):
+    """A JSON value, and its place: `file:line`, or `file, item N` in a JSON list."""
 
     where: str
     value: Any
 
 
 class BadRows:
-    """The rows kept out of a corpus: how many, which and why.
+    """The rows that could not be read: how many, which and why.
 
     Args:
-        strict: raise at the first one instead of going on.
+        strict: raise at the first broken row.
     """
 
     def __init__(self, strict: bool = False) -> None:
@@ -40,24 +40,24 @@ class BadRows:
         self.rows: list[dict[str, str]] = []
 
     def add(self, where: str, reason: str) -> None:
-        """Keep one row out.
+        """Report a broken row.
 
         Raises:
-            InputError: where the report is strict.
+            InputError: the report is strict.
         """
         if self.strict:
             raise InputError(
-                f"{where}: {reason}", "Mend or remove it, or run without --strict to keep it out."
+                f"{where}: {reason}", "Repair or remove the row, or run without --strict to skip it."
             )
         self.count += 1
         if len(self.rows) < NAMED:
             self.rows.append({"where": where, "reason": reason})
 
     def summary(self, shown: int = 5) -> str:
-        """One line for people: the count and the first few."""
+        """The count and the first few rows, in one line."""
         named = "; ".join(f"{row['where']}: {row['reason']}" for row in self.rows[:shown])
         more = f"; and {self.count - shown} more" if self.count > shown else ""
-        return f"{self.count} broken {'row' if self.count == 1 else 'rows'} kept out: {named}{more}"
+        return f"{self.count} broken {'row' if self.count == 1 else 'rows'} skipped: {named}{more}"
 
     def json(self) -> dict[str, Any]:
         """`{"count", "rows": [{"where", "reason"}, ...]}`."""
@@ -67,19 +67,19 @@ class BadRows:
 def parse_json(text: bytes) -> Any:
     """One JSON value, in a form that can be written back.
 
-    orjson reads it where it can; integers beyond 64 bits become floats. What only Python's reader takes is mended:
-    lone surrogates become U+FFFD, numbers that JSON cannot hold become null, integers beyond 64 bits strings.
+    orjson reads it where it can; integers beyond 64 bits become floats. In what only Python's reader accepts, lone
+    surrogates become U+FFFD, numbers that JSON cannot hold become null, and integers beyond 64 bits become strings.
 
     Raises:
         ValueError: it is not JSON; the message is short and names no text.
     """
     try:
-        return shallow(orjson.loads(text), text.count(b"[") + text.count(b"{"))
+        return check_depth(orjson.loads(text), text.count(b"[") + text.count(b"{"))
     except orjson.JSONDecodeError:
         pass
     try:
         decoded = text.decode()
-        return shallow(mended(json.loads(decoded)), decoded.count("[") + decoded.count("{"))
+        return check_depth(json_safe(json.loads(decoded)), decoded.count("[") + decoded.count("{"))
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 (byte {error.start + 1})") from None
     except json.JSONDecodeError as error:
@@ -88,8 +88,8 @@ def parse_json(text: bytes) -> Any:
         raise ValueError(DEEP) from None
 
 
-def shallow(value: Any, brackets: int) -> Any:
-    """The value itself, unless it is nested deeper than can be written again."""
+def check_depth(value: Any, brackets: int) -> Any:
+    """The value itself; raises ValueError where it is nested too deeply to be written again."""
     if brackets > _DEPTH:
         level, depth = [value], 0
         while level:
@@ -105,14 +105,16 @@ def shallow(value: Any, brackets: int) -> Any:
     return value
 
 
-def mended(value: Any) -> Any:
+def json_safe(value: Any) -> Any:
     """The value with everything replaced that a UTF-8 JSON file cannot hold."""
     if isinstance(value, str):
         return utf8(value)
     if isinstance(value, dict):
-        return {utf8(key) if isinstance(key, str) else str(key): mended(item) for key, item in value.items()}
+        return {
+            utf8(key) if isinstance(key, str) else str(key): json_safe(item) for key, item in value.items()
+        }
     if isinstance(value, (list, tuple)):
-        return [mended(item) for item in value]
+        return [json_safe(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, int) and not -(2**63) <= value < 2**64:
@@ -120,19 +122,21 @@ def mended(value: Any) -> Any:
     return value
 
 
-def plain(value: Any) -> Any:
-    """A value out of a table as JSON knows it: times as ISO text, bytes and other objects as what they are.
+def from_table(value: Any) -> Any:
+    """A value of a table as JSON: times as ISO text, bytes as their number, other objects as text.
 
-    Nulls inside an object are left out: a table gives every row every field.
+    Nulls inside an object are left out, since a table gives every row every field.
     """
     if value is None or isinstance(value, str):
         return value  # a table's text is UTF-8
     if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items() if item is not None or key in _TEXTS}
+        return {
+            str(key): from_table(item) for key, item in value.items() if item is not None or key in _TEXTS
+        }
     if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
+        return [from_table(item) for item in value]
     if isinstance(value, (datetime.datetime, datetime.date, datetime.time)):
         return value.isoformat()
     if isinstance(value, (bytes, bytearray)):
         return f"({len(value)} bytes)"
-    return mended(value) if isinstance(value, (int, float)) else str(value)
+    return json_safe(value) if isinstance(value, (int, float)) else str(value)

@@ -1,7 +1,7 @@
-"""The data everything else passes around: frozen, closed, and free of torch.
+"""Conversations and their messages, problems, replies and verdicts: frozen data, without torch.
 
-A corpus row is read leniently (unknown keys go to `meta`, an id is made from the content) and written closed.
-Text is never changed on the way in: cleaning is a step of its own, with a name and a count.
+A corpus row is read leniently (unknown keys go to `meta`, a missing id is made from the content). Its text is never
+changed: cleaning is a step of its own.
 """
 
 from __future__ import annotations
@@ -125,19 +125,19 @@ _REASONING = ("reasoning", "reasoning_content", "thinking")
 
 
 class Problem(Record):
-    """What a tutoring dialogue is about, as far as it is known."""
+    """The problem of a tutoring dialogue."""
 
     statement: str
     answer: str | None = None
-    """The known answer, in its shortest form: what a tutor must not state."""
+    """The known answer in its shortest form, which a tutor must not state."""
     solution: str | None = None
     """A worked solution; for code, the reference fixes, one a line."""
     attempt: str | None = None
     """The student's wrong solution; for code, the program with the bug."""
     misconception: str | None = None
-    """What is wrong in the attempt."""
+    """The error in the attempt."""
     tests: str | None = None
-    """For code, unit tests: Python that fails unless the program is right; run only where that is asked for."""
+    """For code, unit tests in Python, which fail unless the program is right; run only on request."""
 
 
 class Conversation(Record):
@@ -161,7 +161,7 @@ class Conversation(Record):
     source: str | None = None
     licence: str | None = None
     ended: bool = False
-    """True where the person ended the conversation here; only such rows teach END."""
+    """Whether the person ended the conversation here; only such rows teach END."""
     meta: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="before")
@@ -271,13 +271,13 @@ class Finish(StrEnum):
     STOP = "stop"
     """The end of the turn, or a stop string."""
     END = "end"
-    """The end of the conversation: the simulator chose to stop talking."""
+    """The end of the conversation: the simulated user ended it."""
     LENGTH = "length"
     """`max_tokens` was reached."""
 
 
 class Sampling(Record):
-    """How a reply is drawn. Part of every row's key."""
+    """How a reply is sampled. Part of every row's key."""
 
     temperature: float = Field(0.7, ge=0, description="Sampling temperature; 0 is greedy.")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus: probability mass that is sampled from.")
@@ -286,7 +286,7 @@ class Sampling(Record):
 
 
 class Reply(Record):
-    """What a model answered."""
+    """A model's reply."""
 
     text: Text
     finish: Finish = Finish.STOP
@@ -295,9 +295,9 @@ class Reply(Record):
     completion_tokens: int = 0
     seconds: float = 0.0
     attempts: int = 1
-    """Calls it took, failed ones counted."""
+    """Calls that the reply took, failed ones included."""
     end_probability: float | None = None
-    """Probability of END at this human opening; null where the model cannot say."""
+    """Probability of END at this human opening; null where it is unknown."""
 
 
 class Fault(StrEnum):
@@ -312,7 +312,7 @@ class Fault(StrEnum):
 
 
 class Verdict(Record):
-    """A judge's word on one text: values by criterion, or unscored and why."""
+    """A judge's verdict on one text: values by criterion, or unscored with a reason."""
 
     judge: str
     """Model id, or `code` for a deterministic check."""
@@ -320,7 +320,7 @@ class Verdict(Record):
     """By criterion; yes/no as 1 and 0, scales as their raw number."""
     raw: Text = ""
     error: str | None = None
-    """Why there are no values; such a verdict is *unscored*: counted, never a zero."""
+    """Why there are no values. Such a verdict is *unscored*: it is counted, and never a zero."""
 
     @property
     def scored(self) -> bool:
@@ -340,9 +340,9 @@ class Preference(Record):
 
 
 class Estimate(NamedTuple):
-    """A number and how sure it is: `value`, a 95 % interval, and how many units it rests on.
+    """A value, its 95 % interval, and the number of units behind it.
 
-    An undefined statistic has a null value, and `reason` says why.
+    An undefined statistic has a null value and a `reason`.
     """
 
     value: float | None
@@ -351,7 +351,7 @@ class Estimate(NamedTuple):
     reason: str | None = None
 
     def json(self) -> dict[str, Any]:
-        """The one shape every estimate is printed in."""
+        """The form in which every estimate is printed."""
         shape: dict[str, Any] = {"value": self.value, "ci": list(self.ci) if self.ci else None, "n": self.n}
         return {**shape, "reason": self.reason} if self.reason else shape
 

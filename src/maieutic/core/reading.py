@@ -1,7 +1,7 @@
-"""Rows out of files, streaming: JSON lines, one JSON list, CSV, Parquet and tagged text, alone or in folders.
+"""Rows of files, streaming: JSON lines, one JSON list, CSV, Parquet and tagged text, single files or folders.
 
-A broken row never stops a file: it is kept out, counted and named by file and line in a `BadRows` report. Only what
-is broken is lost: the rows around it stay.
+A broken row never stops a file: it is skipped, counted, and named by file and line in a `BadRows` report. The rows
+around it are read.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from typing import Any, BinaryIO, cast
 import orjson
 
 from maieutic.core.errors import InputError, MissingInput
-from maieutic.core.json_rows import DEEP, BadRows, Row, mended, parse_json, shallow
+from maieutic.core.json_rows import DEEP, BadRows, Placed, check_depth, json_safe, parse_json
 from maieutic.core.tables import csv_rows, parquet_rows
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".txt", ".csv", ".tsv", ".parquet")
-"""What a folder is searched for; all but Parquet also with `.gz` behind."""
+"""Suffixes of readable files; all but Parquet may be followed by `.gz`."""
 _CHUNK = 1 << 20
 _NUMBER = re.compile(r"[-+.\deE]*")
-"""What may follow a number that the end of the buffer cut."""
+"""Characters that may continue a number which the end of the buffer cut."""
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
 def files_in(source: Path) -> list[Path]:
-    """The files a source stands for: itself, a stage's `rows.jsonl`, or every readable file below a folder.
+    """The files of a source: the file itself, a step's `rows.jsonl`, or every readable file below a folder.
 
     Raises:
-        MissingInput: there is no such file, or nothing readable in the folder.
+        MissingInput: there is no such file, or no readable file in the folder.
     """
     if source.is_file() or source.is_fifo():
         return [source]
@@ -55,14 +55,14 @@ def files_in(source: Path) -> list[Path]:
 
 
 def without_rows(folder: Path) -> MissingInput:
-    """What to say of a folder that is named as a corpus and has no rows: a stage that makes files, or no stage."""
+    """The error for a folder without rows that is given as a corpus."""
     inside = (path for path in sorted(folder.iterdir()) if path.is_file() and path.name != "rows.jsonl")
     named = [path.name for path in inside if _kind(path) not in ("", ".json", ".txt")][:5]
     return MissingInput(
-        f"{folder}: a folder without rows.jsonl, or with an empty one, is no corpus",
+        f"{folder}: not a corpus: the folder has no rows.jsonl, or an empty one",
         f"Name one of its files: {', '.join(named)}."
         if named
-        else "Name a corpus file, or bring the folder's files together with `maieutic import`.",
+        else "Name a corpus file, or import the folder's files with `maieutic import`.",
     )
 
 
@@ -75,7 +75,7 @@ def _kind(path: Path) -> str:
     return suffixes[-1].lower() if suffixes and suffixes[-1].lower() in SUFFIXES else ""
 
 
-def read_rows(path: Path, bad: BadRows) -> Iterator[Row]:
+def read_rows(path: Path, bad: BadRows) -> Iterator[Placed]:
     """The values of one file, streaming. A row of a table is an object; a tagged text file (`.txt`) is one string.
 
     Raises:
@@ -94,7 +94,7 @@ def read_rows(path: Path, bad: BadRows) -> Iterator[Row]:
             else:
                 yield from _text_rows(path, file, bad)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        bad.add(str(path), f"the gzip stream is damaged ({error}); what stood before was read")
+        bad.add(str(path), f"the gzip stream is damaged ({error}); the rows before that were read")
     except OSError as error:
         if isinstance(error, InputError):
             raise
@@ -105,14 +105,14 @@ def _open(path: Path) -> BinaryIO:
     return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix.lower() == ".gz" else path.open("rb")
 
 
-def _text_rows(path: Path, file: BinaryIO, bad: BadRows) -> Iterator[Row]:
+def _text_rows(path: Path, file: BinaryIO, bad: BadRows) -> Iterator[Placed]:
     first, number = file.readline(_CHUNK).removeprefix(codecs.BOM_UTF8), 1
     while first.isspace():
         first, number = file.readline(_CHUNK), number + 1
     if not first:
         return
     if _kind(path) == ".txt":
-        yield Row(str(path), (first + file.read()).decode(errors="replace"))
+        yield Placed(str(path), (first + file.read()).decode(errors="replace"))
         return
     is_list, is_lines = first.lstrip()[:1] == b"[", _kind(path) in (".jsonl", ".ndjson")
     if is_list and not is_lines:
@@ -127,14 +127,14 @@ def _text_rows(path: Path, file: BinaryIO, bad: BadRows) -> Iterator[Row]:
         yield from _lines(path, first, number, file, bad)
 
 
-def _lines(path: Path, first: bytes, number: int, file: BinaryIO, bad: BadRows) -> Iterator[Row]:
+def _lines(path: Path, first: bytes, number: int, file: BinaryIO, bad: BadRows) -> Iterator[Placed]:
     for at, line in enumerate(chain((first,), file), number):
         if not line.isspace():
             yield from _value(f"{path}:{at}", line, bad)
 
 
-def _whole(path: Path, text: bytes, bad: BadRows) -> Iterator[Row]:
-    """A `.json` file that is one object over several lines: one row, or JSON lines whose first is broken."""
+def _whole(path: Path, text: bytes, bad: BadRows) -> Iterator[Placed]:
+    """A `.json` file with one object over several lines: one row, or JSON lines whose first line is broken."""
     if _is_json(text):
         yield from _value(str(path), text, bad)
         return
@@ -143,9 +143,9 @@ def _whole(path: Path, text: bytes, bad: BadRows) -> Iterator[Row]:
             yield from _value(f"{path}:{number}", line, bad)
 
 
-def _value(where: str, text: bytes, bad: BadRows) -> Iterator[Row]:
+def _value(where: str, text: bytes, bad: BadRows) -> Iterator[Placed]:
     try:
-        yield Row(where, parse_json(text))
+        yield Placed(where, parse_json(text))
     except ValueError as error:
         if isinstance(error, InputError):
             raise
@@ -160,12 +160,12 @@ def _is_json(text: bytes) -> bool:
     return True
 
 
-def _list_items(path: Path, first: bytes, file: BinaryIO, bad: BadRows) -> Iterator[Row]:
-    """The items of one JSON list, read a piece at a time; after a break the rest of the list is given up."""
+def _list_items(path: Path, first: bytes, file: BinaryIO, bad: BadRows) -> Iterator[Placed]:
+    """The items of one JSON list, read a piece at a time; after a broken item the rest of the list is skipped."""
     number = 0
     try:
         for number, value in enumerate(_items(first, file), 1):
-            yield Row(f"{path}, item {number}", value)
+            yield Placed(f"{path}, item {number}", value)
     except UnicodeDecodeError:
         bad.add(f"{path}, item {number + 1}", "not UTF-8; the rest of the list cannot be read")
     except RecursionError:
@@ -191,10 +191,10 @@ def _items(first: bytes, file: BinaryIO) -> Iterator[Any]:
             continue
         value, end, next_at = found
         size = _CHUNK
-        try:  # as a line would be read, which is much cheaper than to walk every value
+        try:  # the same reader as for lines, much faster than a walk through every value
             yield orjson.loads(buffer[at:end])
         except orjson.JSONDecodeError:
-            yield mended(value)
+            yield json_safe(value)
         at = next_at
 
 
@@ -204,7 +204,7 @@ def _skip(buffer: str, at: int) -> int:
 
 
 def _complete(decoder: json.JSONDecoder, buffer: str, at: int, ended: bool) -> tuple[Any, int, int] | None:
-    """The value at `at`, its end and where the next begins; None while it may go on beyond the buffer."""
+    """The value at `at`, its end, and the start of the next; None while it may continue beyond the buffer."""
     try:
         value, end = decoder.raw_decode(buffer, at)
     except json.JSONDecodeError as error:
@@ -220,5 +220,5 @@ def _complete(decoder: json.JSONDecoder, buffer: str, at: int, ended: bool) -> t
         return None
     if buffer[behind] not in ",]":
         raise ValueError("broken JSON (no comma after the item)")
-    shallow(value, buffer.count("[", at, end) + buffer.count("{", at, end))
+    check_depth(value, buffer.count("[", at, end) + buffer.count("{", at, end))
     return value, end, behind + (buffer[behind] == ",")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -24,7 +24,7 @@ from pydantic import (
 
 from maieutic.core.console import note
 from maieutic.core.errors import InputError, MissingInput
-from maieutic.core.json_rows import BadRows
+from maieutic.core.json_rows import BadRows, Placed
 from maieutic.core.messages import (
     Conversation,
     Fault,
@@ -327,13 +327,6 @@ class FailureRow(_Open):
     row: str
     """The key of the row that could not be made."""
     error: str
-
-
-class Placed(NamedTuple):
-    """A row as a dict, and its file and line."""
-
-    where: str
-    value: dict[str, Any]
 
 
 def read_stage(source: Path | str, stage: str, tell: bool = True) -> Iterator[dict[str, Any]]:

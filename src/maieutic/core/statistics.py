@@ -1,7 +1,7 @@
-"""How sure a number is: bootstrap, exact binomial, permutation, Holm, and how many items a comparison needs.
+"""Intervals and tests: bootstrap, exact binomial, permutation, Holm, and the number of items a comparison needs.
 
-Everything is seeded and gives the same digits each time. What is undefined is null and says why; nothing here warns
-or crashes on one unit, equal values or no values.
+Everything is seeded and gives the same digits each time. An undefined statistic is null, with a reason; one unit,
+equal values or no values raise no error and no warning.
 
 The bootstrap resamples *units* (clusters: conversations, questions, prompts) with replacement and recomputes a
 function of column sums; means, ratios, F1, correlations and calibration errors are all such functions, so one
@@ -24,7 +24,7 @@ Array = NDArray[np.float64]
 RESAMPLES = 10_000
 LEVEL = 0.95
 _CELLS = 4_000_000
-"""Cells of the weight matrix held at once: 32 MB."""
+"""Cells of the weight matrix in memory at once: 32 MB."""
 
 NO_UNITS = "nothing to measure"
 ONE_UNIT = "only one unit: no interval"
@@ -32,12 +32,12 @@ NO_SPREAD = "all units are equal: no interval"
 
 
 def undefined(reason: str, n: int = 0) -> Estimate:
-    """An estimate that has no value, and why."""
+    """An estimate without a value, and the reason."""
     return Estimate(None, None, n, reason)
 
 
 def cluster(columns: ArrayLike, groups: Sequence[Hashable] | None) -> Array:
-    """Column sums by group, groups in the order they first occur; without groups each row is its own unit."""
+    """Column sums by group, in the order of first occurrence; without groups each row is a unit."""
     table = np.asarray(columns, dtype=float)
     table = table.reshape(len(table), -1) if table.size else np.empty((0, 1))
     if groups is None or not len(table):
@@ -50,7 +50,7 @@ def cluster(columns: ArrayLike, groups: Sequence[Hashable] | None) -> Array:
 
 
 def weights(units: int, resamples: int = RESAMPLES, seed: int = 0) -> Iterator[Array]:
-    """How often each unit stands in each resample: chunks of shape (some resamples, units), rows summing to `units`."""
+    """How often each unit occurs in each resample: chunks of shape (resamples, units), rows summing to `units`."""
     generator = np.random.default_rng(seed)
     rows = max(1, min(resamples, _CELLS // max(units, 1)))
     for start in range(0, resamples, rows):
@@ -63,10 +63,10 @@ def weights(units: int, resamples: int = RESAMPLES, seed: int = 0) -> Iterator[A
 def interval(
     draws: Array, level: float = LEVEL, scale: float = 1.0
 ) -> tuple[tuple[float, float] | None, str | None]:
-    """The percentile interval of bootstrap draws, undefined ones (NaN) left out; null and why where there is none.
+    """The percentile interval of bootstrap draws without the undefined ones (NaN); null with a reason if there is none.
 
-    `scale` is the size of the numbers the draws were computed from (1 for shares and correlations): draws that
-    differ by less than 1e-12 of it differ by rounding.
+    `scale` is the size of the numbers that the draws were computed from (1 for shares and correlations): draws that
+    differ by less than 1e-12 of it differ by rounding only.
     """
     known = draws[np.isfinite(draws)]
     if len(known) < max(2, len(draws) / 2):
@@ -92,10 +92,10 @@ def bootstrap(
     Args:
         columns: rows by k numbers.
         function: takes sums of shape (..., k), returns values of shape (...); NaN where undefined.
-        groups: the unit each row belongs to; null: every row is a unit.
+        groups: the unit of each row; null: every row is a unit.
         resamples: bootstrap draws.
         seed: decides the draws.
-        undefined_because: the reason given where the value itself is undefined.
+        undefined_because: the reason for an undefined value.
         scale: see `interval`.
 
     Returns:
@@ -120,7 +120,7 @@ def _first_over_second(sums: Array) -> Array:
 
 
 def mean(values: ArrayLike, groups: Sequence[Hashable] | None = None, *, seed: int = 0) -> Estimate:
-    """The mean of all values; the interval resamples groups (a ratio of sums, so unequal groups weigh by size)."""
+    """The mean of all values; the interval resamples groups (a ratio of sums: larger groups weigh more)."""
     numbers = np.asarray(values, dtype=float)
     columns = np.column_stack([numbers, np.ones(len(numbers))])
     scale = float(np.abs(numbers).max(initial=0.0))
@@ -138,7 +138,7 @@ def ratio(
     seed: int = 0,
     transform: Callable[[Array], Array] | None = None,
 ) -> Estimate:
-    """Σ numerators / Σ denominators, through `transform` (`np.exp` makes a perplexity of it)."""
+    """Σ numerators / Σ denominators, through `transform` (`np.exp` gives a perplexity)."""
     columns = np.column_stack([np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)])
     outer = transform or (lambda share: share)
     return bootstrap(columns, lambda sums: outer(_first_over_second(sums)), groups, seed=seed)
@@ -192,7 +192,7 @@ def sign_flip(
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """The p-values adjusted for being several (Holm 1979); null ones stay null and are not counted."""
+    """The p-values adjusted for multiple tests (Holm 1979); null ones stay null and are not counted."""
     known = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
     adjusted: list[float | None] = [None] * len(p_values)
     highest = 0.0
@@ -214,7 +214,7 @@ _MOST_ITEMS = 1e15
 
 
 class Plan(NamedTuple):
-    """How many items a paired comparison needs, and what was assumed."""
+    """The number of items a paired comparison needs, and the assumptions."""
 
     items: int
     difference: float
@@ -226,12 +226,12 @@ class Plan(NamedTuple):
 def plan(difference: float, sd: float = 0.5, power: float = 0.8, alpha: float = 0.05) -> Plan:
     """Items for a two-sided paired comparison: ((z(1 - alpha/2) + z(power)) · sd / difference)², rounded up.
 
-    `sd` is that of the paired differences; .5 is a cautious guess for scores between 0 and 1. The normal
-    approximation is a little low under some 30 items.
+    `sd` is the standard deviation of the paired differences; .5 is a cautious guess for scores between 0 and 1. The
+    normal approximation is slightly low below 30 items.
 
     Raises:
-        InputError: a difference or sd that is not above zero or not finite, a probability that is none, a power that
-            chance alone gives, or more items than 1e15.
+        InputError: a difference or sd that is not positive and finite, a power or alpha outside (0, 1), a power that
+            chance alone reaches, or more than 1e15 items.
     """
     from scipy.special import ndtri
 

@@ -31,10 +31,10 @@ FORMAT = 2
 """The format of run folders, in `config.json`. A folder of another format is not continued."""
 GROUP_ROWS = 64
 GROUP_SECONDS = 0.5
-"""One `fdatasync` for this many rows, or after this long. It runs beside the writer, and what comes meanwhile waits for
-the next: a power cut can cost both, on a disk that keeps up some 128 rows."""
+"""One `fdatasync` for so many rows, or after so many seconds. It runs in a thread; rows written meanwhile wait for the
+next one. A power cut can cost both groups: on a disk that keeps up, some 128 rows."""
 MOST_ROWS = 16 * GROUP_ROWS
-"""On a disk that does not keep up, so many may wait; then the writer does."""
+"""On a disk that does not keep up, so many rows may wait for a sync; then the writer waits."""
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -96,14 +96,14 @@ class KeyIndex:
 
 
 class Keys(Set[str]):
-    """The keys of a journal: counted and looked up in memory, listed from its file."""
+    """The keys of a journal: counted and looked up in memory, listed from the file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._known = KeyIndex()
 
     def add(self, key: str) -> None:
-        """Know one more."""
+        """Add a key."""
         self._known.add(key)
 
     def __contains__(self, key: object) -> bool:
@@ -117,9 +117,9 @@ class Keys(Set[str]):
 
 
 class Journal:
-    """An append-only JSONL file. Every row has a `key`; the first row under a key is the one that counts.
+    """An append-only JSONL file. Every row has a `key`; of rows with the same key the first counts.
 
-    With `index=False` the keys are not kept in memory, for files whose rows nobody looks up by key.
+    With `index=False` the keys are not kept in memory.
     """
 
     def __init__(self, path: Path, index: bool = True) -> None:
@@ -132,13 +132,13 @@ class Journal:
         self._syncer = ThreadPoolExecutor(1, "sync")
         with full_disk(path):
             self._file: io.FileIO = path.open("ab+", buffering=0)
-            self._mend_torn_tail()
+            self._drop_torn_tail()
         if index:
             for row in read_rows(path):
                 self.keys.add(row["key"])
 
-    def _mend_torn_tail(self) -> None:
-        """Drop a last line without a newline: it was never acknowledged, so it is owed again."""
+    def _drop_torn_tail(self) -> None:
+        """Drop a last line without a newline: it was never acknowledged, so its item is still pending."""
         size = self._file.seek(0, os.SEEK_END)
         cut = size
         while cut > 0:
@@ -158,10 +158,10 @@ class Journal:
         return key in self.keys
 
     def append(self, key: str, row: Mapping[str, Any]) -> None:
-        """Write one row. A kill cannot take it any more; a power cut can until the next `sync`, which comes soon.
+        """Write one row. It survives a kill at once, and a power cut after the next `sync`.
 
         Raises:
-            DiskFull: for this row, or for the group before it.
+            DiskFull: for this row, or for the group of rows before it.
         """
         line = orjson.dumps({"key": key, **row}, option=orjson.OPT_SERIALIZE_NUMPY) + b"\n"
         try:
@@ -176,7 +176,7 @@ class Journal:
             self._sync_beside()
 
     def _write(self, line: bytes) -> None:
-        """Write a line whole or, where that fails, nothing, so that no later one comes to stand behind a torn one."""
+        """Write a line whole or not at all, so that no line follows a torn one."""
         done = 0
         try:
             while done < len(line):
@@ -186,13 +186,13 @@ class Journal:
             raise
 
     def _sync_beside(self) -> None:
-        """Sync in a thread, after the sync before it: the caller, often an event loop, has others to serve."""
+        """Sync in a thread, after the earlier sync, so that an event loop is not blocked."""
         self._synced_before()
         self._syncing = self._syncer.submit(os.fdatasync, self._file.fileno())
         self._pending, self._synced = 0, time.monotonic()
 
     def _synced_before(self) -> None:
-        """Wait for the sync under way, if there is one."""
+        """Wait for the sync that is running, if any."""
         syncing, self._syncing = self._syncing, None
         if syncing is not None:
             with full_disk(self.path):
@@ -240,15 +240,15 @@ class Journal:
 
 
 class Stage:
-    """One stage's folder, open for writing.
+    """One step's folder, open for writing.
 
     Args:
-        folder: made where it does not exist.
-        config: what decides the rows' content, and nothing else; a second run with another one is refused.
+        folder: created if it does not exist.
+        config: what decides the rows' content, and nothing else; a second run with another config is refused.
 
     Raises:
-        RunConflict: the folder holds another run, or files that are not a run's.
-        RunLocked: another process writes it.
+        RunConflict: the folder holds another run, or other files.
+        RunLocked: another process writes the folder.
         DiskFull: no space is left.
     """
 
@@ -284,28 +284,28 @@ class Stage:
         elif changed := changed_keys(held, whole):
             raise RunConflict(
                 f"{self.folder} holds a run with other settings: {listed(changed)}",
-                "Give the same settings to go on with it, or another output folder for a new run.",
+                "Give the same settings to continue that run, or another output folder for a new one.",
             )
 
     @property
     def done(self) -> bool:
-        """Whether the stage has its manifest."""
+        """Whether the step is finished: it has a manifest."""
         return (self.folder / "manifest.json").exists()
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """The manifest of a finished stage."""
+        """The manifest of a finished step."""
         manifest: dict[str, Any] = read_json(self.folder / "manifest.json")
         return manifest
 
     def journal(self, name: str) -> Journal:
-        """A second append-only file beside the rows, such as the turns of dialogues still going on."""
+        """A second append-only file next to the rows, such as the turns of unfinished dialogues."""
         journal = Journal(self.folder / f"{name}.jsonl", index=False)
         self._journals.append(journal)
         return journal
 
     def finish(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
-        """Sync, then write the manifest: the stage is done."""
+        """Sync, then write the manifest: the step is finished."""
         for journal in self._journals:
             journal.sync()
         whole = {"rows": len(self.rows.keys), **manifest}
@@ -326,7 +326,7 @@ class Stage:
 
 
 def read_rows(path: Path | str) -> Iterator[dict[str, Any]]:
-    """The rows of a run's JSONL file, streaming; a torn last line is passed over.
+    """The rows of a run's JSONL file, streaming; a torn last line is skipped.
 
     Raises:
         MissingInput: there is no such file.
@@ -336,9 +336,9 @@ def read_rows(path: Path | str) -> Iterator[dict[str, Any]]:
 
 
 def _placed_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Each row and where its line starts."""
+    """Each row, and the start of its line."""
     if not path.is_file():
-        raise MissingInput(f"{path}: no such file", "Name a run's rows.jsonl, or the folder that holds it.")
+        raise MissingInput(f"{path}: no such file", "Name a run's rows.jsonl, or its folder.")
     place = 0
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
@@ -380,7 +380,7 @@ def _numbered_rows(path: Path, order: KeyIndex) -> Iterator[tuple[int, int]]:
 
 
 def stage_rows(folder: Path | str) -> Iterator[dict[str, Any]]:
-    """The rows of a stage, each key once, given its folder, its run's folder (with one stage) or its file."""
+    """The rows of a step, each key once, given its folder, its run's folder (with one step) or the file."""
     return first_per_key(read_rows(rows_file(Path(folder))))
 
 
@@ -390,15 +390,15 @@ def rows_file(path: Path) -> Path:
         stages = [stage for stage in sorted(path.iterdir()) if (stage / "rows.jsonl").exists()]
         if len(stages) != 1:
             raise MissingInput(
-                f"{path}: {'several stages' if stages else 'no stage'} in there",
-                "Name the stage's own folder.",
+                f"{path}: {'several steps' if stages else 'no step'} in this folder",
+                "Name the step's own folder.",
             )
         path = stages[0]
     return path / "rows.jsonl" if path.is_dir() else path
 
 
 def first_per_key(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The rows, without those whose key stood before."""
+    """The rows, without those whose key occurred before."""
     seen = KeyIndex()
     return (row for row in rows if seen.add(row["key"]))
 
@@ -415,7 +415,7 @@ def changed_keys(old: Any, new: Any, prefix: str = "") -> list[str]:
 
 
 def listed(names: Sequence[str], most: int = 8) -> str:
-    """The names in a line; of many, the first and how many more."""
+    """The names in one line; of many names, the first and the number of the others."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
@@ -455,7 +455,7 @@ def read_json(path: Path) -> Any:
 
 @contextmanager
 def full_disk(path: Path) -> Iterator[None]:
-    """Turn the system's refusals to write into errors that say what to do."""
+    """Turn the system's write errors into errors that say what to do."""
     try:
         yield
     except MaieuticError:
@@ -467,10 +467,10 @@ def full_disk(path: Path) -> Iterator[None]:
 
 
 def _refused(path: Path, error: Exception) -> StoreError | None:
-    """What to say of an error where the system refused to write; null where it was something else."""
+    """Our error for a write error of the system; null for any other error."""
     number = _errno(error)
     if number in _FULL:
-        hint = "Free some and run the same command again: it goes on."
+        hint = "Free some space and run the same command again: it continues."
         return DiskFull(f"{path}: no space is left on the disk", hint)
     if number in _REFUSED:
         return StoreError(f"{path}: {os.strerror(number)}", "Choose an output path that can be written.")
@@ -478,7 +478,7 @@ def _refused(path: Path, error: Exception) -> StoreError | None:
 
 
 def _errno(error: Exception) -> int:
-    """The system's number of an error, else 0; libraries in Rust (safetensors, tokenizers) only word it."""
+    """The errno of an error, else 0; libraries in Rust (safetensors, tokenizers) give it only in words."""
     if isinstance(error, OSError):
         return error.errno or 0
     worded = re.search(r"\(os error (\d+)\)", str(error))
@@ -497,7 +497,7 @@ def _refuse_strangers(folder: Path) -> None:
 
 
 def _is_blank(folder: Path) -> bool:
-    """Whether the run in a folder stopped before it wrote anything."""
+    """Whether the run in a folder wrote no row."""
     others = [entry for entry in folder.iterdir() if entry.name not in _OF_ANY_RUN]
     return folder / "rows.jsonl" in others and all(
         entry.suffix == ".jsonl" and entry.stat().st_size == 0 for entry in others
@@ -511,7 +511,8 @@ def _take_lock(folder: Path) -> int:
     except BlockingIOError:
         os.close(handle)
         raise RunLocked(
-            f"{folder} is being written by another process", "Wait for it, or choose another output folder."
+            f"{folder} is being written by another process",
+            "Wait until it ends, or choose another output folder.",
         ) from None
     return handle
 

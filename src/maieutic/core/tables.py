@@ -1,7 +1,7 @@
-"""Rows out of tables: CSV by its header, Parquet by its columns.
+"""Rows of tables: CSV by its header, Parquet by its columns.
 
-A cell is text; a list or an object written into one as JSON (`messages`, `meta`) is read as such. No cell is ever
-evaluated: a printed Python list is not JSON, and its row is named.
+A cell is text; a list or an object written into a cell as JSON (`messages`, `meta`) is read as JSON. No cell is ever
+evaluated: a printed Python list is not JSON, and its row is reported.
 """
 
 from __future__ import annotations
@@ -15,51 +15,51 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from maieutic.core.errors import InputError, MissingExtra
-from maieutic.core.json_rows import BadRows, Row, parse_json, plain
+from maieutic.core.json_rows import BadRows, Placed, from_table, parse_json
 from maieutic.core.messages import utf8
 
 LISTS = ("messages", "turns", "conversations", "conversation", "items", "data")
-"""The columns that may hold turns, as a JSON list where the column is text."""
+"""Columns that may hold messages, as a JSON list where the column is text."""
 _OBJECTS = ("meta", "problem")
 _OPTIONAL = ("id", "intent", "profile", "user_id", "source", "licence", "license", "category", "ended")
 _BOOLEANS = ("true", "false")
 _FIELD = 1 << 28
-"""A cell longer than this is a quote that was never closed."""
+"""A longer cell is taken for a quote that was never closed."""
 _SEPARATORS = ",;\t|"
 _NAMES = frozenset(
     (*LISTS, *_OBJECTS, *_OPTIONAL, "statement", "question", "answer", "solution", "attempt", "misconception",
      "instruction", "input", "output", "context", "response", "prompt", "text")
 )  # fmt: skip
-"""The columns that a format reads: they count in any case (`Problem`), as people write the heads of tables."""
+"""Columns that a format reads; their case is ignored (`Problem`)."""
 _BATCH = 64
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
-def csv_rows(path: Path, file: BinaryIO, bad: BadRows) -> Iterator[Row]:
-    """The rows of a CSV file as objects by column name; the header tells the separator (comma, semicolon, tab, bar).
+def csv_rows(path: Path, file: BinaryIO, bad: BadRows) -> Iterator[Placed]:
+    """The rows of a CSV file as objects by column name; the header shows the separator (comma, semicolon, tab, bar).
 
-    As spreadsheets write them: a `sep=;` before the header, columns without a name, rows of nothing but separators.
+    Accepts what spreadsheets write: a `sep=;` before the header, columns without a name, rows of separators alone.
     """
     csv.field_size_limit(max(csv.field_size_limit(), _FIELD))
     whole = io.BufferedReader(file)  # type: ignore[type-var]
     encoding = "utf-16" if whole.peek(2)[:2] in _UTF_16 else "utf-8-sig"
     with io.TextIOWrapper(whole, encoding=encoding, errors="surrogateescape", newline="") as text:
         first, line = next(iter(text), ""), 1
-        told = re.fullmatch(r"sep=(.)\s*", first, re.IGNORECASE)
-        if told:
+        marked = re.fullmatch(r"sep=(.)\s*", first, re.IGNORECASE)
+        if marked:
             first, line = next(iter(text), ""), 2
-        separator = told[1] if told else max(_SEPARATORS, key=first.count)
+        separator = marked[1] if marked else max(_SEPARATORS, key=first.count)
         names = _header(first, separator)
         if not names:
-            bad.add(f"{path}:{line}", "the first line is no header: it should name the columns, each once")
+            bad.add(f"{path}:{line}", "the first line is not a header: it must name the columns, each once")
             return
         reader = csv.reader(text, delimiter=separator, strict=True)
         while True:
-            at = f"{path}:{reader.line_num + line + 1}"  # behind the header and what was read
+            at = f"{path}:{reader.line_num + line + 1}"  # after the header and the lines read so far
             try:
                 cells = next(reader)
                 if any(cells):
-                    yield Row(at, _row(names, cells))
+                    yield Placed(at, _row(names, cells))
             except StopIteration:
                 return
             except csv.Error as error:
@@ -71,7 +71,7 @@ def csv_rows(path: Path, file: BinaryIO, bad: BadRows) -> Iterator[Row]:
 
 
 def _header(first: str, separator: str) -> list[str]:
-    """The names of the columns; none where the line is no header."""
+    """The names of the columns; empty where the line is not a header."""
     try:
         names = [
             utf8(name.strip()) for name in next(csv.reader([first], delimiter=separator, strict=True), [])
@@ -87,7 +87,7 @@ def _header(first: str, separator: str) -> list[str]:
 def _said(error: csv.Error) -> str:
     said = str(error)
     if "end of data" in said:
-        return "a quote is never closed; what stands behind it cannot be read"
+        return "a quote is never closed; the rest of the file cannot be read"
     return said
 
 
@@ -95,7 +95,7 @@ def _row(names: list[str], cells: list[str]) -> dict[str, Any]:
     if len(cells) < len(names) or any(cells[len(names) :]):
         raise ValueError(f"broken CSV ({len(cells)} cells under {len(names)} names)")
     row: dict[str, Any] = {}
-    for name, cell in zip(names, cells, strict=False):  # behind the names stand empty cells at most
+    for name, cell in zip(names, cells, strict=False):  # further cells are empty
         if not cell and name in (*_OPTIONAL, *_OBJECTS, *LISTS):
             continue
         try:
@@ -109,10 +109,10 @@ def _row(names: list[str], cells: list[str]) -> dict[str, Any]:
 
 
 def nested(row: dict[str, Any]) -> dict[str, Any]:
-    """The row with what is JSON in its text cells read as such, where a list or an object belongs.
+    """The row, with JSON in its text cells read where a list or an object belongs.
 
     Raises:
-        ValueError: a cell of turns begins as a list and is not JSON.
+        ValueError: a cell of messages begins like a list and is not JSON.
     """
     for name in (*LISTS, *_OBJECTS):
         cell = row.get(name)
@@ -121,26 +121,26 @@ def nested(row: dict[str, Any]) -> dict[str, Any]:
                 row[name] = parse_json(cell.encode())
             except ValueError as error:
                 if name in ("messages", "conversations"):
-                    raise ValueError(f"{name}: {error}; a cell of turns is a JSON list") from None
+                    raise ValueError(f"{name}: {error}; a cell of messages is a JSON list") from None
         elif name in LISTS and isinstance(cell, dict):
             row[name] = _turned(cell)
     return row
 
 
 def _turned(columns: dict[str, Any]) -> Any:
-    """A list of objects that a table stored as an object of lists, turned back."""
+    """A list of objects, from the object of lists that a table stored."""
     lists = list(columns.values())
     if not lists or not all(isinstance(one, list) and len(one) == len(lists[0]) for one in lists):
         return columns
     return [dict(zip(columns, turn, strict=True)) for turn in zip(*lists, strict=True)]
 
 
-def parquet_rows(path: Path, bad: BadRows) -> Iterator[Row]:
-    """The rows of a Parquet file as objects; times become ISO text, and what is null is left out.
+def parquet_rows(path: Path, bad: BadRows) -> Iterator[Placed]:
+    """The rows of a Parquet file as objects; times become ISO text, and nulls are left out.
 
     Raises:
         MissingExtra: pyarrow is not installed.
-        InputError: it may not be read.
+        InputError: the file may not be read.
     """
     try:
         import pyarrow as arrow
@@ -164,14 +164,14 @@ def parquet_rows(path: Path, bad: BadRows) -> Iterator[Row]:
         if number:
             bad.add(
                 f"{path}, row {number + 1}",
-                f"the Parquet file is damaged ({said}); what stood before was read",
+                f"the Parquet file is damaged ({said}); the rows before that were read",
             )
         else:
             bad.add(str(path), f"not a Parquet file, or a damaged one ({said})")
 
 
 def _values(batch: Any) -> Iterator[Any]:
-    """The rows of a batch as Python values, or in place of one what is wrong with it."""
+    """The rows of a batch as Python values, or an error in place of a broken row."""
     try:
         yield from batch.to_pylist()
     except UnicodeDecodeError:
@@ -182,12 +182,12 @@ def _values(batch: Any) -> Iterator[Any]:
                 yield ValueError(f"not UTF-8 ({error.reason})")
 
 
-def table_row(where: str, value: dict[str, Any] | ValueError, bad: BadRows) -> Iterator[Row]:
-    """One row of a typed table, or none where a cell of it, or all of it, is broken."""
+def table_row(where: str, value: dict[str, Any] | ValueError, bad: BadRows) -> Iterator[Placed]:
+    """One row of a typed table; none where a cell of it, or the whole row, is broken."""
     try:
         if isinstance(value, ValueError):
             raise value
-        yield Row(where, nested(plain(value)))
+        yield Placed(where, nested(from_table(value)))
     except ValueError as error:
         if isinstance(error, InputError):
             raise

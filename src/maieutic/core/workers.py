@@ -42,7 +42,7 @@ _REPEAT = (
     "Repair the cause and run the same command: only those are asked again. Or raise --max-failure-rate."
 )
 Item = TypeVar("Item")
-Row = Mapping[str, Any] | StageRow | Conversation
+AnyRow = Mapping[str, Any] | StageRow | Conversation
 """What a step writes for an item: a typed row, or its JSON object."""
 
 
@@ -165,8 +165,8 @@ async def run_pool(
 async def run_pending(
     stage: Stage,
     items: Iterable[tuple[str, Item]],
-    work: Callable[[Item], Awaitable[Row]],
-    on_failure: Callable[[Item, Failed], Row],
+    work: Callable[[Item], Awaitable[AnyRow]],
+    on_failure: Callable[[Item, Failed], AnyRow],
     *,
     concurrency: int,
     max_failure_rate: float,
@@ -225,7 +225,7 @@ async def run_pending(
     return Worked(len(stage.rows.keys), new, len(failed))
 
 
-def _plain(row: Row) -> Mapping[str, Any]:
+def _plain(row: AnyRow) -> Mapping[str, Any]:
     return row if isinstance(row, Mapping) else row.row()
 
 

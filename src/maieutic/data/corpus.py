@@ -24,7 +24,7 @@ from pydantic import ValidationError
 
 from maieutic.core.console import note
 from maieutic.core.errors import EmptyCorpus, MissingInput, StoreError
-from maieutic.core.json_rows import BadRows, mended
+from maieutic.core.json_rows import BadRows, json_safe
 from maieutic.core.messages import Conversation, Problem, Role, fingerprint
 from maieutic.core.reading import read_rows, without_rows
 from maieutic.core.store import full_disk, stage_rows
@@ -158,7 +158,7 @@ def line(row: dict[str, Any]) -> bytes:
     try:
         return orjson.dumps(row) + b"\n"
     except TypeError:  # lone surrogates or huge integers in a row that was built in Python
-        return json.dumps(mended(row), ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        return json.dumps(json_safe(row), ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
 def write_corpus(

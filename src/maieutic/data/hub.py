@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from maieutic.core.console import note
 from maieutic.core.errors import InputError, MissingExtra, MissingInput
-from maieutic.core.json_rows import BadRows, Row
+from maieutic.core.json_rows import BadRows, Placed
 from maieutic.core.tables import table_row
 
 PREFIX = "hub:"
@@ -29,7 +29,7 @@ class Dataset(NamedTuple):
     rows: Any
     """What `datasets` streams: plain objects by column name."""
 
-    def read(self, bad: BadRows) -> Iterator[Row]:
+    def read(self, bad: BadRows) -> Iterator[Placed]:
         """The rows, each named by its place.
 
         Raises:

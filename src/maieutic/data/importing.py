@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from maieutic.core.errors import EmptyCorpus, InputError
-from maieutic.core.json_rows import BadRows, Row
+from maieutic.core.json_rows import BadRows, Placed
 from maieutic.core.messages import Conversation
 from maieutic.core.reading import files_in, read_rows
 from maieutic.core.store import full_disk
@@ -149,7 +149,7 @@ class _Place(NamedTuple):
     label: str
     source: str
     licence: str | None
-    read: Callable[[BadRows], Iterator[Row]]
+    read: Callable[[BadRows], Iterator[Placed]]
     stage: bool
 
 
@@ -239,7 +239,9 @@ def _counted(conversations: Iterable[Conversation], report: ImportReport) -> Ite
         yield conversation
 
 
-def _read(row: Row, format: str, stage: bool, counts: Counter[str], bad: BadRows) -> Iterator[Conversation]:
+def _read(
+    row: Placed, format: str, stage: bool, counts: Counter[str], bad: BadRows
+) -> Iterator[Conversation]:
     value = row.value
     if stage and isinstance(value, dict):
         value = {key: item for key, item in value.items() if key != "key"}

@@ -1,7 +1,7 @@
-"""Every prompt, one Markdown file each, filled in one pass.
+"""The prompts: one Markdown file each, filled in one pass.
 
-A placeholder is `{{name}}`. Single braces mean nothing, so LaTeX and JSON stand in prompts as they are; and what a
-user wrote is never read again for placeholders, so nobody can smuggle one in.
+A placeholder is `{{name}}`. Single braces have no meaning, so prompts may hold LaTeX and JSON. Inserted text is not
+searched for placeholders, so a user's text cannot bring one in.
 """
 
 from __future__ import annotations
@@ -21,23 +21,24 @@ _PLACEHOLDER = re.compile(r"\{\{([a-z_]+)\}\}")
 
 
 class Prompt(NamedTuple):
-    """A prompt's text and the hash that stands in every key and row it decides."""
+    """A prompt's text, and its hash, which is part of the key of every row that depends on it."""
 
     name: str
     text: str
     hash: str
 
     def fill(self, **values: str) -> str:
-        """The text with each placeholder replaced, in one pass.
+        """The text with every placeholder replaced, in one pass.
 
         Raises:
-            InputError: a placeholder has no value, or a value no placeholder.
+            InputError: a placeholder has no value, or a value has no placeholder.
         """
         names = set(_PLACEHOLDER.findall(self.text))
         if names != values.keys():
             wrong = ", ".join(sorted(names ^ values.keys()))
             raise InputError(
-                f"prompt {self.name}: placeholders and values differ in {wrong}", "Name them alike."
+                f"prompt {self.name}: placeholders and values differ in {wrong}",
+                "Give both the same names.",
             )
         return _PLACEHOLDER.sub(lambda match: values[match[1]], self.text)
 
@@ -59,7 +60,7 @@ def load(name: str) -> Prompt:
 
 
 def mark_for(texts: Sequence[str]) -> str:
-    """A mark made from the texts that stands in none of them: a fence no text can close. Same texts, same mark."""
+    """A mark that occurs in none of the texts, so that no text can close a fence of it. Same texts, same mark."""
     mark = fingerprint(list(texts))[:12]
     while any(mark in text for text in texts):
         mark = fingerprint(mark)[:12]
@@ -67,6 +68,6 @@ def mark_for(texts: Sequence[str]) -> str:
 
 
 def fenced(parts: Sequence[tuple[str, str]]) -> tuple[str, str]:
-    """A mark that stands in none of the texts, and the titled texts between lines that carry it."""
+    """A mark that occurs in none of the texts, and the titled texts between lines with that mark."""
     mark = mark_for([text for _, text in parts])
     return mark, "\n\n".join(f"--- {mark} {title} ---\n{text}\n--- {mark} end ---" for title, text in parts)
