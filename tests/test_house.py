@@ -46,9 +46,7 @@ HEAVY = (
 TORCH_FACING = (
     "train",
     "models.engine",
-    "models.cache",
     "models.forward",
-    "models.scoring",
 )
 
 

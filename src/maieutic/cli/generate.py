@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 import typer
 
-from maieutic.core.console import note, print_json
+from maieutic.core.console import note, print_json, set_json
 from maieutic.core.errors import InputError, MissingInput
 from maieutic.core.step import Step, build, group
 from maieutic.core.store import write_json
@@ -143,6 +143,7 @@ def command(kind: type[Step]) -> Callable[..., None]:
 
             show_step(step, target or Path(), as_json)
             return
+        set_json(as_json)
         result = step.run(target) if target is not None else step.run("")
         if result is None:
             return
@@ -234,7 +235,7 @@ def _common(kind: type[Step], hidden: int) -> Iterator[inspect.Parameter]:
             raise typer.Exit
 
     yield parameter(
-        "out", Path | None, typer.Option("--out", "-o", help=_OUT[kind.writes], show_default=False)
+        "out", Path | None, typer.Option("--out", "-o", help=kind.out_help or _OUT[kind.writes], show_default=False)
     )
     yield parameter(
         "config", Path | None, typer.Option(help="YAML file of settings; options win.", show_default=False)

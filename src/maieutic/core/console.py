@@ -20,6 +20,19 @@ from rich.text import Text
 out = Console(highlight=False, markup=False)
 err = Console(stderr=True, highlight=False, markup=False)
 
+_state = {"json": False}
+
+
+def set_json(on: bool) -> None:
+    """Whether the running command prints one JSON document and nothing else on standard output."""
+    _state["json"] = on
+
+
+def prints_json() -> bool:
+    """Whether `--json` was given; for a step that prints while it runs, such as a chat."""
+    return _state["json"]
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")

@@ -87,6 +87,8 @@ class Step(Record):
     """Commands that `--help` shows."""
     writes: ClassVar[Literal["folder", "file", "result"]] = "folder"
     """What `out` is: a run folder of rows, one file, or (`result`) an optional JSON file of what `run` returns."""
+    out_help: ClassVar[str] = ""
+    """The help of `--out`, where the usual words do not fit."""
     outputs: ClassVar[tuple[str, ...]] = ()
     """The files in the stage's folder that a recipe may refer to; a step that writes a file writes the first."""
 
@@ -103,8 +105,8 @@ class Step(Record):
                 filled[name] = {**dict(field.default), **value}
         return filled
 
-    def run(self, out: Path | str) -> Result:
-        """Do the work.
+    def run(self, out: Path | str) -> Result | None:
+        """Do the work; null where there is nothing to print afterwards.
 
         Args:
             out: what `writes` says. The same call goes on in a folder that an interrupted call left.
@@ -119,6 +121,7 @@ class Step(Record):
         step = self.model_copy(update={"force": True}) if "force" in type(self).model_fields else self
         with Stage(folder, self.settings(folder.parent)) as stage:
             result = step.run(folder / self.outputs[0])
+            assert result is not None, "a stage of a recipe has a result"
             if self.writes == "result":
                 write_json(folder / self.outputs[0], result.json())
             stage.finish(result.manifest())

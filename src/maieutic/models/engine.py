@@ -101,7 +101,9 @@ class Engine:
         """Whether rows may join while others are decoded; else all rows start together."""
         self._tickets = count()
         self._done: list[tuple[int, Generated | ModelError]] = []
-        self._forget()
+        self._rows: list[_Row] = []
+        self._cache: Any = None
+        self._mask: Any = None
 
     @property
     def live(self) -> int:
@@ -126,7 +128,7 @@ class Engine:
         results.update((owners[ticket], result) for ticket, result in self.collect())
         return [results[index] for index in range(len(requests))]
 
-    @torch.inference_mode()
+    @torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is imported without its types
     def admit(self, requests: Sequence[Request]) -> list[int]:
         """Prefill requests, draw their first tokens and let them join; returns a ticket for each, in order."""
         tickets = [next(self._tickets) for _ in requests]
@@ -150,7 +152,7 @@ class Engine:
             raise
         return tickets
 
-    @torch.inference_mode()
+    @torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is imported without its types
     def step(self) -> None:
         """Draw one more token for every row."""
         if not self._rows:
@@ -176,16 +178,14 @@ class Engine:
         """The ids that a row has so far."""
         return next((list(row.ids) for row in self._rows if row.ticket == ticket), [])
 
-    @torch.inference_mode()
+    @torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is imported without its types
     def cancel(self, tickets: set[int]) -> None:
         """Drop rows whose results are no longer wanted."""
         if any(row.ticket in tickets for row in self._rows):
             self._keep([index for index, row in enumerate(self._rows) if row.ticket not in tickets])
 
     def _forget(self) -> None:
-        self._rows: list[_Row] = []
-        self._cache: Any = None
-        self._mask: Any = None
+        self._rows, self._cache, self._mask = [], None, None
 
     def _chunks(self, prompts: list[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
         """Prompts of similar length together, sorted by length; all in one chunk where rows cannot join later."""

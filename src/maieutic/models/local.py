@@ -209,7 +209,7 @@ class TransformersModel:
             sampling.top_p,
             sampling.seed,
             # Only a person ends a conversation; for an assistant END ends just the turn.
-            self._stop_ids() | (frozenset({end} - {None}) if role != Role.USER else frozenset()),
+            self._stop_ids() | (frozenset() if end is None or role == Role.USER else {end}),
             end if role == Role.USER else None,
             suppress_end,
         )
@@ -249,14 +249,16 @@ def _put(loop: asyncio.AbstractEventLoop, updates: asyncio.Queue[Any], item: Any
 
 
 class _Job:
-    """A request to decode, a function to run on the engine, or null: free the engine."""
+    """A request to decode, or a function to run on the engine; a job without both frees the engine."""
 
     def __init__(
         self,
-        work: Request | Callable[[Engine], Any] | None,
+        request: Request | None = None,
+        function: Callable[[Engine], Any] | None = None,
         listen: Callable[[list[int]], None] | None = None,
     ) -> None:
-        self.work = work
+        self.request = request
+        self.function = function
         self.listen = listen
         self.future: Future[Any] = Future()
 
@@ -288,15 +290,15 @@ class Worker:
 
     def submit(self, request: Request, listen: Callable[[list[int]], None] | None = None) -> Future[Any]:
         """Decode a request. `listen` is called in the worker's thread with the ids so far, at each step."""
-        return self._put(_Job(request, listen))
+        return self._put(_Job(request=request, listen=listen))
 
     def call(self, function: Callable[[Engine], Any]) -> Future[Any]:
         """Run a function of the engine between two steps."""
-        return self._put(_Job(function))
+        return self._put(_Job(function=function))
 
     def close(self) -> Future[Any]:
         """Drop running requests and free the engine; a later job loads it again."""
-        return self._put(_Job(None))
+        return self._put(_Job())
 
     def _put(self, job: _Job) -> Future[Any]:
         with self._lock:
@@ -336,7 +338,7 @@ class Worker:
 
     def _advance(self, waiting: list[_Job], running: dict[int, _Job]) -> None:
         """Run functions, admit requests, draw one token for every row, deliver finished replies."""
-        for job in [job for job in waiting if job.work is None or callable(job.work)]:
+        for job in [job for job in waiting if job.request is None]:
             waiting.remove(job)
             self._run_function(job, running)
         waiting[:] = [job for job in waiting if not job.future.cancelled()]
@@ -350,7 +352,7 @@ class Worker:
         room = self._batch_size - len(running)
         if waiting and room > 0 and (engine.joinable or not running):
             now = waiting[:room]
-            tickets = engine.admit([job.work for job in now])
+            tickets = engine.admit([job.request for job in now if job.request is not None])
             del waiting[:room]
             running.update(zip(tickets, now, strict=True))
         engine.step()
@@ -362,7 +364,7 @@ class Worker:
                 running.pop(ticket).answer(result)
 
     def _run_function(self, job: _Job, running: dict[int, _Job]) -> None:
-        if job.work is None:
+        if job.function is None:
             for other in running.values():
                 other.answer(
                     ModelError("the model was closed while it answered", "Ask again: it is loaded again.")
@@ -372,7 +374,7 @@ class Worker:
             job.answer(None)
             return
         try:
-            job.answer(job.work(self._ready()))
+            job.answer(job.function(self._ready()))
         except Exception as error:  # the caller gets it
             job.answer(_plain(error))
 
