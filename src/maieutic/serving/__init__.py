@@ -1,1 +1,1 @@
-"""Give a trained model to others: export (merged, GGUF, Ollama), and a server started and watched."""
+"""A checkpoint served, and written for other servers."""

@@ -1,8 +1,8 @@
-"""`serve MODEL`: vLLM or transformers' own server on a checkpoint, waited for, and taken down with us.
+"""`serve`: vLLM or transformers' own server on a checkpoint, waited for, and stopped together with this process.
 
-The checkpoint carries its chat template and its stop tokens, so the server needs no flags for either. It runs in a
-process group of its own: Ctrl-C reaches it once, through us, and whatever it has started goes with it; should we be
-killed, the kernel tells it to stop.
+The checkpoint carries its chat template and its stop tokens, so the server needs no flags for them. The server runs in a
+process group of its own: Ctrl-C reaches it once, through this process, and everything it has started stops with it; if
+this process is killed, the kernel stops the server.
 """
 
 from __future__ import annotations
@@ -21,77 +21,99 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, NamedTuple
-from urllib.error import URLError
-from urllib.request import ProxyHandler, build_opener
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
+from pydantic import Field
+
+from maieutic.core import console
 from maieutic.core.errors import InputError, MissingExtra, ModelError, NoTemplate
 from maieutic.core.messages import Role
-from maieutic.models.checkpoint import Source, check_weights, settings
-from maieutic.models.weights import locate
+from maieutic.core.step import Step
+
+if TYPE_CHECKING:
+    from maieutic.models.checkpoint import Source
 
 Engine = Literal["vllm", "transformers"]
 
 GRACE = 10.0
-"""Seconds that a server has to stop by itself, twice: after an interrupt, and after a termination."""
+"""Seconds that a server has to stop, twice: after an interrupt, and after a termination."""
 _EXTRAS = {"vllm": "pip install vllm", "transformers": "pip install 'maieutic[train,serve]'"}
 _DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
-class Serving(NamedTuple):
-    """A server that answers."""
+class Server(NamedTuple):
+    """A running server."""
 
     url: str
     """Ends in /v1."""
     model: str
-    """The name it answers to."""
+    """The name of the model in requests."""
     engine: str
     curl: str
-    """A line for a shell that asks it something."""
+    """A shell command that sends a request."""
 
     def json(self) -> dict[str, Any]:
         """As printed."""
         return self._asdict()
 
 
-def serve(
-    model: str,
-    engine: Engine | None = None,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    ready: Callable[[Serving], None] = lambda serving: None,
-) -> None:
-    """Serve a model until it is interrupted.
+class Serve(Step):
+    """Serve a model as an ordinary chat model (OpenAI's API) until Ctrl-C; prints a curl command once it is ready."""
 
-    Args:
-        model: a finished run, a checkpoint's folder, or a name on the hub.
-        engine: null: vLLM where it is installed, else transformers.
-        host: the address to listen on; nobody else reaches the default.
-        port: 0 takes a free one.
-        ready: told once the server answers.
+    command: ClassVar = "serve"
+    arguments: ClassVar = ("model",)
+    examples: ClassVar = ("maieutic serve runs/user --port 8001",)
+    writes: ClassVar = "result"
 
-    Raises:
-        MissingExtra: the engine is not installed.
-        InputError: the port is taken.
-        NoTemplate: the checkpoint has no chat template.
-        ModelError: the server stopped by itself.
-    """
-    source = locate(model)
-    check_weights(source)
-    _check_template(source)
-    chosen: Engine = engine or ("vllm" if _program("vllm") else "transformers")
-    command = arguments(chosen, source.name, host, port := _free(host, port))
-    quiet = {"HF_HUB_DISABLE_UPDATE_CHECK": "1", "VLLM_NO_USAGE_STATS": "1"}
-    if Path(source.name).is_dir():
-        quiet["HF_HUB_OFFLINE"] = "1"
-    with _Child(command, os.environ | quiet) as child:
-        base = f"http://{_reachable(host)}:{port}"
-        child.wait_for(f"{base}/health")
-        url = f"{base}/v1"
-        ready(
-            Serving(url, source.name, chosen, curl(url, source.name, settings(source).roles == {Role.USER}))
-        )
-        child.wait()
+    model: str = Field(description="A finished run, a checkpoint's folder, or a hub name.")
+    engine: Engine | None = Field(
+        None, description="Server; default: vllm where it is installed, else transformers."
+    )
+    host: str = Field("127.0.0.1", description="Address to listen on; the default is for this machine only.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0: a free port.")
+
+    def run(self, out: Path | str = "") -> None:
+        """Serve the model until an interrupt.
+
+        Raises:
+            MissingExtra: the engine is not installed.
+            InputError: the port is taken.
+            NoTemplate: the checkpoint has no chat template.
+            ModelError: the server stopped by itself.
+        """
+        try:
+            self.serve(_print)
+        except KeyboardInterrupt:
+            console.note("stopped")
+
+    def serve(self, ready: Callable[[Server], None] = lambda server: None) -> None:
+        """Serve the model until an interrupt, which is raised; `ready` is called once the server answers."""
+        from maieutic.models.checkpoint import check_weights, settings
+        from maieutic.models.weights import locate
+
+        source = locate(self.model)
+        check_weights(source)
+        _check_template(source)
+        engine: Engine = self.engine or ("vllm" if _program("vllm") else "transformers")
+        command = arguments(engine, source.name, self.host, port := _free(self.host, self.port))
+        quiet = {"HF_HUB_DISABLE_UPDATE_CHECK": "1", "VLLM_NO_USAGE_STATS": "1"}
+        if Path(source.name).is_dir():
+            quiet["HF_HUB_OFFLINE"] = "1"
+        with _Child(command, os.environ | quiet) as child:
+            base = f"http://{_reachable(self.host)}:{port}"
+            child.wait_for(f"{base}/health")
+            example = curl(f"{base}/v1", source.name, settings(source).roles == {Role.USER})
+            ready(Server(f"{base}/v1", source.name, engine, example))
+            child.wait()
+
+
+def _print(server: Server) -> None:
+    if console.prints_json():
+        console.print_json(server.json())
+        return
+    console.say(server.curl)
+    sys.stdout.flush()
+    console.note(f"{server.engine} serves {server.model} at {server.url}; Ctrl-C stops it.")
 
 
 def arguments(engine: Engine, name: str, host: str, port: int) -> list[str]:
@@ -104,13 +126,13 @@ def arguments(engine: Engine, name: str, host: str, port: int) -> list[str]:
     if program is None:
         raise MissingExtra(f"{engine} is not installed", f"Run: {_EXTRAS[engine]}")
     where = ["--host", host, "--port", str(port)]
-    if engine == "vllm":  # texts come to the template as texts, however the template looks to it
+    if engine == "vllm":  # the template gets contents as text, not as parts
         return [program, "serve", name, *where, "--chat-template-content-format", "string"]
     return [program, "serve", name, *where]
 
 
 def curl(url: str, name: str, user: bool) -> str:
-    """A line that asks the server for the next turn of the side it speaks."""
+    """A shell command that requests the next turn of the side that the model speaks."""
     messages = [{"role": "user", "content": "Why is the sky blue?"}]
     if user:
         messages.append({"role": "assistant", "content": "What have you read about it?"})
@@ -120,9 +142,9 @@ def curl(url: str, name: str, user: bool) -> str:
 
 
 def _program(engine: str) -> str | None:
-    """The engine's program, of our own environment first."""
-    beside = Path(sys.executable).parent
-    found = shutil.which(engine, path=str(beside)) or shutil.which(engine)
+    """The engine's program; this environment's program first."""
+    own = Path(sys.executable).parent
+    found = shutil.which(engine, path=str(own)) or shutil.which(engine)
     if engine == "transformers" and found:
         from importlib.util import find_spec
 
@@ -135,7 +157,7 @@ def _check_template(source: Source) -> None:
     held = source.json("tokenizer_config.json").get("chat_template") or "chat_template.jinja" in source.files
     if not held and not source.offline:
         raise NoTemplate(
-            f"{source.name} carries no chat template", "Give it one: maieutic export --to merged --template …"
+            f"{source.name} has no chat template", "Add one: maieutic export --to merged --template …"
         )
 
 
@@ -143,14 +165,14 @@ def _free(host: str, port: int) -> int:
     """The port, or a free one for 0.
 
     Raises:
-        InputError: something listens there, or the address is not this machine's.
+        InputError: the port is taken, or the address is not this machine's.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-            return int(probe.getsockname()[1])
+        with socket.socket(family) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((host, port))
+            return int(listener.getsockname()[1])
     except OSError as error:
         raise InputError(
             f"{host}:{port} cannot be listened on: {error.strerror}", "Choose another --port."
@@ -158,14 +180,14 @@ def _free(host: str, port: int) -> int:
 
 
 def _reachable(host: str) -> str:
-    """The address under which a server that listens on `host` is asked from here."""
+    """The address by which this machine reaches a server that listens on `host`."""
     if host in ("0.0.0.0", "::"):  # noqa: S104
         return "127.0.0.1"
     return f"[{host}]" if ":" in host else host
 
 
 class _Child:
-    """A server's process, which ends when we do; what it prints goes to standard error."""
+    """A server's process, which ends with this process; its output goes to standard error."""
 
     def __init__(self, command: list[str], environment: dict[str, str]) -> None:
         self._name = " ".join(command[:2])
@@ -186,7 +208,7 @@ class _Child:
 
     def __exit__(self, *_: object) -> None:
         for one in self._before:
-            signal.signal(one, signal.SIG_IGN)  # a second Ctrl-C must not leave anything behind
+            signal.signal(one, signal.SIG_IGN)  # a second Ctrl-C must not leave processes behind
         try:
             self._stop()
         finally:
@@ -194,12 +216,15 @@ class _Child:
                 signal.signal(one, before)
 
     def wait_for(self, url: str) -> None:
-        """Wait until the server says that it is well.
+        """Wait until the server reports that it is ready.
 
         Raises:
             ModelError: it stopped before.
         """
-        direct = build_opener(ProxyHandler({}))  # a proxy knows nothing of a server of ours
+        from urllib.error import URLError
+        from urllib.request import ProxyHandler, build_opener
+
+        direct = build_opener(ProxyHandler({}))  # no proxy for a server on this machine
         while True:
             self._check()
             with suppress(URLError, OSError), direct.open(url, timeout=2) as answer:
@@ -208,10 +233,10 @@ class _Child:
             time.sleep(0.2)
 
     def wait(self) -> None:
-        """Wait until it stops, which it does not by itself.
+        """Wait until the server stops.
 
         Raises:
-            ModelError: it did.
+            ModelError: it stopped by itself.
         """
         self._process.wait()
         self._check()
@@ -219,10 +244,10 @@ class _Child:
     def _check(self) -> None:
         if (status := self._process.poll()) is not None:
             how = f"by signal {-status}" if status < 0 else f"with status {status}"
-            raise ModelError(f"{self._name} stopped {how}", "Its own words stand above.")
+            raise ModelError(f"{self._name} stopped {how}", "Its own output is above.")
 
     def _stop(self) -> None:
-        """Ask, ask again, then kill; and with it whatever it has started."""
+        """Interrupt, terminate, then kill the server and every process that it has started."""
         for one in (signal.SIGINT, signal.SIGTERM):
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, one)
@@ -239,7 +264,7 @@ def _interrupted(number: int, frame: FrameType | None) -> None:
 
 
 def _die_with(parent: int) -> Callable[[], None]:
-    """Run in the new process: have the kernel end it when we are gone (Linux), be it already."""
+    """For the new process: have the kernel end it when the parent ends (Linux), also if it already has."""
     libc = ctypes.CDLL(None)
 
     def ask() -> None:

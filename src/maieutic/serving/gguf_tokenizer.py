@@ -1,7 +1,7 @@
-"""A tokenizer as GGUF holds it, or a refusal: llama.cpp has its own tokenizers, and only some of ours are among them.
+"""A tokenizer in the terms of GGUF, or a refusal: llama.cpp has its own tokenizers, which cover only some of ours.
 
-Byte-level BPE is known there by the name of how it splits a text; SentencePiece-like BPE ("llama") merges by the score
-of what comes out rather than by a list of merges, which is the same only where every way to a piece is a merge.
+Byte-level BPE has a name there for the way it splits a text. SentencePiece-like BPE ("llama") merges by the score of the
+result rather than by a list of merges, which is the same only where every way to make a piece is a merge.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ SPLITS = {
     (_CONTRACTIONS + _WORDS.replace("DIGITS", ""), False): "qwen2",
     (_CASED, True): "tekken",
 }
-"""llama.cpp's name of a byte-level BPE, by its pattern and whether a whole word in the vocabulary needs no merges."""
+"""llama.cpp's name of a byte-level BPE, by pattern and by whether a whole word in the vocabulary needs no merges."""
 ENDING = frozenset(
     ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "</s>", "<|end_of_text|>")
 )
-"""Tokens at which llama.cpp stops by their name alone."""
+"""Tokens at which llama.cpp always stops, because of their names."""
 _STRIPPED = "phi-3"
-"""In a model's name it makes llama.cpp drop the white space after control tokens, as Phi-3's tokenizer does."""
+"""With this in the model's name llama.cpp drops the white space after control tokens, as Phi-3's tokenizer does."""
 _UNSTRIPPED = frozenset(("<unk>", "<s>", "<|endoftext|>"))
 OTHER = "Export it with --to merged, which keeps the tokenizer as it is."
 
 
 class Vocabulary(NamedTuple):
-    """What a GGUF file says of its tokenizer."""
+    """The tokenizer fields of a GGUF file."""
 
     model: str
     """`gpt2` or `llama`."""
@@ -55,27 +55,27 @@ class Vocabulary(NamedTuple):
     special: dict[str, int]
     """Ids by `bos`, `eos`, `eot`, `eom`, `unknown`, `padding`."""
     add_bos: bool
-    """Whether a chat begins with BOS, be it written by the template."""
+    """Whether a chat begins with BOS."""
     space_prefix: bool
     strips: bool
-    """Whether white space after control tokens is dropped, which llama.cpp does by the model's name."""
+    """Whether white space after control tokens is dropped; llama.cpp decides by the model's name."""
 
     def name(self, name: str) -> str:
-        """The model's name, in which llama.cpp looks for how white space after control tokens is treated."""
+        """The model's name, from which llama.cpp infers how to treat white space after control tokens."""
         bare = re.sub(r"phi-?3", "phi 3", name, flags=re.I)
         return f"{_STRIPPED} {bare}" if self.strips else bare
 
 
 def vocabulary(tokenizer: Any, rows: int, ends: Sequence[int]) -> Vocabulary:
-    """What a tokenizer is in GGUF.
+    """A tokenizer in the terms of GGUF.
 
     Args:
-        tokenizer: a fast tokenizer with the chat template that will be served.
+        tokenizer: a fast tokenizer with the served chat template.
         rows: rows of the model's embedding.
         ends: the ids at which a reply stops.
 
     Raises:
-        ModelError: llama.cpp would make other ids of a text, or not stop where the model does.
+        ModelError: llama.cpp would encode a text to other ids, or not stop where the model stops.
     """
     held = json.loads(tokenizer.backend_tokenizer.to_str())
     model = held["model"]
@@ -121,7 +121,7 @@ def _tokens(names: Mapping[str, int], added: Mapping[int, Any], rows: int) -> tu
     for index, token in added.items():
         if token.lstrip or token.single_word:
             raise ModelError(
-                f"no GGUF for a tokenizer whose {token.content} depends on what stands around it", OTHER
+                f"no GGUF for a tokenizer whose {token.content} depends on the text around it", OTHER
             )
         types[index] = CONTROL if token.special else USER
     if len(set(tokens)) != rows:
@@ -132,7 +132,7 @@ def _tokens(names: Mapping[str, int], added: Mapping[int, Any], rows: int) -> tu
 
 
 def _strips(added: Mapping[int, Any]) -> bool:
-    """Whether control tokens swallow white space after them: all of Phi-3's do, or none."""
+    """Whether control tokens include the white space after them: all of Phi-3's do, else none may."""
     every = {token.content for token in added.values()}
     swallow = {token.content for token in added.values() if token.rstrip}
     if not swallow:
@@ -153,7 +153,7 @@ def _begins_with_bos(tokenizer: Any) -> bool:
 
 
 def _special(tokenizer: Any, names: Mapping[str, int], ends: Sequence[int]) -> dict[str, int]:
-    """The named ids. END is `eom`; another token that ends a turn without llama.cpp knowing its name is `eot`."""
+    """The named ids. END is `eom`; another token that ends a turn and that llama.cpp does not know is `eot`."""
     texts = {index: name for name, index in names.items()}
     eos = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else next(iter(ends), None)
     if eos is None:
@@ -181,7 +181,7 @@ def _special(tokenizer: Any, names: Mapping[str, int], ends: Sequence[int]) -> d
 def _pre_tokenizer(held: Mapping[str, Any]) -> str:
     """llama.cpp's name for how a byte-level BPE splits a text before merging."""
     normalizer = (held["normalizer"] or {}).get("type")
-    # NFC leaves nearly everybody's text as it is; llama.cpp does not apply it.
+    # NFC changes almost no text; llama.cpp does not apply it.
     if normalizer not in (None, "NFC"):
         raise ModelError(f"no GGUF for a byte-level tokenizer that normalizes by {normalizer}", OTHER)
     step = held["pre_tokenizer"] or {}
@@ -201,7 +201,7 @@ def _pre_tokenizer(held: Mapping[str, Any]) -> str:
 
 
 def _isolates(step: Mapping[str, Any]) -> bool:
-    """Whether a step cuts a text into what its pattern matches (our patterns leave nothing between)."""
+    """Whether a step splits a text into the matches of its pattern (our patterns match everything)."""
     how = (step.get("behavior"), step.get("invert"))
     return step.get("type") == "Split" and how in (("Isolated", False), ("Removed", True))
 
@@ -213,7 +213,7 @@ def _pairs(model: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _space_prefix(held: Mapping[str, Any], tokenizer: Any) -> bool:
-    """Whether a space is put before a text and after every control token; before a text alone cannot be said."""
+    """Whether a space is put before a text and after every control token; GGUF cannot express a space before a text only."""
     normalizer, pre = held["normalizer"], held["pre_tokenizer"]
     steps = [] if normalizer is None else normalizer.get("normalizers", [normalizer])
     prepend = {"type": "Prepend", "prepend": "▁"}
@@ -226,7 +226,7 @@ def _space_prefix(held: Mapping[str, Any], tokenizer: Any) -> bool:
 
 
 def _metaspace(scheme: str, tokenizer: Any) -> bool:
-    """The same of a pre-tokenizer that puts no space before a text which begins with one; llama.cpp does."""
+    """The same for a pre-tokenizer that adds no space to a text that begins with a space; llama.cpp adds one."""
     marks = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
     said = [{"role": role, "content": " x"} for role in ("user", "assistant", "user")]
     text = str(tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True))
@@ -241,7 +241,7 @@ def _metaspace(scheme: str, tokenizer: Any) -> bool:
 
 
 def _scores(model: Mapping[str, Any], tokens: Sequence[str], added: Mapping[int, Any]) -> list[float]:
-    """Minus the place of the merge that makes a piece; pieces that no merge makes come last."""
+    """Minus the rank of the merge that makes a piece; pieces that no merge makes come last."""
     merges = {pair: rank for rank, pair in enumerate(_pairs(model))}
     pieces = set(tokens) - {token.content for token in added.values()}
     made: dict[str, list[int]] = {}
@@ -254,7 +254,7 @@ def _scores(model: Mapping[str, Any], tokens: Sequence[str], added: Mapping[int,
 def _refuse_other_merges(
     pieces: set[str], merges: Mapping[tuple[str, str], int], made: Mapping[str, list[int]]
 ) -> None:
-    """Refuse merges that are not what merging by score does: every way to a piece, the ways to one piece together."""
+    """Refuse merges that differ from merging by score: every way to make a piece must be a merge, with adjacent ranks."""
     for piece in pieces:
         if re.fullmatch(r"<0x[0-9A-F]{2}>", piece):
             continue

@@ -1,7 +1,7 @@
 """An Ollama Modelfile: the frame of a model's conversations as a Go template, its system text, and its stops.
 
-Ollama does not read the Jinja template inside a GGUF file. What is written here is that template's frame, read by
-marks as in training: what opens and closes each side's turn, and what generation starts from.
+Ollama does not read the Jinja template inside a GGUF file. The Modelfile has that template's frame, found by marks as in
+training: the opening and the end of each side's turn, and the text that generation starts from.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from maieutic.chat_templates.templates import KEEP, ChatFrames, template_text
 from maieutic.core import prompts
 from maieutic.core.errors import RenderError
 from maieutic.core.messages import Message, Role
-from maieutic.serving.export.opened import Opened
+from maieutic.serving.checkpoint import Opened
 
 MOST = 8192
-"""Tokens of context that are asked for, at most: Ollama sets memory aside for all of them."""
+"""Context that the Modelfile requests at most: Ollama reserves memory for all of it."""
 
 
 class Frame(NamedTuple):
-    """The texts around what is said."""
+    """The texts around the turns' contents."""
 
     system: tuple[str, str]
-    """Before a system text, and between it and the user's first words (or the assistant's)."""
+    """Before a system text, and between it and the first turn's text."""
     first: str
-    """Before the user's first words, where there is no system text."""
+    """Before the user's first text, where there is no system text."""
     opens: dict[Role, str]
     closes: dict[Role, str]
     """At the end of each side's turn."""
     asks: str
-    """After the last turn: what opens the turn that is generated."""
+    """After the last turn: the opening of the generated turn."""
     asks_first: str
-    """The same before any turn."""
+    """The same where there is no turn."""
     asks_after_system: str
 
 
@@ -42,12 +42,12 @@ def modelfile(model: Opened, context: int, adds_bos: bool) -> str:
     """The Modelfile for `model.gguf` beside it.
 
     Args:
-        model: what was exported.
+        model: the exported model.
         context: tokens a conversation may have.
         adds_bos: Ollama puts BOS before the prompt, so the template must not.
 
     Raises:
-        RenderError: the chat template writes a turn by more than its side, which this form cannot say.
+        RenderError: the chat template writes a turn depending on more than its role, which a Modelfile cannot express.
     """
     template, system = model.frame
     frame = own_frame(model, template) if template in ("dyadic", "plain") else chat_frame(model)
@@ -87,7 +87,7 @@ def chat_frame(model: Opened) -> Frame:
         or not to_assistant.startswith(closes[user])
         or not to_user.startswith(closes[assistant])
     ):
-        raise RenderError("the chat template writes a turn by what stands around it", KEEP)
+        raise RenderError("the chat template writes a turn depending on its neighbours", KEEP)
     opens = {
         user: to_user.removeprefix(closes[assistant]),
         assistant: to_assistant.removeprefix(closes[user]),
@@ -103,7 +103,7 @@ def chat_frame(model: Opened) -> Frame:
 
 
 def _opening(frames: ChatFrames, side: Role) -> str:
-    """What opens a turn, without the spaces that are drawn with its first word."""
+    """The opening of a turn, without the spaces that are part of the first token."""
     said = [Message(role=Role.USER, content="x"), Message(role=Role.ASSISTANT, content="x")]
     before = said if side == Role.USER else said[:1]
     written = "".join(piece.text for piece in frames.pieces(before)).removesuffix(frames.tail)
@@ -133,7 +133,7 @@ def own_frame(model: Opened, template: str | None) -> Frame:
 
 
 def go_template(frame: Frame) -> str:
-    """The frame in Go's template language; `.Messages` holds the system turn too."""
+    """The frame in Go's template language; `.Messages` includes the system turn."""
     user, assistant = Role.USER, Role.ASSISTANT
     before, after = (_verbatim(text) for text in frame.system)
     opens = {role: _verbatim(text) for role, text in frame.opens.items()}
@@ -152,7 +152,7 @@ def go_template(frame: Frame) -> str:
 
 
 def _verbatim(text: str) -> str:
-    """A text inside a Go template: as it is, or as a string where it would be read as a tag."""
+    """A text inside a Go template: unchanged, or as a string constant where it would be read as a tag."""
     return f"{{{{ {json.dumps(text, ensure_ascii=False)} }}}}" if "{{" in text else text
 
 
@@ -160,6 +160,6 @@ def _quoted(text: str) -> str:
     """A text of several lines in a Modelfile."""
     if '"""' in text:
         raise RenderError(
-            'a text holds """, which a Modelfile cannot quote', "Take it out of the template or system text."
+            'a text contains """, which a Modelfile cannot quote', "Take it out of the template or system text."
         )
     return f'"""{text}"""'
