@@ -15,11 +15,11 @@ from loopback import Loopback
 from typer.testing import CliRunner
 
 from maieutic.chat_templates import END
-from maieutic.cli import models as room
+from maieutic.cli import generate
 from maieutic.core import errors
 from maieutic.core.messages import Role, Sampling
 from maieutic.models import ChatModel, ModelOptions, load, transport
-from maieutic.rollouts.chat import Chatted, Terminal, chat
+from maieutic.rollouts.chat import Chat, ChatResult, Terminal, chat
 
 
 class Person:
@@ -30,14 +30,14 @@ class Person:
         self.shown: list[str] = []
         self.notes: list[str] = []
 
-    def meets(self, model: ChatModel, role: Role | None = None) -> Chatted:
+    def meets(self, model: ChatModel, role: Role | None = None) -> ChatResult:
         terminal = Terminal(
             lambda: self.lines.pop(0) if self.lines else None, self.shown.append, self.notes.append
         )
         return chat(model, terminal, role, Sampling(seed=100))
 
 
-def texts(held: Chatted) -> list[tuple[str, str]]:
+def texts(held: ChatResult) -> list[tuple[str, str]]:
     return [(turn.role.value, turn.content) for turn in held.messages]
 
 
@@ -64,7 +64,7 @@ def test_a_server_answers_piece_by_piece() -> None:
     ]
     assert "".join(person.shown) == "What have you tried?And then?" and len(person.shown) > 6
     assert [seen.body["seed"] for seen in server.chats] == [100, 102]
-    assert not held.ended and held.owed is None
+    assert not held.ended and held.failure is None
 
 
 def test_a_model_that_speaks_the_user_opens_and_may_end(tmp_path: Path) -> None:
@@ -90,13 +90,13 @@ def test_a_served_simulator_ends_by_its_token() -> None:
     assert "<|" not in "".join(person.shown)
 
 
-def test_a_passing_fault_leaves_the_turn_owed() -> None:
+def test_a_passing_fault_leaves_the_turn_pending() -> None:
     with Loopback("fine", faults=[500, 500, None, 500, 500, 500, 500]) as server:
         person = Person("one", "", "two", "three")
         held = person.meets(load(server.spec, ModelOptions(attempts=2)))
         assert [seen.body["messages"][-1]["content"] for seen in server.chats][-2:] == ["three", "three"]
     assert texts(held) == [("user", "one"), ("assistant", "fine")]
-    assert isinstance(held.owed, errors.Unreachable)
+    assert held.failure is not None and server.url in held.failure
     assert len(person.notes) == 3 and len(person.notes[0].splitlines()) == 3
 
 
@@ -114,7 +114,7 @@ def test_a_final_fault_ends_it() -> None:
 def command(*arguments: str, said: str) -> object:
     app = typer.Typer()
     app.callback()(lambda: None)
-    room.register(app)
+    generate.add({"": app}, (Chat,), {})
     return CliRunner().invoke(app, ["chat", *arguments], input=said)
 
 
@@ -147,12 +147,8 @@ def test_a_wrong_call_is_exit_2(wrong: list[str]) -> None:
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     """A real process: standard input in no encoding, standard output in ASCII."""
     (tmp_path / "s.txt").write_text("naïve 🙂\n", encoding="utf-8")
-    code = (
-        "import typer; from maieutic.cli import models; app = typer.Typer(); app.callback()(lambda: None); "
-        "models.register(app); app()"
-    )
     done = subprocess.run(
-        [sys.executable, "-c", code, "chat", f"script/{tmp_path / 's.txt'}"],
+        [sys.executable, "-m", "maieutic", "chat", f"script/{tmp_path / 's.txt'}"],
         input=b"\xff\xfe\n",
         capture_output=True,
         env={**os.environ, "PYTHONIOENCODING": "ascii:strict"},

@@ -12,6 +12,7 @@ import gguf
 import gotext
 import pytest
 import torch
+from exporting import export
 from shapes import PHI3, pieces, shaped
 from tiny import CHATML, tiny_checkpoint, tiny_tokenizer
 from tokenizers_of_ours import TEMPLATES, tokenizer
@@ -21,8 +22,8 @@ from maieutic.core.errors import MissingInput, ModelError, NoTemplate, RenderErr
 from maieutic.core.messages import Conversation, Message
 from maieutic.data.corpus import write_corpus
 from maieutic.models.weights import quiet
-from maieutic.serving.export import export, opened
-from maieutic.serving.export.ollama import modelfile
+from maieutic.serving.checkpoint import open_checkpoint
+from maieutic.serving.ollama import modelfile
 from maieutic.train.config import SftConfig
 from maieutic.train.sft import sft
 
@@ -99,8 +100,8 @@ def test_an_adapter_is_merged_into_its_base(lora_run: Path, tmp_path: Path) -> N
         ours, theirs = (loaded(folder)(ids).logits for folder in (tmp_path / "out", lora_run / "model"))
     assert torch.allclose(ours, theirs, atol=1e-5)
     assert asked(tmp_path / "out", TALK) == asked(lora_run / "model", TALK)
-    whole = export(str(lora_run / "model"), "gguf", tmp_path / "whole").out
-    merged = export(str(lora_run / "adapter"), "gguf", tmp_path / "merged").out
+    whole = Path(export(str(lora_run / "model"), "gguf", tmp_path / "whole").run)
+    merged = Path(export(str(lora_run / "adapter"), "gguf", tmp_path / "merged").run)
     assert sorted(path.name for path in merged.parent.iterdir()) == ["README.md", "model.gguf"]
     assert (merged.parent / "README.md").read_bytes() == (lora_run / "model" / "README.md").read_bytes()
     for one, two in zip(gguf.GGUFReader(whole).tensors, gguf.GGUFReader(merged).tensors, strict=True):
@@ -138,7 +139,7 @@ def test_published_checkpoints_by_template_and_system(
     talk = TALK if role == "user" else TALK[:-1]
     if shape == "llama" or template == "file":  # the frames of Llama's own kind are encoded apart in training
         assert asked(tmp_path / "out", talk) == prompt_ids(turns(talk), made, role, named, text)
-    again = opened(str(tmp_path / "out"))
+    again = open_checkpoint(str(tmp_path / "out"))
     assert (again.role, again.frame.system) == (role, text)
     assert again.frame.template == (None if template == "file" else template)
     ids = torch.tensor([asked(tmp_path / "out", talk)])
@@ -153,7 +154,7 @@ def test_a_model_of_both_sides_is_served_as_either(tmp_path: Path) -> None:
         out = tmp_path / role
         assert export(str(folder), "merged", out, role=asked_for).role == role
         assert json.loads((out / "maieutic.json").read_text())["role"] == kept
-        assert opened(str(out)).role == role
+        assert open_checkpoint(str(out)).role == role
         assert asked(out, TALK) == prompt_ids(turns(TALK), tiny_tokenizer(), role)
 
 
@@ -186,7 +187,7 @@ def served(shape: str, role: str, folder: Path) -> tuple[Any, str]:
     made = tokenizer.__wrapped__("bytes", shape if shape not in ("dyadic", "plain") else "chatml")
     template = shape if shape in ("dyadic", "plain") else None
     add_end(made)
-    held = opened(str(shaped("llama", folder, made)), template, role=role)
+    held = open_checkpoint(str(shaped("llama", folder, made)), template, role=role)
     return held, modelfile(held, 4096, adds_bos=False)
 
 
@@ -262,7 +263,7 @@ def test_the_command(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {
-        "out": str(tmp_path / "out" / "model.gguf"), "role": "user", "stops": ["<|im_end|>"], "context": 2048
+        "run": str(tmp_path / "out" / "model.gguf"), "role": "user", "stops": ["<|im_end|>"], "context": 2048
     }  # fmt: skip
     wrong = maieutic("export", folder, "--to", "merged", "--quantize", "q8_0", "--out", tmp_path / "new")
     assert wrong.returncode == 2

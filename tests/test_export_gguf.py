@@ -11,13 +11,13 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from exporting import export
 from shapes import LLAMA3, SHAPES, pieces, shaped, splitting
 from tiny import CHATML, tiny_checkpoint, tiny_tokenizer
 from tokenizers_of_kinds import of_kind
 
 from maieutic.chat_templates import END, add_end
 from maieutic.core.errors import MaieuticError, ModelError
-from maieutic.serving.export import export
 
 INNER = {
     "input_layernorm": "attn_norm",
@@ -64,7 +64,7 @@ def weights(folder: Path) -> dict[str, np.ndarray]:
 def written(folder: Path, out: Path, **more: Any) -> Any:
     done = export(str(folder), "gguf", out, **more)
     assert sorted(path.name for path in out.iterdir() if path.name.startswith(".")) == []
-    return gguf.GGUFReader(done.out)
+    return gguf.GGUFReader(Path(done.run))
 
 
 def value(reader: Any, key: str) -> Any:
@@ -79,7 +79,7 @@ def shape(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.mark.parametrize("precision", ["f16", "q8_0", "q4_0"])
 def test_every_tensor_is_there_in_its_place(shape: tuple[str, Path], tmp_path: Path, precision: str) -> None:
     kind, folder = shape
-    reader = written(folder, tmp_path / "out", precision=precision)
+    reader = written(folder, tmp_path / "out", quantize=precision)
     expected = {}
     for name, weight in weights(folder).items():
         if kind in ("llama", "mistral") and name.endswith(("q_proj.weight", "k_proj.weight")):
@@ -168,7 +168,7 @@ def test_attention_that_slides_bounds_the_context(tmp_path: Path) -> None:
     folder = shaped("mistral", tmp_path / "model", sliding_window=64)
     done = export(str(folder), "gguf", tmp_path / "out")
     assert done.context == 64
-    assert value(gguf.GGUFReader(done.out), "llama.context_length") == 64
+    assert value(gguf.GGUFReader(Path(done.run)), "llama.context_length") == 64
     folder = shaped("qwen2", tmp_path / "other", sliding_window=64, use_sliding_window=False)
     assert export(str(folder), "gguf", tmp_path / "more").context == 256
 
@@ -252,7 +252,7 @@ def refused(folder: Path, out: Path, wrong: str, kind: type[MaieuticError] = Mod
             {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}},
             "rotary scaling 'dynamic'",
         ),
-        ("phi3", {"num_attention_heads": 3, "num_key_value_heads": 3}, "heads are not as wide"),
+        ("phi3", {"num_attention_heads": 3, "num_key_value_heads": 3}, "heads together"),
     ],
 )
 def test_settings_that_would_come_out_wrong(
@@ -291,14 +291,14 @@ def test_values_beyond_sixteen_bits_leave_nothing(tmp_path: Path) -> None:
 
     folder = tiny_checkpoint(tmp_path / "model")
     done = export(str(folder), "gguf", tmp_path / "out")
-    before = done.out.read_bytes()
+    before = Path(done.run).read_bytes()
     held = load_file(folder / "model.safetensors")
     held["model.layers.1.mlp.up_proj.weight"][3, 4] = 1e6
     save_file(held, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelError, match="beyond what 16 bits hold"):
+    with pytest.raises(ModelError, match="beyond the range of 16 bits"):
         export(str(folder), "gguf", tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.gguf"]
-    assert done.out.read_bytes() == before
+    assert Path(done.run).read_bytes() == before
 
 
 def test_rows_that_make_no_blocks_stay_in_sixteen_bits(
@@ -306,13 +306,13 @@ def test_rows_that_make_no_blocks_stay_in_sixteen_bits(
 ) -> None:
     folder = tiny_checkpoint(tmp_path / "model", hidden=48)
     held = {gguf_name(name): weight for name, weight in weights(folder).items()}
-    reader = written(folder, tmp_path / "out", precision="q8_0")
+    reader = written(folder, tmp_path / "out", quantize="q8_0")
     kinds = {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
     rows = {name: weight.shape[-1] for name, weight in held.items() if weight.ndim == 2}
     assert {kinds[name] for name, row in rows.items() if row % 32} == {"F16"}
     assert {kinds[name] for name, row in rows.items() if row % 32 == 0} == {"Q8_0"}
     few = sum(row % 32 > 0 for row in rows.values())
-    assert f"{few} of {len(rows)} matrices stay in 16 bits" in " ".join(capfd.readouterr().err.split())
+    assert f"{few} of {len(rows)} matrices keep 16 bits" in " ".join(capfd.readouterr().err.split())
 
 
 @pytest.mark.parametrize(
@@ -322,9 +322,9 @@ def test_rows_that_make_no_blocks_stay_in_sixteen_bits(
         ("wordpiece", "of type WordPiece"),
         ("prefix space", "no name for"),
         ("nfkc", "normalizes by NFKC"),
-        ("lstrip", "depends on what stands around"),
+        ("lstrip", "depends on the text around"),
         ("rstrip", "others do not"),
-        ("single word", "depends on what stands around"),
+        ("single word", "depends on the text around"),
         ("fallback nfkc", "normalizes text"),
     ],
 )

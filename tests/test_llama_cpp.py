@@ -17,6 +17,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from exporting import export
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapes import LLAMA3, MIXED, SHAPES, pieces, shaped, splitting
@@ -26,7 +27,6 @@ from trained import PUPILS, talk
 from maieutic.chat_templates import IGNORED, render
 from maieutic.core.messages import Conversation
 from maieutic.models.weights import quiet
-from maieutic.serving.export import export
 
 pytestmark = pytest.mark.slow
 torch.set_num_threads(1)
@@ -90,7 +90,7 @@ def test_logits_are_those_of_transformers(llama: Any, tmp_path: Path, case: str)
     ids = torch.randint(3, len(tokenizer()), (150,), generator=torch.Generator().manual_seed(1)).tolist()
     with torch.no_grad():
         expected = transformer(folder)(torch.tensor([ids])).logits[0]
-    with opened(llama, done.out) as held:
+    with opened(llama, Path(done.run)) as held:
         found = logits(held, ids)
     assert expected.std() > 0.5
     assert (found - expected).abs().max() < 0.05, case
@@ -108,7 +108,7 @@ def test_phi_3_s_two_lists_of_factors(llama: Any, tmp_path: Path, length: int) -
     ids = torch.randint(3, 300, (length,), generator=torch.Generator().manual_seed(1)).tolist()
     with torch.no_grad():
         expected = transformer(folder)(torch.tensor([ids])).logits[0]
-    with opened(llama, done.out, 256 if length < 256 else 512) as held:
+    with opened(llama, Path(done.run), 256 if length < 256 else 512) as held:
         assert (logits(held, ids) - expected).abs().max() < 0.05
 
 
@@ -134,7 +134,7 @@ def test_ids_are_those_of_the_tokenizer(
     tokenizer = TOKENIZERS[kind]()
     folder = tmp_path_factory.mktemp("ids")
     done = export(str(shaped("llama", folder / "model", tokenizer)), "gguf", folder / "out")
-    held = llama.Llama(str(done.out), vocab_only=True, verbose=False)
+    held = llama.Llama(str(Path(done.run)), vocab_only=True, verbose=False)
 
     def check(text: str) -> None:
         rows = [{"role": "user", "content": text}, {"role": "assistant", "content": "So " + text}]
@@ -182,8 +182,8 @@ def test_eight_bits_cost_less_than_a_hundredth(llama: Any, simulator: Path, tmp_
         plain = perplexity(lambda ids: model(torch.tensor([ids])).logits[0])
     found = {}
     for precision in ("f16", "q8_0"):
-        done = export(str(simulator), "gguf", tmp_path / precision, precision=precision)
-        with opened(llama, done.out, 512) as held:
+        done = export(str(simulator), "gguf", tmp_path / precision, quantize=precision)
+        with opened(llama, Path(done.run), 512) as held:
             found[precision] = perplexity(lambda ids, held=held: logits(held, ids))
     assert plain > 1.005
     assert found["f16"] == pytest.approx(plain, rel=0.001)
@@ -193,9 +193,9 @@ def test_eight_bits_cost_less_than_a_hundredth(llama: Any, simulator: Path, tmp_
 def test_a_killed_export_leaves_the_old_file_or_the_new(tmp_path: Path) -> None:
     """SIGKILL at moments all over an export: there is no file, or a whole one."""
     folder = tiny_checkpoint(tmp_path / "model", hidden=256, layers=16)
-    size = export(str(folder), "gguf", tmp_path / "whole").out.stat().st_size
-    code = "import sys; from pathlib import Path; from maieutic.serving.export import export; print('go', flush=True)\n"
-    code += "export(sys.argv[1], 'gguf', Path(sys.argv[2]))"
+    size = Path(export(str(folder), "gguf", tmp_path / "whole").run).stat().st_size
+    code = "import sys; from maieutic.serving.export import Export; print('go', flush=True)\n"
+    code += "Export(model=sys.argv[1], to='gguf').run(sys.argv[2])"
     seen = set()
     for number in range(4):
         out = tmp_path / f"out{number}"
@@ -217,6 +217,6 @@ def test_a_killed_export_leaves_the_old_file_or_the_new(tmp_path: Path) -> None:
         seen.add(file.exists())
         if file.exists():
             assert len(gguf.GGUFReader(file).tensors) == 16 * 9 + 3
-        assert export(str(folder), "gguf", out).out.stat().st_size == size
+        assert Path(export(str(folder), "gguf", out).run).stat().st_size == size
         assert [path.name for path in out.iterdir()] == ["model.gguf"]
     assert False in seen

@@ -18,7 +18,6 @@ from maieutic.chat_templates.turns import fit
 from maieutic.core.errors import (
     BadMask,
     EmptyCorpus,
-    InputError,
     MissingInput,
     RunConflict,
     UnstablePrefix,
@@ -26,7 +25,7 @@ from maieutic.core.errors import (
 from maieutic.core.messages import Role
 from maieutic.core.store import read_json
 from maieutic.models.weights import Framing
-from maieutic.train.mask import tokenizer_hash, write_masks
+from maieutic.train.mask import Mask, tokenizer_hash, write_masks
 
 
 def chat(number: int, turns: int = 4, **more) -> dict:
@@ -54,7 +53,8 @@ def forked():
 
 
 def write(path: Path, tok, role: str, out: Path, template: str | None = None, **more):
-    return write_masks(path, tok, role, out, Framing(template, None), **more)
+    step = Mask(data=path, model="", role=role, template=template, **more)
+    return write_masks(step, tok, Framing(template, None), out)
 
 
 def fresh():
@@ -72,7 +72,7 @@ def test_the_rows_are_those_of_render(tmp_path):
     assert data["labels"][:] == [one.labels for one in expected]
     assert str(data.features["labels"]) == str(data.features["input_ids"])
     assert "int32" in str(data.features)
-    held = made.manifest
+    held = made.counts
     assert held["rows"] == 40
     assert held["tokens"] == sum(map(len, data["input_ids"]))
     assert held["supervised"] == sum(one.supervised for one in expected)
@@ -87,7 +87,7 @@ def test_it_is_made_once_and_another_call_is_refused_with_what_differs(tmp_path)
     before = {file.name: file.stat().st_mtime_ns for file in out.iterdir()}
     again = write(path, tok, "user", out)
     assert not again.new
-    assert again.manifest["rows"] == 2
+    assert again.counts["rows"] == 2
     assert {file.name: file.stat().st_mtime_ns for file in out.iterdir()} == before
     with pytest.raises(RunConflict, match=r"role \("):
         write(path, tok, "assistant", out)
@@ -108,7 +108,7 @@ def test_end_in_the_tokenizer_is_no_other_tokenizer(tmp_path):
     tok = fresh()
     before = tokenizer_hash(tok)
     path = corpus(tmp_path / "c.jsonl", [chat(1, ended=True)])
-    assert write(path, tok, "user", tmp_path / "out").manifest["ends"] == 1
+    assert write(path, tok, "user", tmp_path / "out").counts["ends"] == 1
     assert end_id(tok) is not None
     assert tokenizer_hash(tok) == before
     assert not write(path, tok, "user", tmp_path / "out").new
@@ -122,7 +122,7 @@ def test_what_cannot_be_trained_on_is_left_out_and_counted(tmp_path):
         chat(6, turns=1),
     ]
     made = write(corpus(tmp_path / "c.jsonl", rows), fresh(), "user", tmp_path / "out", max_length=40)
-    counts = {name: made.manifest[name] for name in ("rows", "without_turn", "too_long")}
+    counts = {name: made.counts[name] for name in ("rows", "without_turn", "too_long")}
     assert counts == {"rows": 1, "without_turn": 1, "too_long": 1}
 
 
@@ -180,7 +180,7 @@ def _no_eos(tok) -> None:
 def test_what_is_no_corpus(tmp_path):
     with pytest.raises(MissingInput):
         write(tmp_path / "none.jsonl", fresh(), "user", tmp_path / "out")
-    with pytest.raises(InputError):
+    with pytest.raises(ValueError, match="role"):
         write(corpus(tmp_path / "c.jsonl", [chat(1)]), fresh(), "system", tmp_path / "out")
     with pytest.raises(EmptyCorpus):
         write(corpus(tmp_path / "e.jsonl", ["{broken"]), fresh(), "user", tmp_path / "out2")
@@ -255,7 +255,7 @@ def test_the_start_or_the_end_is_kept(tmp_path):
     whole = len(render(Conversation.model_validate(row), fresh(), "user").input_ids)
     for keep, ends in (("start", 0), ("end", 1)):
         made = write(path, fresh(), "user", tmp_path / keep, max_length=whole // 2, keep=keep)
-        assert (made.manifest["shortened"], made.manifest["ends"]) == (1, ends)
+        assert (made.counts["shortened"], made.counts["ends"]) == (1, ends)
         text = fresh().decode(loaded(tmp_path / keep)[0]["input_ids"])
         assert ("turn 3.0" in text, "turn 3.7" in text) == (keep == "start", keep == "end")
         ids = loaded(tmp_path / keep)[0]["input_ids"]

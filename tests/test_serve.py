@@ -158,16 +158,16 @@ def test_a_server_that_breaks_says_so(tmp_path: Path, engine: Path) -> None:
 
 def test_a_taken_port_a_missing_engine_and_a_missing_template(tmp_path: Path, engine: Path) -> None:
     from maieutic.core.errors import InputError, MissingExtra, NoTemplate
-    from maieutic.serving.server import arguments, serve
+    from maieutic.serving.server import Serve, arguments
 
     folder = tiny_checkpoint(tmp_path / "model")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(InputError, match="cannot be listened on"):
-            serve(str(folder), "transformers", port=taken.getsockname()[1])
+            Serve(model=str(folder), engine="transformers", port=taken.getsockname()[1]).serve()
     with pytest.raises(InputError, match="cannot be listened on"):
-        serve(str(folder), "transformers", host="no.such.host.invalid")
+        Serve(model=str(folder), engine="transformers", host="no.such.host.invalid").serve()
     with (
         pytest.MonkeyPatch.context() as patch,
         pytest.raises(MissingExtra, match="vllm is not installed") as caught,
@@ -177,5 +177,5 @@ def test_a_taken_port_a_missing_engine_and_a_missing_template(tmp_path: Path, en
     assert "pip install" in caught.value.hint
     (folder / "chat_template.jinja").unlink()
     with pytest.raises(NoTemplate) as refused:
-        serve(str(folder))
+        Serve(model=str(folder)).serve()
     assert "export --to merged" in refused.value.hint

@@ -17,6 +17,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 import torch
+from exporting import export
 from trained import PUPILS, talk
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -24,7 +25,6 @@ from maieutic.chat_templates import prompt_ids
 from maieutic.core.messages import Finish, Message, Role, Sampling
 from maieutic.models import load
 from maieutic.models.weights import quiet
-from maieutic.serving.export import export
 
 pytestmark = pytest.mark.slow
 
@@ -146,7 +146,7 @@ def test_llama_cpp_s_server(simulator: Path, adapted: Path, tmp_path: Path, sour
     done = export(str(model), "gguf", tmp_path / "out")
     port = free()
     words = {
-        "model": done.out,
+        "model": Path(done.run),
         "host": "127.0.0.1",
         "port": port,
         "n_ctx": 512,

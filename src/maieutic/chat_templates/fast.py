@@ -2,9 +2,9 @@
 
 gigatoken encodes byte-level BPE tens of times faster than `tokenizers` does. It is used where it is installed, reads
 this tokenizer, and agrees with it on texts that hold every kind of character, digit, space and contraction in every
-neighbourhood of two; while it is used, one text in so many is encoded by both, and the first that differs ends its use
-for good. Texts that spell a token added to the vocabulary, and texts that a normalizer would change, always go to the
-tokenizer itself.
+neighbourhood of two; while it is used, one text in so many is encoded by both, and the first that differs ends its
+use for good. Texts that spell a token added to the vocabulary, and texts that a normalizer would change, always go to
+the tokenizer itself.
 """
 
 from __future__ import annotations

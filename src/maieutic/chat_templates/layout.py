@@ -1,9 +1,9 @@
 """An order of roles → how such conversations are written, and a plan of their ids.
 
 A layout is pieces of text whose contents are still missing; the layouts of our own two frames are here. A plan holds
-the ids of the frame, made once, with holes for the ids of the texts: with a plan, rendering a conversation is encoding
-its texts and concatenating arrays. There is no plan where a stretch of text belongs to several turns at once (frames
-without control tokens); such conversations are encoded separately, with offsets.
+the ids of the frame, made once, with holes for the ids of the texts: with a plan, rendering a conversation is
+encoding its texts and concatenating arrays. There is no plan where a stretch of text belongs to several turns at once
+(frames without control tokens); such conversations are encoded separately, with offsets.
 """
 
 from __future__ import annotations

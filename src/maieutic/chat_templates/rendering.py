@@ -1,15 +1,16 @@
 """Conversation + role → token ids and labels.
 
 The loss is on exactly one side's text and the token that ends its turn, and on END where a person ended the
-conversation. Ids are made in one pass over the conversation, and the ids that a model generates from are, id for id, a
-prefix of the ids that it was trained on.
+conversation. Ids are made in one pass over the conversation, and the ids that a model generates from are, id for id,
+a prefix of the ids that it was trained on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from itertools import pairwise
+from html import escape
+from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,8 +29,12 @@ from maieutic.chat_templates.layout import (
     until_opening,
 )
 from maieutic.chat_templates.templates import ChatFrames, template_text
+from maieutic.core.console import shown
 from maieutic.core.errors import BadMask, InputError, NoTemplate, RenderError, UnstablePrefix
 from maieutic.core.messages import Conversation, Message, Role
+
+_IN_LOSS = "background: #cfeccf; color: #063; font-weight: 600"
+_NOT_IN_LOSS = "color: #777"
 
 IGNORED = -100
 """The label of a token outside the loss."""
@@ -57,6 +62,29 @@ class Rendered(NamedTuple):
     def supervised(self) -> int:
         """Tokens in the loss."""
         return len(self.labels) - self.labels.count(IGNORED)
+
+    def stretches(self, tokenizer: Any) -> list[tuple[str, bool]]:
+        """The text in stretches, each with whether its tokens are in the loss."""
+        pairs = zip(self.input_ids, self.labels, strict=True)
+        return [
+            (tokenizer.decode([token for token, _ in stretch]), supervised)
+            for supervised, stretch in groupby(pairs, key=lambda pair: pair[1] != IGNORED)
+        ]
+
+
+class RenderedText(Rendered):
+    """A rendered conversation with its tokenizer, so that a notebook shows the text."""
+
+    tokenizer: Any = None
+
+    def _repr_html_(self) -> str:
+        """The text; tokens in the loss are coloured."""
+        spans = [
+            f'<span style="{_IN_LOSS if supervised else _NOT_IN_LOSS}">{escape(shown(text))}</span>'
+            for text, supervised in self.stretches(self.tokenizer)
+        ]
+        head = f"{self.supervised} of {len(self.labels)} tokens in the loss"
+        return f'<div>{head}</div><pre style="white-space: pre-wrap">{"".join(spans)}</pre>'
 
 
 class Columns(NamedTuple):
@@ -383,7 +411,9 @@ def render(
     Raises:
         NoTemplate, UnstablePrefix, BadMask, RenderError: said with what to do.
     """
-    return renderer(tokenizer, template, system).render(conversation, role, end)
+    rendered = RenderedText(*renderer(tokenizer, template, system).render(conversation, role, end))
+    rendered.tokenizer = tokenizer
+    return rendered
 
 
 def render_many(

@@ -87,8 +87,12 @@ def steps() -> tuple[type[Step], ...]:
     """The steps that have a command, in the order of `--help`."""
     from maieutic.recipes.runner import Run
     from maieutic.recipes.steps import STEPS
+    from maieutic.rollouts.chat import Chat
+    from maieutic.serving.export import Export
+    from maieutic.serving.server import Serve
+    from maieutic.train.mask import Mask
 
-    return (Run, *STEPS)
+    return (Run, *STEPS, Mask, Chat, Export, Serve)
 
 
 def gather() -> None:
@@ -99,8 +103,6 @@ def gather() -> None:
         generate,
         intents,
         judge,
-        mask,
-        models,
         play,
         recipe,
         report,
@@ -110,7 +112,7 @@ def gather() -> None:
 
     if app.registered_commands:
         return
-    for room in (recipe, data, mask, intents, train, simulate, judge, play, evals, report, models):
+    for room in (recipe, data, intents, train, simulate, judge, play, evals, report):
         room.register(app)
     # Groups that still have hand-written commands: generated ones are added to them.
     apps = {

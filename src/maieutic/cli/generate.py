@@ -235,7 +235,9 @@ def _common(kind: type[Step], hidden: int) -> Iterator[inspect.Parameter]:
             raise typer.Exit
 
     yield parameter(
-        "out", Path | None, typer.Option("--out", "-o", help=kind.out_help or _OUT[kind.writes], show_default=False)
+        "out",
+        Path | None,
+        typer.Option("--out", "-o", help=kind.out_help or _OUT[kind.writes], show_default=False),
     )
     yield parameter(
         "config", Path | None, typer.Option(help="YAML file of settings; options win.", show_default=False)

@@ -9,8 +9,8 @@
     baseline/NAME            a tutor of fixed texts: tutors that must not win, and controls
     student/NAME_OR_FILE     a scripted student: phrases and probabilities from a file
 
-Every request is asynchronous, so that thousands of dialogues advance independently; a local model decodes the requests
-that wait together in batches.
+Every request is asynchronous, so that thousands of dialogues advance independently; a local model decodes the
+requests that wait together in batches.
 """
 
 from maieutic.models.chat_model import ChatModel, ModelOptions, identity, with_problem

@@ -1,8 +1,8 @@
 """The address of a remote MODEL, and which key may be sent there.
 
 A key comes from one environment variable, which only the form of the MODEL decides, so an address in a recipe or on a
-command line never gets the key of another service. MAIEUTIC_API_KEY is sent to this machine, and beyond it only to the
-host that MAIEUTIC_API_HOST names: a recipe's URL cannot obtain it.
+command line never gets the key of another service. MAIEUTIC_API_KEY is sent to this machine, and beyond it only to
+the host that MAIEUTIC_API_HOST names: a recipe's URL cannot obtain it.
 """
 
 from __future__ import annotations

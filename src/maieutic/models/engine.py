@@ -1,9 +1,9 @@
 """Decoding over token ids, in batches, for any causal language model of transformers.
 
 Rows join and leave while the batch runs. A new request is prefilled separately and its cache is joined to the running
-cache, padded on the left; a finished row leaves at once, so a step costs what the running rows cost. Requests with the
-same prompt share one prefill, also when some arrive later. Each row draws from its own random numbers, so its text
-depends on its seed and not on its neighbours, up to rounding.
+cache, padded on the left; a finished row leaves at once, so a step costs what the running rows cost. Requests with
+the same prompt share one prefill, also when some arrive later. Each row draws from its own random numbers, so its
+text depends on its seed and not on its neighbours, up to rounding.
 
 The key-value cache grows without a copy at every token. transformers' own cache makes a new tensor for each drawn
 token; with short steps that copy is most of the time (six sevenths of it for a model of 7 M parameters, 16 rows of

@@ -2,13 +2,13 @@
 
 A kind is one YAML file (those of this package are in `students/`). Its `profile` conditions a prompted student, or a
 trained simulator that was trained with profiles. Its `styles` and `chances` are the scripted student: after each turn
-of the tutor it acts by probabilities, given what the turn does. In a phrase `{{answer}}` is the problem's known answer
-and `{{attempt}}` the student's wrong solution.
+of the tutor it acts by probabilities, given what the turn does. In a phrase `{{answer}}` is the problem's known
+answer and `{{attempt}}` the student's wrong solution.
 
-The scripted student reads the whole conversation anew for each turn, so that it says the same under any concurrency and
-after any restart: its draws depend on the conversation and the sampling's seed, its style on the problem and the first
-message. The deterministic checks say what the tutor did; whether the student finds the answer is drawn. The scripted
-student proves nothing about people: it tells tutors apart where their differences are known.
+The scripted student reads the whole conversation anew for each turn, so that it says the same under any concurrency
+and after any restart: its draws depend on the conversation and the sampling's seed, its style on the problem and the
+first message. The deterministic checks say what the tutor did; whether the student finds the answer is drawn. The
+scripted student proves nothing about people: it tells tutors apart where their differences are known.
 """
 
 from __future__ import annotations

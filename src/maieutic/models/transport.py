@@ -1,7 +1,7 @@
 """HTTP to one model server: connections kept open, faults retried politely, errors in the server's own words.
 
-A call has a number of attempts and an amount of time, waiting included. A server that answers 429 is left alone by all
-callers of that server together, so that a storm is not multiplied by the number of dialogues. The machine's proxy
+A call has a number of attempts and an amount of time, waiting included. A server that answers 429 is left alone by
+all callers of that server together, so that a storm is not multiplied by the number of dialogues. The machine's proxy
 settings are not used, redirects are not followed (a key must not travel), and the key is in no error.
 
 Whether a failed attempt is final is decided by its status first, and by the server's words where the status says too

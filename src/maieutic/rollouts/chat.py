@@ -1,44 +1,67 @@
-"""Talking with a model in the terminal: one side is the model's, the other the person's.
+"""`chat`: talk with a model in the terminal; the model speaks one side, the person the other.
 
-What the model writes is shown as it comes and never interpreted. A fault that may pass leaves the
-conversation as it was and the turn still owed; any other ends it.
+The model's text is shown as it is written, and never interpreted. After a fault that may pass the conversation is
+unchanged and the turn can be requested again; any other fault ends the chat.
 """
 
 from __future__ import annotations
 
 import asyncio
+import io
+import sys
 from collections.abc import AsyncIterator, Callable
-from typing import NamedTuple, Protocol, runtime_checkable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
-from maieutic.core.errors import MaieuticError, MalformedReply, Unreachable
-from maieutic.core.messages import Finish, Message, Reply, Role, Sampling
-from maieutic.models import ChatModel
+from pydantic import Field
+
+from maieutic.core import console
+from maieutic.core.errors import InputError, MaieuticError, MalformedReply, Unreachable
+from maieutic.core.messages import Finish, Message, Reply, Role, Sampling, utf8
+from maieutic.core.settings import LocalModel, ModelSpec
+from maieutic.core.step import Result, Step
+from maieutic.core.store import write_json
+
+if TYPE_CHECKING:
+    from maieutic.models import ChatModel
 
 EXIT = "/exit"
 
 
-class Chatted(NamedTuple):
-    """A chat as it was held."""
+class ChatResult(Result):
+    """A finished chat."""
 
     messages: tuple[Message, ...]
     ended: bool
     """The model ended the conversation."""
-    owed: MaieuticError | None
-    """What kept the model from its last turn, where the person left without it."""
+    model: str
+    failure: str | None = None
+    """The error that kept the model from its last turn, where the person left without that turn."""
+
+    def json(self) -> dict[str, Any]:  # type: ignore[override]
+        """The conversation."""
+        return self.model_dump(mode="json", exclude={"run", "failure"})
+
+    def show(self) -> None:
+        """Nothing: the chat was shown while it was held."""
+
+    def failed(self) -> bool:
+        """Whether the last turn has no answer."""
+        return self.failure is not None
 
 
 class Terminal(NamedTuple):
-    """How a chat reads and shows. `ask` gives the person's line, null at the end of the input."""
+    """How a chat reads and shows. `ask` returns the person's line, null at the end of the input."""
 
     ask: Callable[[], str | None]
     show: Callable[[str], None]
-    """A piece of the model's text; an empty piece ends its turn."""
+    """Shows a piece of the model's text; an empty piece ends the turn."""
     note: Callable[[str], None]
 
 
 @runtime_checkable
 class Streaming(Protocol):
-    """A model that gives its turn as it is written."""
+    """A model that can write its turn piece by piece."""
 
     def stream(
         self, messages: list[Message], sampling: Sampling, *, role: Role, done: Callable[[Reply], None]
@@ -47,16 +70,71 @@ class Streaming(Protocol):
         ...
 
 
+class Chat(Step):
+    """Talk with a model in the terminal; replies appear as they are written.
+
+    `/exit`, the end of the input and Ctrl-C end the chat. A model that speaks the user opens the conversation.
+    """
+
+    command: ClassVar = "chat"
+    arguments: ClassVar = ("model",)
+    shown: ClassVar = (
+        "role",
+        "sampling.temperature",
+        "sampling.max_tokens",
+        "local.system",
+        "local.template",
+    )
+    flags: ClassVar = {"role": "--as"}
+    examples: ClassVar = ("maieutic chat ollama/llama3.2 --system 'Answer with a question.'",)
+    writes: ClassVar = "result"
+    out_help: ClassVar = "JSON file to write the conversation to."
+
+    model: ModelSpec = Field(description="MODEL to talk with.")
+    role: Literal["user", "assistant"] | None = Field(
+        None, description="Side that the model speaks; you speak the other; default: its trained side."
+    )
+    sampling: Sampling = Sampling()
+    local: LocalModel = LocalModel()
+
+    def check(self) -> None:
+        """Refuse a template for a served model, which has its own."""
+        if self.local.template and isinstance(self.model, str) and not self.model.startswith("hf/"):
+            raise InputError("--template is for hf/ models only", "Drop it: a server has its own template.")
+
+    def run(self, out: Path | str = "") -> ChatResult | None:
+        """Hold the chat in this process's terminal; null after Ctrl-C."""
+        from maieutic.models import load
+
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(errors="replace")
+        model = load(self.model, self.local) if isinstance(self.model, str) else self.model
+        role = Role(self.role) if self.role else model.trained_role or Role.ASSISTANT
+        interactive = sys.stdin.isatty() and not console.prints_json()
+        if interactive:
+            console.note(f"{model.id} speaks as the {role}; you are the {role.other}. {EXIT} leaves.")
+        terminal = Terminal(
+            lambda: _read_line(role.other, interactive), _printer(role, interactive), console.note
+        )
+        try:
+            result = chat(model, terminal, role, self.sampling)
+        except KeyboardInterrupt:
+            sys.stderr.write("\n")
+            return None
+        if str(out):
+            write_json(Path(out), result.json())
+        return result
+
+
 def chat(
     model: ChatModel, terminal: Terminal, role: Role | None = None, sampling: Sampling | None = None
-) -> Chatted:
+) -> ChatResult:
     """Hold a conversation until the person leaves or the model ends it.
 
     Args:
         model: the other side.
-        terminal: where the person sits.
-        role: the side the model speaks; null: the one it was trained for, else the assistant. A model that
-            speaks the user opens the conversation.
+        terminal: reads the person's lines and shows the model's text.
+        role: the side that the model speaks; null: its trained side, else the assistant.
         sampling: turn k is drawn with `seed + k`.
 
     Raises:
@@ -73,15 +151,16 @@ def chat(
 
 def _converse(
     runner: asyncio.Runner, model: ChatModel, terminal: Terminal, role: Role, sampling: Sampling
-) -> Chatted:
+) -> ChatResult:
     history: list[Message] = []
     pending: list[Message] | None = [] if role == Role.USER else None
-    owed: MaieuticError | None = None
+    failure: MaieuticError | None = None
     while True:
-        if pending is None or owed:
+        if pending is None or failure:
             line = terminal.ask()
             if line is None or line.strip() == EXIT:
-                return Chatted(tuple(history), False, owed)
+                what = failure.what if failure else None
+                return ChatResult(messages=tuple(history), ended=False, model=model.id, failure=what)
             if line.strip():
                 pending = (
                     [Message(role=role.other, content=line)] if history or role == Role.ASSISTANT else []
@@ -93,18 +172,18 @@ def _converse(
         try:
             text, ended = runner.run(_speak(model, [*history, *pending], drawn, role, terminal.show))
         except (Unreachable, MalformedReply) as error:
-            owed = error
-            terminal.note(f"error: {error}\n  Press Enter to ask again, or write something else.")
+            failure = error
+            terminal.note(f"error: {error}\n  Press Enter to ask again, or write another message.")
             continue
         history += pending
-        pending = owed = None
+        pending = failure = None
         if text or not ended:
             history.append(Message(role=role, content=text))
         if not text and not ended:
-            terminal.note("The model said nothing.")
+            terminal.note("The model's reply is empty.")
         if ended:
             terminal.note("The model has ended the conversation.")
-            return Chatted(tuple(history), True, None)
+            return ChatResult(messages=tuple(history), ended=True, model=model.id)
 
 
 async def _speak(
@@ -124,3 +203,29 @@ async def _speak(
     finally:
         show("")
     return replies[0].text, replies[0].finish == Finish.END
+
+
+def _read_line(role: Role, interactive: bool) -> str | None:
+    """The person's next line, null at the end of the input."""
+    try:
+        return utf8(input(f"{role}> " if interactive else ""))
+    except EOFError:
+        return None
+
+
+def _printer(role: Role, interactive: bool) -> Callable[[str], None]:
+    """Prints a model's text as it comes, control characters made visible; on a terminal after the side's name."""
+    begun = False
+
+    def show(piece: str) -> None:
+        nonlocal begun
+        if console.prints_json() or not (piece or begun):
+            return
+        label = f"{role}> " if interactive and not begun else ""
+        encoding = sys.stdout.encoding or "utf-8"
+        text = label + console.shown(piece) + ("" if piece else "\n")
+        sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+        sys.stdout.flush()
+        begun = bool(piece)
+
+    return show

@@ -1,7 +1,7 @@
 """A checkpoint opened for export, and written as a self-contained folder of safetensors.
 
-An opened checkpoint has its tokenizer, the template that it is served with, and the tokens at which a reply stops. A LoRA
-adapter is merged into its base.
+An opened checkpoint has its tokenizer, the template that it is served with, and the tokens at which a reply stops. A
+LoRA adapter is merged into its base.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """`export`: a trained or published checkpoint in the form that a server wants.
 
 `merged` is a self-contained folder of safetensors, for vLLM and transformers; `gguf` is one file for llama.cpp, with
-tokenizer and chat template inside; `ollama` is that file and a Modelfile. An export that would answer differently than
-the checkpoint is refused.
+tokenizer and chat template inside; `ollama` is that file and a Modelfile. An export that would answer differently
+than the checkpoint is refused.
 """
 
 from __future__ import annotations
@@ -40,11 +40,12 @@ class ExportResult(Result):
 
 
 class Export(Step):
-    """Write a model for a server: a folder for vLLM and transformers, a GGUF file for llama.cpp, or files for Ollama."""
+    """Write a model for a server: a folder for vLLM and transformers, a file for llama.cpp, or files for Ollama."""
 
     command: ClassVar = "export"
     arguments: ClassVar = ("model",)
     flags: ClassVar = {"role": "--as"}
+    out_help: ClassVar = "Folder to write; for merged a new folder."
     examples: ClassVar = ("maieutic export runs/user --to gguf --quantize q8_0 --out gguf",)
 
     model: str = Field(description="A finished run, a checkpoint's folder, a LoRA adapter, or a hub name.")
@@ -96,9 +97,7 @@ class Export(Step):
                 _replace(out / "Modelfile", text)
             if opened.card and not (out / "README.md").exists():  # an existing one may be the user's
                 _replace(out / "README.md", opened.card)
-            return ExportResult(
-                run=str(written.file), role=opened.role, stops=stops, context=written.context
-            )
+            return ExportResult(run=str(written.file), role=opened.role, stops=stops, context=written.context)
 
 
 def _write_gguf(opened: Opened, out: Path, precision: str) -> Written:

@@ -1,8 +1,8 @@
 """One GGUF file: weights in the chosen precision, tokenizer and chat template inside.
 
 Tensors are read, converted and written one at a time, so that a model larger than memory can be exported. Five model
-types become GGUF. What llama.cpp computes differently than transformers is refused; where both agree up to some context
-length, that length is written (llama.cpp knows no sliding window in these architectures).
+types become GGUF. What llama.cpp computes differently than transformers is refused; where both agree up to some
+context length, that length is written (llama.cpp knows no sliding window in these architectures).
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def _plan(described: Shape, files: Mapping[str, Path], precision: str) -> list[_
     whole = sum(one.kind == "F16" for one in matrices)
     if whole and precision != "f16":
         note(
-            f"{whole} of {len(matrices)} matrices keep 16 bits: their rows cannot be split into blocks of {BLOCK} values"
+            f"{whole} of {len(matrices)} matrices keep 16 bits: their rows do not divide into blocks of {BLOCK}"
         )
     return tensors
 
@@ -327,7 +327,9 @@ def _refuse(config: Any, kind: str) -> None:
     heads, hidden = int(config.num_attention_heads), int(config.hidden_size)
     size = int(getattr(config, "head_dim", None) or hidden // heads)
     if kind == "phi3" and size * heads != hidden:
-        raise ModelError("no GGUF for a phi3 model whose heads together are not as wide as its hidden size", PLAIN)
+        raise ModelError(
+            "no GGUF for a phi3 model whose heads together are not as wide as its hidden size", PLAIN
+        )
 
 
 def _context(config: Any) -> int:

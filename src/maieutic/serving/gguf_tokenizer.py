@@ -1,7 +1,7 @@
 """A tokenizer in the terms of GGUF, or a refusal: llama.cpp has its own tokenizers, which cover only some of ours.
 
-Byte-level BPE has a name there for the way it splits a text. SentencePiece-like BPE ("llama") merges by the score of the
-result rather than by a list of merges, which is the same only where every way to make a piece is a merge.
+Byte-level BPE has a name there for the way it splits a text. SentencePiece-like BPE ("llama") merges by the score of
+the result rather than by a list of merges, which is the same only where every way to make a piece is a merge.
 """
 
 from __future__ import annotations
@@ -213,7 +213,7 @@ def _pairs(model: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _space_prefix(held: Mapping[str, Any], tokenizer: Any) -> bool:
-    """Whether a space is put before a text and after every control token; GGUF cannot express a space before a text only."""
+    """Whether a space is put before a text and after every control token; other forms are refused."""
     normalizer, pre = held["normalizer"], held["pre_tokenizer"]
     steps = [] if normalizer is None else normalizer.get("normalizers", [normalizer])
     prepend = {"type": "Prepend", "prepend": "▁"}
@@ -254,7 +254,7 @@ def _scores(model: Mapping[str, Any], tokens: Sequence[str], added: Mapping[int,
 def _refuse_other_merges(
     pieces: set[str], merges: Mapping[tuple[str, str], int], made: Mapping[str, list[int]]
 ) -> None:
-    """Refuse merges that differ from merging by score: every way to make a piece must be a merge, with adjacent ranks."""
+    """Refuse merges that differ from merging by score: all ways to make a piece are merges, with adjacent ranks."""
     for piece in pieces:
         if re.fullmatch(r"<0x[0-9A-F]{2}>", piece):
             continue

@@ -1,7 +1,7 @@
 """An Ollama Modelfile: the frame of a model's conversations as a Go template, its system text, and its stops.
 
-Ollama does not read the Jinja template inside a GGUF file. The Modelfile has that template's frame, found by marks as in
-training: the opening and the end of each side's turn, and the text that generation starts from.
+Ollama does not read the Jinja template inside a GGUF file. The Modelfile has that template's frame, found by marks as
+in training: the opening and the end of each side's turn, and the text that generation starts from.
 """
 
 from __future__ import annotations
@@ -160,6 +160,7 @@ def _quoted(text: str) -> str:
     """A text of several lines in a Modelfile."""
     if '"""' in text:
         raise RenderError(
-            'a text contains """, which a Modelfile cannot quote', "Take it out of the template or system text."
+            'a text contains """, which a Modelfile cannot quote',
+            "Take it out of the template or system text.",
         )
     return f'"""{text}"""'

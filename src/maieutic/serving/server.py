@@ -1,8 +1,8 @@
 """`serve`: vLLM or transformers' own server on a checkpoint, waited for, and stopped together with this process.
 
-The checkpoint carries its chat template and its stop tokens, so the server needs no flags for them. The server runs in a
-process group of its own: Ctrl-C reaches it once, through this process, and everything it has started stops with it; if
-this process is killed, the kernel stops the server.
+The checkpoint carries its chat template and its stop tokens, so the server needs no flags for them. The server runs
+in a process group of its own: Ctrl-C reaches it once, through this process, and everything it has started stops with
+it; if this process is killed, the kernel stops the server.
 """
 
 from __future__ import annotations
