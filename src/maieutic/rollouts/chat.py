@@ -20,7 +20,6 @@ from maieutic.core.errors import InputError, MaieuticError, MalformedReply, Unre
 from maieutic.core.messages import Finish, Message, Reply, Role, Sampling, utf8
 from maieutic.core.settings import LocalModel, ModelSpec
 from maieutic.core.step import Result, Step
-from maieutic.core.store import write_json
 
 if TYPE_CHECKING:
     from maieutic.models import ChatModel
@@ -45,9 +44,9 @@ class ChatResult(Result):
     def show(self) -> None:
         """Nothing: the chat was shown while it was held."""
 
-    def failed(self) -> bool:
-        """Whether the last turn has no answer."""
-        return self.failure is not None
+    def exit_code(self) -> int:
+        """1 where the last turn has no answer."""
+        return int(self.failure is not None)
 
 
 class Terminal(NamedTuple):
@@ -117,13 +116,10 @@ class Chat(Step):
             lambda: _read_line(role.other, interactive), _printer(role, interactive), console.note
         )
         try:
-            result = chat(model, terminal, role, self.sampling)
+            return chat(model, terminal, role, self.sampling)
         except KeyboardInterrupt:
             sys.stderr.write("\n")
             return None
-        if str(out):
-            write_json(Path(out), result.json())
-        return result
 
 
 def chat(
