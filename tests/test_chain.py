@@ -16,12 +16,11 @@ from typing import Any
 
 import pytest
 import torch
-import typer
 from loopback import Loopback
 from typer.testing import CliRunner
 
 from maieutic.chat_templates import IGNORED, add_end, end_id
-from maieutic.cli import data, evals, judge, mask, recipe, simulate, train
+from maieutic.cli import app, gather
 from maieutic.core.errors import BudgetSpent, RunConflict
 from maieutic.core.messages import Conversation, Role, fingerprint
 from maieutic.core.store import stage_rows
@@ -36,14 +35,12 @@ CHOSEN = {
 }
 """Rows of the real chats, by file: twenty."""
 
-_app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
-for _room in (recipe, data, mask, train, simulate, judge, evals):
-    _room.register(_app)
+gather()
 
 
 def maieutic(*words: object) -> Any:
     """What a command prints with `--json`; its error is raised."""
-    result = CliRunner().invoke(_app, [*map(str, words), "--json"], catch_exceptions=False)
+    result = CliRunner().invoke(app, [*map(str, words), "--json"], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
 
