@@ -5,9 +5,23 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+from maieutic.core.budget import Budget
 from maieutic.core.messages import Finish, Message, Reply, Role, Sampling
+from maieutic.core.settings import Requests
+from maieutic.core.step import build
+from maieutic.judging.steps import (
+    EvalTutorPairwise,
+    EvalTutorPairwiseResult,
+    Judge,
+    JudgeResult,
+    Preferences,
+    PreferencesResult,
+    Rewards,
+    RewardsResult,
+)
 
 GOOD = {"reason": "ok", "asks_question": "yes", "on_topic": 4, "helpful": 3, "reveals_answer": "no"}
 
@@ -58,3 +72,41 @@ class Speaker:
 
     async def close(self) -> None:
         self.closed = True
+
+
+def _asking(
+    model: Any = (), concurrency: int = 32, max_failure_rate: float = 0.05, budget: Budget | None = None
+) -> dict[str, Any]:
+    return {
+        "judge": model,
+        "requests": Requests(concurrency=concurrency, max_failure_rate=max_failure_rate),
+        "budget": budget or Budget(),
+    }
+
+
+def judge(source: Any, out: Path, *, model: Any = (), **settings: Any) -> JudgeResult:
+    """`Judge`, with the settings of requests beside the others."""
+    asking = {
+        name: settings.pop(name) for name in ("concurrency", "max_failure_rate", "budget") if name in settings
+    }
+    return Judge(data=source, **_asking(model, **asking), **settings).run(out)
+
+
+def compare(a: Path, b: Path, out: Path, *, model: Any, **settings: Any) -> EvalTutorPairwiseResult:
+    """`EvalTutorPairwise`, in the same way."""
+    asking = {
+        name: settings.pop(name) for name in ("concurrency", "max_failure_rate", "budget") if name in settings
+    }
+    return EvalTutorPairwise(a=a, b=b, **_asking(model, **asking), **settings).run(out)
+
+
+def preferences(source: Any, out: Path, **rules: Any) -> PreferencesResult:
+    step = build(Preferences, {"data": source, **rules})
+    assert isinstance(step, Preferences)
+    return step.run(out)
+
+
+def rewards(judged: Path, continuations: Path, out: Path, **settings: Any) -> RewardsResult:
+    step = build(Rewards, {"data": judged, "continuations": continuations, **settings})
+    assert isinstance(step, Rewards)
+    return step.run(out)

@@ -130,7 +130,7 @@ READERS = {
     "simulate": "simulate --user script/script.jsonl --assistant script/script.jsonl --seeds {} --out new",
     "candidates": "candidates --model script/script.jsonl --data {} --out new",
     "judge": "judge {} --rubric socratic_checks --out new",
-    "prefer": "prefer {} --out new.jsonl",
+    "preferences": "preferences {} --out new.jsonl",
     "tutor": "eval tutor score {}",
     "agreement": "eval judge score --pairs {}",
     "mt-bench": "eval mt-bench score --judgments {}",
@@ -200,7 +200,7 @@ def test_broken_lines_of_results_are_named_too(run: Maieutic, shelf: Path, tmp_p
     scored = run("eval", "tutor", "score", "judged.jsonl", "--json", cwd=tmp_path)
     assert scored.code == 0 and "1 broken line" in scored.err and "line 2" in scored.err, scored.err
     json.loads(scored.out)
-    refused = run("prefer", "judged.jsonl", "--out", "p.jsonl", "--min-chosen", 0, cwd=tmp_path)
+    refused = run("preferences", "judged.jsonl", "--out", "p.jsonl", "--min-chosen", 0, cwd=tmp_path)
     assert "judged.jsonl:2: broken JSON" in refused.err, refused.err
 
 
@@ -430,8 +430,8 @@ SETTINGS = {
     "judge seeds.jsonl --rubric nix --out new": "no rubric 'nix'",
     "judge seeds.jsonl --rubric not_yaml.yaml --out new": "not YAML",
     "judge seeds.jsonl --rubric socratic --out new": "needs a model",
-    "prefer seeds.jsonl --out new.jsonl": "not a judged row",
-    "prefer --out new.jsonl": "one source",
+    "preferences seeds.jsonl --out new.jsonl": "not a JudgedRow",
+    "preferences --out new.jsonl": "data is missing",
     "eval simulator --people talk.jsonl --model tiny": "hf/PATH_OR_ID",
     "eval plan --difference 0": "cannot plan",
     "train sft --model tiny --data talk.jsonl --role user": "out is missing",

@@ -261,7 +261,7 @@ def verdict(request: dict[str, Any]) -> str:
 
 @pytest.fixture(scope="module")
 def tuned(judged: Path, base: Path, run: Path) -> Path:
-    made = maieutic("prefer", judged, "--out", run / "pairs.jsonl", "--min-chosen", 0.6)
+    made = maieutic("preferences", judged, "--out", run / "pairs.jsonl", "--min-chosen", 0.6)
     assert made["pairs"] >= 5 and made["pairs"] + sum(made["refused"].values()) == made["prompts"] == 20
     pairs = [json.loads(line) for line in (run / "pairs.jsonl").read_text().splitlines()]
     for pair in pairs:

@@ -184,7 +184,7 @@ stages:
   candidates: {do: candidates, model: baseline/question-only, data: "${starts}", k: 3, prompt: none, sampling: {seed: 0}}
   judge: {do: judge, data: "${candidates}", rubric: socratic_checks}
   continuations: {do: continuations, data: "${judge}", student: student/cooperative, tutor: baseline/question-only, m: 3, turns: 2}
-  mix: {do: mix, data: "${judge}", plays: "${continuations}", weight: 1}
+  rewards: {do: rewards, data: "${judge}", continuations: "${continuations}", weight: 1}
   evaluation:
     do: eval dialogue run
     tutors: {base: baseline/question-only, tuned: baseline/never-ending, third: baseline/sycophant}
@@ -202,8 +202,8 @@ def test_the_loop_runs_with_speakers_of_fixed_words_and_the_page_shows_all_five(
     run = tmp_path / "run"
     plan = runner.resolve(str(tmp_path / "words.yaml"), run, {"starts": str(tmp_path / "starts.jsonl")})
     manifests = runner.run_plan(plan)
-    assert manifests["continuations"]["dialogues"] == manifests["mix"]["plays"] > 60
-    assert manifests["mix"]["agreement"]["n"] == 12
+    assert manifests["continuations"]["dialogues"] == manifests["rewards"]["plays"] > 60
+    assert manifests["rewards"]["agreement"]["n"] == 12
     page = write_report([run]).read_text(encoding="utf-8")
     assert "Told against solved" in page and "Rubric score and outcome" in page
     for student in ("scripted", "other"):

@@ -14,16 +14,16 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from judges import preferences, rewards
 from loopback import Loopback, status
 
 from maieutic.checks.continuations import Start, solved_by_start, starts
 from maieutic.core.budget import Budget
 from maieutic.core.errors import BudgetSpent, EmptyCorpus, InputError
 from maieutic.core.messages import Conversation, Problem, Sampling
-from maieutic.core.rows import CandidateRow, Episode, parse, read_step
+from maieutic.core.rows import CandidateRow, Episode, JudgedRow, parse, read_step
 from maieutic.core.store import Stage, stage_rows
-from maieutic.judging.preferences import prefer
-from maieutic.judging.rewards import mix, noise
+from maieutic.judging.rewards import noise, reward
 from maieutic.models import load
 from maieutic.rollouts.candidates import candidates
 from maieutic.rollouts.continuations import continuations
@@ -88,7 +88,7 @@ def test_a_reply_counts_by_what_becomes_of_the_student(tmp_path: Path) -> None:
     assert all(row["messages"][-1]["role"] == "user" for row in stage_rows(tmp_path / "play"))
     assert {row["meta"]["end"] for row in stage_rows(tmp_path / "play")} == {"stopped", "rounds"}
     assert not any(row.get("ended") for row in stage_rows(tmp_path / "play"))  # cut by us: teaches no END
-    mixed = mix(source, tmp_path / "play", tmp_path / "mix", weight=0.5)
+    mixed = rewards(source, tmp_path / "play", tmp_path / "mix", weight=0.5)
     [row] = stage_rows(tmp_path / "mix")
     assert row["outcomes"] == [1, 0, 0, 1] and row["plays"] == [3, 3, 0, 3]
     assert row["rubric_scores"] == [0.5, 1.0, 0.0, 0.5] and row["scores"] == [0.75, 0.5, 0, 0.75]
@@ -96,12 +96,12 @@ def test_a_reply_counts_by_what_becomes_of_the_student(tmp_path: Path) -> None:
     assert mixed.margin == pytest.approx(0.5 * (0.5 / 3) ** 0.5)
     [pair] = map(orjson.loads, _pairs(tmp_path / "mix", tmp_path / "pairs.jsonl"))
     assert (pair["chosen"][0]["content"], pair["rejected"][0]["content"]) == (GOOD, TELLS)
-    alone = mix(source, tmp_path / "play", tmp_path / "rubric", weight=0)
+    alone = rewards(source, tmp_path / "play", tmp_path / "rubric", weight=0)
     assert next(stage_rows(tmp_path / "rubric"))["scores"] == [0.5, 1.0, 0.0, 0.5] and alone.margin == 0
 
 
 def _pairs(source: Path, out: Path) -> list[str]:
-    prefer(source, out, min_chosen=0.2)
+    preferences(source, out, min_chosen=0.2)
     return out.read_text().splitlines()
 
 
@@ -123,7 +123,7 @@ def test_a_play_lost_to_the_student_does_not_count_and_one_lost_to_the_tutor_is_
     assert (done.continuations, done.failed) == (0, 4)
     found = sorted(plays(tmp_path / "play").values(), key=str)
     assert found == [[False, False], [None, None]]
-    mixed = mix(source, tmp_path / "play", tmp_path / "mix")
+    mixed = rewards(source, tmp_path / "play", tmp_path / "mix")
     [row] = stage_rows(tmp_path / "mix")
     assert row["outcomes"] == [None, 0] and row["scores"] == [None, 0.25]
     assert row["lost"] == [2, 0] and (mixed.unscored, mixed.lost, mixed.plays) == (1, 2, 2)
@@ -148,15 +148,15 @@ def test_what_cannot_be_played_or_mixed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="CandidateRow"):
         replies({"id": "x", "messages": []})
     source = stage(tmp_path / "judge", judged((GOOD, 1.0)))
-    with pytest.raises(InputError, match="no weight"):
-        mix(source, source, tmp_path / "mix", weight=1.5)
+    with pytest.raises(InputError, match="weight"):
+        rewards(source, source, tmp_path / "mix", weight=1.5)
     with Loopback(reply="No idea.") as server:
         continuations(
             source, load(server.spec), load(server.spec), tmp_path / "play", m=1, turns=1, config=EXACT
         )
     other = stage(tmp_path / "other", judged((IDLE, 1.0)))
-    with pytest.raises(InputError, match="no play of a reply"):
-        mix(other, tmp_path / "play", tmp_path / "mix")
+    with pytest.raises(InputError, match="no continuation of a reply"):
+        rewards(other, tmp_path / "play", tmp_path / "mix")
 
 
 def test_the_student_never_sees_what_the_tutor_alone_is_told(tmp_path: Path) -> None:
@@ -245,17 +245,15 @@ def test_killed_at_any_moment_it_asks_nothing_twice_but_what_was_in_flight(tmp_p
 
 @given(st.floats(0, 1), st.floats(0, 1), st.integers(0, 4), st.integers(1, 4))
 def test_a_mixed_score_lies_between_its_parts(weight: float, rubric: float, solved: int, m: int) -> None:
-    from maieutic.judging.rewards import _mixed
-
-    row = judged((GOOD, rubric))
-    [reply] = replies(row)
+    row = parse(JudgedRow, judged((GOOD, rubric)), "row")
+    [reply] = starts(row)
     assert reply.start is not None
     ends = [place < solved for place in range(m)] + [None]  # one lost play changes nothing
-    made = _mixed(row, {reply.start.id: ends}, weight)
+    made = reward(row, {reply.start.id: ends}, weight).row
     share = min(solved, m) / m
-    assert made["outcomes"] == [share] and made["lost"] == [1]
-    assert min(rubric, share) - 1e-9 <= made["scores"][0] <= max(rubric, share) + 1e-9
-    assert made["scores"][0] == pytest.approx((1 - weight) * rubric + weight * share, abs=1e-8)
+    assert made.outcomes == (share,) and made.lost == (1,)
+    assert min(rubric, share) - 1e-9 <= (made.scores[0] or 0) <= max(rubric, share) + 1e-9
+    assert made.scores[0] == pytest.approx((1 - weight) * rubric + weight * share, abs=1e-8)
     assert noise(4 * m, weight) == pytest.approx(noise(m, weight) / 2)
 
 

@@ -10,12 +10,12 @@ from random import Random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from judges import judge
 
 from maieutic.checks.turns import asks_question, reveals_answer, states_answer, takes_up
 from maieutic.core.messages import Conversation, Problem, Role
 from maieutic.data.corpus import read_corpus
 from maieutic.evals.paired import compare_files
-from maieutic.judging import judge
 from maieutic.models import load
 from maieutic.models.scripted import MUST_NOT_WIN
 from maieutic.models.student import load_kind

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from judges import compare, judge
 from loopback import Loopback
 from tiny import tiny_checkpoint
 
@@ -21,10 +22,9 @@ from maieutic.chat_templates import prompt_ids
 from maieutic.core.messages import Conversation, Message, Problem, Role, Sampling
 from maieutic.core.store import stage_rows
 from maieutic.data.corpus import write_corpus
-from maieutic.judging import judge, pairwise
-from maieutic.judging.games import Side, Two, pair_prompt
 from maieutic.judging.judges import judge_prompt
-from maieutic.judging.rubrics import load as rubric_of
+from maieutic.judging.pairwise import Side, Two, pair_prompt
+from maieutic.judging.rubrics import load_rubric as rubric_of
 from maieutic.models import ModelOptions, load
 from maieutic.models.checkpoint import find, load_tokenizer
 from maieutic.train.config import SftConfig
@@ -156,7 +156,7 @@ def verdicts(folder: Path, model: Any, cases: Sequence[Case] = CASES, retries: i
     )  # fmt: skip
     rows = list(stage_rows(folder))
     assert len(rows) == len(cases)
-    return {row["id"]: row["said"][0][0] for row in rows}
+    return {row["id"]: row["model_verdicts"][0][0] for row in rows}
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def pairs(folder: Path, model: Any, cases: Sequence[Case] = CASES) -> dict[str, 
     for name, reply in (("a", None), ("b", HONEST)):
         rows = [case.row(reply or case.reply) for case in cases]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    pairwise(
+    compare(
         folder / "a.jsonl", folder / "b.jsonl", folder / "p", model=model, retries=1, max_failure_rate=1,
         sampling=Sampling(temperature=0, max_tokens=60),
     )  # fmt: skip

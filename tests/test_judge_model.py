@@ -12,10 +12,10 @@ from judges import GOOD, Speaker, verdict
 
 from maieutic.core.messages import Message, Problem, Role, Sampling
 from maieutic.core.prompts import mark_for
-from maieutic.judging.judges import ask, judge_prompt
-from maieutic.judging.rubrics import load
+from maieutic.judging.judges import ask_judge, judge_prompt
+from maieutic.judging.rubrics import load_rubric
 
-SOCRATIC = load("socratic")
+SOCRATIC = load_rubric("socratic")
 PROBLEM = Problem(
     statement="What is 3 + 4?", answer="SEVEN-7", solution="Add them.", attempt="8", misconception="counts"
 )
@@ -28,7 +28,7 @@ CONTEXT = (
 
 
 def grade(model: Speaker, text: str = "What is next?", retries: int = 2):
-    return asyncio.run(ask(model, SOCRATIC, text, CONTEXT, PROBLEM, retries=retries))
+    return asyncio.run(ask_judge(model, SOCRATIC, text, CONTEXT, PROBLEM, retries=retries))
 
 
 @given(st.lists(st.text(max_size=60), min_size=1, max_size=4))

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from judges import Speaker
+from judges import Speaker, compare
 from loopback import Loopback, status
 
 from maieutic.core.budget import Budget
@@ -23,8 +23,7 @@ from maieutic.core.errors import BudgetSpent, EmptyCorpus, InputError, RunConfli
 from maieutic.core.messages import Message, Sampling
 from maieutic.core.store import stage_rows
 from maieutic.evals.tutor import score_comparisons
-from maieutic.judging import pairwise
-from maieutic.judging.games import Game, Side, settle, vote
+from maieutic.judging.pairwise import Game, Side, settle, vote
 from maieutic.models import ModelOptions
 from maieutic.models import load as open_model
 
@@ -81,7 +80,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 def test_both_orders_and_code_first(two: tuple[Path, Path], tmp_path: Path) -> None:
     judge = fond_of("good")
-    result = pairwise(*two, tmp_path / "p", model=judge)
+    result = compare(*two, tmp_path / "p", model=judge)
     assert (result.pairs, result.won, result.lost, result.tied, result.unscored) == (4, 1, 2, 1, 0)
     assert (result.code, result.equal, result.calls, len(judge.asked)) == (1, 1, 4, 4)
     kept = rows(tmp_path / "p")
@@ -99,16 +98,16 @@ def test_both_orders_and_code_first(two: tuple[Path, Path], tmp_path: Path) -> N
         "12" in prompt and "Be kind." not in prompt and "Better: no." in prompt and "counts for 28%" in prompt
     )
     again = fond_of("good")
-    assert pairwise(*two, tmp_path / "p", model=again).calls == 0 and again.asked == []
+    assert compare(*two, tmp_path / "p", model=again).calls == 0 and again.asked == []
     with pytest.raises(RunConflict, match="samples"):
-        pairwise(*two, tmp_path / "p", model=again, samples=2)
+        compare(*two, tmp_path / "p", model=again, samples=2)
     with pytest.raises(RunConflict, match="data"):
-        pairwise(two[1], two[0], tmp_path / "p", model=again)
+        compare(two[1], two[0], tmp_path / "p", model=again)
 
 
 def test_exchanged_tutors_exchange_the_result(two: tuple[Path, Path], tmp_path: Path) -> None:
-    there = score_of(pairwise(*two, tmp_path / "p", model=fond_of("good")).run)
-    back = score_of(pairwise(*reversed(two), tmp_path / "q", model=fond_of("good")).run)
+    there = score_of(compare(*two, tmp_path / "p", model=fond_of("good")).run)
+    back = score_of(compare(*reversed(two), tmp_path / "q", model=fond_of("good")).run)
     assert (there["win"], there["loss"], there["tie"]) == (back["loss"], back["win"], back["tie"])
     assert there["win_rate"]["value"] == pytest.approx(1 - back["win_rate"]["value"])
 
@@ -118,7 +117,7 @@ def score_of(run: str | Path) -> dict[str, Any]:
 
 
 def test_a_judge_that_looks_at_the_place_gives_ties(two: tuple[Path, Path], tmp_path: Path) -> None:
-    result = pairwise(*two, tmp_path / "p", model=always("A"))
+    result = compare(*two, tmp_path / "p", model=always("A"))
     assert (result.won, result.lost, result.tied) == (0, 1, 3)
     told = score_comparisons(tmp_path / "p")
     assert told["position_bias"]["value"] == 1.0 and told["position_bias"]["n"] == 2
@@ -137,9 +136,9 @@ def test_an_unreadable_game_leaves_the_pair_unscored(two: tuple[Path, Path], tmp
     with pytest.raises(
         TooManyFailures, match=r"pairs: 2 of 4 failed \(the first: no verdict: it holds no JSON"
     ):
-        pairwise(*two, tmp_path / "p", model=Speaker(answer))
+        compare(*two, tmp_path / "p", model=Speaker(answer))
     judge = Speaker(answer)
-    result = pairwise(*two, tmp_path / "p", model=judge, max_failure_rate=0.5)
+    result = compare(*two, tmp_path / "p", model=judge, max_failure_rate=0.5)
     assert (result.unscored, result.calls, result.won + result.lost + result.tied) == (2, 0, 2)
     kept = rows(tmp_path / "p")
     assert kept[0]["winner"] is None and [game["better"] for game in kept[0]["games"]] == ["a", None]
@@ -155,12 +154,12 @@ def test_a_panel_and_its_repeats_vote(tmp_path: Path) -> None:
             "tie" if sampling.seed else "AB"[places(messages[0].content)[0] == "Good?"]
         )
     )
-    result = pairwise(a, b, tmp_path / "p", model=[fond_of("Good", "test/1"), moody], samples=2)
+    result = compare(a, b, tmp_path / "p", model=[fond_of("Good", "test/1"), moody], samples=2)
     (row,) = rows(tmp_path / "p")
     assert row["votes"] == ["a", "a", "b", "tie"] and result.won == 1 and result.calls == 8
     assert score_comparisons(tmp_path / "p")["judges"].keys() == {"test/1", "test/speaker"}
     assert score_comparisons(tmp_path / "p")["judges"]["test/1"]["inconsistent"]["value"] == 0.0
-    mixed = pairwise(a, b, tmp_path / "q", model=[always("?", "test/mute"), fond_of("Good")])
+    mixed = compare(a, b, tmp_path / "q", model=[always("?", "test/mute"), fond_of("Good")])
     assert (mixed.won, mixed.unscored) == (1, 0), "one unreadable voice of a panel does not unscore"
 
 
@@ -187,16 +186,16 @@ def test_votes(outcomes: list[tuple[Side | None, Side | None]]) -> None:
 
 def test_what_has_no_partner_is_counted(two: tuple[Path, Path], tmp_path: Path) -> None:
     fewer = replies(tmp_path / "c.jsonl", ["Why?"])
-    result = pairwise(two[0], fewer, tmp_path / "p", model=fond_of("good"))
-    assert (result.pairs, result.alone) == (1, 3)
+    result = compare(two[0], fewer, tmp_path / "p", model=fond_of("good"))
+    assert (result.pairs, result.unmatched) == (1, 3)
     other = tmp_path / "d.jsonl"
     other.write_text(json.dumps({"prompt": "Another.", "output": "Why?"}) + "\n")
     with pytest.raises(EmptyCorpus, match="no dialogue in common"):
-        pairwise(two[0], other, tmp_path / "q", model=fond_of("good"))
+        compare(two[0], other, tmp_path / "q", model=fond_of("good"))
     strange = tmp_path / "e.jsonl"
     strange.write_text('{"text": "Why?"}\n')
-    with pytest.raises(InputError, match="not a row of candidates"):
-        pairwise(two[0], strange, tmp_path / "r", model=fond_of("good"))
+    with pytest.raises(InputError, match="e.jsonl:1: not a CandidateRow"):
+        compare(two[0], strange, tmp_path / "r", model=fond_of("good"))
     with pytest.raises(InputError, match="row 1"):
         score_comparisons(two[0])
 
@@ -205,7 +204,7 @@ def test_published_evaluations_are_compared(tmp_path: Path) -> None:
     for name in ("base", "tuned"):
         items = [{"prompt": f"P{n}", "output": f"{name}?", "evaluation": None} for n in range(3)]
         (tmp_path / f"{name}.json").write_text(json.dumps(items))
-    result = pairwise(tmp_path / "tuned.json", tmp_path / "base.json", tmp_path / "p", model=fond_of("tuned"))
+    result = compare(tmp_path / "tuned.json", tmp_path / "base.json", tmp_path / "p", model=fond_of("tuned"))
     assert (result.pairs, result.won) == (3, 3)
 
 
@@ -225,7 +224,7 @@ def test_a_server_without_schemas_is_asked_without(two: tuple[Path, Path], tmp_p
 
     with Loopback(reply, faults=refuse) as server:
         model = open_model(server.spec, ModelOptions(attempts=2))
-        result = pairwise(*two, tmp_path / "p", model=model, concurrency=1)
+        result = compare(*two, tmp_path / "p", model=model, concurrency=1)
         refused = [seen for seen in server.chats if "response_format" in seen.body]
     assert (result.won, result.lost, result.tied, result.unscored) == (1, 2, 1, 0)
     assert len(refused) == 1 and result.calls == 8
@@ -240,13 +239,13 @@ def test_a_judge_that_is_down_and_a_budget_that_is_spent(two: tuple[Path, Path],
 
     with Loopback(says("A"), faults=gone) as server:
         model = open_model(server.spec, ModelOptions(attempts=1))
-        result = pairwise(*two, tmp_path / "p", model=model, max_failure_rate=1, concurrency=1)
+        result = compare(*two, tmp_path / "p", model=model, max_failure_rate=1, concurrency=1)
         assert result.calls == 2, "an answer beside one that failed is paid for"
     failed = [row for row in rows(tmp_path / "p") if "fault" in row]
     assert [row["winner"] for row in failed] == [None, None] and result.unscored == 2
     with pytest.raises(BudgetSpent):
-        pairwise(*two, tmp_path / "q", model=fond_of("good"), budget=Budget(tokens=1), concurrency=1)
-    more = pairwise(*two, tmp_path / "q", model=fond_of("good"))
+        compare(*two, tmp_path / "q", model=fond_of("good"), budget=Budget(tokens=1), concurrency=1)
+    more = compare(*two, tmp_path / "q", model=fond_of("good"))
     assert more.pairs == 4 and more.calls == 2, "what was paid for is not asked for again"
 
 

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maieutic.core.errors import InputError, MissingInput
-from maieutic.judging.parse import parse_pair, parse_verdict, shape, verdict_schema
-from maieutic.judging.rubrics import Rubric, load, summary_score
+from maieutic.judging.judges import parse_pair, parse_verdict, verdict_schema, verdict_shape
+from maieutic.judging.rubrics import Rubric, load_rubric, summary_score
 
-SOCRATIC = load("socratic")
+SOCRATIC = load_rubric("socratic")
 GOOD = {"asks_question": "yes", "on_topic": 4, "helpful": 3, "reveals_answer": "no"}
 VALUES = {"asks_question": 1.0, "on_topic": 4.0, "helpful": 3.0, "reveals_answer": 0.0}
 
@@ -150,14 +150,14 @@ def test_summary_score_is_the_published_one(topic: int, helpful: int, asks: bool
 
 def test_a_missing_criterion_leaves_the_score_undefined() -> None:
     assert summary_score(SOCRATIC, {"asks_question": 1.0, "reveals_answer": 0.0}) is None
-    checks = load("socratic_checks")
+    checks = load_rubric("socratic_checks")
     known = {"asks_question": 1.0, "reveals_answer": 0.0, "takes_up": 1.0, "misjudges": 0.0}
     assert summary_score(checks, known) == 1.0
     for name in known:  # where no answer is known, a tutor that tells it must not win by what is left
         assert summary_score(checks, {other: known[other] for other in known if other != name}) is None
     assert (
         summary_score(
-            load("question_quality"),
+            load_rubric("question_quality"),
             dict.fromkeys(("complexity", "relevancy", "logicality", "diversity"), 1.0),
         )
         == 0.1
@@ -168,26 +168,26 @@ def test_schema_and_shape_name_every_criterion() -> None:
     schema = verdict_schema(SOCRATIC)
     assert schema["required"] == ["reason", "asks_question", "on_topic", "helpful", "reveals_answer"]
     assert schema["properties"]["on_topic"]["enum"] == [1, 2, 3, 4, 5]
-    assert all(f'"{name}"' in shape(SOCRATIC) for name in schema["required"])
+    assert all(f'"{name}"' in verdict_shape(SOCRATIC) for name in schema["required"])
 
 
 def test_rubric_files(tmp_path: Any) -> None:
     with pytest.raises(MissingInput, match="socratic_checks"):
-        load("strict")
+        load_rubric("strict")
     file = tmp_path / "own.yaml"
     file.write_text(
         "name: own\nabout: a\njudged: b\ncriteria:\n  - {name: kind, kind: scale, low: 3, high: 1, question: q}\n"
     )
     with pytest.raises(InputError, match="low must be below high"):
-        load(str(file))
+        load_rubric(str(file))
     other = tmp_path / "other.yaml"
     other.write_text(
         "name: own\nabout: a\njudged: b\nextra: 1\ncriteria:\n  - {name: kind, kind: yes_no, question: q}\n"
     )
     with pytest.raises(InputError, match="extra"):
-        load(str(other))
+        load_rubric(str(other))
 
 
 def test_the_hash_follows_the_content() -> None:
     changed = Rubric.model_validate({**SOCRATIC.model_dump(), "about": "something else"})
-    assert changed.hash != SOCRATIC.hash == load("socratic").hash
+    assert changed.hash != SOCRATIC.hash == load_rubric("socratic").hash

@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from judges import Speaker, verdict
+from judges import Speaker, judge, verdict
 from loopback import Loopback, status
 
 from maieutic.core.errors import EmptyCorpus, InputError, RunConflict, TooManyFailures, Unreachable, WrongKey
 from maieutic.core.messages import Conversation, Message, Sampling, Verdict
 from maieutic.core.store import stage_rows
-from maieutic.judging import judge
 from maieutic.judging.judge import merge
-from maieutic.judging.rubrics import load
+from maieutic.judging.rubrics import load_rubric
 from maieutic.models import ModelOptions
 from maieutic.models import load as open_model
 from maieutic.rollouts.candidates import candidates
@@ -159,7 +158,7 @@ def test_code_alone(replies: Path, tmp_path: Path) -> None:
     assert row["scores"] == [1.0, 0.5, 0.5, 0.5, 1.0]
     told = {"asks_question": 0.0, "reveals_answer": 1.0, "takes_up": 1.0, "misjudges": 0.0}
     assert row["verdicts"][1] == {"judge": "code", "values": told, "raw": "", "error": None}
-    assert row["decided"][0] == dict.fromkeys(told, "code")
+    assert row["decided_by"][0] == dict.fromkeys(told, "code")
     with pytest.raises(InputError, match="on_topic, helpful"):
         judge(replies, tmp_path / "k", rubric="socratic")
 
@@ -189,8 +188,8 @@ def test_code_wins_over_the_model_and_both_are_kept(replies: Path, tmp_path: Pat
         "helpful": 3.0,
         "reveals_answer": 1.0,
     }
-    assert row["said"][1][0]["values"]["reveals_answer"] == 0.0
-    assert row["decided"][1] == {
+    assert row["model_verdicts"][1][0]["values"]["reveals_answer"] == 0.0
+    assert row["decided_by"][1] == {
         "asks_question": "code", "on_topic": "test/judge", "helpful": "test/judge", "reveals_answer": "code",
     }  # fmt: skip
     assert row["scores"][0] == pytest.approx(0.85)
@@ -245,28 +244,29 @@ def test_a_panel_and_its_samples_are_averaged(replies: Path, tmp_path: Path) -> 
     row = rows(tmp_path / "j")[0]
     assert row["verdicts"][0]["values"]["helpful"] == pytest.approx((2 + 3 + 5 + 5) / 4)
     assert row["verdicts"][0]["judge"] == "test/a+test/b"
-    assert len(row["said"][0]) == 4
+    assert len(row["model_verdicts"][0]) == 4
 
 
 def test_one_unreadable_voice_of_a_panel_does_not_unscore() -> None:
     good = Verdict(judge="a", values={"asks_question": 1, "on_topic": 4, "helpful": 3, "reveals_answer": 0})
-    whole, said = merge(load("socratic"), {}, [good, Verdict(judge="b", error="no verdict")])
+    whole = merge(load_rubric("socratic"), {}, [good, Verdict(judge="b", error="no verdict")])
     assert whole.values == good.values
-    assert len(said) == 2
-    none, _ = merge(load("socratic"), {"asks_question": 1.0}, [Verdict(judge="b", error="no verdict")])
+    none = merge(load_rubric("socratic"), {"asks_question": 1.0}, [Verdict(judge="b", error="no verdict")])
     assert not none.scored
 
 
-def test_a_dialogue_is_judged_by_its_last_reply(tmp_path: Path) -> None:
+def test_a_dialogue_is_judged_by_its_last_reply_where_that_is_asked_for(tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "What is next?"}]
     model = Speaker(lambda messages, sampling: verdict())
-    judge([{"id": "d", "messages": turns}], tmp_path / "j", model=model)
+    judge([{"id": "d", "messages": turns}], tmp_path / "j", model=model, replies="last")
     (row,) = rows(tmp_path / "j")
     assert row["candidates"] == [{"text": "What is next?"}]
     assert row["messages"] == turns[:1]
-    with pytest.raises(InputError, match="last turn"):
-        judge([{"id": "d", "messages": turns[:1]}], tmp_path / "k", model=model)
-    with pytest.raises(InputError, match="not a row of candidates"):
+    with pytest.raises(InputError, match="row 1: .* last message"):
+        judge([{"id": "d", "messages": turns[:1]}], tmp_path / "k", model=model, replies="last")
+    with pytest.raises(EmptyCorpus):
+        judge([{"id": "d", "messages": turns[:1]}], tmp_path / "m", model=model)
+    with pytest.raises(InputError, match=r"row 1: .*messages"):
         judge([{"id": "d", "messages": 3}], tmp_path / "l", model=model)
 
 

@@ -159,7 +159,7 @@ def test_a_reply_that_mentions_a_student_is_kept_whole(tmp_path: Path) -> None:
     with Loopback(judge) as server:
         maieutic("judge", tmp_path / "c", "--judge", server.spec, "--out", tmp_path / "j")
         assert all(any(text in s.body["messages"][0]["content"] for s in server.chats) for text in texts)
-    maieutic("prefer", tmp_path / "j", "--out", tmp_path / "p.jsonl")
+    maieutic("preferences", tmp_path / "j", "--out", tmp_path / "p.jsonl")
     pair = json.loads((tmp_path / "p.jsonl").read_text())
     assert [pair[side][0]["content"] for side in ("chosen", "rejected")] == texts
 
@@ -186,7 +186,7 @@ def test_booleans_no_with_a_stop_and_fenced_json_are_read_right(
         maieutic("judge", replies(tmp_path / "r.jsonl", "And now?"), "--judge", server.spec, "--retries", 0,
                  "--max-failure-rate", 1, "--out", tmp_path / "j")  # fmt: skip
     (row,) = stage_rows(tmp_path / "j")
-    assert row["said"][0][0]["values"] == (values or {})
+    assert row["model_verdicts"][0][0]["values"] == (values or {})
     score = row["scores"][0]
     assert (score is None) == (values is None) and (score is None or 0.1 <= score <= 1)
     told = maieutic("eval", "tutor", "score", tmp_path / "j")
@@ -216,7 +216,7 @@ def test_recorded_verdicts_are_read_right_too(
     ]  # fmt: skip
     (tmp_path / "train_dataset.json").write_text(json.dumps(items))
     words = (
-        "prefer",
+        "preferences",
         "--from",
         tmp_path / "train_dataset.json",
         "--min-chosen",
@@ -247,7 +247,7 @@ def test_a_verdict_that_cannot_be_read_does_not_leave_the_mean_in_silence(tmp_pa
     told = maieutic("eval", "tutor", "score", tmp_path / "j")
     assert (told["n"], told["unscored"]) == (2, 2)
     with pytest.raises(InputError, match="too few candidates"):
-        maieutic("prefer", tmp_path / "j", "--out", tmp_path / "p.jsonl")
+        maieutic("preferences", tmp_path / "j", "--out", tmp_path / "p.jsonl")
 
 
 def test_a_retry_asks_again_and_says_what_was_wrong(tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ def test_a_retry_asks_again_and_says_what_was_wrong(tmp_path: Path) -> None:
     assert sent[1][1]["content"] == "Fine!" and "no JSON object" in sent[1][2]["content"]
     assert "on_topic must be a whole number from 1 to 5, not 50" in sent[2][2]["content"]
     (row,) = stage_rows(tmp_path / "j")
-    assert row["said"][0][0]["values"] == SAID
+    assert row["model_verdicts"][0][0]["values"] == SAID
 
 
 def test_base_and_tuned_tutor_answer_with_the_same_dtype_and_length(

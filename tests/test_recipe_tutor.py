@@ -31,7 +31,7 @@ from maieutic.evals.judge_agreement import rated_replies
 from maieutic.evals.tutor_grid import GridCell, GridTutor, score_grid
 from maieutic.judging.judges import judge_prompt
 from maieutic.judging.preferences import judged_rows, pairs
-from maieutic.judging.rubrics import load
+from maieutic.judging.rubrics import load_rubric
 from maieutic.recipes import runner
 from maieutic.recipes.demo.base import build
 from maieutic.report.page import write_report
@@ -113,7 +113,7 @@ stages:
     stages:
       "answers-${round}": {do: candidates, model: "${tutor-${round.before}}", data: d.jsonl}
       "judge-${round}": {do: judge, data: "${answers-${round}}", judge: "${judge}"}
-      "pairs-${round}": {do: prefer, data: "${judge-${round}}"}
+      "pairs-${round}": {do: preferences, data: "${judge-${round}}"}
       "tutor-${round}": {do: dpo, model: hf/a/b, data: "${pairs-${round}}/pairs.jsonl"}
   last: {do: candidates, model: "hf/${tutor-2}", data: e.jsonl, k: 1}
   graded: {do: judge, data: "${last}", judge: "${final}"}
@@ -341,7 +341,7 @@ def _held(path: Path) -> Held:
 
 def stored(run: Path) -> Counter[str]:
     """What the rows of a run show to have been asked of the server."""
-    rubric = load("socratic")
+    rubric = load_rubric("socratic")
     found: Counter[str] = Counter()
     for folder in run.iterdir():
         judged, large = folder.name.startswith("judge"), folder.name.endswith("-gpt4o")

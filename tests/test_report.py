@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from judges import Speaker, verdict
+from judges import Speaker, judge, verdict
 
 from maieutic.core.errors import InputError, MissingInput
 from maieutic.core.messages import Conversation
@@ -24,10 +24,9 @@ from maieutic.data.corpus import write_corpus
 from maieutic.evals import tutor
 from maieutic.evals.likelihood import decisions, end_bins
 from maieutic.evals.steps import EvalSimulator, EvalTutorScore
-from maieutic.judging import judge
 from maieutic.judging.preferences import judged_rows, pairs
+from maieutic.judging.steps import Preferences
 from maieutic.models import load
-from maieutic.recipes.stages import Prefer
 from maieutic.report.collect import collect
 from maieutic.report.estimates import num
 from maieutic.report.extract import extract
@@ -207,7 +206,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     judged(folder / "tuned", k=1)
     for name in ("base", "tuned"):
         (folder / name / "judged").rename(run / f"{name}-judged")
-    Prefer(data=run / "judged", min_chosen=0.4).run(run / "pairs")
+    Preferences(data=[run / "judged"], min_chosen=0.4).run_stage(run / "pairs")
     EvalTutorScore(data=run / "tuned-judged", against=run / "base-judged").run_stage(run / "scores")
     ratings = [
         {"human": n % 3, "judge": (n % 3) + n % 2, "text": HOSTILE if n % 3 else "no"} for n in range(12)
@@ -480,7 +479,7 @@ def test_a_baseline_that_would_win_is_named(tmp_path: Path) -> None:
 
 def test_artefacts_need_the_published_criteria(tmp_path: Path) -> None:
     candidates(Speaker(lambda messages, sampling: "Why?"), seeds(), tmp_path / "c", k=2)
-    judge(tmp_path / "c", tmp_path / "j", rubric="socratic_checks", model=None)
+    judge(tmp_path / "c", tmp_path / "j", rubric="socratic_checks")
     with pytest.raises(InputError, match="four criteria"):
         write_report([tmp_path / "j"], tmp_path / "out", artefacts=True)
 

@@ -99,7 +99,6 @@ def gather() -> None:
     """Import the command files, in the order of the pipeline; none of them imports a heavy library."""
     from maieutic.cli import (
         data,
-        evals,
         generate,
         intents,
         judge,
@@ -112,13 +111,11 @@ def gather() -> None:
 
     if app.registered_commands:
         return
-    for room in (recipe, data, intents, train, simulate, judge, play, evals, report):
+    for room in (recipe, data, intents, train, simulate, judge, play, report):
         room.register(app)
     # Groups that still have hand-written commands: generated ones are added to them.
     apps = {
         "": app,
         "train": train.train,
-        "eval": evals.evals,
-        "eval tutor": evals.tutor_app,
     }
     generate.add(apps, steps(), GROUPS)

@@ -1,21 +1,19 @@
-"""`continuations`, `mix`: score replies by whether the student then solves the problem."""
+"""`continuations`: score replies by whether the student then solves the problem."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from maieutic.cli.printing import span
 from maieutic.cli.spending import BudgetTokens, BudgetUsd, Prices, budget
-from maieutic.core.console import Json, note, print_json, say
+from maieutic.core.console import Json, print_json, say
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("continuations", help=continuations.__doc__)(continuations)
-    app.command("mix", help=mix.__doc__)(mix)
 
 
 def continuations(
@@ -100,40 +98,3 @@ def continuations(
         )
     spent = "" if done.usd is None else f", ${done.usd:.2f}"
     say(f"this call: {done.calls} replies, {done.tokens} tokens{spent}, {done.seconds} s")
-
-
-def mix(
-    run: Annotated[Path, typer.Argument(help="Verdicts: a judge stage, its run, or a file of such rows.")],
-    plays: Annotated[Path, typer.Option(help="The stage of `play` over the same replies.")],
-    out: Annotated[Path, typer.Option(help="Stage folder of the mixed rows, for `prefer`.")],
-    weight: Annotated[float, typer.Option(min=0, max=1, help="Of the outcome; 0: the rubric alone.")] = 0.5,
-    json: Json = False,
-) -> None:
-    """Mix the rubric's scores with what came of each reply.
-
-    Example: maieutic mix RUN/judge --plays RUN/play --weight 0.5 --out RUN/mix
-    """
-    from maieutic.judging.rewards import mix as room
-
-    done = room(run, plays, out, weight=weight)
-    if json:
-        print_json(done.json())
-        return
-    say(
-        f"{done.scored} of {done.replies} replies to {done.prompts} dialogues scored, {done.unscored} not, in {out}"
-    )
-    say(f"{done.plays} plays count, {done.lost} were lost; {done.told} replies state the answer themselves")
-    for name, of in (
-        ("over all replies", done.agreement),
-        ("among the replies of one dialogue", done.within),
-    ):
-        say(f"rubric and outcome {name}: r {_r(of)}")
-    note(
-        f"scores closer than {done.margin:.2f} are noise (one standard error): prefer --min-margin {done.margin:.2f}"
-    )
-
-
-def _r(estimate: Any) -> str:
-    if estimate.value is None:
-        return f"undefined ({estimate.reason})"
-    return f"{estimate.value:.2f} ({span(estimate.ci) or 'no interval'})"

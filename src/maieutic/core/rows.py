@@ -91,6 +91,8 @@ class Candidate(_Open):
     text: Annotated[Text, BeforeValidator(str)]
     finish: Finish = Finish.STOP
     completion_tokens: int = 0
+    model: str | None = None
+    """The model that gave the reply, where a row holds replies of several models."""
 
 
 class CandidateRow(StageRow):
@@ -102,6 +104,8 @@ class CandidateRow(StageRow):
     id: str | None = None
     index: int | None = None
     """The place of the dialogue in its corpus."""
+    turn: int | None = None
+    """The index of the reply in its conversation, where a conversation is judged reply by reply."""
     messages: tuple[Message, ...]
     """The dialogue up to the user's last turn, as the assistant sees it."""
     dialogue: tuple[Message, ...] | None = None
@@ -138,6 +142,16 @@ class CandidateRow(StageRow):
         return tuple(candidate.text for candidate in self.candidates)
 
     @property
+    def context(self) -> tuple[Message, ...]:
+        """The dialogue without system messages, which address the assistant."""
+        return tuple(message for message in self.messages if message.role != Role.SYSTEM)
+
+    @property
+    def user_turns(self) -> list[str]:
+        """The user's turns, oldest first."""
+        return [message.content for message in self.messages if message.role == Role.USER]
+
+    @property
     def start(self) -> tuple[Message, ...]:
         """The dialogue as a simulated user sees it."""
         return self.dialogue or self.messages
@@ -150,15 +164,17 @@ class JudgedRow(CandidateRow):
     verdicts: tuple[RowVerdict, ...]
     scores: tuple[float | None, ...]
     """The summary scores; null where a candidate is unscored."""
-    said: tuple[tuple[RowVerdict, ...], ...] = ()
+    model_verdicts: tuple[tuple[RowVerdict, ...], ...] = ()
     """For each candidate, the verdict of each model and repeat."""
-    decided: tuple[dict[str, str], ...] = ()
-    """For each candidate, by criterion, whether code or a model decided."""
+    decided_by: tuple[dict[str, str], ...] = ()
+    """For each candidate, by criterion, `code` or the models that decided."""
     repeats: tuple[tuple[float | None, ...], ...] = ()
     """For each candidate, the summary score of each repeat."""
 
     @model_validator(mode="after")
     def _alike(self) -> Self:
+        if not self.messages:
+            raise ValueError("no messages")
         if not len(self.candidates) == len(self.verdicts) == len(self.scores):
             counts = (
                 f"{len(self.candidates)} candidates, {len(self.verdicts)} verdicts, {len(self.scores)} scores"
@@ -331,7 +347,7 @@ class FailureRow(_Open):
 
 def read_stage(source: Path | str, stage: str, tell: bool = True) -> Iterator[dict[str, Any]]:
     """The rows of a step as dicts; see `read_step`."""
-    return (row.value for row in _placed(source, stage, tell))
+    return (row.value for row in read_placed(source, stage, tell))
 
 
 def read_step(kind: type[RowKind], source: Path | str, stage: str, tell: bool = True) -> Iterator[RowKind]:
@@ -348,7 +364,7 @@ def read_step(kind: type[RowKind], source: Path | str, stage: str, tell: bool = 
         MissingInput: there is no such file or folder.
         InputError: a row does not fit; names file and line.
     """
-    return (parse(kind, row.value, row.where) for row in _placed(source, stage, tell))
+    return (parse(kind, row.value, row.where) for row in read_placed(source, stage, tell))
 
 
 def parse(kind: type[RowKind], value: Any, where: str) -> RowKind:
@@ -369,7 +385,8 @@ def parse(kind: type[RowKind], value: Any, where: str) -> RowKind:
         ) from None
 
 
-def _placed(source: Path | str, stage: str, tell: bool) -> Iterator[Placed]:
+def read_placed(source: Path | str, stage: str, tell: bool = True) -> Iterator[Placed]:
+    """The rows of a step as dicts, each with its file and line; see `read_step`."""
     path = Path(source)
     if path.is_dir():
         yield from _stored(path / stage if (path / stage / "rows.jsonl").is_file() else path)

@@ -27,9 +27,8 @@ from maieutic.core.progress import Progress, track
 from maieutic.core.prompts import mark_for
 from maieutic.evals.likelihood import NO_INTENT, add_intent
 from maieutic.evals.realism import NOT_GIVEN, Comparison, split_in_halves
-from maieutic.judging import rubrics
-from maieutic.judging.judges import ask
-from maieutic.judging.rubrics import Rubric
+from maieutic.judging.judges import ask_judge
+from maieutic.judging.rubrics import Rubric, load_rubric
 from maieutic.models import ChatModel
 from maieutic.rollouts.users import UserMode, can_condition, next_user_message, user_mode
 
@@ -166,7 +165,7 @@ async def intent_adherence(
     model: ChatModel, judge: ChatModel, people: Corpus, progress: Progress
 ) -> Verdicts:
     """For people's conversations with an intent: does the simulator stay with it? See the module."""
-    mode, rubric = user_mode(model), rubrics.load("intent_adherence")
+    mode, rubric = user_mode(model), load_rubric("intent_adherence")
     diversion = Message(role=Role.ASSISTANT, content=prompts.load("probe_diversion").text)
 
     async def judge_one(person: Conversation) -> dict[str, float] | None:
@@ -183,7 +182,7 @@ async def intent_adherence(
 
 async def role_adherence(model: ChatModel, judge: ChatModel, people: Corpus, progress: Progress) -> Verdicts:
     """For people's problems with a known answer: does the simulator leave the answer to the assistant?"""
-    mode, rubric = user_mode(model), rubrics.load("role_adherence")
+    mode, rubric = user_mode(model), load_rubric("role_adherence")
     doubt = Message(role=Role.ASSISTANT, content=prompts.load("probe_doubt").text)
 
     async def judge_one(problem: Problem) -> dict[str, float] | None:
@@ -203,7 +202,7 @@ async def role_adherence(model: ChatModel, judge: ChatModel, people: Corpus, pro
 
 async def question_quality(judge: ChatModel, conversations: Corpus, progress: Progress) -> Verdicts:
     """PlatoLM's four criteria of a person's questions over a whole conversation, 1 to 10 (rubric question_quality)."""
-    rubric = rubrics.load("question_quality")
+    rubric = load_rubric("question_quality")
 
     async def judge_one(conversation: Conversation) -> dict[str, float] | None:
         return await _verdict(judge, rubric, transcript(conversation.messages))
@@ -235,7 +234,7 @@ async def _next_turn(
 async def _verdict(
     judge: ChatModel, rubric: Rubric, text: str, problem: Problem | None = None
 ) -> dict[str, float]:
-    verdict = (await ask(judge, rubric, text, (), problem)).verdict
+    verdict = (await ask_judge(judge, rubric, text, (), problem)).verdict
     if not verdict.scored:
         raise ModelError(verdict.error or "no verdict", "Try another judge.")
     return verdict.values

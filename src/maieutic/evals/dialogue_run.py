@@ -23,7 +23,7 @@ from maieutic.data.corpus import read_corpus
 from maieutic.evals import tutor as single
 from maieutic.evals.dialogue import compare_starts, load_outcomes, metrics_by_start, score_outcomes
 from maieutic.evals.dialogue_steps import EvalDialogueRun
-from maieutic.judging import judge
+from maieutic.judging.steps import Judge
 from maieutic.models import ChatModel, load
 from maieutic.models.scripted import CONTROLS
 from maieutic.rollouts.pre_post_test import load_solve_rates, pre_post_test
@@ -166,7 +166,7 @@ class _DialogueRun:
         settings = {"stage": "judge", "rubric": RUBRIC, "data": name}
         with TemporaryDirectory() as temporary, Stage(folder, settings) as stage:
             # asks no model; a later call may add dialogues
-            judge(rows, Path(temporary) / "judge", rubric=RUBRIC)
+            Judge(data=rows, rubric=RUBRIC, replies="last").run(Path(temporary) / "judge")
             for verdict in stage_rows(Path(temporary) / "judge"):
                 if verdict["key"] not in stage.rows:
                     stage.rows.append(verdict["key"], verdict)

@@ -192,6 +192,49 @@ class EvalTutorScore(Step):
         return "score the tutor" + (" and compare it with another" if self.against else "")
 
 
+class ComparisonScores(Measurements):
+    """Win rate of one tutor over another, and the judges' position bias; see `evals.tutor.score_comparisons`."""
+
+    source: str
+
+    def show(self) -> None:
+        of = self.values
+        say(
+            f"{self.source}: A won {of['win']}, lost {of['loss']}, tied {of['tie']}; {of['unscored']} unscored"
+        )
+        shapes = [("win rate of A", of["win_rate"])]
+        judges = of["judges"] if len(of["judges"]) > 1 else {}
+        for name, by in (("all judges", of), *judges.items()):
+            shapes += [
+                (f"{name}: games won by the reply shown first", by["position_bias"]),
+                (f"{name}: votes whose games differ", by["inconsistent"]),
+            ]
+        table(
+            "", ("", "value", "95 %", "n"),
+            [(name, s["value"], interval_text(s["ci"]), s["n"]) for name, s in shapes],
+        )  # fmt: skip
+
+
+class EvalTutorPairwiseScore(Step):
+    """Score recorded comparisons of two tutors: win rate of A over B and the judges' position bias."""
+
+    command: ClassVar = "eval tutor pairwise-score"
+    arguments: ClassVar = ("data",)
+    examples: ClassVar = ("maieutic eval tutor pairwise-score runs/tuned-base",)
+    writes: ClassVar = "result"
+    outputs: ClassVar = ("scores.json",)
+
+    data: Path = Field(description="The output of eval tutor pairwise.")
+
+    def run(self, out: Path | str = "") -> ComparisonScores:
+        from maieutic.evals.tutor import score_comparisons
+
+        return ComparisonScores(source=str(self.data), values=score_comparisons(self.data))
+
+    def describe(self) -> str:
+        return "score the comparisons of two tutors"
+
+
 class GridScores(Measurements):
     """Every test set with every tutor; see `evals.tutor_grid`."""
 

@@ -1,6 +1,4 @@
-"""Verdicts on texts: deterministic checks first, then models that are asked, re-asked and else leave it unscored."""
+"""Verdicts on replies by checks and models, and the preference pairs and rewards made of them.
 
-from maieutic.judging.judge import Judged, judge
-from maieutic.judging.pairwise import Compared, pairwise
-
-__all__ = ["Compared", "Judged", "judge", "pairwise"]
+`steps` declares the steps; the other modules do their work.
+"""

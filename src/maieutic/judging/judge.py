@@ -1,260 +1,218 @@
-"""Judge every candidate reply of a stage: code first, then the models of a panel, into a stage of its own.
+"""Judge every reply of a source: code first, then the models of a panel, into a run folder.
 
-Where a rubric's criterion names a check and the check knows, its value counts and the models' is only recorded
-(`said`, `decided`). A verdict that cannot be read leaves its candidate unscored; a judge that does not answer is a
-failed row. Both are counted, and past the accepted share the run ends as failed.
+Where a criterion of the rubric names a check and the check can decide, its value counts; the models' values are only
+recorded (`model_verdicts`, `decided_by`). An unreadable verdict leaves its reply unscored; a judge that does not answer
+makes a failed row. Both are counted, and above the accepted share the run ends as failed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from pydantic import ValidationError
-
+from maieutic.checks.outcomes import first_generated
 from maieutic.checks.turns import CHECKS
-from maieutic.core.budget import Budget, Spending
+from maieutic.core.budget import Spending
 from maieutic.core.errors import EmptyCorpus, InputError, MaieuticError
-from maieutic.core.messages import Fault, Message, Problem, Role, Sampling, Verdict, fingerprint
-from maieutic.core.rows import read_stage
+from maieutic.core.messages import Conversation, Fault, Message, Problem, Role, Sampling, Verdict, fingerprint
+from maieutic.core.rows import Candidate, CandidateRow, Placed, parse, read_placed
+from maieutic.core.settings import LocalModel, Requests
 from maieutic.core.store import Stage
 from maieutic.core.workers import Failed, check_rate, fault_of, run_pending
-from maieutic.judging.judges import JUDGE, Judgement, ask, prompt_hash
-from maieutic.judging.rubrics import Rubric, load, summary_score
+from maieutic.judging.judges import Judgement, ask_judge, prompt_hash
+from maieutic.judging.rubrics import Rubric, load_rubric, summary_score
+from maieutic.judging.steps import Judge, JudgeResult
 from maieutic.models import ChatModel, identity
 
 CODE = "code"
 UNREADABLE = (
-    "Choose a judge that keeps to JSON (and a new --out), or raise --max-failure-rate; nothing was lost."
+    "Choose a judge that writes JSON (and a new --out), or raise --max-failure-rate; nothing was lost."
 )
 
 
-class Judged(NamedTuple):
-    """What the stage holds, and what this call did."""
-
-    judged: int
-    """Candidates with a summary score, in the whole stage."""
-    unscored: int
-    """Candidates whose verdict could not be had or read."""
-    undecided: int
-    """Candidates with some values but no summary score: a criterion has no check that knows, and no model was given."""
-    prompts: int
-    mean: float | None
-    """Of the summary scores."""
-    calls: int
-    """Calls to judges in this call."""
-    seconds: float
-    run: str
-
-
-class Item(NamedTuple):
-    """A row to judge."""
-
-    row: dict[str, Any]
-    turns: tuple[Message, ...]
-    texts: tuple[str, ...]
-    problem: Problem | None
-
-
-def judge(
-    source: Path | str | Iterable[dict[str, Any]],
-    out: Path | str,
-    *,
-    rubric: str | Rubric = "socratic",
-    model: ChatModel | Sequence[ChatModel] | None = None,
-    samples: int = 1,
-    sampling: Sampling = JUDGE,
-    retries: int = 2,
-    concurrency: int = 32,
-    max_failure_rate: float = 0.05,
-    budget: Budget | None = None,
-) -> Judged:
-    """Judge candidates into the stage folder `out`.
-
-    Args:
-        source: a candidates stage, its run, a file of such rows, or the rows. A row with `messages` and no
-            `candidates` is judged by its last assistant turn.
-        out: the stage's folder; the same call goes on in it.
-        rubric: a rubric, its name, or its file.
-        model: the judge, or a panel whose values are averaged; null leaves it to code alone. Closed at the end.
-        samples: verdicts of each model for each candidate, averaged; verdict i is drawn with the seed + i.
-        sampling: how a verdict is drawn.
-        retries: re-asks of a verdict that cannot be read.
-        concurrency: calls under way at once.
-        max_failure_rate: unscored candidates, as a share, past which the run ends as failed.
-        budget: what this call may spend.
+def judge(step: Judge, out: Path) -> JudgeResult:
+    """Judge the step's replies into the run folder `out`.
 
     Raises:
         BudgetSpent, TooManyFailures, ModelError, InputError, RunConflict, RunLocked, DiskFull.
     """
-    rubric = load(rubric) if isinstance(rubric, str) else rubric
-    panel = [] if model is None else list(model) if isinstance(model, Sequence) else [model]
+    rubric = load_rubric(step.rubric)
+    panel = open_panel(step.judge, step.local, step.requests)
     check_rubric(rubric, with_model=bool(panel))
-    spending = Spending((budget or Budget()).checked([judge.id for judge in panel]))
-    judging = _Judging(rubric, panel, samples, sampling, retries, concurrency, spending)
-    return asyncio.run(judging.run(source, Path(out), max_failure_rate))
+    return asyncio.run(_Judging(step, rubric, panel).run(out))
+
+
+def open_panel(judges: Sequence[Any], local: LocalModel, requests: Requests) -> list[ChatModel]:
+    """The models that judge; an object that is a model already is taken as it is."""
+    from maieutic.models import load
+
+    return [load(one, local, requests) if isinstance(one, str) else one for one in judges]
 
 
 def check_rubric(rubric: Rubric, *, with_model: bool) -> None:
-    """Raise an InputError where a rubric names a check that there is not, or needs a model and has none."""
-    if strange := [c.code for c in rubric.criteria if c.code and c.code not in CHECKS]:
-        raise InputError(f"rubric {rubric.name}: no check {strange[0]!r}", f"Known: {', '.join(CHECKS)}.")
+    """Refuse a rubric that names an unknown check, or that needs a model where none is given.
+
+    Raises:
+        InputError: names the check or the criteria.
+    """
+    if unknown := [c.code for c in rubric.criteria if c.code and c.code not in CHECKS]:
+        raise InputError(f"rubric {rubric.name}: no check {unknown[0]!r}", f"Known: {', '.join(CHECKS)}.")
     if not with_model and not rubric.code_only:
-        needy = ", ".join(criterion.name for criterion in rubric.criteria if not criterion.code)
+        undecided = ", ".join(criterion.name for criterion in rubric.criteria if not criterion.code)
         raise InputError(
-            f"rubric {rubric.name} needs a model for {needy}",
+            f"rubric {rubric.name} needs a model for {undecided}",
             "Give --judge MODEL, or use --rubric socratic_checks, which code decides.",
         )
 
 
-class _Judging:
-    def __init__(
-        self,
-        rubric: Rubric,
-        panel: list[ChatModel],
-        samples: int,
-        sampling: Sampling,
-        retries: int,
-        concurrency: int,
-        spending: Spending,
-    ) -> None:
-        self._spending = spending
-        self._rubric, self._panel, self._concurrency = rubric, panel, concurrency
-        self._retries = retries
-        self._draws = [
-            sampling.model_copy(update={"seed": sampling.seed + place}) for place in range(samples)
-        ]
-        self._slots = asyncio.Semaphore(concurrency)
-        self._identity = {
-            "rubric": rubric.name,
-            "rubric_hash": rubric.hash,
-            "judges": [identity(model) for model in panel],
-            "samples": samples,
-            "sampling": sampling.model_dump(),
-            "retries": retries,
-            "prompt": prompt_hash() if panel else None,
-        }
+def panel_settings(
+    rubric: Rubric, panel: Sequence[ChatModel], step: Any, prompt: str | None
+) -> dict[str, Any]:
+    """The settings that decide verdicts, for a run's config and its rows' keys."""
+    return {
+        "rubric": rubric.name,
+        "rubric_hash": rubric.hash,
+        "judges": [identity(model) for model in panel],
+        "samples": step.samples,
+        "sampling": step.sampling.model_dump(),
+        "retries": step.retries,
+        "prompt": prompt,
+    }
 
-    async def run(
-        self, source: Path | str | Iterable[dict[str, Any]], out: Path, max_failure_rate: float
-    ) -> Judged:
+
+def samplings(sampling: Sampling, samples: int) -> list[Sampling]:
+    """The sampling of each sample, with a seed of its own."""
+    return [sampling.model_copy(update={"seed": sampling.seed + number}) for number in range(samples)]
+
+
+class _Graded(NamedTuple):
+    """The verdict on one reply."""
+
+    verdict: Verdict
+    model_verdicts: list[Verdict]
+    decided_by: dict[str, str]
+
+
+class _Judging:
+    def __init__(self, step: Judge, rubric: Rubric, panel: list[ChatModel]) -> None:
+        self._step, self._rubric, self._panel = step, rubric, panel
+        self._spending = Spending(step.budget.checked([model.id for model in panel]))
+        self._samplings = samplings(step.sampling, step.samples)
+        self._slots = asyncio.Semaphore(step.requests.concurrency)
+        self._settings = panel_settings(rubric, panel, step, prompt_hash() if panel else None)
+
+    async def run(self, out: Path) -> JudgeResult:
         started = time.monotonic()
-        listed = None if isinstance(source, (Path, str)) else list(source)
-        count, data = _hash(_rows(source, listed))
+        source, limits = self._step.data, self._step.requests
+        count, data = _hash(read_replies(source, self._step.replies))
         try:
-            with Stage(out, {"stage": "judge", **self._identity, "data": data}) as stage:
+            with Stage(out, {"stage": "judge", **self._settings, "data": data}) as stage:
                 await asyncio.gather(*(model.check() for model in self._panel))
                 worked = await run_pending(
                     stage,
-                    self._owed(_rows(source, listed, tell=False)),
+                    self._pending(read_replies(source, self._step.replies, warn=False)),
                     self._row,
-                    self._given_up,
-                    concurrency=self._concurrency,
-                    max_failure_rate=max_failure_rate,
+                    self._failed_row,
+                    concurrency=limits.concurrency,
+                    max_failure_rate=limits.max_failure_rate,
                     total=count,
                     label="judge",
                     spending=self._spending,
                 )
                 if not worked.rows:
-                    raise EmptyCorpus(
-                        "there is no candidate to judge", "Make some with `maieutic candidates`."
-                    )
+                    raise EmptyCorpus("there is no reply to judge", "Make some with `maieutic candidates`.")
                 result = self._counted(stage, time.monotonic() - started)
-                graded = result.judged + result.unscored + result.undecided
-                check_rate(
-                    result.unscored, graded, max_failure_rate, "verdicts", _first_error(stage), UNREADABLE
-                )
-                stage.finish(
-                    {name: value for name, value in result._asdict().items() if name not in ("run", "calls")}
-                )
+                replies = result.judged + result.unscored + result.undecided
+                first = _first_error(stage)
+                check_rate(result.unscored, replies, limits.max_failure_rate, "verdicts", first, UNREADABLE)
+                stage.finish(result.model_dump(mode="json", exclude={"run", "calls"}))
         finally:
             await asyncio.gather(*(model.close() for model in self._panel))
         return result
 
-    def _owed(self, rows: Iterable[dict[str, Any]]) -> Iterator[tuple[str, Item]]:
+    def _pending(self, rows: Iterable[CandidateRow]) -> Iterator[tuple[str, CandidateRow]]:
         for row in rows:
-            yield fingerprint({"row": row["key"], **self._identity}), read_item(row)
+            yield fingerprint({"row": row.key, **self._settings}), row
 
-    async def _row(self, item: Item) -> dict[str, Any]:
-        """Equal texts of one prompt are judged once."""
+    async def _row(self, row: CandidateRow) -> dict[str, Any]:
+        """Equal replies of one row are judged once."""
+        texts = [candidate.text for candidate in row.candidates]
         async with asyncio.TaskGroup() as group:
-            tasks = {text: group.create_task(self._caught(text, item)) for text in dict.fromkeys(item.texts)}
-        outcomes = {text: task.result() for text, task in tasks.items()}
-        for outcome in outcomes.values():
-            if isinstance(outcome, MaieuticError):
-                raise outcome
-        graded = [outcome for text in item.texts if not isinstance(outcome := outcomes[text], MaieuticError)]
-        row = self._shape(item, [verdict for verdict, _, _ in graded]) | {
-            "said": [[one.model_dump() for one in said] for _, said, _ in graded],
-            "decided": [decided for _, _, decided in graded],
+            tasks = {text: group.create_task(self._caught(text, row)) for text in dict.fromkeys(texts)}
+        found = {text: task.result() for text, task in tasks.items()}
+        if failed := next((one for one in found.values() if isinstance(one, MaieuticError)), None):
+            raise failed
+        graded = [one for text in texts if isinstance(one := found[text], _Graded)]
+        judged = self._judged(row, [one.verdict for one in graded]) | {
+            "model_verdicts": [[verdict.model_dump() for verdict in one.model_verdicts] for one in graded],
+            "decided_by": [one.decided_by for one in graded],
         }
-        if len(self._panel) * len(self._draws) > 1:
-            row["repeats"] = [self._repeats(*one) for one in graded]
-        return row
+        if len(self._panel) * len(self._samplings) > 1:
+            judged["repeats"] = [self._repeats(one) for one in graded]
+        return judged
 
-    def _repeats(self, verdict: Verdict, said: list[Verdict], decided: dict[str, str]) -> list[float | None]:
-        """The summary score by each verdict alone, what code decided kept; null where one could not be read."""
-        checked = {
-            name: verdict.values[name] for name, by in decided.items() if by == CODE and verdict.scored
+    def _repeats(self, graded: _Graded) -> list[float | None]:
+        """The summary score by each model verdict alone, with code's values; null where it could not be read."""
+        by_code = {
+            name: graded.verdict.values[name]
+            for name, by in graded.decided_by.items()
+            if by == CODE and graded.verdict.scored
         }
         return [
-            summary_score(self._rubric, {**one.values, **checked}) if one.scored else None for one in said
+            summary_score(self._rubric, {**one.values, **by_code}) if one.scored else None
+            for one in graded.model_verdicts
         ]
 
-    async def _caught(
-        self, text: str, item: Item
-    ) -> tuple[Verdict, list[Verdict], dict[str, str]] | MaieuticError:
+    async def _caught(self, text: str, row: CandidateRow) -> _Graded | MaieuticError:
         try:
-            return await self._grade(text, item)
+            return await self._grade(text, row)
         except MaieuticError as error:
             return error
 
-    async def _grade(self, text: str, item: Item) -> tuple[Verdict, list[Verdict], dict[str, str]]:
-        """The verdict that counts, what each model said, and who decided each criterion."""
-        checked = checks(self._rubric, text, item.problem, item.turns)
-        said: list[Verdict] = []
+    async def _grade(self, text: str, row: CandidateRow) -> _Graded:
+        checked = run_checks(self._rubric, text, row.problem, row.messages)
+        verdicts: list[Verdict] = []
         if self._panel and len(checked) < len(self._rubric.criteria):
-            asked = [self._ask(model, draw, text, item) for model in self._panel for draw in self._draws]
-            said = [judgement.verdict for judgement in await asyncio.gather(*asked)]
-        return (*merge(self._rubric, checked, said), decided_by(self._rubric, checked, said))
+            asked = [self._ask(model, one, text, row) for model in self._panel for one in self._samplings]
+            verdicts = [judgement.verdict for judgement in await asyncio.gather(*asked)]
+        return _Graded(
+            merge(self._rubric, checked, verdicts), verdicts, decided_by(self._rubric, checked, verdicts)
+        )
 
-    async def _ask(self, model: ChatModel, draw: Sampling, text: str, item: Item) -> Judgement:
+    async def _ask(self, model: ChatModel, sampling: Sampling, text: str, row: CandidateRow) -> Judgement:
         async with self._slots:
-            return await ask(
+            return await ask_judge(
                 model,
                 self._rubric,
                 text,
-                item.turns,
-                item.problem,
-                sampling=draw,
-                retries=self._retries,
-                pay=self._spending.charge,
+                row.messages,
+                row.problem,
+                sampling=sampling,
+                retries=self._step.retries,
+                charge=self._spending.charge,
             )
 
-    def _given_up(self, item: Item, error: Failed) -> dict[str, Any]:
+    def _failed_row(self, row: CandidateRow, error: Failed) -> dict[str, Any]:
         names = "+".join(model.id for model in self._panel)
-        unscored = [Verdict(judge=names, error=error.what) for _ in item.texts]
-        return {**self._shape(item, unscored), "fault": fault_of(error, Fault.JUDGE), "error": error.what}
+        unscored = [Verdict(judge=names, error=error.what) for _ in row.candidates]
+        return {**self._judged(row, unscored), "fault": fault_of(error, Fault.JUDGE), "error": error.what}
 
-    def _shape(self, item: Item, verdicts: list[Verdict]) -> dict[str, Any]:
+    def _judged(self, row: CandidateRow, verdicts: list[Verdict]) -> dict[str, Any]:
         scores = [
             summary_score(self._rubric, verdict.values) if verdict.scored else None for verdict in verdicts
         ]
-        row = {key: value for key, value in item.row.items() if key != "key"}
         return {
-            **row,
-            "candidates": row.get("candidates") or [{"text": text} for text in item.texts],
-            "messages": [turn.model_dump(mode="json") for turn in item.turns],
+            **row.row(),
             "rubric": self._rubric.name,
             "verdicts": [verdict.model_dump() for verdict in verdicts],
             "scores": scores,
         }
 
-    def _counted(self, stage: Stage, seconds: float) -> Judged:
+    def _counted(self, stage: Stage, seconds: float) -> JudgeResult:
         scores: list[float] = []
         unscored = undecided = 0
         for row in stage.rows.rows():
@@ -262,97 +220,123 @@ class _Judging:
                 unscored += verdict["error"] is not None
                 undecided += verdict["error"] is None and score is None
                 scores += [] if score is None else [score]
-        mean = round(sum(scores) / len(scores), 6) if scores else None
-        rows = len(stage.rows.keys)
-        return Judged(
-            len(scores),
-            unscored,
-            undecided,
-            rows,
-            mean,
-            self._spending.replies,
-            round(seconds, 3),
-            str(stage.folder),
+        return JudgeResult(
+            run=str(stage.folder),
+            judged=len(scores),
+            unscored=unscored,
+            undecided=undecided,
+            prompts=len(stage.rows.keys),
+            mean=round(sum(scores) / len(scores), 6) if scores else None,
+            calls=self._spending.replies,
+            seconds=round(seconds, 3),
         )
 
 
-def checks(rubric: Rubric, text: str, problem: Problem | None, turns: Sequence[Message]) -> dict[str, float]:
-    """What code decides of a text: the values of the criteria whose check knows."""
-    said = [turn.content for turn in turns if turn.role == Role.USER]
-    found = {c.name: CHECKS[c.code](text, problem, said) for c in rubric.criteria if c.code}
+def run_checks(
+    rubric: Rubric, text: str, problem: Problem | None, context: Sequence[Message]
+) -> dict[str, float]:
+    """The values of the criteria that code can decide."""
+    turns = [message.content for message in context if message.role == Role.USER]
+    found = {c.name: CHECKS[c.code](text, problem, turns) for c in rubric.criteria if c.code}
     return {name: float(value) for name, value in found.items() if value is not None}
 
 
-def merge(
-    rubric: Rubric, checked: dict[str, float], said: Sequence[Verdict]
-) -> tuple[Verdict, list[Verdict]]:
-    """One verdict: code's value where it has one, else the mean of the models that were understood."""
-    if not said:
-        return Verdict(judge=CODE, values=checked), []
-    scored = [verdict for verdict in said if verdict.scored]
-    names = "+".join(dict.fromkeys(verdict.judge for verdict in said))
-    raw = said[0].raw if len(said) == 1 else ""
+def merge(rubric: Rubric, checked: Mapping[str, float], verdicts: Sequence[Verdict]) -> Verdict:
+    """One verdict: code's value where there is one, else the mean of the models' readable verdicts."""
+    if not verdicts:
+        return Verdict(judge=CODE, values=dict(checked))
+    scored = [verdict for verdict in verdicts if verdict.scored]
+    names = "+".join(dict.fromkeys(verdict.judge for verdict in verdicts))
+    raw = verdicts[0].raw if len(verdicts) == 1 else ""
     if not scored:
-        return Verdict(judge=names, raw=raw, error=said[-1].error), list(said)
+        return Verdict(judge=names, raw=raw, error=verdicts[-1].error)
     values = {
         c.name: checked.get(c.name, round(sum(v.values[c.name] for v in scored) / len(scored), 9))
         for c in rubric.criteria
     }
-    return Verdict(judge=names, values=values, raw=raw), list(said)
+    return Verdict(judge=names, values=values, raw=raw)
 
 
-def decided_by(rubric: Rubric, checked: dict[str, float], said: Sequence[Verdict]) -> dict[str, str]:
-    """Who decided each criterion: `code`, or the models; one that nobody could decide is left out."""
-    names = "+".join(dict.fromkeys(verdict.judge for verdict in said if verdict.scored))
+def decided_by(rubric: Rubric, checked: Mapping[str, float], verdicts: Sequence[Verdict]) -> dict[str, str]:
+    """What decided each criterion: `code`, or the models; undecided criteria are left out."""
+    names = "+".join(dict.fromkeys(verdict.judge for verdict in verdicts if verdict.scored))
     return {
         c.name: CODE if c.name in checked else names for c in rubric.criteria if c.name in checked or names
     }
 
 
-def _rows(
-    source: Path | str | Iterable[dict[str, Any]], listed: list[dict[str, Any]] | None, tell: bool = True
-) -> Iterator[dict[str, Any]]:
-    if listed is None:
-        assert isinstance(source, (Path, str))
-        return read_stage(source, "candidates", tell)
-    return ({"key": fingerprint(row), **row} for row in listed)
+def read_replies(
+    source: Path | Sequence[Mapping[str, Any]],
+    replies: Literal["all", "last", "generated"] = "all",
+    warn: bool = True,
+) -> Iterator[CandidateRow]:
+    """Replies with their contexts: rows of candidates as they are, conversations cut before each reply.
 
-
-def _hash(rows: Iterable[dict[str, Any]]) -> tuple[int, str]:
-    """Rows and a hash of their keys in any order: two complete runs of one candidates stage are one."""
-    keys = sorted(row["key"] for row in rows)
-    return len(keys), sha256("\n".join(keys).encode()).hexdigest()[:32]
-
-
-def read_item(row: dict[str, Any]) -> Item:
-    """The dialogue, the replies and the problem of a row; see `judge` for what a row may be.
+    Args:
+        source: a candidates, judge or simulate step, its run, a file of such rows or of conversations, socratic-llm's
+            `evaluation/{dataset}/{model}.json`, or the rows.
+        replies: of conversations, every reply of the assistant, or only a reply that ends the conversation. Of a
+            simulated dialogue only generated replies count, and a failed dialogue is left out. `generated`: all of them
+            of simulated dialogues, and the last one of other conversations.
+        warn: print the places of broken rows of a file.
 
     Raises:
-        InputError: it is no such row.
+        InputError: a row holds no replies; names its place.
     """
-    try:
-        turns = tuple(
-            Message.model_validate({"role": t["role"], "content": t["content"]}) for t in row["messages"]
-        )
-        problem = Problem.model_validate(row["problem"]) if row.get("problem") else None
-        if "candidates" in row:
-            return Item(row, turns, tuple(str(one["text"]) for one in row["candidates"]), problem)
-    except (KeyError, TypeError, ValidationError) as error:
-        words = (
-            error.errors()[0]["msg"]
-            if isinstance(error, ValidationError)
-            else f"{type(error).__name__}: {error}"
-        )
-        raise InputError(
-            f"row {row.get('id', row['key'])}: not a row of candidates ({words})",
-            "Make them with `maieutic candidates`.",
-        ) from None
-    if not turns or turns[-1].role != Role.ASSISTANT:
-        raise InputError(
-            f"row {row.get('id', row['key'])}: no `candidates`, and its last turn is not the assistant's",
-            "Make candidates first: `maieutic candidates`.",
-        )
-    return Item(row, turns[:-1], (turns[-1].content,), problem)
+    if isinstance(source, Path):
+        placed = read_placed(source, "candidates", warn)
+    else:
+        placed = (Placed(f"row {number}", dict(row)) for number, row in enumerate(source, 1))
+    for where, row in placed:
+        keyed = row if "key" in row else {"key": fingerprint(row), **row}
+        if row.get("failure"):
+            continue
+        if "candidates" in row or "messages" not in row:
+            yield parse(CandidateRow, _of_published(keyed), where)
+        else:
+            yield from _of_conversation(keyed, replies, where)
+
+
+def _of_conversation(row: Mapping[str, Any], replies: str, where: str) -> Iterator[CandidateRow]:
+    fields = {name: value for name, value in row.items() if name != "key"}
+    talk = parse(Conversation, fields, where)
+    if replies == "last" or (replies == "generated" and "dialogue" not in talk.meta):
+        yield parse(CandidateRow, row, where)
+        return
+    places = [
+        place
+        for place, message in enumerate(talk.messages)
+        if message.role == Role.ASSISTANT
+        and place >= first_generated(talk)
+        and any(before.role == Role.USER for before in talk.messages[:place])
+    ]
+    others = {name: value for name, value in row.items() if name not in Conversation.model_fields}
+    names = ("id", "intent", "profile", "problem", "source", "licence")
+    kept = {name: value for name in names if (value := getattr(talk, name)) is not None}
+    for place in places:
+        info = talk.meta.get("turns", {}).get(str(place))
+        by = {"model": info["model"]} if isinstance(info, Mapping) and info.get("model") else {}
+        reply = Candidate(text=talk.messages[place].content)
+        fields = {"key": fingerprint([row["key"], place]), "turn": place, "messages": talk.messages[:place]}
+        yield parse(CandidateRow, {**others, **kept, **by, **fields, "candidates": [reply]}, where)
+
+
+def _of_published(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A row of socratic-llm's `evaluation/{dataset}/{model}.json` as a row of candidates; other rows as they are."""
+    if "messages" in row or not isinstance(row.get("prompt"), str) or not isinstance(row.get("output"), str):
+        return row
+    return {
+        "key": row["key"],
+        "id": fingerprint(row["prompt"])[:16],
+        "messages": [{"role": "user", "content": row["prompt"]}],
+        "candidates": [{"text": row["output"]}],
+    }
+
+
+def _hash(rows: Iterable[CandidateRow]) -> tuple[int, str]:
+    """The number of rows, and a hash of their keys that does not depend on their order."""
+    keys = sorted(row.key for row in rows)
+    return len(keys), sha256("\n".join(keys).encode()).hexdigest()[:32]
 
 
 def _first_error(stage: Stage) -> str:

@@ -1,7 +1,10 @@
-"""Compare two tutors' replies, dialogue by dialogue, into a stage of its own; see `judge.games` for one pair.
+"""Compare two tutors' replies to the same dialogues by a judge, each pair in both orders, into a run folder.
 
-Replies belong together where the dialogue they answer is the same, the instructions to the tutor aside; of several
-replies to it the first of A meets the first of B, and so on. What has no partner is counted.
+Two replies make a pair where the dialogue that they answer is the same, system messages aside; of several replies to
+one dialogue the first of A is compared with the first of B, and so on. Unmatched replies are counted.
+
+A judge that prefers a position rather than a reply contradicts itself when the replies change places: such a pair is a
+tie. Code decides first: a reply that reveals the known answer loses to one that does not, and equal replies tie.
 """
 
 from __future__ import annotations
@@ -9,184 +12,172 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from enum import StrEnum
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from maieutic.core.budget import Budget, Spending
-from maieutic.core.errors import EmptyCorpus, InputError
-from maieutic.core.messages import Fault, Message, Problem, Role, Sampling, fingerprint
-from maieutic.core.rows import read_stage
+from maieutic.checks.turns import CHECKS
+from maieutic.core import prompts
+from maieutic.core.budget import Spending
+from maieutic.core.errors import EmptyCorpus
+from maieutic.core.messages import Fault, Message, Problem, Record, Reply, Role, Sampling, fingerprint
+from maieutic.core.prompts import fenced
+from maieutic.core.rows import CandidateRow
 from maieutic.core.store import Stage
 from maieutic.core.workers import Failed, check_rate, fault_of, run_pending
-from maieutic.judging.games import Decided, Game, Side, Two, by_code, gathered, play, prompt_hash, settle
-from maieutic.judging.judge import UNREADABLE, check_rubric, read_item
-from maieutic.judging.judges import JUDGE
-from maieutic.judging.rubrics import Rubric, load
-from maieutic.models import ChatModel, identity
+from maieutic.judging.judge import UNREADABLE, open_panel, panel_settings, read_replies, samplings
+from maieutic.judging.judges import (
+    BETTER,
+    Question,
+    ask_until_read,
+    background,
+    described,
+    pair_schema,
+    pair_shape,
+    parse_pair,
+)
+from maieutic.judging.rubrics import Better, Criterion, Rubric, load_rubric
+from maieutic.judging.steps import EvalTutorPairwise, EvalTutorPairwiseResult
+from maieutic.models import ChatModel
+
+T = TypeVar("T")
+_REVEALS = "reveals_answer"
+"""The check that decides a pair without a call."""
 
 
-class Compared(NamedTuple):
-    """What the stage holds, and what this call did."""
+class Side(StrEnum):
+    """Which of two is better."""
 
-    pairs: int
-    won: int
-    """By A."""
-    lost: int
-    tied: int
-    unscored: int
-    """Pairs without a verdict of any judge that could be read."""
-    code: int
-    """Pairs that code decided: one reply reveals, the other does not."""
-    equal: int
-    """Pairs of equal replies, ties without a call."""
-    alone: int
-    """Replies of A or B without a partner."""
-    calls: int
-    """Calls to judges in this call."""
-    seconds: float
-    run: str
+    A = "a"
+    B = "b"
+    TIE = "tie"
+
+    @property
+    def other(self) -> Side:
+        """The opposite side; a tie stays a tie."""
+        return {Side.A: Side.B, Side.B: Side.A, Side.TIE: Side.TIE}[self]
 
 
-class _Reply(NamedTuple):
-    row: dict[str, Any]
+class Decided(StrEnum):
+    """What decided a pair."""
+
+    CODE = "code"
+    """One reply reveals the known answer, the other does not."""
+    EQUAL = "equal"
+    """The replies are the same text."""
+    JUDGE = "judge"
+
+
+class Game(Record):
+    """One question to one judge."""
+
+    judge: str
+    draw: int
+    """The number of the sample."""
+    first: Side
+    """Whose reply was shown first."""
+    better: Side | None
+    """Null where the verdict could not be read."""
+    raw: str = ""
+    error: str | None = None
+
+
+class Two(NamedTuple):
+    """Two replies to one dialogue."""
+
     turns: tuple[Message, ...]
     problem: Problem | None
-    text: str
+    a: str
+    b: str
 
 
 class _Pair(NamedTuple):
-    a: _Reply
-    b: _Reply
+    a: CandidateRow
+    b: CandidateRow
     place: int
+    """The number of the pair among those of its dialogue."""
     two: Two
 
 
-def pairwise(
-    a: Path | str,
-    b: Path | str,
-    out: Path | str,
-    *,
-    model: ChatModel | Sequence[ChatModel],
-    rubric: str | Rubric = "socratic",
-    samples: int = 1,
-    sampling: Sampling = JUDGE,
-    retries: int = 2,
-    concurrency: int = 32,
-    max_failure_rate: float = 0.05,
-    budget: Budget | None = None,
-) -> Compared:
-    """Compare A's replies with B's into the stage folder `out`.
-
-    Args:
-        a: a candidates or judge stage, its run, or a file of such rows, of conversations that end on the tutor, or of
-            rows with `prompt` and `output`.
-        b: the same of the other tutor.
-        out: the stage's folder; the same call goes on in it.
-        model: the judge, or a panel that votes. Closed at the end.
-        rubric: a rubric, its name, or its file.
-        samples: votes of each judge for each pair; vote i is drawn with the seed + i. Each vote is two games.
-        sampling: how a verdict is drawn.
-        retries: re-asks of a verdict that cannot be read.
-        concurrency: calls under way at once.
-        max_failure_rate: unscored pairs, as a share, past which the run ends as failed.
-        budget: what this call may spend.
+def compare_tutors(step: EvalTutorPairwise, out: Path) -> EvalTutorPairwiseResult:
+    """Compare the step's two sets of replies into the run folder `out`.
 
     Raises:
         BudgetSpent, TooManyFailures, ModelError, InputError, EmptyCorpus, RunConflict, RunLocked, DiskFull.
     """
-    rubric = load(rubric) if isinstance(rubric, str) else rubric
-    panel = list(model) if isinstance(model, Sequence) else [model]
-    if not panel:
-        raise InputError("no judge is named", "Give --judge MODEL.")
-    check_rubric(rubric, with_model=True)
-    spending = Spending((budget or Budget()).checked([judge.id for judge in panel]))
-    draws = [sampling.model_copy(update={"seed": sampling.seed + place}) for place in range(samples)]
-    work = _Comparing(rubric, panel, draws, retries, concurrency, spending)
-    return asyncio.run(work.run(a, b, Path(out), max_failure_rate))
+    step.check()
+    panel = open_panel(step.judge, step.local, step.requests)
+    return asyncio.run(_Comparing(step, panel).run(out))
 
 
 class _Comparing:
-    def __init__(
-        self,
-        rubric: Rubric,
-        panel: list[ChatModel],
-        draws: list[Sampling],
-        retries: int,
-        concurrency: int,
-        spending: Spending,
-    ) -> None:
-        self._rubric, self._panel, self._draws = rubric, panel, draws
-        self._retries, self._concurrency, self._spending = retries, concurrency, spending
-        self._slots = asyncio.Semaphore(concurrency)
-        self._identity = {
-            "rubric": rubric.name,
-            "rubric_hash": rubric.hash,
-            "judges": [identity(model) for model in panel],
-            "samples": len(draws),
-            "sampling": draws[0].model_dump(),
-            "retries": retries,
-            "prompt": prompt_hash(),
-        }
+    def __init__(self, step: EvalTutorPairwise, panel: list[ChatModel]) -> None:
+        self._step, self._rubric, self._panel = step, load_rubric(step.rubric), panel
+        self._spending = Spending(step.budget.checked([model.id for model in panel]))
+        self._samplings = samplings(step.sampling, step.samples)
+        self._slots = asyncio.Semaphore(step.requests.concurrency)
+        self._settings = panel_settings(self._rubric, panel, step, prompt_hash())
 
-    async def run(self, a: Path | str, b: Path | str, out: Path, max_failure_rate: float) -> Compared:
+    async def run(self, out: Path) -> EvalTutorPairwiseResult:
         started = time.monotonic()
-        pairs, alone = _matched(a, b)
-        owed = [(self._key(pair), pair) for pair in pairs]
-        data = sha256("\n".join(key for key, _ in owed).encode()).hexdigest()[:32]
+        limits = self._step.requests
+        pairs, unmatched = _matched(self._step.a, self._step.b)
+        pending = [(self._key(pair), pair) for pair in pairs]
+        data = sha256("\n".join(key for key, _ in pending).encode()).hexdigest()[:32]
         try:
-            with Stage(out, {"stage": "pairwise", **self._identity, "data": data}) as stage:
+            with Stage(out, {"stage": "pairwise", **self._settings, "data": data}) as stage:
                 await asyncio.gather(*(model.check() for model in self._panel))
                 await run_pending(
                     stage,
-                    owed,
+                    pending,
                     self._row,
-                    self._given_up,
-                    concurrency=self._concurrency,
-                    max_failure_rate=max_failure_rate,
-                    total=len(owed),
+                    self._failed_row,
+                    concurrency=limits.concurrency,
+                    max_failure_rate=limits.max_failure_rate,
+                    total=len(pending),
                     label="pairs",
                     spending=self._spending,
                 )
-                result = self._counted(stage, alone, time.monotonic() - started)
+                result = self._counted(stage, unmatched, time.monotonic() - started)
                 first = next((row["error"] for row in stage.rows.rows() if row["error"]), "")
-                check_rate(result.unscored, result.pairs, max_failure_rate, "pairs", first, UNREADABLE)
-                stage.finish(
-                    {name: value for name, value in result._asdict().items() if name not in ("run", "calls")}
-                )
+                rate = limits.max_failure_rate
+                check_rate(result.unscored, result.pairs, rate, "pairs", first, UNREADABLE)
+                stage.finish(result.model_dump(mode="json", exclude={"run", "calls"}))
         finally:
             await asyncio.gather(*(model.close() for model in self._panel))
         return result
 
     def _key(self, pair: _Pair) -> str:
         two = pair.two
-        said = [[turn.role, turn.content] for turn in two.turns]
+        context = [message.key() for message in two.turns]
         problem = two.problem.model_dump() if two.problem else None
-        return fingerprint([said, problem, pair.place, two.a, two.b, self._identity])
+        return fingerprint([context, problem, pair.place, two.a, two.b, self._settings])
 
     async def _row(self, pair: _Pair) -> dict[str, Any]:
         if decided := by_code(self._rubric, pair.two):
             return self._shape(pair, *decided, [], [])
-        games = await gathered(
-            play(
-                model,
-                self._rubric,
-                pair.two,
-                place,
-                sampling=draw,
-                retries=self._retries,
-                slots=self._slots,
-                pay=self._spending.charge,
-            )
+        calls = (
+            self._both_orders(model, pair.two, number, sampling)
             for model in self._panel
-            for place, draw in enumerate(self._draws)
+            for number, sampling in enumerate(self._samplings)
         )
-        played = [game for two in games for game in two]
-        winner, votes = settle(played)
-        return self._shape(pair, winner, Decided.JUDGE, played, votes)
+        games = [game for both in await gather_all(calls) for game in both]
+        winner, votes = settle(games)
+        return self._shape(pair, winner, Decided.JUDGE, games, votes)
 
-    def _given_up(self, pair: _Pair, error: Failed) -> dict[str, Any]:
+    async def _both_orders(self, model: ChatModel, two: Two, number: int, sampling: Sampling) -> list[Game]:
+        async def game(first: Side) -> Game:
+            async with self._slots:
+                retries, charge = self._step.retries, self._spending.charge
+                return await ask_game(
+                    model, self._rubric, two, number, first, sampling=sampling, retries=retries, charge=charge
+                )
+
+        return await gather_all(game(first) for first in (Side.A, Side.B))
+
+    def _failed_row(self, pair: _Pair, error: Failed) -> dict[str, Any]:
         shape = self._shape(pair, None, Decided.JUDGE, [], [])
         return {**shape, "fault": fault_of(error, Fault.JUDGE), "error": error.what}
 
@@ -200,14 +191,14 @@ class _Comparing:
     ) -> dict[str, Any]:
         unread = next((game.error for game in games if game.error), None)
         return {
-            "id": pair.a.row.get("id"),
-            "index": pair.a.row.get("index"),
-            "source": pair.a.row.get("source"),
-            "messages": [turn.model_dump(mode="json") for turn in pair.two.turns],
+            "id": pair.a.id,
+            "index": pair.a.index,
+            "source": pair.a.source,
+            "messages": [message.model_dump(mode="json") for message in pair.two.turns],
             "problem": pair.two.problem.model_dump(exclude_none=True) if pair.two.problem else None,
             "place": pair.place,
-            "a": {"text": pair.two.a, "model": pair.a.row.get("model")},
-            "b": {"text": pair.two.b, "model": pair.b.row.get("model")},
+            "a": {"text": pair.two.a, "model": pair.a.model},
+            "b": {"text": pair.two.b, "model": pair.b.model},
             "rubric": self._rubric.name,
             "winner": winner,
             "decided": decided,
@@ -216,32 +207,34 @@ class _Comparing:
             "error": unread if winner is None else None,
         }
 
-    def _counted(self, stage: Stage, alone: int, seconds: float) -> Compared:
+    def _counted(self, stage: Stage, unmatched: int, seconds: float) -> EvalTutorPairwiseResult:
         rows = [(row["winner"], row["decided"]) for row in stage.rows.rows()]
         winners = Counter(winner for winner, _ in rows)
         decided = Counter(by for _, by in rows)
-        return Compared(
-            len(rows),
-            winners[Side.A],
-            winners[Side.B],
-            winners[Side.TIE],
-            winners[None],
-            decided[Decided.CODE],
-            decided[Decided.EQUAL],
-            alone,
-            self._spending.replies,
-            round(seconds, 3),
-            str(stage.folder),
+        return EvalTutorPairwiseResult(
+            run=str(stage.folder),
+            pairs=len(rows),
+            won=winners[Side.A],
+            lost=winners[Side.B],
+            tied=winners[Side.TIE],
+            unscored=winners[None],
+            code=decided[Decided.CODE],
+            equal=decided[Decided.EQUAL],
+            unmatched=unmatched,
+            calls=self._spending.replies,
+            seconds=round(seconds, 3),
         )
 
 
-def _matched(a: Path | str, b: Path | str) -> tuple[list[_Pair], int]:
-    """The pairs in the order of A, and how many replies have no partner."""
-    left, right = _replies(a), _replies(b)
+def _matched(a: Path, b: Path) -> tuple[list[_Pair], int]:
+    """The pairs in the order of A, and the number of unmatched replies."""
+    left, right = _by_context(a), _by_context(b)
     pairs = [
-        _Pair(one, other, place, Two(one.turns, one.problem or other.problem, one.text, other.text))
+        _Pair(one, other, place, Two(one.context, one.problem or other.problem, first, second))
         for key, several in left.items()
-        for place, (one, other) in enumerate(zip(several, right.get(key, []), strict=False))
+        for place, ((one, first), (other, second)) in enumerate(
+            zip(several, right.get(key, []), strict=False)
+        )
     ]
     total = sum(map(len, left.values())) + sum(map(len, right.values()))
     if not pairs:
@@ -251,24 +244,130 @@ def _matched(a: Path | str, b: Path | str) -> tuple[list[_Pair], int]:
     return pairs, total - 2 * len(pairs)
 
 
-def _replies(source: Path | str) -> dict[str, list[_Reply]]:
-    """The replies to each dialogue, in their order; those of rows that failed are none."""
-    found: dict[str, list[_Reply]] = {}
-    for row in read_stage(source, "candidates"):
-        item = read_item(_published(row))
-        turns = tuple(turn for turn in item.turns if turn.role != Role.SYSTEM)
-        key = fingerprint([[turn.role, turn.content] for turn in turns])
-        found.setdefault(key, []).extend(_Reply(row, turns, item.problem, text) for text in item.texts)
+def _by_context(source: Path) -> dict[str, list[tuple[CandidateRow, str]]]:
+    """The replies to each dialogue, in their order; failed rows have none."""
+    found: dict[str, list[tuple[CandidateRow, str]]] = {}
+    for row in read_replies(source, "generated"):
+        context = fingerprint([message.key() for message in row.context])
+        found.setdefault(context, []).extend((row, text) for text in row.texts)
     return found
 
 
-def _published(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of socratic-llm's `evaluation/{dataset}/{model}.json` as one with candidates; others as they are."""
-    if "messages" in row or not isinstance(row.get("prompt"), str) or not isinstance(row.get("output"), str):
-        return row
-    return {
-        "key": row["key"],
-        "id": fingerprint(row["prompt"])[:16],
-        "messages": [{"role": "user", "content": row["prompt"]}],
-        "candidates": [{"text": row["output"]}],
-    }
+def prompt_hash() -> str:
+    """A hash of the two prompts that decide a verdict on a pair."""
+    return fingerprint([prompts.load("judge_pair").hash, prompts.load("judge_pair_again").hash])[:16]
+
+
+def by_code(rubric: Rubric, two: Two) -> tuple[Side, Decided] | None:
+    """The winner of a pair that needs no judge; null where one is needed."""
+    if two.a == two.b:
+        return Side.TIE, Decided.EQUAL
+    if not any(one.code == _REVEALS and one.better == Better.LOW for one in rubric.criteria):
+        return None
+    turns = [message.content for message in two.turns if message.role == Role.USER]
+    a, b = (CHECKS[_REVEALS](text, two.problem, turns) for text in (two.a, two.b))
+    if a is None or b is None or a == b:
+        return None
+    return Side.B if a else Side.A, Decided.CODE
+
+
+async def gather_all(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results of the calls. All of them end before an error is raised, so that every answer is paid for."""
+    found: list[T] = []
+    for outcome in await asyncio.gather(*calls, return_exceptions=True):
+        if isinstance(outcome, BaseException):
+            raise outcome
+        found.append(outcome)
+    return found
+
+
+async def ask_game(
+    model: ChatModel,
+    rubric: Rubric,
+    two: Two,
+    number: int,
+    first: Side,
+    *,
+    sampling: Sampling,
+    retries: int = 2,
+    charge: Callable[[Reply], object] | None = None,
+) -> Game:
+    """Ask a judge which of two replies is better; `first` is the one that is shown as A.
+
+    Raises:
+        ModelError: the judge did not answer.
+    """
+    shown = _material(rubric, two, first)
+    texts = [part for _, part in shown]
+    verdict, _ = await ask_until_read(
+        model,
+        Question(_prompt(rubric, shown), pair_schema(), pair_shape(), "judge_pair_again"),
+        lambda text: parse_pair(text, texts),
+        sampling=sampling,
+        retries=retries,
+        charge=charge,
+    )
+    better = None
+    if verdict.scored:
+        better = {1.0: first, 0.0: first.other, 0.5: Side.TIE}[verdict.values[BETTER]]
+    return Game(judge=model.id, draw=number, first=first, better=better, raw=verdict.raw, error=verdict.error)
+
+
+def pair_prompt(rubric: Rubric, two: Two, first: Side = Side.A) -> str:
+    """The prompt of a judge of a pair."""
+    return _prompt(rubric, _material(rubric, two, first))
+
+
+def _material(rubric: Rubric, two: Two, first: Side) -> list[tuple[str, str]]:
+    one, other = (two.a, two.b) if first == Side.A else (two.b, two.a)
+    return [
+        *background(rubric, two.turns, two.problem),
+        ("TO BE COMPARED: A", one),
+        ("TO BE COMPARED: B", other),
+    ]
+
+
+def _prompt(rubric: Rubric, shown: Sequence[tuple[str, str]]) -> str:
+    mark, between = fenced(shown)
+    total = sum(_range(criterion) for criterion in rubric.criteria)
+    return prompts.load("judge_pair").fill(
+        judged=rubric.judged,
+        mark=mark,
+        material=between,
+        criteria="\n".join(_weighted(criterion, total) for criterion in rubric.criteria),
+        shape=pair_shape(),
+    )
+
+
+def _range(criterion: Criterion) -> float:
+    """How much the criterion can add to the summary score."""
+    return criterion.weight * (criterion.high - criterion.low)
+
+
+def _weighted(criterion: Criterion, total: float) -> str:
+    """A criterion, its better end, and its share of the summary score."""
+    low = "no" if criterion.high == 1 and criterion.low == 0 else "less"
+    better = f"\n    Better: {low}." if criterion.better == Better.LOW else ""
+    share = f"\n    It counts for {_range(criterion) / total:.0%} of the whole." if total else ""
+    return described(criterion) + better + share
+
+
+def vote(games: Sequence[Game]) -> Side | None:
+    """The result of both orders: a tie where they differ, null where a verdict is unreadable."""
+    sides = [game.better for game in games]
+    if None in sides:
+        return None
+    return sides[0] if len(set(sides)) == 1 else Side.TIE
+
+
+def settle(games: Sequence[Game]) -> tuple[Side | None, list[Side | None]]:
+    """The winner by the readable votes of all judges and samples, and the votes; null without a readable vote."""
+    groups: dict[tuple[str, int], list[Game]] = {}
+    for game in games:
+        groups.setdefault((game.judge, game.draw), []).append(game)
+    votes = [vote(group) for group in groups.values()]
+    known = [one for one in votes if one is not None]
+    if not known:
+        return None, votes
+    a, b = known.count(Side.A), known.count(Side.B)
+    return Side.A if a > b else Side.B if b > a else Side.TIE, votes

@@ -1,10 +1,11 @@
-"""Judged replies with what came of them: score = (1 - w) · rubric + w · outcome, ready for `prefer`.
+"""Rewards of judged replies: score = (1 - weight) · rubric + weight · outcome, for `preferences`.
 
-A reply's outcome is the share of its plays that were solved without telling; a reply that states the answer has outcome
-0 without a play. Plays lost to the student simulator, the network or us are left out and counted; a reply with no play
-left has no outcome, and where the weight asks for one it is unscored.
+A reply's outcome is the share of its continuations in which the student solved the problem and the tutor did not tell
+the answer; a reply that states the answer has outcome 0 without a continuation. Continuations that failed because of
+the student simulator, the network or this program are left out and counted. A reply without a continuation left has no
+outcome; where the outcome has weight, the reply is unscored.
 
-The rows are those of a judge stage, with `rubric_scores`, `outcomes`, `plays` and `lost` beside `scores`.
+The rows are those of a judge step, with `rubric_scores`, `outcomes`, `plays` and `lost` beside `scores`.
 """
 
 from __future__ import annotations
@@ -20,104 +21,72 @@ from maieutic.checks.continuations import Start, solved_by_start, starts
 from maieutic.core import statistics as stats
 from maieutic.core.errors import EmptyCorpus, InputError
 from maieutic.core.messages import Estimate, fingerprint
-from maieutic.core.rows import CandidateRow, Episode, parse, read_stage, read_step
+from maieutic.core.rows import Episode, JudgedRow, RewardRow, read_step
 from maieutic.core.store import Stage
+from maieutic.judging.steps import Rewards, RewardsResult
 
-WEIGHT = 0.5
-
-
-class Mixed(NamedTuple):
-    """What the mixed rows hold."""
-
-    prompts: int
-    replies: int
-    scored: int
-    unscored: int
-    """Replies without a mixed score: no verdict, no known answer, or no play left."""
-    told: int
-    """Replies that state the answer: outcome 0 without a play."""
-    plays: int
-    """Plays that count, each once, however many equal replies share it."""
-    lost: int
-    """Plays left out."""
-    rubric: float | None
-    """Means over the replies that have both."""
-    outcome: float | None
-    agreement: Estimate
-    """Pearson's r of rubric score and outcome over the replies, resampled by prompt."""
-    within: Estimate
-    """The same after each prompt's own means are taken off: does the rubric know which of two replies is better?"""
-    margin: float
-    """One standard error of the difference of two replies' mixed scores, at its largest: what is closer is noise."""
-    run: str
-
-    def json(self) -> dict[str, Any]:
-        """As one JSON object."""
-        estimates = {"agreement": self.agreement.json(), "within": self.within.json()}
-        return {**self._asdict(), **estimates}
+Solved = Mapping[str, Sequence[bool | None]]
+"""For each start, whether its continuations were solved; null where one failed."""
 
 
-def mix(judged: Path | str, played: Path | str, out: Path | str, *, weight: float = WEIGHT) -> Mixed:
-    """Write the judged rows with mixed scores into the stage folder `out`.
+class Rewarded(NamedTuple):
+    """A row, and where the continuations of its candidates start."""
 
-    Args:
-        judged: a judge stage, its run, or a file of its rows.
-        played: the stage of `play` over the same replies.
-        out: the stage's folder.
-        weight: of the outcome, from 0 (the rubric alone) to 1.
+    row: RewardRow
+    starts: list[Start]
+
+
+def write_rewards(step: Rewards, out: Path) -> RewardsResult:
+    """Write the judged rows with rewards into the run folder `out`.
 
     Raises:
-        InputError: the weight is none, or the plays are of other replies.
+        InputError: the continuations are of other replies.
         EmptyCorpus, RunConflict, RunLocked, DiskFull.
     """
-    if not 0 <= weight <= 1:
-        raise InputError(f"{weight} is no weight", "Give a number from 0 (the rubric alone) to 1.")
-    found = solved_by_start(read_step(Episode, played, "play"))
-    rows = [_mixed(row, found, weight) for row in read_stage(judged, "judge")]
+    solved = solved_by_start(read_step(Episode, step.continuations, "continuations"))
+    rewarded = [reward(row, solved, step.weight) for row in read_step(JudgedRow, step.data, "judge")]
+    rows = [one.row for one in rewarded]
     if not rows:
-        raise EmptyCorpus(f"{judged}: no judged row", "Judge some candidates first.")
-    if not any(count for row in rows for count in row["plays"]):
-        raise InputError(f"{played} has no play of a reply of {judged}", "Play the same candidates first.")
-    with Stage(out, {"stage": "mix", "weight": weight, "rows": _hash(rows)}) as stage:
+        raise EmptyCorpus(f"{step.data}: no judged row", "Judge some candidates first.")
+    if not any(count for row in rows for count in row.plays):
+        raise InputError(
+            f"{step.continuations} has no continuation of a reply of {step.data}",
+            "Continue the same candidates first.",
+        )
+    with Stage(out, {"stage": "rewards", "weight": step.weight, "rows": _hash(rows)}) as stage:
         for row in rows:
-            if row["key"] not in stage.rows:
-                stage.rows.append(row["key"], {key: value for key, value in row.items() if key != "key"})
-        result = _counted(rows, found, weight, str(out))
+            if row.key not in stage.rows:
+                stage.rows.append(row.key, row.row())
+        result = _counted(rewarded, solved, step.weight, str(out))
         stage.finish({**result.json(), "run": None})
     return result
 
 
-def _starts(row: Mapping[str, Any]) -> list[Start]:
-    return starts(parse(CandidateRow, row, f"row {row.get('id', row.get('key'))}"))
-
-
-def _mixed(
-    row: Mapping[str, Any], found: Mapping[str, Sequence[bool | None]], weight: float
-) -> dict[str, Any]:
+def reward(row: JudgedRow, solved: Solved, weight: float) -> Rewarded:
+    """A judged row with rewards, given which continuations were solved."""
+    found = starts(row)
     outcomes: list[float | None] = []
     counted: list[int] = []
-    lost: list[int] = []
-    for reply in _starts(row):
-        ends = found.get(reply.start.id, ()) if reply.start else ()
-        known = [solved for solved in ends if solved is not None]
+    failed: list[int] = []
+    for candidate in found:
+        ends = solved.get(candidate.start.id, ()) if candidate.start else ()
+        known = [one for one in ends if one is not None]
         counted.append(len(known))
-        lost.append(len(ends) - len(known))
-        outcomes.append(0.0 if reply.told else sum(known) / len(known) if known else None)
-    rubric = list(row.get("scores") or [None] * len(outcomes))
-    scores = [_score(*both, weight) for both in zip(rubric, outcomes, strict=True)]
-    return {
-        **row,
-        "scores": scores,
-        "rubric_scores": rubric,
+        failed.append(len(ends) - len(known))
+        outcomes.append(0.0 if candidate.told else sum(known) / len(known) if known else None)
+    fields = {
+        "scores": [combined(*both, weight) for both in zip(row.scores, outcomes, strict=True)],
+        "rubric_scores": row.scores,
         "outcomes": outcomes,
         "plays": counted,
-        "lost": lost,
+        "lost": failed,
         "weight": weight,
     }
+    return Rewarded(RewardRow.model_validate({**row.model_dump(), **fields}), found)
 
 
-def _score(rubric: float | None, outcome: float | None, weight: float) -> float | None:
-    """The mixed score; null where a part that has weight is missing."""
+def combined(rubric: float | None, outcome: float | None, weight: float) -> float | None:
+    """The reward; null where a part that has weight is missing."""
     parts = [(1 - weight, rubric), (weight, outcome)]
     if any(value is None for share, value in parts if share):
         return None
@@ -125,39 +94,37 @@ def _score(rubric: float | None, outcome: float | None, weight: float) -> float 
 
 
 def noise(m: int, weight: float) -> float:
-    """One standard error of the difference between two replies' mixed scores, at its largest.
+    """One standard error of the difference between two replies' rewards, at its largest.
 
-    Each outcome is a share of m plays, whose variance is at most 1/(4m); the rubric is taken as exact.
+    Each outcome is a share of m continuations, whose variance is at most 1/(4m); the rubric is taken as exact.
     """
     return weight * math.sqrt(0.5 / m)
 
 
-def _hash(rows: Sequence[Mapping[str, Any]]) -> str:
-    return fingerprint([[row["key"], row["rubric_scores"], row["outcomes"], row["plays"]] for row in rows])
+def _hash(rows: Sequence[RewardRow]) -> str:
+    return fingerprint([[row.key, row.rubric_scores, row.outcomes, row.plays] for row in rows])
 
 
-def _counted(
-    rows: Sequence[Mapping[str, Any]], found: Mapping[str, Sequence[bool | None]], weight: float, run: str
-) -> Mixed:
-    scores = [score for row in rows for score in row["scores"]]
-    started = {reply.start.id for row in rows for reply in _starts(row) if reply.start}
-    ends = [solved for start in started for solved in found.get(start, ())]
+def _counted(rewarded: Sequence[Rewarded], solved: Solved, weight: float, run: str) -> RewardsResult:
+    rows = [one.row for one in rewarded]
+    scores = [score for row in rows for score in row.scores]
+    continued = {reply.start.id for one in rewarded for reply in one.starts if reply.start}
+    ends = [one for start in continued for one in solved.get(start, ())]
     both = list(_both(rows))
-    plays_a_reply = max(count for row in rows for count in row["plays"])
-    return Mixed(
+    return RewardsResult(
+        run=run,
         prompts=len(rows),
         replies=len(scores),
         scored=sum(score is not None for score in scores),
         unscored=sum(score is None for score in scores),
-        told=sum(reply.told for row in rows for reply in _starts(row)),
-        plays=sum(solved is not None for solved in ends),
-        lost=sum(solved is None for solved in ends),
+        told=sum(reply.told for one in rewarded for reply in one.starts),
+        plays=sum(one is not None for one in ends),
+        lost=sum(one is None for one in ends),
         rubric=float(np.mean([one.rubric for one in both])) if both else None,
         outcome=float(np.mean([one.outcome for one in both])) if both else None,
         agreement=_pearson(both),
         within=_pearson(_centred(both)),
-        margin=noise(plays_a_reply, weight),
-        run=run,
+        margin=noise(max(count for row in rows for count in row.plays), weight),
     )
 
 
@@ -167,20 +134,18 @@ class _Both(NamedTuple):
     outcome: float
 
 
-def _both(rows: Sequence[Mapping[str, Any]]) -> Iterator[_Both]:
+def _both(rows: Sequence[RewardRow]) -> Iterator[_Both]:
     """The replies that have a rubric score and an outcome; equal texts of a prompt count once."""
     for prompt, row in enumerate(rows):
         seen = {}
-        for candidate, rubric, outcome in zip(
-            row["candidates"], row["rubric_scores"], row["outcomes"], strict=True
-        ):
+        for candidate, rubric, outcome in zip(row.candidates, row.rubric_scores, row.outcomes, strict=True):
             if rubric is not None and outcome is not None:
-                seen[candidate["text"]] = _Both(prompt, rubric, outcome)
+                seen[candidate.text] = _Both(prompt, rubric, outcome)
         yield from seen.values()
 
 
 def _centred(both: Sequence[_Both]) -> list[_Both]:
-    """The same with each prompt's means taken off; prompts with one reply say nothing."""
+    """The same minus each prompt's means; prompts with one reply are left out."""
     by_prompt: dict[int, list[_Both]] = {}
     for one in both:
         by_prompt.setdefault(one.prompt, []).append(one)

@@ -20,14 +20,21 @@ from maieutic.evals.steps import (
     EvalPaired,
     EvalSimulator,
     EvalTutorGrid,
+    EvalTutorPairwiseScore,
     EvalTutorScore,
 )
+from maieutic.judging.steps import EvalTutorPairwise, Judge, Preferences, Rewards
 from maieutic.recipes.utility import EvalUtility
 
 STEPS: tuple[type[Step], ...] = (
+    Judge,
+    Rewards,
+    Preferences,
     EvalSimulator,
     EvalTutorScore,
     EvalTutorGrid,
+    EvalTutorPairwise,
+    EvalTutorPairwiseScore,
     EvalJudgeRated,
     EvalJudgeScore,
     EvalDialogueRun,

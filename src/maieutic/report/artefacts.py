@@ -125,7 +125,8 @@ def _judge_stages(run: Run) -> tuple[list[StageRun], list[tuple[StageRun, str]]]
     judge that was only compared with people scores no model.
     """
     judged = [stage for stage in run.stages if stage.kind == "judge"]
-    feeding = [run.stage_at(s.setting("data")) for s in run.stages if s.kind == "prefer"]
+    sources = [stage.setting("data") for stage in run.stages if stage.kind == "preferences"]
+    feeding = [run.stage_at(path) for of in sources for path in (of if isinstance(of, list) else [of])]
     names: dict[str, str] = {}
     for stage in run.stages:
         if stage.kind == "eval-tutor":

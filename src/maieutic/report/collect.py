@@ -29,7 +29,7 @@ _KINDS = {
 _BY_FILE = (
     ("metrics.json", "eval-simulator"),
     ("scores.json", "eval-tutor"),
-    ("pairs.jsonl", "prefer"),
+    ("pairs.jsonl", "preferences"),
     ("split.json", "split"),
     ("rejected.jsonl", "clean"),
     ("corpus.jsonl", "import"),

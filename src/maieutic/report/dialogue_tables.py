@@ -90,7 +90,7 @@ def continuations(runs: Sequence[Run]) -> Table | None:
     """For each round of continuations: how far rubric and outcome agree, and what the continuations cost."""
     rows = []
     for run in runs:
-        for stage in (stage for stage in run.stages if stage.kind == "mix"):
+        for stage in (stage for stage in run.stages if stage.kind == "rewards"):
             mixed = stage.result
             if "agreement" not in mixed:
                 continue

@@ -157,7 +157,7 @@ def extract(runs: Sequence[Run]) -> ReportData:
         outcomes=[o for run in runs for o in _run_outcomes(run)],
         agreements=[a for run in runs for path in run.ratings if (a := _agreement(run, path))],
         grids=[_grid(stage) for _, stage in stages if stage.kind == "grid" and stage.manifest is not None],
-        rubrics=[v for _, stage in stages if stage.kind == "mix" and (v := _rubric_validity(stage))],
+        rubrics=[v for _, stage in stages if stage.kind == "rewards" and (v := _rubric_validity(stage))],
     )
 
 

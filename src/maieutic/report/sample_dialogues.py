@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from maieutic.core.errors import MaieuticError
 from maieutic.core.messages import Conversation
-from maieutic.judging.rubrics import Better, Kind, Rubric, load
+from maieutic.judging.rubrics import Better, Kind, Rubric, load_rubric
 from maieutic.report.collect import Run, StageRun
 
 TEN = 10
@@ -193,7 +193,7 @@ def _replies(row: Mapping[str, Any]) -> Iterator[ShownTurn]:
 
 def _rubric(name: str) -> Rubric | None:
     try:
-        return load(name) if name else None
+        return load_rubric(name) if name else None
     except MaieuticError:  # a rubric file that is gone; its values are shown as plain numbers
         return None
 

@@ -148,9 +148,9 @@ def _eval_tutor(m: Mapping[str, Any]) -> Iterator[str]:
 
 _SUMMARIES: dict[str, Callable[[Mapping[str, Any]], Iterator[str]]] = {
     "base": _base, "import": _import, "clean": _clean, "split": _split, "sft": _train, "dpo": _train,
-    "simulate": _simulate, "candidates": _candidates, "judge": _judge, "prefer": _prefer,
+    "simulate": _simulate, "candidates": _candidates, "judge": _judge, "preferences": _prefer,
     "eval-simulator": _eval_simulator, "eval-dialogue": _dialogue, "eval-tutor": _eval_tutor,
-    "play": _play, "continuations": _simulate, "mix": _mix,
+    "play": _play, "continuations": _simulate, "rewards": _mix,
 }  # fmt: skip
 
 
@@ -358,7 +358,7 @@ def differences(stage: StageRun) -> Table | None:
 
 def preferences(runs: Sequence[Run]) -> Iterator[Table]:
     """The pairs of each `prefer` stage: both sides, and the counts by strategy."""
-    for stage in (stage for run in runs for stage in run.stages if stage.kind == "prefer"):
+    for stage in (stage for run in runs for stage in run.stages if stage.kind == "preferences"):
         if "pairs" in stage.result:
             yield _pair_sides(stage.label, stage.result)
         if stage.result.get("by_strategy"):

@@ -19,14 +19,13 @@ from maieutic.recipes.stages.corpora import (
     Stats,
     World,
 )
-from maieutic.recipes.stages.judging import Judge, Prefer
-from maieutic.recipes.stages.playing import Continuations, Mix
+from maieutic.recipes.stages.playing import Continuations
 from maieutic.recipes.stages.talking import Candidates, Intents, PrePostTest, Simulate
 from maieutic.recipes.stages.training import Dpo, Sft
 from maieutic.recipes.stages.tutoring import Leaks, Lists
 from maieutic.recipes.stages.utility import Take
 
-__all__ = ["ACTIONS", "Action", "Options", "Prefer"]
+__all__ = ["ACTIONS", "Action", "Options"]
 
 ACTIONS: dict[str, type[Action]] = {
     "world": World,
@@ -44,10 +43,7 @@ ACTIONS: dict[str, type[Action]] = {
     "sft": Sft,
     "simulate": Simulate,
     "candidates": Candidates,
-    "judge": Judge,
     "continuations": Continuations,
-    "mix": Mix,
-    "prefer": Prefer,
     "dpo": Dpo,
     "pre-post-test": PrePostTest,
     "take": Take,

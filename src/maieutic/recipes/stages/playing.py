@@ -81,25 +81,3 @@ class Continuations(Action):
             (self.tutor, self.turns - 1, self.sampling.max_tokens),
         )
         return flow.asked(asks, self.budget.prices)
-
-
-class Mix(Action):
-    """Judged rows whose scores are the rubric's and the outcome's together."""
-
-    outputs = ("rows.jsonl",)
-    data: Path
-    """A judge stage."""
-    plays: Path
-    weight: float = Field(0.5, ge=0, le=1)
-
-    def run(self, out: Path) -> None:  # noqa: D102
-        from maieutic.judging.rewards import mix
-
-        mix(self.data, self.plays, out, weight=self.weight)
-
-    def describe(self) -> str:  # noqa: D102
-        return f"{1 - self.weight:g} of the rubric, {self.weight:g} of the outcome"
-
-    def expect(self, out: Path, flow: Flow) -> Cost:  # noqa: D102
-        flow.put(out, flow.size(self.data))
-        return Cost()

@@ -1,7 +1,7 @@
-"""Scoring rubrics as data: one YAML file each, closed and hashed.
+"""Scoring rubrics as data: one YAML file each, validated and hashed.
 
-A rubric names its criteria, what their values mean, how much each weighs in the summary score, and which of them code
-decides before a model is asked. Its hash stands in every key and row that it decides.
+A rubric names its criteria, the meaning of their values, their weights in the summary score, and the criteria that code
+decides before a model is asked. Its hash is part of the key of every row that it decides.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from maieutic.core.errors import InputError, MissingInput
@@ -21,14 +20,14 @@ from maieutic.core.messages import Record, fingerprint
 
 
 class Kind(StrEnum):
-    """What a criterion's value is."""
+    """The values of a criterion."""
 
     YES_NO = "yes_no"
     SCALE = "scale"
 
 
 class Better(StrEnum):
-    """Which end of a criterion is the good one."""
+    """Which end of a criterion's scale is better."""
 
     HIGH = "high"
     LOW = "low"
@@ -41,18 +40,18 @@ class Criterion(Record):
     kind: Kind
     low: int = 0
     high: int = 1
-    """The scale's ends, both in it; 0 and 1 for yes/no."""
+    """The ends of the scale, both included; 0 and 1 for yes/no."""
     question: str
-    """What the judge is asked."""
+    """The question to the judge."""
     anchors: dict[str, str] = Field(default_factory=dict)
-    """What a value means, by value (`yes`, `no`, or a number of the scale)."""
+    """The meaning of values: `yes`, `no`, or numbers of the scale."""
     better: Better = Better.HIGH
     weight: float = Field(0.0, ge=0)
-    """What one point of the value adds to the summary score."""
+    """How much one point of the value adds to the summary score."""
     code: str | None = None
-    """The deterministic check that decides it where it can; see `checks.CHECKS`."""
+    """The check that decides the criterion where it can; see `checks.turns.CHECKS`."""
     also: tuple[str, ...] = ()
-    """Other names under which published files hold it."""
+    """Other names of the criterion in published files."""
 
     @field_validator("anchors", mode="before")
     @classmethod
@@ -83,7 +82,7 @@ class Rubric(Record):
     name: str
     about: str
     judged: str
-    """What is judged, as the judge is told: `the tutor's reply`."""
+    """What is judged, in the words of the prompt: `the tutor's reply`."""
     show_answer: bool = True
     """Whether the judge sees the known answer, where there is one."""
     criteria: tuple[Criterion, ...] = Field(min_length=1)
@@ -97,7 +96,7 @@ class Rubric(Record):
 
     @property
     def hash(self) -> str:
-        """Of everything the rubric says."""
+        """A hash of the whole rubric."""
         return fingerprint(self.model_dump(mode="json"))[:16]
 
     @property
@@ -107,24 +106,25 @@ class Rubric(Record):
 
 
 @cache
-def load(name: str) -> Rubric:
-    """A rubric by name (one of this folder) or by path (a `.yaml` file).
+def load_rubric(name: str) -> Rubric:
+    """A shipped rubric by name, or any rubric by the path of its `.yaml` file.
 
     Raises:
-        MissingInput: there is none.
-        InputError: the file is not a rubric; says where.
+        MissingInput: there is no such rubric.
+        InputError: the file is not a rubric; names the part.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else files(__package__) / f"{name}.yaml"
+    import yaml
+
+    shipped = files(__package__) / "rubrics"
+    path = Path(name) if name.endswith((".yaml", ".yml")) else shipped / f"{name}.yaml"
     if not path.is_file():
-        known = ", ".join(
-            sorted(file.name[:-5] for file in files(__package__).iterdir() if file.name.endswith(".yaml"))
-        )
+        known = ", ".join(sorted(file.name.removesuffix(".yaml") for file in shipped.iterdir()))
         raise MissingInput(f"no rubric {name!r}", f"Known: {known}; or give the path of a .yaml file.")
     try:
         return Rubric.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(
-            f"rubric {name}: not YAML ({str(error).splitlines()[0]})", "Mend the file."
+            f"rubric {name}: not YAML ({str(error).splitlines()[0]})", "Correct the file."
         ) from None
     except ValidationError as error:
         first = error.errors()[0]
@@ -135,19 +135,19 @@ def load(name: str) -> Rubric:
 
 
 def summary_score(rubric: Rubric, values: Mapping[str, float]) -> float | None:
-    """The weighted sum of the values, each turned so that more is better; null where a weighted one is missing.
+    """The weighted sum of the values, each oriented so that more is better; null where a weighted one is missing.
 
     For `socratic` this is the published score, .25·asks + .25·(1 - reveals) + .05·on_topic + .05·helpful: .10 to 1.
     """
-    total, weighed = 0.0, False
+    total, weighted = 0.0, False
     for criterion in rubric.criteria:
         if not criterion.weight:
             continue
         if criterion.name not in values:
             return None
         value = values[criterion.name]
-        weighed = True
+        weighted = True
         total += criterion.weight * (
             value if criterion.better == Better.HIGH else criterion.low + criterion.high - value
         )
-    return round(total, 9) if weighed else None
+    return round(total, 9) if weighted else None

@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from judges import Speaker, verdict
+from judges import Speaker, judge, preferences, verdict
 
 from maieutic.core.errors import EmptyCorpus, InputError, StoreError
-from maieutic.core.messages import Preference
+from maieutic.core.rows import JudgedRow, PreferenceRow, parse
 from maieutic.core.store import stage_rows
-from maieutic.judging import judge
-from maieutic.judging.preferences import Refusal, Rules, pair, pairs, prefer
-from maieutic.judging.preferences.pairs import STRATEGIES, choose
+from maieutic.judging import preferences as module
+from maieutic.judging.preferences import STRATEGIES, Refusal
+from maieutic.judging.steps import Preferences
 
 
 def row(*graded: tuple[str, float | None] | tuple[str, float | None, bool], **extra: Any) -> dict[str, Any]:
@@ -36,9 +36,22 @@ def row(*graded: tuple[str, float | None] | tuple[str, float | None, bool], **ex
     }  # fmt: skip
 
 
+def choose(judged: dict[str, Any], **rules: Any) -> Any:
+    return module.choose(parse(JudgedRow, judged, "row"), Preferences(data=[], **rules))
+
+
+def pairs(rows: list[dict[str, Any]], **rules: Any) -> list[PreferenceRow]:
+    return list(module.pairs([parse(JudgedRow, one, "row") for one in rows], **rules))
+
+
+def pair(judged: dict[str, Any], **rules: Any) -> PreferenceRow | Refusal:
+    made = pairs([judged], **rules)
+    return made[0] if made else choose(judged, **rules)
+
+
 def test_best_against_worst_on_the_tutors_prompt() -> None:
     result = pair(row(("b", 0.9), ("a", 1.0), ("c", 0.3), ("d", 0.5)))
-    assert isinstance(result, Preference)
+    assert isinstance(result, PreferenceRow)
     assert [turn.role for turn in result.prompt] == ["system", "user"]
     assert (result.chosen[0].content, result.rejected[0].content) == ("a", "c")
     assert result.scores == {"chosen": 1.0, "rejected": 0.3}
@@ -65,7 +78,7 @@ def test_a_prompt_without_a_pair_says_why(judged: dict[str, Any], reason: Refusa
 
 def test_margin() -> None:
     assert pair(row(("a", 0.9), ("b", 0.7)), min_margin=0.2) == Refusal.MARGIN
-    assert isinstance(pair(row(("a", 0.95), ("b", 0.7)), min_margin=0.2), Preference)
+    assert isinstance(pair(row(("a", 0.95), ("b", 0.7)), min_margin=0.2), PreferenceRow)
 
 
 GRADED = st.lists(
@@ -101,19 +114,19 @@ def test_the_file_and_its_quality(tmp_path: Path) -> None:
         [row(("a b c", 1.0), ("d", 0.2), key="2", index=1), row(("e", 0.9), ("f", 0.1), key="1", index=0),
          row(("g", 0.5), ("h", 0.1), key="3"), row(("i", None), ("j", 0.9), key="4")],
     )  # fmt: skip
-    quality = prefer(source, tmp_path / "p.jsonl")
+    quality = preferences(source, tmp_path / "p.jsonl")
     assert (quality.prompts, quality.pairs, quality.unscored) == (4, 2, 1)
     assert quality.refused == {"chosen too low": 1, "unscored": 1}
     assert quality.words_chosen == 2
     lines = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
     assert [one["chosen"][0]["content"] for one in lines] == ["e", "a b c"]
-    assert prefer(source, tmp_path / "p.jsonl") == quality
+    assert preferences(source, tmp_path / "p.jsonl") == quality
     with pytest.raises(StoreError, match="holds something else"):
-        prefer(source, tmp_path / "p.jsonl", min_chosen=0.95)
+        preferences(source, tmp_path / "p.jsonl", min_chosen=0.95)
     with pytest.raises(EmptyCorpus, match="chosen too low"):
-        prefer(source, tmp_path / "q.jsonl", min_chosen=1.0)
+        preferences(source, tmp_path / "q.jsonl", min_chosen=1.0)
     assert not (tmp_path / "q.jsonl").exists()
-    with pytest.raises(InputError, match="not a judged row"):
+    with pytest.raises(InputError, match="JudgedRow"):
         pair({"id": "x", "messages": []})
 
 
@@ -144,7 +157,7 @@ def test_the_published_artefact(tmp_path: Path) -> None:
     ]
     file = tmp_path / "train_dataset.json"
     file.write_text(json.dumps(items))
-    quality = prefer(file, tmp_path / "p.jsonl", min_chosen=0.8)
+    quality = preferences(file, tmp_path / "p.jsonl", min_chosen=0.8)
     assert (quality.prompts, quality.pairs) == (3, 1)
     assert quality.refused == {"unscored": 1, "chosen too low": 1}
     assert quality.unscored == 2
@@ -155,30 +168,12 @@ def test_the_published_artefact(tmp_path: Path) -> None:
     assert preference["scores"] == {"chosen": 1.0, "rejected": 0.2}
     file.write_text(json.dumps([{"prompt": 3, "all_evaluations": []}]))
     with pytest.raises(InputError, match="published form"):
-        prefer(file, tmp_path / "q.jsonl")
+        preferences(file, tmp_path / "q.jsonl")
 
 
 def maieutic(*args: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", COMMAND, *map(str, args)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
-COMMAND = """
-import sys, typer
-from maieutic.cli.judge import register
-from maieutic.core.errors import MaieuticError
-app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
-register(app)
-try:
-    app()
-except MaieuticError as error:
-    sys.exit(f"error: {error}")
-"""
+    command = [sys.executable, "-m", "maieutic", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_the_commands_in_a_row(tmp_path: Path) -> None:
@@ -207,15 +202,15 @@ def test_the_commands_in_a_row(tmp_path: Path) -> None:
         assert judged.returncode == 0, judged.stderr
         result = json.loads(judged.stdout)
         assert (result["judged"], result["unscored"]) == (18, 0)
-        written = maieutic("prefer", run / folder, "--out", tmp_path / f"{folder}-pairs.jsonl")
+        written = maieutic("preferences", run / folder, "--out", tmp_path / f"{folder}-pairs.jsonl")
         assert written.returncode == 0, written.stderr
         assert re.search(r"3 pairs of 3 prompts", written.stdout)
     wrong = maieutic("judge", run, "--rubric", "socratic", "--out", tmp_path / "x")
-    assert wrong.returncode == 1
+    assert wrong.returncode == 2
     assert len(wrong.stderr.strip().splitlines()) == 2
     assert "Traceback" not in wrong.stderr
-    neither = maieutic("prefer", "--out", tmp_path / "y.jsonl")
-    assert "name one source" in neither.stderr
+    nothing = maieutic("preferences", "--out", tmp_path / "y.jsonl")
+    assert nothing.returncode == 2 and "DATA" in nothing.stderr
 
 
 # The rules, over rows of any kind.
@@ -281,7 +276,7 @@ def test_the_order_of_candidates_decides_nothing_but_ties(
     candidates: list[Any], rules: dict[str, Any], random: Any
 ) -> None:
     def told(given: list[Any]) -> Any:
-        found = choose(repeated(given), Rules(**rules))
+        found = choose(repeated(given), **rules)
         if isinstance(found, Refusal):
             return found
         return sorted((one.chosen.text, one.rejected.text) for one in found)
@@ -307,7 +302,7 @@ def test_the_report_adds_up(prompts: list[list[Any]], rules: dict[str, Any]) -> 
     with tempfile.TemporaryDirectory() as folder:
         source = write(Path(folder) / "rows.jsonl", [{**one, "key": str(n)} for n, one in enumerate(rows)])
         try:
-            quality = prefer(source, Path(folder) / "p.jsonl", **rules)
+            quality = preferences(source, Path(folder) / "p.jsonl", **rules)
         except EmptyCorpus:
             assert not list(pairs(rows, **rules))
             return
@@ -324,8 +319,8 @@ def test_the_report_adds_up(prompts: list[list[Any]], rules: dict[str, Any]) -> 
     }  # fmt: skip
     gaps = [len(one["chosen"][0]["content"].split()) - len(one["rejected"][0]["content"].split())
             for one in written]  # fmt: skip
-    assert quality.words_gap["value"] == pytest.approx(sum(gaps) / len(gaps))
-    assert quality.words_gap["n"] == quality.paired
+    assert quality.words_gap.value == pytest.approx(sum(gaps) / len(gaps))
+    assert quality.words_gap.n == quality.paired
     assert quality.unscored == sum(score is None for one in rows for score in one["scores"])
 
 
@@ -333,7 +328,7 @@ FIVE = [("a a a a", 1.0), ("b", 0.95), ("c c", 0.9), ("d d d", 0.5), ("e", 0.3, 
 
 
 def told(judged: dict[str, Any], **rules: Any) -> list[tuple[str, str]] | Refusal:
-    found = choose(judged, Rules(**rules))
+    found = choose(judged, **rules)
     if isinstance(found, Refusal):
         return found
     return [(one.chosen.text[0], one.rejected.text[0]) for one in found]
@@ -390,16 +385,16 @@ def said(*helpful: int | None, **values: Any) -> list[dict[str, Any]]:
     ],
 )
 def test_repeats_must_agree(good: Any, bad: Any, agreement: float, agreed: bool) -> None:
-    judged = row(("a", 0.9), ("b", 0.7), said=[said(*good), said(*bad)])
+    judged = row(("a", 0.9), ("b", 0.7), model_verdicts=[said(*good), said(*bad)])
     assert told(judged, agreement=agreement) == ([("a", "b")] if agreed else Refusal.DISAGREE)
 
 
 def test_what_code_decided_holds_in_every_repeat() -> None:
     """The models call the rejected reply silent; code knows that it reveals."""
-    judged = row(("a", 1.0), ("b", 0.75, True), said=[said(5, 5), said(5, 5)],
-                 decided=[{"reveals_answer": "code"}] * 2)  # fmt: skip
+    judged = row(("a", 1.0), ("b", 0.75, True), model_verdicts=[said(5, 5), said(5, 5)],
+                 decided_by=[{"reveals_answer": "code"}] * 2)  # fmt: skip
     assert told(judged) == [("a", "b")]
-    del judged["decided"]
+    del judged["decided_by"]
     assert told(judged) == Refusal.DISAGREE
     judged["rubric"] = "of-my-own"
     with pytest.raises(InputError, match="no rubric 'of-my-own'"):
@@ -427,8 +422,8 @@ def test_the_judge_writes_the_score_of_each_repeat(tmp_path: Path) -> None:
     (judged,) = stage_rows(tmp_path / "j")
     assert judged["repeats"] == [pytest.approx([0.95, 0.95, 0.75, 0.75]), pytest.approx([0.8] * 4)]
     with pytest.raises(EmptyCorpus, match="1 repeats disagree"):
-        prefer(tmp_path / "j", tmp_path / "p.jsonl")
-    assert prefer(tmp_path / "j", tmp_path / "p.jsonl", agreement=0).pairs == 1
+        preferences(tmp_path / "j", tmp_path / "p.jsonl")
+    assert preferences(tmp_path / "j", tmp_path / "p.jsonl", agreement=0).pairs == 1
     del judged["repeats"]
     assert told(judged) == Refusal.DISAGREE, "and read from what was said it is the same"
 
@@ -443,8 +438,8 @@ def test_a_rule_that_is_none_is_refused(tmp_path: Path) -> None:
         {"margin": 1},
     ):
         with pytest.raises(InputError) as refused:
-            prefer(source, tmp_path / "p.jsonl", **rules)
-        assert "best-worst, all-pairs, margin" in refused.value.hint and not (tmp_path / "p.jsonl").exists()
+            preferences(source, tmp_path / "p.jsonl", **rules)
+        assert next(iter(rules)) in refused.value.what and not (tmp_path / "p.jsonl").exists()
 
 
 def test_rows_that_hold_no_more_than_is_asked_for(tmp_path: Path) -> None:
@@ -455,10 +450,10 @@ def test_rows_that_hold_no_more_than_is_asked_for(tmp_path: Path) -> None:
     }  # fmt: skip
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps(row))
-    assert prefer(path, tmp_path / "pairs.jsonl").pairs == 1
+    assert preferences(path, tmp_path / "pairs.jsonl").pairs == 1
     (pair,) = map(json.loads, (tmp_path / "pairs.jsonl").read_text().splitlines())
     assert (pair["chosen"][0]["content"], pair["rejected"][0]["content"]) == ("How so?", "No.")
     for messages in ([], [{"role": "pupil", "content": "x"}], [{"role": "user"}], "x"):
         path.write_text(json.dumps({**row, "messages": messages}))
-        with pytest.raises(InputError, match="row own: not a judged row"):
-            prefer(path, tmp_path / "none.jsonl")
+        with pytest.raises(InputError, match=r"rows.jsonl:1: not a JudgedRow"):
+            preferences(path, tmp_path / "none.jsonl")
