@@ -14,15 +14,14 @@ from typing import Any
 
 import pytest
 import torch
-import typer
 from cli_tree import commands
 from loopback import Loopback
 from tiny import tiny_checkpoint
 from typer.testing import CliRunner
 
 from maieutic.chat_templates import prompt_ids
-from maieutic.cli import evals
-from maieutic.cli import judge as tutoring
+from maieutic.cli import app as _app
+from maieutic.cli import gather
 from maieutic.core.errors import ContextTooShort, InputError, MaieuticError, RunConflict, TooManyFailures
 from maieutic.core.messages import Message, Preference, Role
 from maieutic.core.store import stage_rows
@@ -34,9 +33,7 @@ from maieutic.train.data import Framing, preference_rows
 
 torch.set_num_threads(1)
 
-_app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
-for _room in (tutoring, evals):
-    _room.register(_app)
+gather()
 GOOD = {"reason": "so", "asks_question": "yes", "on_topic": 4, "helpful": 3, "reveals_answer": "no"}
 SAID = {"asks_question": 1.0, "on_topic": 4.0, "helpful": 3.0, "reveals_answer": 0.0}
 

@@ -18,8 +18,9 @@ from maieutic.checks.outcomes import first_generated
 from maieutic.checks.turns import CHECKS
 from maieutic.core.budget import Spending
 from maieutic.core.errors import EmptyCorpus, InputError, MaieuticError
+from maieutic.core.json_rows import Placed
 from maieutic.core.messages import Conversation, Fault, Message, Problem, Role, Sampling, Verdict, fingerprint
-from maieutic.core.rows import Candidate, CandidateRow, Placed, parse, read_placed
+from maieutic.core.rows import Candidate, CandidateRow, parse, read_placed
 from maieutic.core.settings import LocalModel, Requests
 from maieutic.core.store import Stage
 from maieutic.core.workers import Failed, check_rate, fault_of, run_pending

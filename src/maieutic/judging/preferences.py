@@ -22,8 +22,9 @@ from pydantic import ValidationError
 
 from maieutic.checks.turns import reveals_answer
 from maieutic.core.errors import EmptyCorpus, InputError, MaieuticError
+from maieutic.core.json_rows import Placed
 from maieutic.core.messages import Finish, Message, Role, Verdict, fingerprint
-from maieutic.core.rows import JudgedRow, Placed, PreferenceRow, parse, read_placed
+from maieutic.core.rows import JudgedRow, PreferenceRow, parse, read_placed
 from maieutic.judging.judges import read_values
 from maieutic.judging.rubrics import Rubric, load_rubric, summary_score
 from maieutic.judging.steps import Preferences, PreferencesResult, Strategy
