@@ -10,9 +10,10 @@ import typer
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from maieutic.cli import data
+from maieutic.cli import generate
 from maieutic.core.errors import MaieuticError
 from maieutic.core.messages import Conversation, Message, Problem, Role
+from maieutic.data.steps import Clean, Convert, Decontaminate, Import, Split, Stats
 
 TEXT = st.text(max_size=40)
 ROLE = st.sampled_from([Role.SYSTEM, Role.USER, Role.ASSISTANT])
@@ -55,7 +56,7 @@ def talk(*texts: str, first: str = "user", **fields: Any) -> Conversation:
 def run(*args: object) -> tuple[int, str, str]:
     """Exit code, standard output and what went to standard error or was raised for it."""
     app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
-    data.register(app)
+    generate.add({"": app}, (Import, Clean, Split, Decontaminate, Stats, Convert), {})
     result = CliRunner().invoke(app, [str(arg) for arg in args])
     if isinstance(result.exception, MaieuticError):
         return 1, result.stdout, str(result.exception)

@@ -171,7 +171,7 @@ def test_a_value_may_name_a_stage_but_not_itself() -> None:
         stages={"one": {"do": "stats", "corpus": "${who}"}},
     )
     plan = runner.resolve(own, Path("run"))
-    assert plan.stages[0].step.model_dump()["corpus"] == Path("me")
+    assert plan.stages[0].step.model_dump()["corpus"] == "me"
     again = own.model_copy(update={"stages": {"one": {"do": "stats", "corpus": "${a}"}}})
     with pytest.raises(RecipeError, match=r"value b: \$\{b\} is neither a value nor an earlier stage"):
         runner.resolve(again, Path("run"))

@@ -19,10 +19,10 @@ from maieutic.data.decontaminate import (
     Match,
     Question,
     decontaminate,
-    decontaminate_file,
     questions,
 )
 from maieutic.data.importing import import_files
+from maieutic.data.steps import Decontaminate
 
 LONG = (
     "Describe a vivid and unique character, using strong imagery and creative language, in no more than two paragraphs "
@@ -120,9 +120,9 @@ def test_the_command_flags_and_writes_the_rest(tmp_path: Path) -> None:
     write_corpus(
         corpus, [talk("x", "y", id="clean"), talk(LONG, "z", id="dirty"), talk(SHORT, "[b]", id="too")]
     )
-    code, shown, _ = run("contamination", corpus, "--against", asked)
-    assert code == 0 and "dirty" in shown and "2 of 3 conversations hold 2 of 2 questions" in shown
-    code, shown, _ = run("contamination", corpus, "--against", asked, "--out", out, "--fail", "--json")
+    code, shown, _ = run("decontaminate", corpus, "--against", asked)
+    assert code == 0 and "dirty" in shown and "2 of 2 questions found, in 2 of 3 conversations" in shown
+    code, shown, _ = run("decontaminate", corpus, "--against", asked, "--out", out, "--fail", "--json")
     found = orjson.loads(shown)
     assert code == 1 and found["flagged"] == found["questions_found"] == 2 and found["read"] == 3
     assert [(hit["conversation"], hit["question"], hit["how"]) for hit in found["hits"]] == [
@@ -130,14 +130,14 @@ def test_the_command_flags_and_writes_the_rest(tmp_path: Path) -> None:
         ("too", f"{asked}:7:2", "run"),
     ]
     assert [conversation.id for conversation in read_corpus(out)] == ["clean"]
-    code, shown, _ = run("contamination", out, "--against", asked, "--fail")
-    assert code == 0 and "none of 2 questions" in shown
+    code, shown, _ = run("decontaminate", out, "--against", asked, "--fail")
+    assert code == 0 and "0 of 2 questions found" in shown
     with pytest.raises(StoreError):
-        decontaminate_file(corpus, [asked], asked, overwrite=True)
+        Decontaminate(corpus=corpus, against=[asked], force=True).run(asked)
     all_bad = tmp_path / "bad.jsonl"
     write_corpus(all_bad, [talk(LONG, "z")])
     with pytest.raises(EmptyCorpus):
-        decontaminate_file(all_bad, [asked], tmp_path / "none.jsonl")
+        Decontaminate(corpus=all_bad, against=[asked]).run(tmp_path / "none.jsonl")
     assert not (tmp_path / "none.jsonl").exists()
 
 
@@ -149,8 +149,8 @@ def test_real_benchmarks_are_found_in_themselves_and_not_in_real_chats(
     assert len(asked) == 240
     corpus = tmp_path / "c.jsonl"
     write_corpus(corpus, import_files([real_data / "real-chats", real_data / "mathdial"])[0])
-    report = decontaminate_file(corpus, files)
-    assert (report.flagged, report.read) == (0, 467)
+    found = Decontaminate(corpus=corpus, against=files).run()
+    assert (found.flagged, found.read) == (0, 467)
     inside = [talk("Hello.", "Hi!", f"Here it is: {question.text}", "Well.") for question in asked]
     report = ContaminationReport()
     left = list(decontaminate(inside, asked, report))

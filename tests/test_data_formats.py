@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 
 from maieutic.core.errors import EmptyCorpus, InputError, MissingInput
 from maieutic.core.messages import Conversation, Message, Problem, Role
-from maieutic.data.convert import convert, sharegpt_row
+from maieutic.data.convert import sharegpt_row
 from maieutic.data.corpus import program
 from maieutic.data.formats.chats import from_turns
 from maieutic.data.formats.tutoring import fragments, last_number, parse_seed, seed_conversation
 from maieutic.data.importing import FORMATS, guess, import_files
+from maieutic.data.steps import Convert
 
 
 def one(path: Path, value: Any, format: str = "auto", **options: Any) -> Conversation:
@@ -303,7 +304,8 @@ def test_every_export_is_imported_unchanged(corpus: list[Conversation]) -> None:
             ("parquet", "p.parquet"),
             ("messages", "m.jsonl"),
         ):
-            assert convert(folder / "c.jsonl", to, folder / file).conversations == len(corpus)
+            step = Convert.model_validate({"corpus": folder / "c.jsonl", "to": to})
+            assert step.run(folder / file).conversations == len(corpus)
             rows, report = import_files([folder / file], source="x")
             expected = [c if c.source is not None else c.model_copy(update={"source": "x"}) for c in corpus]
             assert list(rows) == expected, file
@@ -360,15 +362,15 @@ def test_unknown_shapes_say_their_keys(tmp_path: Path) -> None:
         {"instruction": "Say", "input": "", "output": None},
     )
     rows, report = import_files([path, tmp_path / "r.jsonl"])
-    with pytest.raises(EmptyCorpus, match="not one conversation"):
+    with pytest.raises(EmptyCorpus, match="no conversation"):
         list(rows)
     *reasons, preference, single = [row["reason"] for row in report.bad.rows]
     assert "seed shapes" in preference and "(keys: chosen, prompt, rejected)" in preference
     assert single == "no instruction with an output or a response (keys: input, instruction, output)"
     assert reasons == [
-        "unknown shape (keys: question_id, turns)",
-        "unknown shape (no object)",
-        "unknown shape (keys: messages)",
+        "unknown format (keys: question_id, turns)",
+        "unknown format (no object)",
+        "unknown format (keys: messages)",
     ]
     with pytest.raises(InputError, match="no format 'x'"):
         import_files([path], "x")

@@ -110,5 +110,5 @@ def test_the_command_stratifies(tmp_path: Path) -> None:
     assert run("import", path, "--by", "category", "--out", out)[0] == 2
     code, _, err = run("import", path, "--sample", "3", "--out", tmp_path / "t.jsonl")
     assert code == 0 and "3 conversations name no licence" in err
-    with pytest.raises(InputError, match="a sample of 0"):
+    with pytest.raises(InputError, match="sample"):
         import_files([path], sample=0)

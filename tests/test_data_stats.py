@@ -17,7 +17,7 @@ from maieutic.core.messages import Conversation
 from maieutic.core.words import pairwise_diversity, words
 from maieutic.data.corpus import write_corpus
 from maieutic.data.importing import import_files
-from maieutic.data.stats import FORMATS, SAMPLE, draw, stats, survey
+from maieutic.data.stats import FORMATS, SAMPLE, draw, survey
 
 
 def test_counts() -> None:
@@ -27,7 +27,7 @@ def test_counts() -> None:
             {"messages": [{"role": "system", "content": "be brief"}, *talk("two", "é!").messages]}
         ),
     ]
-    found = stats(corpus)
+    found = survey(corpus).json()
     assert found["conversations"] == 2 and found["ended"] == found["problems"] == found["users"] == 1
     assert found["turns"] == {"system": 1, "user": 3, "assistant": 2}
     assert found["characters"] == {"system": 8, "user": 11, "assistant": 3}
@@ -44,7 +44,7 @@ def test_counts() -> None:
     assert found["lengths"]["user_tokens"]["max"] == 3
     assert found["sources"] == {"s": 1, "unknown": 1} and found["licences"] == {"MIT": 1, "unknown": 1}
     with pytest.raises(EmptyCorpus):
-        stats([])
+        survey([])
 
 
 @given(st.lists(st.text("ab !", max_size=8), max_size=6))
@@ -62,15 +62,19 @@ def test_diversity_is_the_mean_over_all_pairs(texts: list[str]) -> None:
 @given(st.lists(conversations(), min_size=1, max_size=5))
 @settings(max_examples=40, deadline=None)
 def test_any_corpus_can_be_counted_in_any_order(corpus: list[Conversation]) -> None:
-    one, other = stats(corpus), stats(corpus[::-1])
+    one, other = survey(corpus).json(), survey(corpus[::-1]).json()
     assert orjson.dumps(one)
     assert one == other
 
 
 def test_a_large_corpus_is_sampled_the_same_way_in_any_order() -> None:
     corpus = [talk(f"word{n} word{n % 7}", "x") for n in range(SAMPLE + 300)]
-    one = stats(corpus)["first_turn_diversity"]
-    assert one == stats(corpus[::-1])["first_turn_diversity"] and one["n"] == SAMPLE and one["value"] > 90
+    one = survey(corpus).json()["first_turn_diversity"]
+    assert (
+        one == survey(corpus[::-1]).json()["first_turn_diversity"]
+        and one["n"] == SAMPLE
+        and one["value"] > 90
+    )
 
 
 def test_stats_command(tmp_path: Path) -> None:
@@ -102,7 +106,7 @@ def test_languages_and_tokens_are_counted(tmp_path: Path) -> None:
     assert found["tokens"]["user"] == 11 + 11 + 3 and found["tokenizer"] == str(tmp_path)
     code, out, _ = run("stats", path)
     assert code == 0 and "languages" in out and "tokens (estimated)" in out
-    assert stats(talks, languages=False)["languages"] is None
+    assert survey(talks, languages=False).json()["languages"] is None
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -121,7 +125,7 @@ def test_a_figure_of_next_to_nothing_and_one_that_cannot_be(tmp_path: Path) -> N
         assert draw(survey(few, languages=False), tmp_path / "few.svg").is_file()
     write_corpus(tmp_path / "c.jsonl", few)
     code, _, err = run("stats", tmp_path / "c.jsonl", "--figure", tmp_path / "a.gif")
-    assert code == 1 and ".png" in err
+    assert code == 2 and ".png" in err
 
 
 def test_convert_command(tmp_path: Path) -> None:
@@ -135,7 +139,7 @@ def test_convert_command(tmp_path: Path) -> None:
     assert code == 0 and orjson.loads(out)["conversations"] == 1
 
 
-@pytest.mark.parametrize("command", ["import", "convert", "clean", "split", "contamination", "stats"])
+@pytest.mark.parametrize("command", ["import", "convert", "clean", "split", "decontaminate", "stats"])
 def test_every_command_shows_an_example(command: str) -> None:
     code, out, _ = run(command, "--help")
     assert code == 0 and re.search(rf"Examples?: maieutic\s+{command}", out)
@@ -160,7 +164,7 @@ def test_the_examples_run_as_they_are_shown(tmp_path: Path, monkeypatch: pytest.
         "clean corpus.jsonl --preset platolm --filters near --out platolm.jsonl": 0,
         "split clean.jsonl --by user --out parts": 0,
         "split --check corpus.jsonl clean.jsonl": 1,
-        "contamination clean.jsonl --against question.jsonl --out unseen.jsonl": 0,
+        "decontaminate clean.jsonl --against question.jsonl --out unseen.jsonl": 0,
         "stats corpus.jsonl --figure corpus.png": 0,
     }.items():
         assert run(*example.split())[0] == expected, example

@@ -21,9 +21,9 @@ from maieutic.core.errors import EmptyCorpus, InputError, MissingExtra, MissingI
 from maieutic.core.json_rows import BadRows
 from maieutic.core.messages import Conversation
 from maieutic.core.reading import read_rows
-from maieutic.data.convert import convert
 from maieutic.data.corpus import write_corpus
 from maieutic.data.importing import import_files
+from maieutic.data.steps import Convert
 
 
 def csv_text(rows: list[list[str]], separator: str = ",", ending: str = "\r\n") -> str:
@@ -120,7 +120,7 @@ def test_unknown_columns_are_named(tmp_path: Path) -> None:
     rows, report = import_files([path])
     with pytest.raises(EmptyCorpus):
         list(rows)
-    assert report.bad.rows == [{"where": f"{path}:2", "reason": "unknown shape (keys: answer, riddle)"}]
+    assert report.bad.rows == [{"where": f"{path}:2", "reason": "unknown format (keys: answer, riddle)"}]
 
 
 def parquet(path: Path, columns: dict[str, list[Any]]) -> Path:
@@ -224,7 +224,7 @@ def test_parquet_in_any_row_groups_is_the_corpus(corpus: list[Conversation], row
         patch.setattr("maieutic.core.tables._BATCH", rows)
         folder = Path(name)
         write_corpus(folder / "c.jsonl", corpus)
-        convert(folder / "c.jsonl", "parquet", folder / "c.parquet")
+        Convert(corpus=folder / "c.jsonl", to="parquet").run(folder / "c.parquet")
         assert parquet.ParquetFile(folder / "c.parquet").num_row_groups >= len(corpus) / rows
         write_corpus(folder / "d.jsonl", import_files([folder / "c.parquet"], source="x")[0])
         read = [orjson.loads(row) for row in (folder / "d.jsonl").read_bytes().splitlines()]

@@ -15,8 +15,8 @@ from maieutic.core.errors import InputError, MissingExtra, MissingInput
 from maieutic.core.messages import Conversation, Role
 from maieutic.data import language as language_room
 from maieutic.data import near_duplicates, repair
-from maieutic.data.clean import CleanOptions, CleanReport, Filter, Reason, Rejected, clean
-from maieutic.data.filters import branding, mention, phrases, refusal
+from maieutic.data.clean import CleanReport, clean
+from maieutic.data.filters import CleanOptions, Filter, Reason, Rejected, branding, mention, phrases, refusal
 from maieutic.data.language import asks_to_translate, language, other_language
 from maieutic.data.lengths import FRAME, cut, estimate, token_counter
 from maieutic.data.repair import Repair, is_html, to_markdown

@@ -13,11 +13,11 @@ from pydantic import ValidationError
 from maieutic.core.errors import RenderError
 from maieutic.core.json_rows import BadRows
 from maieutic.core.messages import Conversation, Message, Role, fingerprint
-from maieutic.data.convert import convert
 from maieutic.data.corpus import identity, read_corpus, write_corpus
 from maieutic.data.importing import import_files
 from maieutic.data.personal import mask_conversation
 from maieutic.data.repair import mend
+from maieutic.data.steps import Convert
 
 CALL = {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1, "b": 2}'}}
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
@@ -107,7 +107,7 @@ def test_every_field_survives_import_and_every_form(tmp_path: Path, form: str, s
     corpus = tmp_path / "corpus.jsonl"
     write_corpus(corpus, imported)
     assert report.bad.count == 0
-    convert(corpus, form, tmp_path / f"out.{suffix}")
+    Convert.model_validate({"corpus": corpus, "to": form}).run(tmp_path / f"out.{suffix}")
     again, report = import_files([tmp_path / f"out.{suffix}"])
     assert list(again) == list(read_corpus(corpus, tools=True))
     assert report.bad.count == 0

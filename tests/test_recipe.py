@@ -88,7 +88,7 @@ def test_platolm_at_full_size(here: Path) -> None:
 
 
 def test_socratic_tutor_at_full_size(here: Path) -> None:
-    settings = {**FULL["socratic-tutor"], "test_share": 0.2, "beside": ["gpt4o"]}
+    settings = {**FULL["socratic-tutor"], "parts": [0.8, 0, 0.2], "beside": ["gpt4o"]}
     plan = runner.resolve("socratic-tutor", Path("run"), settings)
     stages = {step.name: step.step.model_dump() for step in plan.stages}
     assert stages["candidates-debugging"]["k"] == 5
@@ -123,7 +123,7 @@ def test_socratic_tutor_at_full_size(here: Path) -> None:
 
 def test_several_judges_are_a_panel_and_cost_each(here: Path) -> None:
     judges = ["openai/a", "openai/b"]
-    settings = {**FULL["socratic-tutor"], "training_judge": judges, "test_share": 0.2}
+    settings = {**FULL["socratic-tutor"], "training_judge": judges, "parts": [0.8, 0, 0.2]}
     plan = runner.resolve("socratic-tutor", Path("run"), settings)
     assert costs(plan)["judge-debugging"].calls == 80 * 5 * 2
     assert [step.step.models() for step in plan.stages if step.name == "judge-debugging"] == [judges]
@@ -187,7 +187,7 @@ def test_groups_repeat_their_stages_in_order(here: Path) -> None:
                     "for": {"set": "${sets}"},
                     "stages": {
                         "near-${set}-${round}": {
-                            "do": "contamination",
+                            "do": "decontaminate",
                             "corpus": "${clean-${round}}/corpus.jsonl",
                             "against": {
                                 "for": {"other": "${sets}"},

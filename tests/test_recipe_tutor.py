@@ -20,12 +20,11 @@ from loopback import Loopback
 from seedlists import SETS, Lists, write_lists
 from test_report import checked
 
-from maieutic.core.errors import EmptyCorpus, InputError, RecipeError
+from maieutic.core.errors import InputError, RecipeError
 from maieutic.core.messages import Message, Problem
 from maieutic.core.store import read_json, stage_rows
 from maieutic.data.corpus import read_corpus
-from maieutic.data.overlap import write_leaks
-from maieutic.data.split import train_test_split as take_lists
+from maieutic.data.steps import Decontaminate, Split, SplitResult
 from maieutic.evals import judge_agreement, tutor
 from maieutic.evals.judge_agreement import rated_replies
 from maieutic.evals.tutor_grid import GridCell, GridTutor, score_grid
@@ -78,7 +77,7 @@ def test_each_set_is_tested_with_each_tutor() -> None:
             assert asked[f"answers-{test}-from-{name}"] == f"hf/run/tutor-{name}"
     assert len(found["grid"]["tuned"]) == 9 and len(found["grid"]["base"]) == 3
     for name in SETS:
-        assert found[f"train-{name}"]["tests"] == [f"run/lists-{test}/test.jsonl" for test in SETS]
+        assert found[f"train-{name}"]["test"] == {test: f"run/split-{test}/test.jsonl" for test in SETS}
         assert found[f"candidates-{name}"]["data"] == f"run/train-{name}/corpus.jsonl"
         assert not found[f"train-{name}"]["drop"]
         assert stages(resolved(without_leaks=True))[f"train-{name}"]["drop"]
@@ -134,39 +133,44 @@ def lists(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Lists:
 
 def test_leaks_are_counted_item_by_item_and_can_be_left_out(lists: Lists, tmp_path: Path) -> None:
     for name in SETS:
-        take_lists(lists.train[name], tmp_path / name, name=name, test=lists.test[name])
+        Split(corpus=lists.train[name], test=lists.test[name], format="auto", source=name).run(
+            tmp_path / name
+        )
     tests = {name: tmp_path / name / "test.jsonl" for name in SETS}
     for name in SETS:
-        found = write_leaks(tmp_path / name / "train.jsonl", tests, tmp_path / f"{name}-whole")
+        train, whole = tmp_path / name / "train.jsonl", tmp_path / f"{name}-whole"
+        found = Decontaminate(corpus=train, test=tests, drop=False).run(whole / "corpus.jsonl")
         given = lists.leaks[name]
-        counts = found["tests"][name]
+        counts = found.tests[name]
         assert counts["overlap"]["exact"] == given["exact"] and counts["overlap"]["near"] == given["near"]
         assert counts["leaked"] == sum(given.values()) and counts["test"] == 5 + counts["leaked"]
-        assert [found["tests"][other]["leaked"] for other in SETS if other != name] == [0, 0]
+        assert [found.tests[other]["leaked"] for other in SETS if other != name] == [0, 0]
         written = read_json(tmp_path / f"{name}-whole" / "leaks.json")["tests"][name]["ids"]
         assert Counter(how for one in written.values() for how in one if how in given) >= Counter(given)
-        assert found["dropped"] == 0 and found["train"] == 12
-        left = write_leaks(tmp_path / name / "train.jsonl", tests, tmp_path / f"{name}-left", drop=True)
-        assert left["dropped"] == sum(given.values()) and left["tests"][name]["leaked"] == 0
-        assert left["tests"][name]["before"] == counts
+        assert found.dropped == 0 and found.read == 12
+        left = Decontaminate(corpus=train, test=tests).run(tmp_path / f"{name}-left" / "corpus.jsonl")
+        assert left.dropped == sum(given.values()) and left.tests[name]["leaked"] == 0
+        assert left.tests[name]["before"] == counts
         kept = [one.row() for one in read_corpus(tmp_path / f"{name}-left" / "corpus.jsonl")]
-        whole = [one.row() for one in read_corpus(tmp_path / f"{name}-whole" / "corpus.jsonl")]
-        assert len(kept) == left["train"] and all(row in whole for row in kept)
+        every = [one.row() for one in read_corpus(whole / "corpus.jsonl")]
+        assert len(kept) == left.read - left.dropped and all(row in every for row in kept)
 
 
 def test_without_a_test_list_whole_problems_are_held_out(real_data: Path, tmp_path: Path) -> None:
     source = real_data / "socratic-llm" / "debugging_train.json"
-    made = take_lists(source, tmp_path / "a", name="debugging", share=0.2)
-    assert made["held_out"] and made["train"] + made["test"] == 663 and 66 < made["test"] < 200
-    found = write_leaks(
-        tmp_path / "a" / "train.jsonl", {"own": tmp_path / "a" / "test.jsonl"}, tmp_path / "l"
-    )
-    assert found["tests"]["own"]["overlap"]["problems"] == 0
+    held_out: dict[str, Any] = {"by": "problem", "format": "auto", "test": "none"}
+    made = Split(corpus=source, parts=(0.8, 0, 0.2), source="debugging", **held_out).run(tmp_path / "a")
+    assert isinstance(made, SplitResult) and not made.empty
+    counts = made.counts
+    assert counts["train"] + counts["test"] == 663 and 66 < counts["test"] < 200
+    own = {"own": tmp_path / "a" / "test.jsonl"}
+    found = Decontaminate(corpus=tmp_path / "a" / "train.jsonl", test=own, drop=False).run()
+    assert found.tests["own"]["overlap"]["problems"] == 0
     assert {one.source for one in read_corpus(tmp_path / "a" / "test.jsonl")} == {"debugging"}
     few = tmp_path / "few.json"
     few.write_text(json.dumps(json.loads(source.read_text())[:1]))
-    with pytest.raises(EmptyCorpus, match="nothing is left"):
-        take_lists(few, tmp_path / "b", name="few")
+    made = Split(corpus=few, parts=(0.9, 0, 0.1), **held_out).run(tmp_path / "b")
+    assert isinstance(made, SplitResult) and len(made.empty) == 1
 
 
 def graded(path: Path, helpful: dict[str, int]) -> Path:
@@ -264,7 +268,7 @@ class Server(Loopback):
 @pytest.fixture(scope="module")
 def base(lists: Lists, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
-    take_lists(lists.train["tutorchat"], folder, name="t", test=lists.test["tutorchat"])
+    Split(corpus=lists.train["tutorchat"], test=lists.test["tutorchat"], format="auto").run(folder)
     sizes = {"vocab_size": 768, "hidden": 32, "layers": 1, "context": 4096, "steps": 20}
     return build(folder / "train.jsonl", folder / "base", **sizes).path
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from maieutic.core.errors import InputError, StoreError
 from maieutic.core.messages import Conversation, Problem, Role
+from maieutic.core.step import build
 from maieutic.data.corpus import identity, problem_key, read_corpus, write_corpus
 from maieutic.data.importing import import_files
 from maieutic.data.lengths import cut, estimate
@@ -25,10 +26,9 @@ from maieutic.data.split import (
     By,
     SplitReport,
     fold_name,
-    k_fold_split,
     split,
-    split_file,
 )
+from maieutic.data.steps import FoldsResult, Split, SplitResult
 
 BY = st.sampled_from(list(By))
 FEW = conversations(st.sampled_from(["a", "b", "c"]))
@@ -115,22 +115,24 @@ def test_split_file_writes_three_parts_and_says_how(tmp_path: Path) -> None:
     source = tmp_path / "c.jsonl"
     corpus = [talk(f"q{n}", "a", id=str(n)) for n in range(60)]
     write_corpus(source, corpus)
-    report = split_file(source, tmp_path / "parts", parts=(0.5, 0.3, 0.2))
+    whole = Split(corpus=source, parts=(0.5, 0.3, 0.2))
+    report = whole.run(tmp_path / "parts")
+    assert isinstance(report, SplitResult)
     read = {part: list(read_corpus(tmp_path / "parts" / f"{part}.jsonl")) for part in PARTS}
-    assert {part: len(found) for part, found in read.items()} == dict(report.counts)
+    assert {part: len(found) for part, found in read.items()} == report.counts
     assert sorted((c.id for found in read.values() for c in found), key=int) == [c.id for c in corpus]
     record = orjson.loads((tmp_path / "parts" / "split.json").read_bytes())
-    assert record["by"] == "conversation" and record["counts"] == dict(report.counts) and record["seed"] == 0
-    split_file(source, tmp_path / "parts", parts=(0.5, 0.3, 0.2))
+    assert record["by"] == "conversation" and record["counts"] == report.counts and record["seed"] == 0
+    whole.run(tmp_path / "parts")
     before = {path.name: path.read_bytes() for path in (tmp_path / "parts").iterdir()}
     with pytest.raises(StoreError, match="something else"):
-        split_file(source, tmp_path / "parts", parts=(0.5, 0.3, 0.2), seed=1)
+        whole.model_copy(update={"seed": 1}).run(tmp_path / "parts")
     with pytest.raises(StoreError, match="being read"):
-        split_file(tmp_path / "parts" / "train.jsonl", tmp_path / "parts", overwrite=True)
+        Split(corpus=tmp_path / "parts" / "train.jsonl", force=True).run(tmp_path / "parts")
     assert {path.name: path.read_bytes() for path in (tmp_path / "parts").iterdir()} == before
     for wrong in ({"by": "x"}, {"parts": (0.5, 0.6, 0.1)}, {"parts": (1.2, -0.1, -0.1)}):
         with pytest.raises(InputError):
-            split_file(source, tmp_path / "other", **wrong)  # type: ignore[arg-type]
+            build(Split, {"corpus": source, **wrong}).check()
 
 
 def test_what_leaks_between_the_parts_is_measured_and_written(tmp_path: Path) -> None:
@@ -146,14 +148,15 @@ def test_what_leaks_between_the_parts_is_measured_and_written(tmp_path: Path) ->
     ]
     corpus += [talk(f"Question {n} about {words(n + 2)}", "No.", id=f"prompt {n}") for n in range(120)]
     write_corpus(source, corpus)
-    report = split_file(source, tmp_path / "parts", parts=(0.6, 0.2, 0.2))
+    report = Split(corpus=source, parts=(0.6, 0.2, 0.2)).run(tmp_path / "parts")
+    assert isinstance(report, SplitResult)
     assert list(report.leakage) == ["validation in train", "test in train", "test in validation"]
     for pair, found in report.leakage.items():
         tested, seen = pair.split(" in ")
         checked = check(tmp_path / "parts" / f"{seen}.jsonl", tmp_path / "parts" / f"{tested}.jsonl").overlap
-        assert checked == found and found.exact == 0 and found.near and found.prompts
+        assert checked.counts() == found and checked.exact == 0 and checked.near and checked.prompts
     record = orjson.loads((tmp_path / "parts" / "split.json").read_bytes())
-    assert record["leakage"] == {pair: found.counts() for pair, found in report.leakage.items()}
+    assert record["leakage"] == report.leakage
     code, out, _ = run("split", source, "--out", tmp_path / "parts", "--parts", "0.6,0.2,0.2")
     assert code == 0 and "leakage" in out and "test in validation" in out
     code, out, _ = run("split", source, "--out", tmp_path / "quick", "--no-near", "--json")
@@ -164,7 +167,6 @@ def test_what_leaks_between_the_parts_is_measured_and_written(tmp_path: Path) ->
         run("split", "--check", train, test)[0] == 1
         and run("split", "--check", train, test, "--no-near")[0] == 0
     )
-    assert not split_file(source, tmp_path / "none", leakage=False).leakage
 
 
 def test_without_rensa_a_split_says_so_and_a_check_refuses(
@@ -280,7 +282,7 @@ def test_equal_turns_are_exact_in_any_form_unless_their_problems_differ(tmp_path
     assert check(sharegpt, plain).overlap.exact == 2
     assert check(other, plain).overlap[:3] == (1, 0, 0)
     code, out, _ = run("split", "--check", other, write_lines(tmp_path / "n.jsonl", {"messages": turns[:1]}))
-    assert code == 0 and "nothing overlaps" in out
+    assert code == 0 and "no overlap" in out
 
 
 def test_the_call_is_wrong_without_two_files_or_a_corpus(tmp_path: Path) -> None:
@@ -308,7 +310,8 @@ def test_real_parts_by_problem_share_none(real_data: Path, tmp_path: Path) -> No
     names = ("debugging", "mathdial")
     sources = [real_data / "mathdial", *(real_data / "socratic-llm" / f"{name}_train.json" for name in names)]
     write_corpus(tmp_path / "c.jsonl", import_files(sources)[0])
-    report = split_file(tmp_path / "c.jsonl", tmp_path, "problem")
+    report = Split(corpus=tmp_path / "c.jsonl", by="problem").run(tmp_path)
+    assert isinstance(report, SplitResult)
     assert report.alone == 0 and min(report.counts.values()) > 30
     for part in PARTS[1:]:
         found = check(tmp_path / "train.jsonl", tmp_path / f"{part}.jsonl").overlap
@@ -342,10 +345,11 @@ def test_folds_are_disjoint_complete_and_of_about_equal_size(
     with TemporaryDirectory() as folder:
         source, out = Path(folder, "all.jsonl"), Path(folder, "out")
         write_corpus(source, talks)
-        sizes = k_fold_split(source, out, folds=folds, by=by, seed=seed)
+        sizes = Split.model_validate({"corpus": source, "folds": folds, "by": by, "seed": seed}).run(out)
         found = [list(read_corpus(out / fold_name(number))) for number in range(1, folds + 1)]
     assert sorted(one.id for fold in found for one in fold) == sorted(one.id for one in talks)
     keys = [{key(one) for one in fold} for fold in found]
+    assert isinstance(sizes, FoldsResult)
     assert sum(map(len, keys)) == len({key(one) for one in talks}) == sum(sizes.groups)
     assert max(sizes.groups) - min(sizes.groups) <= 1
 
@@ -355,9 +359,9 @@ def test_folds_that_share_a_problem_with_a_test_set_are_refused(tmp_path: Path) 
     write_corpus(tmp_path / "held.jsonl", [lesson(9, 2, 9)])
     source, out = tmp_path / "seeds.jsonl", tmp_path / "out"
     with pytest.raises(InputError, match="1 of 2 groups .*held"):
-        k_fold_split(source, out, folds=2, disjoint_from=[tmp_path / "held.jsonl"])
+        Split(corpus=source, folds=2, by="problem", disjoint_from=[tmp_path / "held.jsonl"]).run(out)
     with pytest.raises(InputError, match="2 groups .* 3 folds"):
-        k_fold_split(source, out, folds=3)
-    with pytest.raises(InputError, match="'colour'"):
-        k_fold_split(source, out, folds=1, by="colour")
+        Split(corpus=source, folds=3, by="problem").run(out)
+    with pytest.raises(InputError, match="by"):
+        build(Split, {"corpus": source, "folds": 1, "by": "colour"})
     assert not out.exists()

@@ -37,7 +37,7 @@ def stages(folder: Path) -> dict[str, Any]:
             "do": "clean", "corpus": "${import}/corpus.jsonl", "filters": ["personal", "length"],
             "min_turns": 3, "max_tokens": 500,
         },
-        "unseen": {"do": "contamination", "corpus": "${clean}/corpus.jsonl", "against": ["question.jsonl"]},
+        "unseen": {"do": "decontaminate", "corpus": "${clean}/corpus.jsonl", "against": ["question.jsonl"]},
         "stats": {"do": "stats", "corpus": "${unseen}/corpus.jsonl"},
         "split": {"do": "split", "corpus": "${unseen}/corpus.jsonl", "by": "user", "parts": [0.5, 0.2, 0.3]},
         "share": {"do": "convert", "corpus": "${split}/train.jsonl", "to": "sharegpt"},
@@ -82,7 +82,7 @@ def test_a_dataset_is_a_source_and_no_path(here: Path) -> None:
     ("stage", "setting", "said"),
     [
         ("import", {"format": "zz"}, "no format 'zz'"),
-        ("import", {"by": "category"}, "`by` says how `sample` is drawn"),
+        ("import", {"by": "category"}, "`by` needs `sample`"),
         ("import", {"sample": 0}, "sample: "),
         ("clean", {"preset": "plato"}, "no preset 'plato'"),
         ("clean", {"filters": ["nope"]}, "no filter 'nope'"),
@@ -113,5 +113,5 @@ def test_the_python_of_the_page_runs(here: Path) -> None:
     (code,) = re.findall(r"^```python\n(.*?)^```", page, re.S | re.M)
     names: dict[str, Any] = {}
     exec(code, names)  # our own page
-    assert names["cleaned"].kept == 41 and set(names["counts"]["licences"]) == {"CC-BY-4.0"}
-    assert names["parts"].counts.total() == 40 and names["overlap"].exact == 0
+    assert names["cleaned"].kept == 41 and set(names["counts"].licences) == {"CC-BY-4.0"}
+    assert sum(names["parts"].counts.values()) == 40 and names["overlap"].overlap["exact"] == 0

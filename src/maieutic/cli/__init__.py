@@ -98,7 +98,6 @@ def steps() -> tuple[type[Step], ...]:
 def gather() -> None:
     """Import the command files, in the order of the pipeline; none of them imports a heavy library."""
     from maieutic.cli import (
-        data,
         generate,
         intents,
         judge,
@@ -111,7 +110,7 @@ def gather() -> None:
 
     if app.registered_commands:
         return
-    for room in (recipe, data, intents, train, simulate, judge, play, report):
+    for room in (recipe, intents, train, simulate, judge, play, report):
         room.register(app)
     # Groups that still have hand-written commands: generated ones are added to them.
     apps = {

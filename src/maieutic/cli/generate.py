@@ -112,6 +112,8 @@ def _plain_type(annotation: Any) -> tuple[Any, bool]:
         return _plain_type(args[0])
     if origin in (Union, UnionType):
         return _plain_type(next(part for part in args if part is not NoneType))
+    if origin is tuple and Ellipsis not in args:
+        return tuple[tuple(_plain_type(part)[0] for part in args)], False  # type: ignore[misc]
     if origin in (list, tuple):
         return list[_plain_type(args[0])[0]], False  # type: ignore[misc]
     if origin is dict or (isinstance(origin, type) and issubclass(origin, Mapping)):
@@ -131,7 +133,7 @@ def command(kind: type[Step]) -> Callable[..., None]:
             step = build(kind, _merged(read_yaml(config), _nested(known, given)))
             step.check()
             target = out or step.default_out()
-            if target is None and kind.writes != "result" and not dry_run:
+            if target is None and step.needs_out() and not dry_run:
                 raise InputError("out is missing", "Give --out.")
         except InputError as error:
             if isinstance(error, MissingInput):
@@ -216,6 +218,7 @@ def shown_default(option: Option) -> str | None:
 
 _OUT = {
     "folder": "Run folder; the same command goes on in it.",
+    "files": "Folder to write the files to.",
     "file": "File to write.",
     "result": "JSON file to write the result to.",
 }

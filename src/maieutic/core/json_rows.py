@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orjson
@@ -55,13 +56,18 @@ class BadRows:
 
     def summary(self, shown: int = 5) -> str:
         """The count and the first few rows, in one line."""
-        named = "; ".join(f"{row['where']}: {row['reason']}" for row in self.rows[:shown])
-        more = f"; and {self.count - shown} more" if self.count > shown else ""
-        return f"{self.count} broken {'row' if self.count == 1 else 'rows'} skipped: {named}{more}"
+        return summarize(self.count, self.rows, shown)
 
     def json(self) -> dict[str, Any]:
         """`{"count", "rows": [{"where", "reason"}, ...]}`."""
         return {"count": self.count, "rows": self.rows}
+
+
+def summarize(count: int, rows: Sequence[Mapping[str, str]], shown: int = 5) -> str:
+    """How many rows are broken, and the first few, in one line."""
+    named = "; ".join(f"{row['where']}: {row['reason']}" for row in rows[:shown])
+    more = f"; and {count - shown} more" if count > shown else ""
+    return f"{count} broken {'row' if count == 1 else 'rows'} skipped: {named}{more}"
 
 
 def parse_json(text: bytes) -> Any:

@@ -85,8 +85,9 @@ class Step(Record):
     """The option of a field, where it is not the field's name: `{"tutors": "--tutor"}`."""
     examples: ClassVar[tuple[str, ...]] = ()
     """Commands that `--help` shows."""
-    writes: ClassVar[Literal["folder", "file", "result"]] = "folder"
-    """What `out` is: a run folder of rows, one file, or (`result`) an optional JSON file of what `run` returns."""
+    writes: ClassVar[Literal["folder", "files", "file", "result"]] = "folder"
+    """What `out` is: a run folder of rows, a folder for the files of `outputs` (`files`), one file, or an optional
+    JSON file of what `run` returns (`result`)."""
     out_help: ClassVar[str] = ""
     """The help of `--out`, where the usual words do not fit."""
     outputs: ClassVar[tuple[str, ...]] = ()
@@ -120,11 +121,19 @@ class Step(Record):
             return
         step = self.model_copy(update={"force": True}) if "force" in type(self).model_fields else self
         with Stage(folder, self.settings(folder.parent)) as stage:
-            result = step.run(folder / self.outputs[0])
+            result = step.run(folder if self.writes == "files" else folder / self.file_name())
             assert result is not None, "a stage of a recipe has a result"
             if self.writes == "result":
-                write_json(folder / self.outputs[0], result.json())
+                write_json(folder / self.file_name(), result.json())
             stage.finish(result.manifest())
+
+    def file_name(self) -> str:
+        """The file that a step which writes one file writes in a recipe's stage."""
+        return self.outputs[0]
+
+    def needs_out(self) -> bool:
+        """Whether the step cannot run without `out`."""
+        return self.writes != "result"
 
     def default_out(self) -> Path | None:
         """Where the command writes without `--out`; null: `--out` is required."""

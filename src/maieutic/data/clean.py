@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
@@ -19,7 +19,7 @@ from maieutic.core.errors import EmptyCorpus, InputError
 from maieutic.core.json_rows import BadRows
 from maieutic.core.messages import Conversation
 from maieutic.core.progress import track
-from maieutic.data.corpus import identity, line, read_corpus, refuse_source, replacing_all
+from maieutic.data.corpus import identity, line, read_source, refuse_source, replacing_all
 from maieutic.data.filters import (
     ActiveFilter,
     CleanOptions,
@@ -30,6 +30,9 @@ from maieutic.data.filters import (
     is_later_part,
 )
 from maieutic.data.repair import Repair
+
+if TYPE_CHECKING:
+    from maieutic.data.steps import Clean
 
 
 @dataclass
@@ -191,15 +194,8 @@ def _apply(
     return left
 
 
-def clean_file(
-    source: Path | str,
-    out: Path | str,
-    options: CleanOptions | None = None,
-    *,
-    overwrite: bool = False,
-    strict: bool = False,
-) -> CleanReport:
-    """Clean a corpus file into another file, and write the rejected rows to `rejected.jsonl` in the same folder.
+def clean_file(step: Clean, out: Path) -> CleanReport:
+    """Clean a corpus into a file, and write the rejected rows to `rejected.jsonl` in the same folder.
 
     A rejected row also has `of` (the name of the cleaned file), its `reason` and, for some filters, a `detail`. Both
     files are written together, the second even if nothing was rejected. If the folder's `rejected.jsonl` belongs to
@@ -207,20 +203,20 @@ def clean_file(
 
     Raises:
         InputError, MissingExtra: as `clean`.
-        StoreError: the output exists with other content, or is the source.
+        StoreError: the output exists with other content, or is the corpus.
         EmptyCorpus: no conversation is left; nothing is written.
     """
-    source, out = Path(source), Path(out)
     rejected = _rejected_path(out)
+    source = step.corpus if isinstance(step.corpus, Path) else None
     for path in (out, rejected):
-        refuse_source(path, [source])
-    if options and Filter.FLOODS in options.filters and source.is_fifo():
+        refuse_source(path, [source] if source else [])
+    if source and Filter.FLOODS in step.filters and source.is_fifo():
         raise InputError(
             f"{source} can be read only once", "The filter `floods` reads it twice: give a file."
         )
-    report = CleanReport(bad=BadRows(strict), rejected_file=rejected)
+    report = CleanReport(bad=BadRows(step.strict), rejected_file=rejected)
     with (
-        replacing_all([out, rejected], overwrite=overwrite) as (write, write_rejected),
+        replacing_all([out, rejected], overwrite=step.force) as (write, write_rejected),
         track(None, "clean") as bar,
     ):
 
@@ -229,22 +225,27 @@ def clean_file(
             row = {"of": out.name, "reason": found.reason.value, **detail, **found.conversation.row()}
             write_rejected(line(row))
 
-        corpus = _Corpus(source, report)
-        for conversation in _not_empty(clean(corpus, options, report, on_rejected), source, report):
+        for conversation in clean(_Corpus(step.corpus, report), step, report, on_rejected):
             write(line(conversation.row()))
             bar.advance()
+        if not report.kept:
+            why = ", ".join(f"{count} {reason.value}" for reason, count in report.rejected.most_common())
+            raise EmptyCorpus(
+                f"{source or 'the list'}: no conversation is left after cleaning ({why})",
+                "Nothing was written. Relax the filters.",
+            )
     return report
 
 
 class _Corpus:
-    """A corpus file that can be iterated twice; its bad rows are reported once."""
+    """A corpus that can be iterated twice; its bad rows are reported once."""
 
-    def __init__(self, source: Path, report: CleanReport) -> None:
+    def __init__(self, source: Any, report: CleanReport) -> None:
         self.source, self.report = source, report
 
     def __iter__(self) -> Iterator[Conversation]:
         self.report.bad = BadRows(self.report.bad.strict)
-        return read_corpus(self.source, on_bad=self.report.bad)
+        return read_source(self.source, self.report.bad)
 
 
 def _rejected_path(out: Path) -> Path:
@@ -265,13 +266,3 @@ def _is_of(rejected: Path, out: Path) -> bool:
         return bool(orjson.loads(first).get("of") == out.name) if first else out.exists()
     except (orjson.JSONDecodeError, AttributeError):
         return False
-
-
-def _not_empty(kept: Iterator[Conversation], source: Path, report: CleanReport) -> Iterator[Conversation]:
-    yield from kept
-    if not report.kept:
-        why = ", ".join(f"{count} {reason.value}" for reason, count in report.rejected.most_common())
-        raise EmptyCorpus(
-            f"{source}: no conversation is left after cleaning ({why})",
-            "Nothing was written. Relax the filters.",
-        )

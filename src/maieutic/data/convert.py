@@ -1,18 +1,22 @@
-"""Exporters: our corpus in the shapes others read. Importing what was exported gives the same conversations back."""
+"""A corpus in the forms that other tools read. Importing a converted file gives the same conversations."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from maieutic.core.errors import InputError, MissingExtra
 from maieutic.core.json_rows import BadRows
 from maieutic.core.messages import Conversation, Problem, Role
-from maieutic.data.corpus import Writer, line, read_corpus, refuse_source, replacing
+from maieutic.data.corpus import Writer, line, read_source, refuse_source, replacing
+from maieutic.data.importing import Stratum, draw_sample
+
+if TYPE_CHECKING:
+    from maieutic.data.steps import Convert, ConvertResult
 
 SPEAKERS = {Role.USER: "human", Role.ASSISTANT: "gpt", Role.SYSTEM: "system", Role.TOOL: "tool"}
 _ROWS, _BYTES = 1000, 16 << 20
@@ -129,42 +133,37 @@ class _Sink(io.RawIOBase):
         return self._at
 
 
-EXPORTS: dict[str, Callable[[Iterable[Conversation], Writer, bool], int]] = {
+FORMS: dict[str, Callable[[Iterable[Conversation], Writer, bool], int]] = {
     "sharegpt": to_sharegpt,
     "parquet": to_parquet,
     "messages": to_messages,
 }
-"""Every form a corpus can be written in, by the name the command line knows."""
+"""The forms in which a corpus can be written, by name."""
 
 
-class Converted(NamedTuple):
-    """How many conversations were written, and what could not be read."""
+def convert_file(step: Convert, out: Path) -> ConvertResult:
+    """Write a corpus, or a sample of it, in another form; streaming, all or nothing.
 
-    conversations: int
-    bad: BadRows
-
-
-def convert(
-    source: Path | str, to: str, out: Path | str, *, overwrite: bool = False, strict: bool = False
-) -> Converted:
-    """Write a corpus in another form, streaming, whole or not at all.
-
-    Args:
-        source: a corpus.
-        to: one of `EXPORTS`.
-        out: `.jsonl` gives ShareGPT as lines, any other name as one JSON list; `.gz` compresses.
-        overwrite: replace an existing file with other content.
-        strict: raise at the first broken row.
+    A name that ends in `.jsonl` gives ShareGPT as lines, any other one JSON list; `.gz` compresses.
 
     Raises:
-        InputError: the form is unknown.
-        StoreError: the output exists with other content, or is the source.
+        InputError: the corpus has fewer conversations than the sample, and the sample must be exact.
+        StoreError: the output exists with other content, or is the corpus.
     """
-    if to not in EXPORTS:
-        raise InputError(f"no form {to!r} to convert to", f"Known: {', '.join(EXPORTS)}.")
-    source, out, bad = Path(source), Path(out), BadRows(strict)
-    refuse_source(out, [source])
-    conversations = read_corpus(source, on_bad=bad, tools=True)
-    with replacing(out, overwrite=overwrite) as write:
-        count = EXPORTS[to](conversations, write, ".jsonl" in out.suffixes)
-    return Converted(count, bad)
+    from maieutic.data.steps import ConvertResult
+
+    bad = BadRows(step.strict)
+    refuse_source(out, [step.corpus] if isinstance(step.corpus, Path) else [])
+    conversations = read_source(step.corpus, bad, tools=True)
+    strata: dict[str, Stratum] = {}
+    if step.sample is not None:
+        conversations = draw_sample(conversations, step.sample, step.by, strata)
+    with replacing(out, overwrite=step.force) as write:
+        count = FORMS[step.to](conversations, write, ".jsonl" in out.suffixes)
+        if step.exact_sample and step.sample is not None and count < step.sample:
+            raise InputError(
+                f"{step.corpus}: {count} conversations, fewer than the sample of {step.sample}",
+                "Choose a smaller sample or a larger corpus; nothing was written.",
+            )
+    of = sum(stratum.seen for stratum in strata.values()) if strata else count
+    return ConvertResult(run=str(out), to=step.to, conversations=count, of=of, bad=bad.json())

@@ -53,6 +53,14 @@ def read_corpus(
     return _conversations(Path(path), corpus_rows(path, bad), bad, on_bad is None, seeds, tools)
 
 
+def read_source(source: Any, on_bad: BadRows, *, tools: bool = False) -> Iterator[Conversation]:
+    """The conversations of a corpus that is given as a path, or as a list of conversations or rows."""
+    if isinstance(source, Path):
+        return read_corpus(source, on_bad=on_bad, tools=tools)
+    rows = ((f"item {number}", one) for number, one in enumerate(source, 1))
+    return _conversations(Path("the list"), rows, on_bad, False, False, tools)
+
+
 def corpus_rows(path: Path | str, bad: BadRows) -> Iterator[tuple[str, Any]]:
     """The rows of a corpus, streaming, each with its place; `to_conversation` makes conversations of them.
 
@@ -86,7 +94,7 @@ def _conversations(
     found = 0
     for where, value in rows:
         try:
-            conversation = to_conversation(value, seeds, tools)
+            conversation = value if isinstance(value, Conversation) else to_conversation(value, seeds, tools)
         except ValueError as error:
             bad.add(where, str(error))
             continue

@@ -12,16 +12,22 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import orjson
 
 from maieutic.core.errors import EmptyCorpus, InputError, MissingInput
 from maieutic.core.json_rows import BadRows
 from maieutic.core.messages import Conversation, fingerprint
 from maieutic.core.reading import read_rows
-from maieutic.data.corpus import line, read_corpus, refuse_source, replacing
+from maieutic.data.corpus import line, read_source, refuse_source, replacing_all
 from maieutic.data.near_duplicates import GRAM, Words, runs, words
+
+if TYPE_CHECKING:
+    from maieutic.data.steps import Decontaminate, DecontaminateResult
 
 RUN = 13
 WHOLE = 8
@@ -228,6 +234,7 @@ def decontaminate(
     conversations: Iterable[Conversation],
     asked: Sequence[Question],
     report: ContaminationReport | None = None,
+    drop: bool = True,
 ) -> Iterator[Conversation]:
     """Yield the conversations without a question, in their order; streaming.
 
@@ -235,6 +242,7 @@ def decontaminate(
         conversations: any.
         asked: the benchmark's questions; equal texts count once.
         report: filled while the conversations are consumed.
+        drop: if false, only report: yield every conversation.
     """
     report = report or ContaminationReport()
     once = list({fingerprint(question.text): question for question in reversed(asked)}.values())[::-1]
@@ -242,45 +250,53 @@ def decontaminate(
     benchmark = Benchmark(once)
     for conversation in conversations:
         report.read += 1
-        if hits := benchmark.find(conversation):
-            report.flagged += 1
-            report.hits += hits
-        else:
+        hits = benchmark.find(conversation)
+        report.flagged += bool(hits)
+        report.hits += hits
+        if not (hits and drop):
             yield conversation
 
 
-def decontaminate_file(
-    source: Path | str,
-    against: Sequence[Path | str],
-    out: Path | str | None = None,
-    *,
-    overwrite: bool = False,
-    strict: bool = False,
-) -> ContaminationReport:
-    """Look for the questions of files in a corpus file, and write the corpus without the flagged conversations.
-
-    Args:
-        source: the corpus.
-        against: files of questions.
-        out: file to write the remaining conversations to; null: write nothing.
-        overwrite: replace a file with other content.
-        strict: stop at the first bad row.
+def decontaminate_file(step: Decontaminate, out: Path | None) -> DecontaminateResult:
+    """Look for questions and test items in a corpus, and write what is left.
 
     Raises:
         EmptyCorpus: no question, no conversation, or no conversation left to write.
     """
-    report = ContaminationReport(strict)
-    asked = [question for path in against for question in questions(path, report.bad)]
-    left = decontaminate(read_corpus(source, on_bad=report.bad), asked, report)
-    if out is None:
-        for _ in left:
-            pass
-        return report
-    out = Path(out)
-    refuse_source(out, [source, *against])
-    with replacing(out, overwrite=overwrite) as write:
+    from maieutic.data.steps import DecontaminateResult
+
+    report = ContaminationReport(step.strict)
+    asked = [question for path in step.against for question in questions(path, report.bad)]
+    left: Iterable[Conversation] = decontaminate(
+        read_source(step.corpus, report.bad), asked, report, step.drop
+    )
+    files = [] if out is None else [out, *([out.with_name("leaks.json")] if step.test else [])]
+    for file in files:
+        refuse_source(file, step.inputs())
+    tests: dict[str, Any] = {}
+    kept = 0
+    with ExitStack() as stack:
+        writers = stack.enter_context(replacing_all(files, overwrite=step.force)) if files else []
+        if step.test:
+            from maieutic.data.overlap import find_leaks, without_ids
+
+            leaks = find_leaks(list(left), step.test, drop=step.drop)
+            left, tests = leaks.kept, without_ids(leaks.tests)
         for conversation in left:
-            write(line(conversation.row()))
-        if report.flagged == report.read:
-            raise EmptyCorpus(f"{source}: every conversation contains a question", "Nothing was written.")
-    return report
+            kept += 1
+            if writers:
+                writers[0](line(conversation.row()))
+        if writers and not kept:
+            raise EmptyCorpus(
+                f"{step.corpus}: every conversation contains a question or leaks a test item",
+                "Nothing was written. Use another corpus, or only report with drop: false.",
+            )
+        if len(writers) > 1:
+            writers[1](orjson.dumps(leaks.json(), option=orjson.OPT_INDENT_2) + b"\n")
+    return DecontaminateResult(
+        run=None if out is None else str(out),
+        **report.json(),
+        tests=tests,
+        dropped=report.read - kept,
+        fail=step.fail,
+    )

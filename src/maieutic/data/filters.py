@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from functools import cache, partial
 from importlib import resources
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from maieutic.core.errors import InputError
 from maieutic.core.messages import Conversation, Record, Role
 from maieutic.data.corpus import identity, problem_key
 from maieutic.data.repair import Mended as Repaired
@@ -63,24 +61,63 @@ class Reason(StrEnum):
     NEAR = "near duplicate"
 
 
-class CleanOptions(Record):
-    """The settings of `clean`."""
+PRESETS: dict[str, dict[str, Any]] = {
+    "platolm": {
+        "filters": [Filter.HTML, Filter.MENTIONS, Filter.LANGUAGE, Filter.LENGTH],
+        "min_turns": 3,
+        "max_tokens": 2048,
+    }
+}
+"""`platolm`: the published cleaning (arXiv 2308.11534), in its order. It removes single-turn conversations, which are
+one question and one answer, so the minimum is three turns."""
 
-    filters: tuple[Filter, ...] = ()
-    """Filters to run besides those of `ALWAYS`, in any order."""
-    keep_opening: bool = False
-    """Keep assistant turns before the first user turn. They are always kept if `meta.opens` is `assistant`,
-    which importers of tutoring dialogues write."""
-    min_turns: int = Field(2, ge=1)
-    """Minimum number of user and assistant turns, after repairs and cuts."""
-    keep_duplicates: bool = False
-    """Keep exact duplicates (same roles, texts and problem)."""
-    languages: tuple[str, ...] = Field(("en",), min_length=1)
-    """ISO 639 codes that the filter `language` keeps."""
-    max_tokens: int = Field(2048, ge=1)
-    """Maximum number of tokens of a part, for the filter `length`."""
-    tokenizer: Path | str | None = None
-    """Tokenizer that counts them; null: the estimate of `data.lengths`."""
+_IMPLIED = {"languages": Filter.LANGUAGE, "max_tokens": Filter.LENGTH, "tokenizer": Filter.LENGTH}
+"""Settings that turn their filter on."""
+
+
+class CleanOptions(Record):
+    """The settings of cleaning. Settings that are not given come from the preset."""
+
+    preset: str | None = Field(
+        None, description="platolm: html, mentions, language, length, at least three turns."
+    )
+    filters: tuple[Filter, ...] = Field(
+        (),
+        description="Besides roles, turns and duplicates: html, personal, mentions, branding, refusals, floods, "
+        "language, length, near; or all. Several separated by commas.",
+    )
+    languages: tuple[str, ...] = Field(
+        ("en",), min_length=1, description="Filter language: ISO 639 codes of the languages to keep."
+    )
+    max_tokens: int = Field(2048, ge=1, description="Filter length: maximum number of tokens of a part.")
+    tokenizer: str | None = Field(
+        None,
+        description="Filter length: tokenizer that counts the tokens; default: an estimate from the words.",
+    )
+    keep_opening: bool = Field(False, description="Keep assistant turns before the first user turn.")
+    keep_duplicates: bool = Field(False, description="Keep exact duplicates.")
+    min_turns: int = Field(2, ge=1, description="Minimum number of user and assistant turns.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_preset(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        given = {name: value for name, value in values.items() if value is not None}
+        preset = given.get("preset") or None
+        if preset is not None and preset not in PRESETS:
+            raise ValueError(f"no preset {preset!r}; known: {', '.join(PRESETS)}")
+        names = split_commas(given.get("filters", ()))
+        if names == ["all"]:
+            names = list(Filter)
+        if unknown := [name for name in names if name not in list(Filter)]:
+            raise ValueError(f"no filter {str(unknown[0])!r}; known: {', '.join(Filter)}, or all")
+        if "languages" in given:
+            given["languages"] = split_commas(given["languages"])
+        defaults = PRESETS[preset] if preset else {}
+        implied = (_IMPLIED[name] for name in _IMPLIED if name in given)
+        filters = tuple(dict.fromkeys((*defaults.get("filters", ()), *names, *implied)))
+        return {**defaults, **given, "preset": preset, "filters": filters}
 
     def chosen(self) -> list[Filter]:
         """The filters to run, in their order."""
@@ -88,40 +125,11 @@ class CleanOptions(Record):
         return [name for name in Filter if name in {*ALWAYS, *self.filters} - unwanted]
 
 
-PRESETS = {
-    "platolm": CleanOptions(
-        filters=(Filter.HTML, Filter.MENTIONS, Filter.LANGUAGE, Filter.LENGTH), min_turns=3, max_tokens=2048
-    )
-}
-"""`platolm`: the published cleaning (arXiv 2308.11534), in its order. It removes single-turn conversations, which are
-one question and one answer, so the minimum is three turns."""
-
-
-def choose(preset: str | None, filters: Iterable[str], given: Mapping[str, Any]) -> CleanOptions:
-    """Combine a preset, further filters by name, and single settings.
-
-    Args:
-        preset: one of `PRESETS`; null or empty for none.
-        filters: names of `Filter`, to run besides the preset's; or `all` alone.
-        given: fields of `CleanOptions`; null values are ignored. A setting of a filter turns the filter on.
-
-    Raises:
-        InputError: unknown preset or filter.
-    """
-    if preset and preset not in PRESETS:
-        raise InputError(f"no preset {preset!r}", f"Known: {', '.join(PRESETS)}.")
-    base = PRESETS[preset] if preset else CleanOptions()
-    names = list(filters)
-    if names == ["all"]:
-        names = list(Filter)
-    if unknown := [name for name in names if name not in list(Filter)]:
-        raise InputError(f"no filter {unknown[0]!r}", f"Known: {', '.join(Filter)}; or all.")
-    changes = {key: value for key, value in given.items() if value is not None}
-    implied = {"languages": Filter.LANGUAGE, "max_tokens": Filter.LENGTH, "tokenizer": Filter.LENGTH}
-    asked = [*base.filters, *map(Filter, names), *(implied[key] for key in implied if key in changes)]
-    return CleanOptions.model_validate(
-        {**base.model_dump(), "filters": tuple(dict.fromkeys(asked)), **changes}
-    )
+def split_commas(value: Any) -> list[Any]:
+    """The items of a list, or of texts that hold several separated by commas."""
+    items = [value] if isinstance(value, str) else list(value)
+    parts = [part for item in items for part in (item.split(",") if isinstance(item, str) else [item])]
+    return [part.strip() if isinstance(part, str) else part for part in parts if part != ""]
 
 
 class Rejected(NamedTuple):

@@ -1,11 +1,10 @@
-"""Every known format by name, and which of them a value looks like.
+"""Import: files, folders and datasets of any known format into conversations, streaming; and samples of a stream.
 
-Whole files, folders and datasets of any known shape, streaming into conversations.
+`FORMATS` names every format and the function that reads it (`data.formats`); to add a format, add it there and, if
+its rows can be recognised, to `guess`.
 
-A sample of a stream: the same one from the same rows, whatever their order, and stratified by a field if asked.
-
-Of each stratum the conversations with the lowest content hash are kept, in proportion to its size (largest
-remainders). The hash does the drawing, so nothing is shuffled and a row's fate does not hang on its neighbours.
+A sample keeps the conversations with the lowest content hashes, of each stratum in proportion to its size (largest
+remainders). So the same rows give the same sample in any order, and nothing is shuffled.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import orjson
 
@@ -24,6 +23,7 @@ from maieutic.core.errors import EmptyCorpus, InputError
 from maieutic.core.json_rows import BadRows, Placed
 from maieutic.core.messages import Conversation
 from maieutic.core.reading import files_in, read_rows
+from maieutic.core.step import build
 from maieutic.core.store import full_disk
 from maieutic.data.corpus import identity, key_list, line
 from maieutic.data.formats.chats import (
@@ -47,6 +47,9 @@ from maieutic.data.formats.tutoring import (
 )
 from maieutic.data.hub import is_hub, open_dataset
 
+if TYPE_CHECKING:
+    from maieutic.data.steps import Import
+
 FORMATS: dict[str, Callable[[Any], Iterator[Conversation]]] = {
     "messages": from_turns,
     "sharegpt": from_turns,
@@ -65,11 +68,11 @@ FORMATS: dict[str, Callable[[Any], Iterator[Conversation]]] = {
     "wildchat": from_log,
     "lmsys": from_log,
 }
-"""Every format by the name the command line knows."""
+"""The formats by name."""
 
 
 def guess(value: Any) -> str | None:
-    """The format a JSON value looks like, by its keys; None where it looks like none."""
+    """The format of a JSON value, by its keys; None if unknown."""
     if isinstance(value, str):
         if is_transcript(value):
             return "baize"
@@ -119,15 +122,15 @@ def _guess_rest(row: Mapping[str, Any], name: str | None) -> str | None:
 
 
 class ImportReport(NamedTuple):
-    """What an import read; full once its conversations are consumed."""
+    """What an import read, complete once its conversations are consumed."""
 
     formats: dict[str, Counter[str]]
     """By file or dataset: rows read as each format."""
     bad: BadRows
     licences: Counter[str | None]
-    """Conversations by licence; None where nobody named one."""
+    """Conversations by licence; None: no licence named."""
     strata: dict[str, Stratum]
-    """Of a sample: what was seen and kept, by value of the field."""
+    """Of a sample: conversations seen and kept, by value of the field that stratifies."""
 
     def json(self) -> dict[str, Any]:
         """`{"formats": {file: {format: rows}}, "bad": {...}, "licences": {name: n}, "unlicensed", "sample"?}`."""
@@ -144,66 +147,61 @@ class ImportReport(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """One file or dataset: how it is called, what its rows get where they do not say themselves."""
+    """One file or dataset: its name, and the source and licence of rows that name none."""
 
     label: str
     source: str
     licence: str | None
     read: Callable[[BadRows], Iterator[Placed]]
-    stage: bool
-
-
-class _Fill(NamedTuple):
-    """What the caller says of every conversation."""
-
-    ended: bool
-    source: str | None
-    licence: str | None
+    is_stage: bool
 
 
 def import_files(
-    sources: Iterable[Path | str],
-    format: str = "auto",
-    *,
-    ended: bool = False,
-    source: str | None = None,
-    licence: str | None = None,
-    sample: int | None = None,
-    by: str | None = None,
-    strict: bool = False,
+    sources: Iterable[Path | str], format: str = "auto", **settings: Any
 ) -> tuple[Iterator[Conversation], ImportReport]:
-    """Read files, folders or datasets of any known shape, streaming.
+    """`read_sources` for the step `Import(sources=sources, format=format, **settings)`."""
+    from maieutic.data.steps import Import
+
+    step = build(Import, {"sources": list(map(str, sources)), "format": format, **settings})
+    return read_sources(cast("Import", step))
+
+
+def read_sources(step: Import, bad: BadRows | None = None) -> tuple[Iterator[Conversation], ImportReport]:
+    """Read files, folders or datasets of any known format, streaming.
+
+    Files are `.json`, `.jsonl`, `.csv`, `.tsv`, `.txt` (each also with `.gz`) and `.parquet`; datasets are `hub:NAME`,
+    `hub:NAME:SPLIT` and `hub:NAME:CONFIG:SPLIT`.
 
     Args:
-        sources: files (`.json`, `.jsonl`, `.csv`, `.tsv`, `.txt`, also `.gz`; `.parquet`), folders of them, and
-            datasets (`hub:NAME`, `hub:NAME:SPLIT`, `hub:NAME:CONFIG:SPLIT`).
-        format: one of `FORMATS`, or `auto` to go by each row's keys.
-        ended: say of every conversation that the person ended it where it stops.
-        source: where the rows come from, if a row does not say so itself; default: its file's or dataset's name.
-        licence: their licence, if a row does not say so itself; default: what the dataset's card says.
-        sample: keep this many, drawn by a hash of each conversation's content.
-        by: stratify the sample by this field of a conversation, or key of its `meta`.
-        strict: raise at the first row that cannot be read.
+        step: the settings.
+        bad: collects the bad rows.
 
     Returns:
-        The conversations, and the report that fills as they are consumed.
+        The conversations, and the report, which is complete once they are consumed.
 
     Raises:
-        InputError: the format is unknown, or a row is broken under `strict`.
-        MissingInput: at once, where a source does not exist.
-        MissingExtra: a library that reads one of them is not installed.
-        EmptyCorpus: at the end, where not one conversation came.
+        InputError: the format is unknown, or a row is bad and the step is strict.
+        MissingInput: at once, if a source does not exist.
+        MissingExtra: a library that reads one of the sources is not installed.
+        EmptyCorpus: at the end, if there is no conversation.
     """
-    if format != "auto" and format not in FORMATS:
-        raise InputError(f"no format {format!r}", f"Known: auto, {', '.join(FORMATS)}.")
-    if sample is not None and sample < 1:
-        raise InputError(f"a sample of {sample}", "Keep at least one.")
-    places = [place for one in sources for place in _places(one)]
-    report = ImportReport({}, BadRows(strict), Counter(), {})
-    found = _imported(places, format, _Fill(ended, source, licence), report)
-    if sample is not None:
-        found = draw_sample(found, sample, by, report.strata)
+    check_format(step.format)
+    places = [place for source in step.sources for place in _places(source)]
+    report = ImportReport({}, BadRows(step.strict) if bad is None else bad, Counter(), {})
+    found = _imported(places, step, report)
+    if step.sample is not None:
+        found = draw_sample(found, step.sample, step.by, report.strata)
     return _counted(found, report), report
+
+
+def check_format(name: str) -> None:
+    """Refuse an unknown format.
+
+    Raises:
+        InputError: it is neither `auto` nor in `FORMATS`.
+    """
+    if name != "auto" and name not in FORMATS:
+        raise InputError(f"no format {name!r}", f"Known: auto, {', '.join(FORMATS)}.")
 
 
 def _places(source: Path | str) -> Iterator[_Place]:
@@ -215,21 +213,19 @@ def _places(source: Path | str) -> Iterator[_Place]:
         yield _Place(str(path), path.name, None, partial(read_rows, path), path.name == "rows.jsonl")
 
 
-def _imported(
-    places: Sequence[_Place], format: str, fill: _Fill, report: ImportReport
-) -> Iterator[Conversation]:
+def _imported(places: Sequence[_Place], step: Import, report: ImportReport) -> Iterator[Conversation]:
     found = 0
     for place in places:
         counts = report.formats.setdefault(place.label, Counter())
         for row in place.read(report.bad):
-            for conversation in _read(row, format, place.stage, counts, report.bad):
+            for conversation in _read(row, step.format, place.is_stage, counts, report.bad):
                 found += 1
-                yield _filled(conversation, place, fill)
+                yield _filled(conversation, place, step)
     if not found:
         first = f" ({report.bad.summary(1)})" if report.bad.count else ""
         raise EmptyCorpus(
-            f"{', '.join(place.label for place in places[:3])}: not one conversation to import{first}",
-            f"Known formats: {', '.join(FORMATS)}; name one with --format if the guess is wrong.",
+            f"{', '.join(place.label for place in places[:3])}: no conversation to import{first}",
+            f"Known formats: {', '.join(FORMATS)}; give one with --format if the guess is wrong.",
         )
 
 
@@ -248,7 +244,7 @@ def _read(
     name = guess(value) if format == "auto" else format
     if name is None:
         keys = f"keys: {key_list(value)}" if isinstance(value, dict) else "no object"
-        bad.add(row.where, f"unknown shape ({keys})")
+        bad.add(row.where, f"unknown format ({keys})")
         return
     try:
         conversations = list(FORMATS[name](value))
@@ -259,22 +255,22 @@ def _read(
     yield from conversations
 
 
-def _filled(conversation: Conversation, place: _Place, fill: _Fill) -> Conversation:
-    changes: dict[str, Any] = {"ended": True} if fill.ended else {}
+def _filled(conversation: Conversation, place: _Place, step: Import) -> Conversation:
+    changes: dict[str, Any] = {"ended": True} if step.ended else {}
     if conversation.source is None:
-        changes["source"] = fill.source or place.source
+        changes["source"] = step.source or place.source
     if conversation.licence is None:
         own = conversation.meta.get("license")
         if isinstance(own, str) and own:
             changes["licence"] = own
             changes["meta"] = {key: item for key, item in conversation.meta.items() if key != "license"}
-        elif licence := fill.licence or place.licence:
+        elif licence := step.licence or place.licence:
             changes["licence"] = licence
     return conversation.model_copy(update=changes)
 
 
 FIELDS = ("source", "licence", "user_id", "intent", "profile")
-"""What of a conversation itself can be sampled by; any other name is a key of `meta`."""
+"""Fields of a conversation that can stratify a sample; any other name is a key of `meta`."""
 NONE = "(none)"
 ALL = "(all)"
 
@@ -291,13 +287,13 @@ def draw_sample(
 ) -> Iterator[Conversation]:
     """Keep `count` conversations, in their order, reading the stream once.
 
-    What may still be kept waits in a temporary file, so memory holds a few numbers for each and no text.
+    Candidates are held in a temporary file, so memory holds a few numbers for each and no text.
 
     Args:
         conversations: consumed to the end before the first one is yielded.
-        count: how many to keep; all where there are fewer.
+        count: how many to keep; all if there are fewer.
         by: stratify by this field (one of `FIELDS`, or a key of `meta`); None takes all as one stratum.
-        strata: filled with what was seen and kept, by value.
+        strata: filled with the numbers of conversations seen and kept, by value.
 
     Raises:
         InputError: no conversation has the field.
@@ -313,7 +309,7 @@ def draw_sample(
                 offset += spool.write(line(conversation.row()))
         if by is not None and set(draws) == {NONE}:
             raise InputError(
-                f"no conversation has {by!r} to sample by",
+                f"no conversation has {by!r}, by which to sample",
                 f"Fields: {', '.join((*sorted(names)[:12], *FIELDS))}.",
             )
         quotas = _quotas({value: draw.seen for value, draw in draws.items()}, count)
@@ -325,11 +321,11 @@ def draw_sample(
 
 
 class _Draw:
-    """The lowest hashes of one stratum so far, at most `size`, each with its place in the spool."""
+    """The lowest hashes of one stratum so far, at most `size`, each with its offset in the temporary file."""
 
     def __init__(self, size: int) -> None:
         self.size, self.seen = size, 0
-        self._heap: list[tuple[int, int]] = []  # negated, so that the first is the one to give way
+        self._heap: list[tuple[int, int]] = []  # negated: the first is the largest hash
 
     def enter(self, hash: int, place: int) -> bool:
         self.seen += 1

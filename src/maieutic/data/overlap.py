@@ -30,13 +30,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
-from maieutic.core.errors import EmptyCorpus
 from maieutic.core.messages import Conversation, Role, fingerprint
 from maieutic.data import near_duplicates as near
-from maieutic.data.corpus import line, problem_key, program, program_key, read_corpus, replacing_all
+from maieutic.data.corpus import problem_key, program, program_key, read_corpus
 from maieutic.data.importing import ImportReport, import_files
 
 NEAR = near.NEAR
@@ -289,49 +287,50 @@ class _Near:
         return {place for number in self._found for place in self._places[number]}
 
 
-def write_leaks(
-    train: Path | str, tests: Mapping[str, Path | str], out: Path, *, drop: bool = False
-) -> dict[str, Any]:
-    """Write the train list as it is to be used, `corpus.jsonl`, and `leaks.json` into the folder `out`.
+class Leaks(NamedTuple):
+    """The test items that a train set contains."""
+
+    kept: list[Conversation]
+    """The train set, without what was dropped."""
+    dropped: int
+    tests: dict[str, dict[str, Any]]
+    """By test set: `{"overlap", "prompts", "programs", "train", "test", "leaked", "ids", "before"?}`. `leaked` counts
+    the test items with any leak, `ids` is `{id: [how]}`, `before` holds the counts without `ids` for the whole train
+    set."""
+
+    def json(self) -> dict[str, Any]:
+        """`{"train", "dropped", "tests"}`: the content of `leaks.json`."""
+        return {"train": len(self.kept), "dropped": self.dropped, "tests": self.tests}
+
+
+def find_leaks(train: Sequence[Conversation], tests: Mapping[str, Path | str], *, drop: bool) -> Leaks:
+    """Find the items of each test set in a train set, and on request drop the conversations that contain them.
 
     Args:
-        train: a corpus.
-        tests: corpora that should be unseen, by name.
-        out: the folder.
-        drop: leave out of the train list what gives a test item away.
-
-    Returns:
-        `{"train", "dropped", "tests": {name: {"overlap", "prompts", "programs", "train", "test", "leaked",
-        "before"?}}}`; `leaked` counts test items with any leak, `before` holds the same numbers of the whole list.
-        `leaks.json` is the same with `ids` beside them, `{id: [how]}`.
+        train: the train set.
+        tests: corpora that should be unseen, by name. All sets are held in memory.
+        drop: leave out of the train set what is equal or near to a test item, or shares its problem or program.
 
     Raises:
-        EmptyCorpus: nothing is left to train on.
-        MissingExtra: rensa, which finds near ones, is not installed.
+        MissingExtra: rensa, which finds near duplicates, is not installed.
     """
-    conversations = list(read_corpus(train))
-    items = [Item.of(conversation) for conversation in conversations]
-    tested = {name: [Item.of(one) for one in read_corpus(path)] for name, path in tests.items()}
+    items = [Item.of(conversation) for conversation in train]
+    test_items = {name: [Item.of(one) for one in read_corpus(path)] for name, path in tests.items()}
     gone: set[int] = set()
     if drop:
-        for others in tested.values():
+        for others in test_items.values():
             gone |= shared(items, others).keys()
     kept = [place for place in range(len(items)) if place not in gone]
-    if not kept:
-        raise EmptyCorpus(
-            f"{train}: every dialogue shares its problem or its text with a test item",
-            "Train on another list, or keep it whole and read the clean numbers.",
-        )
-    found = {name: _found([items[place] for place in kept], others) for name, others in tested.items()}
+    found = {name: _found([items[place] for place in kept], others) for name, others in test_items.items()}
     if drop:
-        for name, others in tested.items():
-            found[name]["before"] = _counted(_found(items, others))
-    whole = {"train": len(kept), "dropped": len(gone), "tests": found}
-    with replacing_all([out / "corpus.jsonl", out / "leaks.json"], overwrite=True) as (rows, file):
-        for place in kept:
-            rows(line(conversations[place].row()))
-        file(orjson.dumps(whole, option=orjson.OPT_INDENT_2) + b"\n")
-    return {**whole, "tests": {name: _counted(one) for name, one in found.items()}}
+        for name, others in test_items.items():
+            found[name]["before"] = _counts(_found(items, others))
+    return Leaks([train[place] for place in kept], len(gone), found)
+
+
+def without_ids(tests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The counts by test set, without the ids of the items."""
+    return {name: _counts(found) for name, found in tests.items()}
 
 
 def shared(items: Sequence[Item], others: Sequence[Item]) -> dict[int, tuple[str, ...]]:
@@ -357,5 +356,5 @@ def _found(train: Sequence[Item], test: Sequence[Item]) -> dict[str, Any]:
     return {**held.overlap().counts(), "leaked": len(places), "ids": ids}
 
 
-def _counted(found: Mapping[str, Any]) -> dict[str, Any]:
+def _counts(found: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in found.items() if key != "ids"}

@@ -1,16 +1,15 @@
-"""Splits of a corpus: train, validation and test; k folds; train and test of one data set.
+"""Splits of a corpus: train, validation and test, or k folds.
 
-- `split`: a conversation's part is decided by a hash of its group (its problem, its user, or its own content), so it
-  does not change when the corpus grows. One exception keeps equal content in one part: a conversation with the same
-  content as an earlier one goes to the part of the earlier one.
-- `k_fold_split`: disjoint folds of about equal size, by a seeded order of the groups.
-- `train_test_split`: two lists as they were published, or one list with a share held out by problem.
+- A conversation's part is decided by a hash of its group (its problem, its user, or its own content), so it does not
+  change when the corpus grows. One exception keeps equal content in one part: a conversation with the same content as
+  an earlier one goes to the part of the earlier one.
+- Folds are disjoint and of about equal size, by a seeded order of the groups.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib.util import find_spec
@@ -20,12 +19,13 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from maieutic.core.errors import EmptyCorpus, InputError
+from maieutic.core.errors import InputError
 from maieutic.core.json_rows import BadRows
 from maieutic.core.messages import Conversation, fingerprint
 from maieutic.data.corpus import identity, line, problem_key, read_corpus, refuse_source, replacing_all
-from maieutic.data.importing import import_files
+from maieutic.data.importing import ImportReport, read_sources
 from maieutic.data.overlap import NEAR, Held, Item, Overlap
+from maieutic.data.steps import Import, Split
 
 PARTS = ("train", "validation", "test")
 
@@ -52,9 +52,13 @@ class SplitReport:
     leakage: dict[str, Overlap] = field(default_factory=dict)
     """By `test in train`, `validation in train` and `test in validation`."""
     bad: BadRows = field(default_factory=BadRows)
+    empty: list[str] = field(default_factory=list)
+    """Parts without a conversation, although their share is not zero."""
+    imported: dict[str, ImportReport] = field(default_factory=dict)
+    """What was read from files that are not corpora, by name."""
 
     def json(self) -> dict[str, Any]:
-        """`{"by", "counts": {part: n}, "groups": {part: n}, "alone", "moved", "leakage": {pair: {...}}, "bad"}`."""
+        """`{"by", "counts", "groups", "alone", "moved", "leakage", "empty", "files", "bad"}`: by part, pair or file."""
         return {
             "by": self.by.value,
             "counts": {part: self.counts[part] for part in PARTS},
@@ -62,6 +66,8 @@ class SplitReport:
             "alone": self.alone,
             "moved": self.moved,
             "leakage": {pair: found.counts() for pair, found in self.leakage.items()},
+            "empty": self.empty,
+            "files": {name: found.json() for name, found in self.imported.items()},
             "bad": self.bad.json(),
         }
 
@@ -155,52 +161,68 @@ def _own_key(conversation: Conversation, content: str) -> list[str]:
     return ["content", content]
 
 
-def split_file(
-    source: Path | str,
-    out: Path | str,
-    by: str = "conversation",
-    parts: tuple[float, float, float] = (0.8, 0.1, 0.1),
-    *,
-    seed: int = 0,
-    overwrite: bool = False,
-    strict: bool = False,
-    leakage: bool = True,
-    near: bool = True,
-) -> SplitReport:
+def split_file(step: Split, out: Path) -> SplitReport:
     """Split a corpus into `train.jsonl`, `validation.jsonl`, `test.jsonl` and `split.json` in the folder `out`.
 
-    Args:
-        source: a corpus file or a stage folder.
-        out: the folder.
-        by: as in `split`.
-        parts: as in `split`.
-        seed: as in `split`.
-        overwrite: replace files with other content.
-        strict: stop at the first bad row.
-        leakage: measure the overlap of the parts afterwards (a second pass over the source).
-        near: count near duplicates too; null without rensa.
+    With a separate test set the whole corpus is the train part. A second pass over the files measures the overlap of
+    the parts; near duplicates count only if rensa is installed.
 
     Raises:
-        StoreError: a file exists with other content, or is the source; then none is written.
+        StoreError: a file exists with other content, or is an input; then none is written.
     """
-    source, out = Path(source), Path(out)
-    report = SplitReport(_by(by), bad=BadRows(strict))
+    report = SplitReport(By(step.by), bad=BadRows(step.strict))
+    sources = [path for path in (step.corpus, step.test) if path is not None]
     paths = [*(out / f"{part}.jsonl" for part in PARTS), out / "split.json"]
     for path in paths:
-        refuse_source(path, [source])
-    placed = split(read_corpus(source, on_bad=report.bad), by, parts, seed=seed, report=report)
-    with replacing_all(paths, overwrite=overwrite) as writers:
+        refuse_source(path, sources)
+    with replacing_all(paths, overwrite=step.force) as writers:
         write = dict(zip(PARTS, writers, strict=False))
-        for part, conversation in placed:
+        for part, conversation in _split_sources(step, report):
             write[part](line(conversation.row()))
-        if leakage and not source.is_fifo():
+        shares = (1.0, 0.0, 1.0) if step.test else step.parts
+        report.empty = [
+            part for part, share in zip(PARTS, shares, strict=True) if share and not report.counts[part]
+        ]
+        if not any(source.is_fifo() for source in sources):
             report.leakage = measure_leakage(
-                lambda: split(read_corpus(source, on_bad=BadRows()), by, parts, seed=seed),
-                near and find_spec("rensa") is not None,
+                lambda: _split_sources(step, SplitReport(By(step.by))),
+                step.near and find_spec("rensa") is not None,
             )
-        method = {"method": "hash of the group", "source": str(source), "parts": list(parts), "seed": seed}
+        method = {
+            "method": "separate test set" if step.test else "hash of the group",
+            "source": str(step.corpus),
+            "parts": list(step.parts),
+            "seed": step.seed,
+        }
         writers[-1](orjson.dumps({**method, **report.json()}, option=orjson.OPT_INDENT_2) + b"\n")
     return report
+
+
+def _split_sources(step: Split, report: SplitReport) -> Iterator[Placed]:
+    """The conversations of the corpus, and of a separate test set, with their parts."""
+    rows = _read(step, step.corpus, report)
+    if step.test is None:
+        yield from split(rows, step.by, step.parts, seed=step.seed, report=report)
+        return
+    for part, conversations in ((PARTS[0], rows), (PARTS[2], _read(step, step.test, report))):
+        groups: set[str] = set()
+        for conversation in conversations:
+            report.counts[part] += 1
+            groups.add(group(conversation, report.by) or identity(conversation))
+            yield Placed(part, conversation)
+        report.groups[part] = len(groups)
+
+
+def _read(step: Split, path: Path | None, report: SplitReport) -> Iterator[Conversation]:
+    assert path is not None
+    rows: Iterable[Conversation]
+    if step.format is None:
+        rows = read_corpus(path, on_bad=report.bad)
+    else:
+        rows, found = read_sources(Import(sources=[str(path)], format=step.format), report.bad)
+        report.imported[path.name] = found
+    for conversation in rows:
+        yield conversation.model_copy(update={"source": step.source}) if step.source else conversation
 
 
 def measure_leakage(placed: Callable[[], Iterable[Placed]], near: bool = True) -> dict[str, Overlap]:
@@ -234,9 +256,6 @@ def measure_leakage(placed: Callable[[], Iterable[Placed]], near: bool = True) -
     }
 
 
-MAX_FOLDS = 64
-
-
 class Folds(NamedTuple):
     """The sizes of the folds."""
 
@@ -245,10 +264,11 @@ class Folds(NamedTuple):
     """Conversations of each fold."""
     groups: list[int]
     """Problems or users of each fold; a conversation without one is a group by itself."""
+    bad: BadRows
 
     def json(self) -> dict[str, Any]:
-        """`{"by", "counts": [n], "groups": [n]}`."""
-        return self._asdict()
+        """`{"by", "counts": [n], "groups": [n], "bad"}`."""
+        return {**self._asdict(), "bad": self.bad.json()}
 
 
 def fold_name(number: int) -> str:
@@ -256,55 +276,38 @@ def fold_name(number: int) -> str:
     return f"fold-{number}.jsonl"
 
 
-def k_fold_split(
-    corpus: Path | str,
-    out: Path | str,
-    *,
-    folds: int,
-    by: str = "problem",
-    disjoint_from: Sequence[Path] = (),
-    seed: int = 0,
-    overwrite: bool = False,
-) -> Folds:
+def k_fold_split(step: Split, out: Path) -> Folds:
     """Split a corpus into disjoint folds of about equal size: `fold-1.jsonl`, `fold-2.jsonl`, … in the folder `out`.
-
-    Args:
-        corpus: the corpus.
-        out: the folder.
-        folds: number of folds.
-        by: what must stay in one fold: `problem`, `user` or `conversation`.
-        disjoint_from: corpora that must not share a problem (or user) with this one, such as test sets.
-        seed: another seed gives other folds.
-        overwrite: replace files with other content.
 
     Raises:
         InputError: fewer groups than folds, or a group also occurs in a corpus of `disjoint_from`.
     """
-    if not 1 <= folds <= MAX_FOLDS:
-        raise InputError(f"{folds} folds", f"Choose 1 to {MAX_FOLDS}.")
-    groups = _groups(read_corpus(Path(corpus)), _by(by))
-    for other in disjoint_from:
-        if shared := groups.keys() & _groups(read_corpus(other), By(by)).keys():
+    by, count = By(step.by), step.folds or 1
+    bad = BadRows(step.strict)
+    groups = _groups(_read(step, step.corpus, SplitReport(by, bad=bad)), by)
+    for other in step.disjoint_from:
+        if shared := groups.keys() & _groups(read_corpus(other), by).keys():
             raise InputError(
-                f"{len(shared)} of {len(groups)} groups of {corpus} (by {by}) also occur in {other}",
+                f"{len(shared)} of {len(groups)} groups of {step.corpus} (by {by}) also occur in {other}",
                 "Remove them from one of the two: training and test data must be disjoint.",
             )
-    if len(groups) < folds:
+    if len(groups) < count:
         raise InputError(
-            f"{corpus}: {len(groups)} groups (by {by}) for {folds} folds", "Use more data or fewer folds."
+            f"{step.corpus}: {len(groups)} groups (by {by}) for {count} folds",
+            "Use more data or fewer folds.",
         )
-    order = sorted(groups, key=lambda key: fingerprint([seed, key]))
-    keys_of_folds = [order[number::folds] for number in range(folds)]
-    files = [Path(out) / fold_name(number) for number in range(1, folds + 1)]
+    order = sorted(groups, key=lambda key: fingerprint([step.seed, key]))
+    keys_of_folds = [order[number::count] for number in range(count)]
+    files = [out / fold_name(number) for number in range(1, count + 1)]
     for file in files:
-        refuse_source(file, [corpus, *disjoint_from])
-    with replacing_all(files, overwrite=overwrite) as writers:
+        refuse_source(file, [path for path in (step.corpus, *step.disjoint_from) if path is not None])
+    with replacing_all(files, overwrite=step.force) as writers:
         for keys, write in zip(keys_of_folds, writers, strict=True):
             for key in keys:
                 for conversation in groups[key]:
                     write(line(conversation.row()))
     counts = [sum(len(groups[key]) for key in keys) for keys in keys_of_folds]
-    return Folds(by, counts, [len(keys) for keys in keys_of_folds])
+    return Folds(by, counts, [len(keys) for keys in keys_of_folds], bad)
 
 
 def _groups(conversations: Iterable[Conversation], by: By) -> dict[str, list[Conversation]]:
@@ -313,64 +316,3 @@ def _groups(conversations: Iterable[Conversation], by: By) -> dict[str, list[Con
     for conversation in conversations:
         found.setdefault(group(conversation, by) or identity(conversation), []).append(conversation)
     return found
-
-
-def train_test_split(
-    train: Path | str,
-    out: Path,
-    *,
-    name: str,
-    test: Path | str | None = None,
-    share: float = 0.1,
-    format: str = "auto",
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Write the `train.jsonl` and `test.jsonl` of one data set into the folder `out`.
-
-    Args:
-        train: dialogues in any importable form.
-        out: the folder.
-        name: name of the data set: the `source` of its rows.
-        test: test dialogues in any importable form; null: hold out a share of `train`, by problem or program.
-        share: the share of `train` to hold out if there is no `test`.
-        format: format of both files.
-        seed: another seed holds out other problems.
-
-    Returns:
-        `{"train", "test", "held_out", "files": {file: import report}}`: numbers of conversations, and whether the test
-        part was held out of `train`.
-
-    Raises:
-        EmptyCorpus: one of the two would be empty.
-    """
-    rows, report = import_files([train], format, source=name)
-    reports = {str(train): report}
-    placed: Iterator[Placed] = (
-        split(rows, "problem", (1 - share, 0.0, share), seed=seed)
-        if test is None
-        else (Placed("train", row) for row in rows)
-    )
-    counts = {"train": 0, "test": 0}
-    with replacing_all([out / "train.jsonl", out / "test.jsonl"], overwrite=True) as writers:
-        write = dict(zip(counts, writers, strict=True))
-
-        def put(part: str, conversation: Conversation) -> None:
-            counts[part] += 1
-            write[part](line(conversation.model_copy(update={"source": name}).row()))
-
-        for part, conversation in placed:
-            put(part, conversation)
-        if test is not None:
-            test_rows, reports[str(test)] = import_files([test], format, source=name)
-            for conversation in test_rows:
-                put("test", conversation)
-        if empty := next((part for part, count in counts.items() if not count), None):
-            raise EmptyCorpus(
-                f"{train}: with a share of {share} held out, {empty} is empty",
-                "Give a test file, another share, or more dialogues.",
-            )
-    return {
-        **counts,
-        "held_out": test is None,
-        "files": {Path(file).name: read.json() for file, read in reports.items()},
-    }

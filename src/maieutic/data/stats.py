@@ -12,26 +12,31 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from maieutic.core.errors import EmptyCorpus, InputError, MissingExtra
+from maieutic.core.json_rows import BadRows
 from maieutic.core.messages import Conversation, Role
 from maieutic.core.store import full_disk
 from maieutic.core.words import pairwise_diversity
+from maieutic.data.corpus import read_source
 from maieutic.data.lengths import CountTokens, token_counter
+
+if TYPE_CHECKING:
+    from maieutic.data.steps import Stats
 
 SAMPLE = 2000
 """First turns compared with each other; from a larger corpus, those with the smallest hashes."""
 _QUANTILES = {"p10": 0.1, "median": 0.5, "p90": 0.9, "max": 1.0}
 
 
-def stats(
-    conversations: Iterable[Conversation], *, tokenizer: Path | str | None = None, languages: bool = True
-) -> dict[str, Any]:
-    """Count a corpus, streaming: `survey(...).json()`, where the arguments and the shape are explained."""
-    return survey(conversations, tokenizer=tokenizer, languages=languages).json()
+def survey_file(step: Stats) -> tuple[Survey, BadRows]:
+    """Count the corpus of a step."""
+    bad = BadRows(step.strict)
+    found = survey(read_source(step.corpus, bad), tokenizer=step.tokenizer, languages=step.languages)
+    return found, bad
 
 
 def survey(
@@ -42,19 +47,18 @@ def survey(
     Args:
         conversations: any, at least one.
         tokenizer: counts the tokens (see `lengths.token_counter`); without one they are estimated.
-        languages: tell the languages apart, which takes most of the time. Where py3langid is not installed they stay
-            untold.
+        languages: identify the languages, which takes most of the time; null without py3langid.
 
     Raises:
-        EmptyCorpus: there was not one conversation.
+        EmptyCorpus: there is no conversation.
         MissingInput, MissingExtra: the tokenizer cannot be loaded.
     """
-    tally = Survey(token_counter(tokenizer), _identifier() if languages else None, tokenizer)
+    found = Survey(token_counter(tokenizer), _identifier() if languages else None, tokenizer)
     for conversation in conversations:
-        tally.add(conversation)
-    if not tally.conversations:
-        raise EmptyCorpus("not one conversation to count", "Name a corpus with conversations in it.")
-    return tally
+        found.add(conversation)
+    if not found.conversations:
+        raise EmptyCorpus("no conversation to count", "Give a corpus with conversations.")
+    return found
 
 
 def _identifier() -> Callable[[Conversation], str] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from maieutic.core.step import Step
+from maieutic.data.steps import Clean, Convert, Decontaminate, Import, Split, Stats
 from maieutic.evals.benchmark_steps import (
     EvalAlpacaEvalAnswer,
     EvalAlpacaEvalJudge,
@@ -27,6 +28,12 @@ from maieutic.judging.steps import EvalTutorPairwise, Judge, Preferences, Reward
 from maieutic.recipes.utility import EvalUtility
 
 STEPS: tuple[type[Step], ...] = (
+    Import,
+    Clean,
+    Split,
+    Decontaminate,
+    Stats,
+    Convert,
     Judge,
     Rewards,
     Preferences,

@@ -190,12 +190,18 @@ class EvalUtility(Step):
             corpus = f"${{import_{name}}}/corpus.jsonl"
             yield (
                 f"unseen_{name}",
-                {"do": "contamination", "corpus": corpus, "against": [str(self.questions)]},
+                {"do": "decontaminate", "corpus": corpus, "against": [str(self.questions)]},
             )
         for name, size in product(corpora, self.sizes):
             yield (
                 f"take_{name}_{size}",
-                {"do": "take", "corpus": f"${{unseen_{name}}}/corpus.jsonl", "n": size},
+                {
+                    "do": "convert",
+                    "corpus": f"${{unseen_{name}}}/corpus.jsonl",
+                    "to": "messages",
+                    "sample": size,
+                    "exact_sample": True,
+                },
             )
         arms = []
         for (name, corpus), (base, model), size, seed in product(

@@ -10,35 +10,17 @@ from __future__ import annotations
 from maieutic.recipes.stages.action import Action, Options
 from maieutic.recipes.stages.corpora import (
     Base,
-    Clean,
-    Contamination,
-    Convert,
-    Folds,
-    Import,
-    Split,
-    Stats,
     World,
 )
 from maieutic.recipes.stages.playing import Continuations
 from maieutic.recipes.stages.talking import Candidates, Intents, PrePostTest, Simulate
 from maieutic.recipes.stages.training import Dpo, Sft
-from maieutic.recipes.stages.tutoring import Leaks, Lists
-from maieutic.recipes.stages.utility import Take
 
 __all__ = ["ACTIONS", "Action", "Options"]
 
 ACTIONS: dict[str, type[Action]] = {
     "world": World,
     "base": Base,
-    "import": Import,
-    "clean": Clean,
-    "split": Split,
-    "folds": Folds,
-    "contamination": Contamination,
-    "lists": Lists,
-    "leaks": Leaks,
-    "stats": Stats,
-    "convert": Convert,
     "intents": Intents,
     "sft": Sft,
     "simulate": Simulate,
@@ -46,5 +28,4 @@ ACTIONS: dict[str, type[Action]] = {
     "continuations": Continuations,
     "dpo": Dpo,
     "pre-post-test": PrePostTest,
-    "take": Take,
 }

@@ -1,0 +1,764 @@
+"""The steps that make and measure corpora: import, clean, split, decontaminate, stats, convert."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field, PlainValidator
+
+from maieutic.core.console import note, say, table
+from maieutic.core.costs import Cost, Flow, Size
+from maieutic.core.errors import InputError
+from maieutic.core.settings import Source
+from maieutic.core.step import Result, Step
+from maieutic.data.filters import CleanOptions, Filter, split_commas
+
+SHOWN = 20
+"""Lines of a table."""
+MAX_FOLDS = 64
+
+BadRows = dict[str, Any]
+"""`{"count", "rows": [{"where", "reason"}], "summary"?}`: rows that were left out because they cannot be read."""
+
+
+def _strings(value: Any) -> Any:
+    return [str(item) for item in (value if isinstance(value, (list, tuple)) else [value])]
+
+
+def _none(value: Any) -> Any:
+    return None if value == "none" else value
+
+
+def _shares(value: Any) -> tuple[float, float, float]:
+    try:
+        train, validation, test = (float(share) for share in split_commas(value))
+    except (TypeError, ValueError):
+        raise ValueError("give three shares, for example 0.8,0.1,0.1") from None
+    return train, validation, test
+
+
+def _named_paths(value: Any) -> Any:
+    if not isinstance(value, (list, tuple)):
+        return value
+    if bad := [item for item in value if "=" not in str(item)]:
+        raise ValueError(f"{bad[0]!r} is not NAME=FILE")
+    return dict(str(item).split("=", 1) for item in value)
+
+
+class CorpusResult(Result):
+    """Counts of a step that reads a corpus. `run` is the file or folder that it wrote."""
+
+    bad: BadRows = Field(default_factory=dict)
+
+    def json(self) -> dict[str, Any]:  # type: ignore[override]
+        """The counts, with `out` for what was written."""
+        shape = self.model_dump(mode="json")
+        return {"out": shape.pop("run"), **shape}
+
+    def note_bad_rows(self) -> None:
+        """Name the rows that were left out, on standard error."""
+        from maieutic.core.json_rows import summarize
+
+        for bad in [self.bad] if "count" in self.bad else self.bad.values():
+            if bad["count"]:
+                note(summarize(bad["count"], bad["rows"]))
+
+
+class Import(Step):
+    """Read conversations of any known format into a corpus (JSONL of `messages`)."""
+
+    command: ClassVar = "import"
+    arguments: ClassVar = ("sources",)
+    flags: ClassVar = {"format": "--format -f"}
+    examples: ClassVar = (
+        "maieutic import chats.json trees.jsonl --out corpus.jsonl",
+        "maieutic import dolly.jsonl --sample 1000 --by category --out seeds.jsonl",
+    )
+    writes: ClassVar = "file"
+    outputs: ClassVar = ("corpus.jsonl",)
+
+    sources: Annotated[list[str], BeforeValidator(_strings)] = Field(
+        description="Files and folders of any known format; hub:NAME[:SPLIT] for a dataset."
+    )
+    format: str = Field(
+        "auto",
+        description="auto (guessed and printed), messages, sharegpt, oasst, mathdial, bridge, socratic-llm, "
+        "socratic-debugging, tutorchat, problems, alpaca, dolly, wizardlm, ultrachat, baize, wildchat, lmsys.",
+    )
+    ended: bool = Field(False, description="The person ended every one of these conversations.")
+    source: str | None = Field(
+        None, description="Source of rows that name none; default: name of the file or dataset."
+    )
+    licence: str | None = Field(
+        None, description="Licence of rows that name none; default: that of the dataset's card."
+    )
+    sample: int | None = Field(
+        None, ge=1, description="Keep this many conversations, drawn by a hash of their content."
+    )
+    by: str | None = Field(
+        None, description="Stratify the sample by this field or key of meta, such as category."
+    )
+    strict: bool = Field(False, description="Stop at the first broken row instead of skipping it.")
+    force: bool = Field(False, description="Replace an output with other content.")
+
+    def run(self, out: Path | str) -> ImportResult:
+        """Write the corpus."""
+        from maieutic.data.corpus import write_corpus
+        from maieutic.data.hub import place
+        from maieutic.data.importing import read_sources
+
+        conversations, report = read_sources(self)
+        count = write_corpus(out, conversations, overwrite=self.force, sources=map(place, self.sources))
+        return ImportResult(run=str(out), conversations=count, by=self.by, **report.json())
+
+    def check(self) -> None:
+        """Refuse an unknown format, and `by` without `sample`."""
+        from maieutic.data.importing import check_format
+
+        check_format(self.format)
+        if self.by is not None and self.sample is None:
+            raise InputError("`by` needs `sample`", "Give both, or neither.")
+
+    def inputs(self) -> list[Path]:
+        """The sources that are files."""
+        from maieutic.data.hub import is_hub
+
+        return [Path(source) for source in self.sources if not is_hub(source)]
+
+    def describe(self) -> str:
+        """A few words for the plan."""
+        return f"import {len(self.sources)} sources as {self.format}"
+
+    def expect(self, out: Path, flow: Flow) -> Cost:
+        """No cost; the corpus has the rows of all sources, or the sample."""
+        sizes = [flow.size(source) for source in self.sources]
+        if sizes and all(sizes):
+            rows, tokens, *_ = map(sum, zip(*filter(None, sizes), strict=True))
+            kept = min(rows, self.sample or rows)
+            flow.put(out / "corpus.jsonl", Size(kept, round(tokens * kept / max(1, rows))))
+        return Cost()
+
+
+class ImportResult(CorpusResult):
+    """How many conversations were imported, from which formats."""
+
+    conversations: int
+    formats: dict[str, dict[str, int]]
+    """By file or dataset: rows by format."""
+    licences: dict[str, int]
+    unlicensed: int
+    sample: dict[str, dict[str, int]] | None = None
+    """By value of the field that stratifies: `{"seen", "kept"}`."""
+    by: str | None = Field(None, exclude=True)
+
+    def json(self) -> dict[str, Any]:  # type: ignore[override]
+        """The counts; `sample` only if one was drawn."""
+        shape = super().json()
+        return shape if self.sample else {key: value for key, value in shape.items() if key != "sample"}
+
+    def show(self) -> None:
+        """Print what was read, and what is missing."""
+        for file, found in self.formats.items():
+            ordered = sorted(found.items(), key=lambda item: -item[1])
+            say(f"{file}: read {', '.join(f'{rows} as {name}' for name, rows in ordered) or 'nothing'}")
+        self.note_bad_rows()
+        if self.sample:
+            rows = [(value, counts["seen"], counts["kept"]) for value, counts in self.sample.items()]
+            table(f"sample by {self.by}" if self.by else "sample", ("value", "seen", "kept"), rows)
+        if self.unlicensed:
+            note(f"{self.unlicensed} conversations name no licence; give it with --licence")
+        say(f"{self.conversations} conversations in {self.run}")
+
+
+class Clean(Step, CleanOptions):
+    """Repair conversations, reject those that cannot be used, and count both by reason.
+
+    By default empty turns and leading assistant turns are dropped and neighbouring turns of one role are merged;
+    conversations without one of the two sides, too short ones and exact duplicates are rejected. Other filters run
+    with --preset, --filters or an option of theirs. Their order is fixed. Rejected rows go to rejected.jsonl in the
+    folder of the output.
+    """
+
+    command: ClassVar = "clean"
+    arguments: ClassVar = ("corpus",)
+    examples: ClassVar = (
+        "maieutic clean corpus.jsonl --out clean.jsonl",
+        "maieutic clean corpus.jsonl --preset platolm --filters near --out platolm.jsonl",
+    )
+    writes: ClassVar = "file"
+    outputs: ClassVar = ("corpus.jsonl", "rejected.jsonl")
+
+    corpus: Source = Field(description="A corpus: JSONL (or .gz), a JSON list, or a step's folder.")
+    strict: bool = Field(False, description="Stop at the first broken row instead of skipping it.")
+    force: bool = Field(False, description="Replace an output with other content.")
+
+    def run(self, out: Path | str) -> CleanResult:
+        """Write the cleaned corpus and the rejected rows."""
+        from maieutic.data.clean import clean_file
+
+        report = clean_file(self, Path(out))
+        return CleanResult(run=str(out), **report.json())
+
+    def check(self) -> None:
+        """Refuse an unknown language."""
+        if Filter.LANGUAGE in self.filters and self.languages != ("en",):
+            from maieutic.data.language import check_codes
+
+            check_codes(self.languages)
+
+    def describe(self) -> str:
+        """A few words for the plan."""
+        return "clean: " + ", ".join(self.chosen())
+
+    def expect(self, out: Path, flow: Flow) -> Cost:
+        """No cost; the size of the corpus stays as it is, as far as can be known."""
+        flow.put(out / "corpus.jsonl", _size(flow, self.corpus))
+        return Cost()
+
+
+class CleanResult(CorpusResult):
+    """Counts: read - cut + parts = kept + rejected."""
+
+    read: int
+    kept: int
+    cut: int
+    parts: int
+    repaired: dict[str, int]
+    rejected: dict[str, int]
+    masked: dict[str, int]
+    steps: list[dict[str, Any]]
+    """By filter: `{"step", "rejected", "repaired", "conversations", "segments"}`; `step` is the filter's name."""
+    rejected_file: str | None
+
+    def show(self) -> None:
+        """Print the counts after each filter, and by reason."""
+        self.note_bad_rows()
+        columns: tuple[str, ...] = ("after", "rejected", "conversations", "segments")
+        rows: list[tuple[Any, ...]] = [("read", None, self.read, self.read)]
+        rows += [
+            (step["step"], step["rejected"], step["conversations"], step["segments"]) for step in self.steps
+        ]
+        width = 4 if self.cut else 3
+        table("clean", columns[:width], [row[:width] for row in rows])
+        reasons = [(f"rejected: {name}", count) for name, count in _largest_first(self.rejected)]
+        reasons += [("kept", self.kept)]
+        reasons += [(f"  of these, {name}", count) for name, count in _largest_first(self.repaired)]
+        reasons += [(f"masked: {kind}", count) for kind, count in self.masked.items()]
+        table("why", ("what", "count"), reasons)
+        if self.cut:
+            say(f"{self.cut} conversations were cut into {self.parts} parts")
+        if any(self.rejected.values()):
+            say(f"rejected conversations, with the reasons: {self.rejected_file}")
+        say(f"{self.kept} conversations in {self.run}")
+
+
+def _largest_first(counts: dict[str, int]) -> list[tuple[str, int]]:
+    return [(name, count) for name, count in sorted(counts.items(), key=lambda item: -item[1]) if count]
+
+
+class Split(Step):
+    """Split a corpus into train, validation and test, or into folds; or check two files for overlap.
+
+    A hash of each group decides its part, so the split does not change when the corpus grows. Afterwards the overlap
+    of the parts is measured and written to split.json. With --check both files may have any importable format.
+    Counted are items of TEST: exact (same text), near (not exact; a Jaccard index of at least .8 of the word 5-grams)
+    and problems (same statement and program), for which --check exits with 1; prompts (same first user turn and
+    problem) and programs (same program, any statement) are only reported.
+    """
+
+    command: ClassVar = "split"
+    arguments: ClassVar = ("corpus",)
+    flags: ClassVar = {"compare": "--check"}
+    shown: ClassVar = ("corpus", "by", "parts", "folds", "test", "compare", "near", "seed", "force")
+    examples: ClassVar = (
+        "maieutic split clean.jsonl --by user --out parts",
+        "maieutic split --check parts/train.jsonl parts/test.jsonl",
+    )
+    writes: ClassVar = "files"
+    outputs: ClassVar = (
+        *("train.jsonl", "validation.jsonl", "test.jsonl", "split.json"),
+        *(f"fold-{number}.jsonl" for number in range(1, MAX_FOLDS + 1)),
+    )
+
+    corpus: Path | None = Field(None, description="The corpus to split.")
+    by: Literal["conversation", "problem", "user"] = Field(
+        "conversation", description="What must stay in one part."
+    )
+    parts: Annotated[Any, PlainValidator(_shares)] = Field(
+        (0.8, 0.1, 0.1), description="Shares of train, validation and test."
+    )
+    folds: int | None = Field(
+        None, ge=1, le=MAX_FOLDS, description="Write this many folds of about equal size instead."
+    )
+    disjoint_from: list[Path] = Field(
+        default_factory=list,
+        description="With folds: corpora that must not share a problem or user, such as test sets.",
+    )
+    test: Annotated[Path | None, BeforeValidator(_none)] = Field(
+        None, description="A separate test set: all of CORPUS becomes train. `none`: no such set."
+    )
+    format: str | None = Field(
+        None, description="Import CORPUS and the test set from this format, or auto (see `maieutic import`)."
+    )
+    source: str | None = Field(None, description="Name of the data set, as the source of every row.")
+    seed: int = Field(0, description="Another seed gives another split.")
+    compare: tuple[Path, Path] | None = Field(
+        None, description="TRAIN and TEST: measure how much of TEST is in TRAIN instead."
+    )
+    near: bool = Field(True, description="Count near duplicates too.")
+    strict: bool = Field(False, description="Stop at the first broken row instead of skipping it.")
+    force: bool = Field(False, description="Replace outputs with other content.")
+
+    def run(self, out: Path | str) -> SplitResult | FoldsResult | OverlapResult:
+        """Write the parts or folds, or measure the overlap."""
+        if self.compare is not None:
+            from maieutic.data.overlap import NEAR, check
+
+            found = check(*self.compare, strict=self.strict, least=NEAR if self.near else None)
+            bad = {"train": found.train.bad.json(), "test": found.test.bad.json()}
+            return OverlapResult(**found.overlap.json(), bad=bad)
+        from maieutic.data.split import k_fold_split, split_file
+
+        if self.folds is not None:
+            return FoldsResult(run=str(out), **k_fold_split(self, Path(out)).json())
+        report = split_file(self, Path(out))
+        return SplitResult(run=str(out), **report.json())
+
+    def check(self) -> None:
+        """Refuse shares that do not add up to 1, and options that do not fit together."""
+        from maieutic.data.split import check_parts
+
+        check_parts(self.parts)
+        if (self.compare is None) == (self.corpus is None):
+            raise InputError(
+                "give either a corpus to split or two files to check", "See maieutic split --help."
+            )
+        if self.format is not None:
+            from maieutic.data.importing import check_format
+
+            check_format(self.format)
+        if self.disjoint_from and self.folds is None:
+            raise InputError("`disjoint_from` needs `folds`", "Use --check to compare other parts.")
+
+    def needs_out(self) -> bool:
+        """Only where something is written."""
+        return self.compare is None
+
+    def describe(self) -> str:
+        """A few words for the plan."""
+        if self.test:
+            return f"split: {self.test.name} is the test set"
+        into = f"into {self.folds} folds " if self.folds else ""
+        return f"split {into}by {self.by}" + (", disjoint from the test sets" if self.disjoint_from else "")
+
+    def expect(self, out: Path, flow: Flow) -> Cost:
+        """No cost; each part has its share of the rows."""
+        size = _size(flow, self.corpus)
+        if size is None:
+            return Cost()
+        if self.folds:
+            for name in self.outputs[4 : 4 + self.folds]:
+                flow.put(out / name, Size(size.rows // self.folds, size.tokens // self.folds))
+        elif self.test:
+            flow.put(out / "train.jsonl", size)
+            flow.put(out / "test.jsonl", flow.size(self.test))
+        else:
+            for name, part in zip(self.outputs, self.parts, strict=False):
+                flow.put(out / name, Size(round(size.rows * part), round(size.tokens * part)))
+        return Cost()
+
+
+class SplitResult(CorpusResult):
+    """Counts of the parts, and their overlap."""
+
+    by: str
+    counts: dict[str, int]
+    groups: dict[str, int]
+    alone: int
+    """Conversations without a user or a problem: each is a group by its own content."""
+    moved: int
+    """Conversations in the part of an equal conversation instead of their group's part."""
+    leakage: dict[str, Any]
+    empty: list[str] = Field(default_factory=list)
+    """Parts without a conversation, although their share is not zero."""
+    files: dict[str, Any] = Field(default_factory=dict)
+    """What was read from files that are not corpora, by name."""
+
+    def show(self) -> None:
+        """Print the parts and their overlap."""
+        self.note_bad_rows()
+        rows = [(part, count, self.groups[part]) for part, count in self.counts.items()]
+        table(f"split by {self.by}", ("part", "conversations", "groups"), rows)
+        if self.alone:
+            say(f"{self.alone} conversations have no {self.by} and were split by their own content")
+        if self.moved:
+            say(f"{self.moved} conversations went to the part of an equal one instead of their group's")
+        if self.leakage:
+            _show_overlap("leakage", self.leakage)
+        if any(found["overlap"]["near"] is None for found in self.leakage.values()):
+            note("near duplicates were not counted (without --no-near, rensa counts them: maieutic[data])")
+        if self.empty:
+            note(f"empty: {', '.join(self.empty)}; there are too few groups for these shares")
+        say(f"in {self.run}: {', '.join(f'{part}.jsonl' for part in self.counts)}, split.json")
+
+
+class FoldsResult(CorpusResult):
+    """The sizes of the folds."""
+
+    by: str
+    counts: list[int]
+    """Conversations of each fold."""
+    groups: list[int]
+    """Problems or users of each fold; a conversation without one is a group by itself."""
+
+    def show(self) -> None:
+        """Print the sizes."""
+        self.note_bad_rows()
+        rows = [
+            (f"fold-{number}.jsonl", *both)
+            for number, both in enumerate(zip(self.counts, self.groups, strict=True), 1)
+        ]
+        table(f"folds by {self.by}", ("fold", "conversations", "groups"), rows)
+
+
+class OverlapResult(CorpusResult):
+    """How much of a test set is in a train set, in test items."""
+
+    overlap: dict[str, int | None]
+    """`{"exact", "near", "problems"}`; near is null if it was not counted."""
+    prompts: dict[str, int | None]
+    programs: int
+    train: int
+    test: int
+    leaked: list[str]
+    """Ids of the test items that are exact, near or share a problem."""
+
+    def exit_code(self) -> int:
+        """1 if anything is exact, near, or shares a problem."""
+        return int(any(self.overlap.values()))
+
+    def json(self) -> dict[str, Any]:  # type: ignore[override]
+        """The counts."""
+        return {key: value for key, value in super().json().items() if key != "out"}
+
+    def show(self) -> None:
+        """Print the counts."""
+        self.note_bad_rows()
+        _show_overlap("overlap", {"test in train": self.json()})
+        say("train and test overlap" if self.exit_code() else "no overlap")
+
+
+def _show_overlap(title: str, pairs: dict[str, Any]) -> None:
+    def row(name: str, *keys: str) -> tuple[Any, ...]:
+        values = list(pairs.values())
+        for key in keys:
+            values = [value[key] for value in values]
+        return (name, *values)
+
+    rows = [
+        row("exact", "overlap", "exact"),
+        row("near", "overlap", "near"),
+        row("problems", "overlap", "problems"),
+        row("prompts", "prompts", "exact"),
+        row("near prompts", "prompts", "near"),
+        row("programs", "programs"),
+        row("test items", "test"),
+        row("train items", "train"),
+    ]
+    table(title, ("test items with", *pairs), rows)
+
+
+class Decontaminate(Step):
+    """Find conversations that contain questions of a benchmark or items of a test set, and leave them out.
+
+    A question is found where thirteen consecutive words of it occur in one turn (the whole question, if it has eight
+    to twelve; a shorter one only as a whole turn), or half of its word 5-grams. A test item is found where its text is
+    the same or nearly the same, or its problem or program. With --test, leaks.json in the folder of the output names
+    the test items that were found.
+    """
+
+    command: ClassVar = "decontaminate"
+    arguments: ClassVar = ("corpus",)
+    flags: ClassVar = {"against": "--against -q", "test": "--test"}
+    examples: ClassVar = ("maieutic decontaminate clean.jsonl --against question.jsonl --out unseen.jsonl",)
+    writes: ClassVar = "file"
+    outputs: ClassVar = ("corpus.jsonl", "leaks.json")
+
+    corpus: Source = Field(description="A corpus: JSONL (or .gz), a JSON list, or a step's folder.")
+    against: list[Path] = Field(
+        default_factory=list,
+        description="Questions: FastChat's question.jsonl, AlpacaEval's JSON, a JSON list, or one a line.",
+    )
+    test: Annotated[dict[str, Path], BeforeValidator(_named_paths)] = Field(
+        default_factory=dict, description="Test sets by name: corpora whose items must not be in CORPUS."
+    )
+    drop: bool = Field(
+        True,
+        description="Leave the conversations that were found out of the output; without, only report them.",
+    )
+    fail: bool = Field(False, description="Exit with 1 if a question was found.")
+    strict: bool = Field(False, description="Stop at the first broken row instead of skipping it.")
+    force: bool = Field(False, description="Replace an output with other content.")
+
+    def run(self, out: Path | str = "") -> DecontaminateResult:
+        """Report what was found, and write the corpus if there is an `out`."""
+        from maieutic.data.decontaminate import decontaminate_file
+
+        return decontaminate_file(self, Path(out) if str(out) else None)
+
+    def check(self) -> None:
+        """Refuse a call without anything to look for."""
+        if not self.against and not self.test:
+            raise InputError(
+                "nothing to look for", "Give questions with --against, or test sets with --test."
+            )
+
+    def needs_out(self) -> bool:
+        """Without `out` the step only reports."""
+        return False
+
+    def inputs(self) -> list[Path]:
+        """The corpus, the questions and the test sets."""
+        return [*super().inputs(), *self.test.values()]
+
+    def describe(self) -> str:
+        """A few words for the plan."""
+        names = [*(path.name for path in self.against), *self.test]
+        return f"{'leave out' if self.drop else 'find'} what is in {', '.join(names)}"
+
+    def expect(self, out: Path, flow: Flow) -> Cost:
+        """No cost; few conversations are left out."""
+        flow.put(out / "corpus.jsonl", _size(flow, self.corpus))
+        return Cost()
+
+
+class DecontaminateResult(CorpusResult):
+    """The questions and test items that were found."""
+
+    read: int
+    flagged: int
+    """Conversations that were found."""
+    questions: int
+    questions_found: int
+    hits: list[dict[str, Any]]
+    """`{"conversation", "question", "how", "share", "words"}`."""
+    tests: dict[str, Any] = Field(default_factory=dict)
+    """By test set: `{"overlap", "prompts", "programs", "train", "test", "leaked", "before"?}`; `before` are the same
+    counts for the whole corpus."""
+    dropped: int = 0
+    fail: bool = Field(False, exclude=True)
+
+    def exit_code(self) -> int:
+        """1 if a question was found, and that is to fail."""
+        return int(self.fail and self.flagged > 0)
+
+    def show(self) -> None:
+        """Print what was found."""
+        self.note_bad_rows()
+        if self.hits:
+            columns = ("conversation", "question", "how", "of its 5-grams", "shared words")
+            table("questions found", columns, [_hit_row(hit) for hit in self.hits[:SHOWN]])
+        if len(self.hits) > SHOWN:
+            say(f"and {len(self.hits) - SHOWN} more; --json gives all")
+        if self.tests:
+            _show_overlap("test items found", self.tests)
+        if self.questions:
+            found = f"{self.questions_found} of {self.questions} questions found"
+            say(f"{found}, in {self.flagged} of {self.read} conversations")
+        if self.run:
+            say(f"{self.read - self.dropped} conversations in {self.run}")
+
+
+def _hit_row(hit: dict[str, Any]) -> tuple[str, ...]:
+    question = hit["question"].rpartition("/")[2]
+    return hit["conversation"], question, hit["how"], f"{hit['share']:.2f}", _cut(hit["words"])
+
+
+def _cut(text: str) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= 60 else flat[:59] + "…"
+
+
+class Stats(Step):
+    """Count a corpus: rounds, turns, lengths and tokens by role, languages, first-turn diversity, sources."""
+
+    command: ClassVar = "stats"
+    arguments: ClassVar = ("corpus",)
+    examples: ClassVar = ("maieutic stats corpus.jsonl --figure corpus.png",)
+    writes: ClassVar = "result"
+    outputs: ClassVar = ("stats.json",)
+
+    corpus: Source = Field(description="A corpus: JSONL (or .gz), a JSON list, or a step's folder.")
+    tokenizer: str | None = Field(
+        None, description="Tokenizer that counts the tokens; default: an estimate from the words."
+    )
+    languages: bool = Field(True, description="Identify the languages, which takes most of the time.")
+    figure: Path | None = Field(None, description="Draw turns and lengths into a .png, .svg or .pdf file.")
+    strict: bool = Field(False, description="Stop at the first broken row instead of skipping it.")
+
+    def run(self, out: Path | str = "") -> StatsResult:
+        """Count, and draw the figure."""
+        from maieutic.core.store import write_json
+        from maieutic.data.stats import draw, survey_file
+
+        survey, bad = survey_file(self)
+        if self.figure:
+            draw(survey, self.figure)
+        figure = str(self.figure) if self.figure else None
+        result = StatsResult(**survey.json(), figure=figure, bad=bad.json(), name=_name(self.corpus))
+        if str(out):
+            write_json(Path(out), result.json())
+        return result
+
+    def check(self) -> None:
+        """Refuse a figure's name that ends in an unknown format."""
+        if self.figure:
+            from maieutic.data.stats import check_name
+
+            check_name(self.figure)
+
+    def inputs(self) -> list[Path]:
+        """The corpus."""
+        return [self.corpus] if isinstance(self.corpus, Path) else []
+
+    def describe(self) -> str:
+        """A few words for the plan."""
+        return f"count {_name(self.corpus)}"
+
+
+class StatsResult(CorpusResult):
+    """Counts of a corpus, by role where the role matters; an undefined value is null."""
+
+    conversations: int
+    rounds: dict[str, float]
+    turns: dict[str, int]
+    characters: dict[str, int]
+    words: dict[str, int]
+    tokens: dict[str, int]
+    tokenizer: str | None
+    """The tokenizer that counted the tokens; null: estimated."""
+    lengths: dict[str, dict[str, float]]
+    languages: dict[str, int] | None
+    first_turn_diversity: dict[str, Any]
+    ended: int
+    problems: int
+    users: int
+    sources: dict[str, int]
+    licences: dict[str, int]
+    figure: str | None = None
+    name: str = Field("", exclude=True)
+
+    def json(self) -> dict[str, Any]:  # type: ignore[override]
+        """The counts."""
+        return {key: value for key, value in super().json().items() if key != "out"}
+
+    def show(self) -> None:
+        """Print the counts as tables."""
+        self.note_bad_rows()
+        diversity = self.first_turn_diversity
+        rows: list[tuple[Any, ...]] = [
+            ("conversations", self.conversations),
+            ("ended by the person", self.ended),
+            ("with a problem", self.problems),
+            ("known users", self.users),
+            (f"first-turn diversity (n={diversity['n']})", diversity["value"]),
+        ]
+        table(self.name, ("what", "count"), rows)
+        columns = ("mean", "p10", "median", "p90", "max")
+        lengths = {"rounds": self.rounds, **self.lengths}
+        rows = [
+            (what.replace("_", " "), *(str(round(spread[key], 1)) for key in columns))
+            for what, spread in lengths.items()
+        ]
+        table("lengths", ("per conversation or turn", *columns), rows)
+        rows = [
+            (role, count, self.characters[role], self.words[role], self.tokens[role])
+            for role, count in self.turns.items()
+        ]
+        tokens = "tokens" if self.tokenizer else "tokens (estimated)"
+        table("by role", ("role", "turns", "characters", "words", tokens), rows)
+        if self.languages is None:
+            note("languages were not identified; that needs py3langid (pip install 'maieutic[data]')")
+        for name, found in (
+            ("language", self.languages),
+            ("source", self.sources),
+            ("licence", self.licences),
+        ):
+            if found:
+                table(f"{name}s", (name, "conversations"), list(found.items())[:SHOWN])
+        if self.figure:
+            say(f"figure: {self.figure}")
+
+
+class Convert(Step):
+    """Write a corpus, or a sample of it, in a form that other tools read."""
+
+    command: ClassVar = "convert"
+    arguments: ClassVar = ("corpus",)
+    examples: ClassVar = ("maieutic convert corpus.jsonl --to sharegpt --out chats.json",)
+    writes: ClassVar = "file"
+    outputs: ClassVar = ("corpus.jsonl", "corpus.json", "corpus.parquet")
+
+    corpus: Source = Field(description="A corpus: JSONL (or .gz), a JSON list, or a step's folder.")
+    to: Literal["messages", "sharegpt", "parquet"] = Field(description="The form to write.")
+    sample: int | None = Field(
+        None, ge=1, description="Keep this many conversations, drawn by a hash of their content."
+    )
+    by: str | None = Field(None, description="Stratify the sample by this field or key of meta.")
+    exact_sample: bool = Field(False, description="Fail if the corpus is smaller than the sample.")
+    strict: bool = Field(False, description="Stop at the first broken row instead of skipping it.")
+    force: bool = Field(False, description="Replace an output with other content.")
+
+    def run(self, out: Path | str) -> ConvertResult:
+        """Write the file."""
+        from maieutic.data.convert import convert_file
+
+        return convert_file(self, Path(out))
+
+    def check(self) -> None:
+        """Refuse `by` without `sample`."""
+        if self.by is not None and self.sample is None:
+            raise InputError("`by` needs `sample`", "Give both, or neither.")
+
+    def file_name(self) -> str:
+        """The corpus, with the suffix of its form."""
+        return {"messages": "corpus.jsonl", "sharegpt": "corpus.json", "parquet": "corpus.parquet"}[self.to]
+
+    def describe(self) -> str:
+        """A few words for the plan."""
+        sample = f"a sample of {self.sample} of " if self.sample else ""
+        return f"write {sample}{_name(self.corpus)} as {self.to}"
+
+    def expect(self, out: Path, flow: Flow) -> Cost:
+        """No cost; the file has as many rows as the corpus, or the sample."""
+        if size := _size(flow, self.corpus):
+            kept = min(size.rows, self.sample or size.rows)
+            tokens = round(size.tokens * kept / max(1, size.rows))
+            flow.put(out / self.file_name(), size._replace(rows=kept, tokens=tokens))
+        return Cost()
+
+
+class ConvertResult(CorpusResult):
+    """How many conversations were written."""
+
+    to: str
+    conversations: int
+    of: int
+    """Conversations of the corpus."""
+
+    def show(self) -> None:
+        """Print the count."""
+        self.note_bad_rows()
+        say(f"{self.conversations} conversations in {self.run}")
+
+
+def _name(corpus: Any) -> str:
+    return corpus.name if isinstance(corpus, Path) else f"{len(corpus)} conversations"
+
+
+def _size(flow: Flow, corpus: Any) -> Size | None:
+    return flow.size(corpus) if isinstance(corpus, Path) else None
+
+
+__all__ = ["Clean", "Convert", "Decontaminate", "Import", "Split", "Stats"]
