@@ -12,16 +12,16 @@ BIN := .venv/bin
 demo: .venv/.done
 	$(BIN)/maieutic demo --out demo-run
 
-# Two workers with one thread each: tiny models gain nothing from more, and lose much where cores are shared.
+# Two workers with one thread each: tiny models gain nothing from more threads.
 test: .venv/.done
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
-# Slow tests too, with every optional library that a test looks at: one that is missing is a failure here. llama.cpp
-# is built from source the first time; without its image tools, and optimised no more than a test needs, in half the time.
+# Every test, with every optional library: a missing library is a failure here. The first run builds llama.cpp, without
+# its image tools and with little optimisation, which takes half the time. ONLY="-m slow" leaves out what `make test` ran.
 test-all: .venv/.done
 	CMAKE_ARGS="-DLLAVA_BUILD=OFF -DCMAKE_C_FLAGS_RELEASE=-O1 -DCMAKE_CXX_FLAGS_RELEASE=-O1" $(BIN)/python -m pip install \
 		--quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev,alpaca,embed,serve,llama,examples]'
-	OMP_NUM_THREADS=1 MAIEUTIC_TEST_ALL=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 MAIEUTIC_TEST_ALL=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ONLY)
 
 lint: .venv/.done
 	$(BIN)/ruff format --check .

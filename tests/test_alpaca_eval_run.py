@@ -337,6 +337,7 @@ def test_the_length_controlled_rate_is_refused_clearly(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_the_length_controlled_rate_is_the_packages_own(tmp_path: Path) -> None:
     glm = pytest.importorskip("alpaca_eval.metrics.glm_winrate")
     draw = random.Random(1)
@@ -370,6 +371,7 @@ def test_the_length_controlled_rate_is_the_packages_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_the_win_rate_is_the_packages_own() -> None:
     winrate = pytest.importorskip("alpaca_eval.metrics.winrate")
     names = {"win_rate": "win_rate", "standard_error": "standard_error", "discrete_win_rate": "discrete_win_rate",

@@ -134,6 +134,7 @@ def test_a_named_embedder_that_is_not_there(tmp_path: Path, monkeypatch: pytest.
             topics.sentence_embedder(str(tmp_path / "none"))
 
 
+@pytest.mark.slow
 def test_a_sentence_model(tmp_path: Path) -> None:
     library = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
