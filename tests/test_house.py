@@ -149,7 +149,7 @@ PUBLIC = [
     "Conversation",
     "MaieuticError",
     "Message",
-    "Preference",
+    "PreferenceRow",
     "Problem",
     "Role",
     "Sampling",

@@ -23,7 +23,8 @@ from maieutic.chat_templates import prompt_ids
 from maieutic.cli import app as _app
 from maieutic.cli import gather
 from maieutic.core.errors import ContextTooShort, InputError, MaieuticError, RunConflict, TooManyFailures
-from maieutic.core.messages import Message, Preference, Role
+from maieutic.core.messages import Message, Role
+from maieutic.core.rows import PreferenceRow
 from maieutic.core.store import stage_rows
 from maieutic.models import load
 from maieutic.models.checkpoint import find, load_tokenizer
@@ -117,7 +118,7 @@ def test_a_prompt_is_never_cut_to_its_last_128_tokens(tiny: Path, tmp_path: Path
              "--temperature", 0, "--max-tokens", 24, "--out", tmp_path / "c")  # fmt: skip
     (row,) = stage_rows(tmp_path / "c")
     assert row["candidates"][0]["text"] == new_text(tiny, ids, 24) != new_text(tiny, ids[-128:], 24)
-    pair = Preference.model_validate({
+    pair = PreferenceRow.model_validate({
         "prompt": [{"role": "user", "content": text}],
         "chosen": [{"role": "assistant", "content": "Why?"}],
         "rejected": [{"role": "assistant", "content": "It is 7."}],

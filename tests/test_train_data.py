@@ -12,7 +12,8 @@ from tiny import tiny_tokenizer
 
 from maieutic.chat_templates import END, prompt_ids, render
 from maieutic.core.errors import ContextTooShort, EmptyCorpus, InputError, MissingInput
-from maieutic.core.messages import Conversation, Preference, Role
+from maieutic.core.messages import Conversation, Role
+from maieutic.core.rows import PreferenceRow
 from maieutic.models.weights import Framing
 from maieutic.train.config import DpoConfig, SftConfig, read_config
 from maieutic.train.data import conversation_rows, preference_rows, read_preferences
@@ -116,8 +117,8 @@ def test_nothing_left_says_why() -> None:
         conversation_rows([talk("hi")], tokenizer, "assistant", PLAIN, 20)
 
 
-def pair(prompt: list[str], chosen: str, rejected: str) -> Preference:
-    return Preference(
+def pair(prompt: list[str], chosen: str, rejected: str) -> PreferenceRow:
+    return PreferenceRow(
         prompt=talk(*prompt).messages,
         chosen=talk(chosen, first="assistant").messages,
         rejected=talk(rejected, first="assistant").messages,

@@ -16,7 +16,8 @@ from tiny import tiny_checkpoint
 
 from maieutic.chat_templates import prompt_ids, render
 from maieutic.core.errors import ContextTooShort, EmptyCorpus
-from maieutic.core.messages import Conversation, Preference
+from maieutic.core.messages import Conversation
+from maieutic.core.rows import PreferenceRow
 from maieutic.core.store import stage_rows
 from maieutic.models.weights import quiet
 from maieutic.train.config import DpoConfig
@@ -341,10 +342,10 @@ def test_the_oldest_turns_go_by_flag(start: Path, pairs: Path, tmp_path: Path) -
     }
     with quiet():
         opened = base(config(start, pairs, tmp_path))
-    pair = Preference.model_validate(row)
+    pair = PreferenceRow.model_validate(row)
     limit = 130
 
-    def columns(pairs: list[Preference], limit: int, **more: Any) -> Any:
+    def columns(pairs: list[PreferenceRow], limit: int, **more: Any) -> Any:
         return preference_rows(pairs, opened.tokenizer, opened.frame, limit, **more)
 
     with pytest.raises(ContextTooShort, match="1 of 1 pairs.*\n.*--keep end"):
@@ -365,7 +366,7 @@ def test_the_oldest_turns_go_by_flag(start: Path, pairs: Path, tmp_path: Path) -
     assert columns([pair], 4000, keep="end").report.shortened == 0
     with pytest.raises(ContextTooShort):
         columns([pair], 20, keep="end")
-    short = Preference.model_validate({**row, "prompt": talk[-1:]})
+    short = PreferenceRow.model_validate({**row, "prompt": talk[-1:]})
     dropped = columns([pair, short], 60, keep="end", drop_too_long=True)
     assert dropped.report.rows + dropped.report.too_long == 2
 

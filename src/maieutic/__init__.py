@@ -12,16 +12,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from maieutic.core.errors import MaieuticError
-from maieutic.core.messages import Conversation, Message, Preference, Problem, Role, Sampling
+from maieutic.core.messages import Conversation, Message, Problem, Role, Sampling
 
 if TYPE_CHECKING:
     from maieutic.chat_templates import render
+    from maieutic.core.rows import PreferenceRow
     from maieutic.data.corpus import read_corpus, write_corpus
     from maieutic.models import load as load_model
 
 __version__ = "0.1.0"
 
 _LAZY = {
+    "PreferenceRow": ("maieutic.core.rows", "PreferenceRow"),
     "render": ("maieutic.chat_templates", "render"),
     "load_model": ("maieutic.models", "load"),
     "read_corpus": ("maieutic.data.corpus", "read_corpus"),
@@ -32,7 +34,7 @@ __all__ = [
     "Conversation",
     "MaieuticError",
     "Message",
-    "Preference",
+    "PreferenceRow",
     "Problem",
     "Role",
     "Sampling",

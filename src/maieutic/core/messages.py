@@ -328,17 +328,6 @@ class Verdict(Record):
         return self.error is None
 
 
-class Preference(Record):
-    """A pair in TRL's conversational DPO form."""
-
-    prompt: tuple[Message, ...]
-    chosen: tuple[Message, ...]
-    rejected: tuple[Message, ...]
-    scores: dict[str, float] = Field(default_factory=dict)
-    """`chosen` and `rejected`: the summary scores."""
-    meta: dict[str, Any] = Field(default_factory=dict)
-
-
 class Estimate(NamedTuple):
     """A value, its 95 % interval, and the number of units behind it.
 

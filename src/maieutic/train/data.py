@@ -17,7 +17,8 @@ from maieutic.chat_templates import IGNORED, Rendered, prompt_ids, render, rende
 from maieutic.chat_templates.turns import Keep, fit
 from maieutic.core.console import note
 from maieutic.core.errors import ContextTooShort, EmptyCorpus, InputError, MissingInput, UnstablePrefix
-from maieutic.core.messages import Conversation, Message, Preference, Role
+from maieutic.core.messages import Conversation, Message, Role
+from maieutic.core.rows import PreferenceRow
 from maieutic.models.weights import Framing
 from maieutic.train.condition import NONE, Mixture, Told
 
@@ -194,7 +195,7 @@ def _both_sides(conversation: Conversation, tokenizer: Any, frame: Framing) -> R
 
 
 def preference_rows(
-    preferences: Iterable[Preference],
+    preferences: Iterable[PreferenceRow],
     tokenizer: Any,
     frame: Framing,
     max_length: int,
@@ -249,7 +250,7 @@ def preference_rows(
     return Rows(_dataset(columns), report, sorted(licences))
 
 
-def _pair_ids(pair: Preference, tokenizer: Any, frame: Framing, where: str) -> tuple[list[int], ...]:
+def _pair_ids(pair: PreferenceRow, tokenizer: Any, frame: Framing, where: str) -> tuple[list[int], ...]:
     """The ids of a pair's prompt, chosen and rejected reply."""
     prompt = prompt_ids(pair.prompt, tokenizer, Role.ASSISTANT, frame.template, frame.system)
     replies = {"chosen": pair.chosen, "rejected": pair.rejected}
@@ -265,8 +266,8 @@ def _length(ids: tuple[list[int], ...]) -> int:
 
 
 def _shortened(
-    pair: Preference, ids: tuple[list[int], ...], tokenizer: Any, frame: Framing, max_length: int
-) -> Preference | None:
+    pair: PreferenceRow, ids: tuple[list[int], ...], tokenizer: Any, frame: Framing, max_length: int
+) -> PreferenceRow | None:
     """The pair with as many whole turns of its prompt, from its end, as fit; null where its last does not.
 
     A system turn stays, and the first turn is one of the role that opened the conversation.
@@ -311,7 +312,7 @@ def _completion(
 class Preferences(NamedTuple):
     """The pairs of a file, and how many of its lines are none."""
 
-    pairs: list[Preference]
+    pairs: list[PreferenceRow]
     broken: int
 
 
@@ -324,7 +325,7 @@ def read_preferences(path: Path) -> Preferences:
     file = path / "rows.jsonl" if path.is_dir() else path
     if not file.is_file():
         raise MissingInput(f"{path}: no such file", "Make one with `maieutic prefer`.")
-    pairs: list[Preference] = []
+    pairs: list[PreferenceRow] = []
     broken = 0
     with file.open("rb") as lines:
         for number, line in enumerate(lines, 1):
@@ -333,8 +334,8 @@ def read_preferences(path: Path) -> Preferences:
             try:
                 row = orjson.loads(line)
                 pairs.append(
-                    Preference.model_validate(
-                        {key: row[key] for key in Preference.model_fields if key in row}
+                    PreferenceRow.model_validate(
+                        {key: row[key] for key in PreferenceRow.model_fields if key in row}
                     )
                 )
             except (orjson.JSONDecodeError, ValidationError, TypeError) as error:
