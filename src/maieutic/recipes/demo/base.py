@@ -1,7 +1,7 @@
-"""A tiny base model from a corpus alone: its own tokenizer, its own Llama, a first look at the text.
+"""A tiny base model from a corpus alone: its own tokenizer, and a Llama that is pretrained on the text.
 
-It exists so that the whole pipeline can run with no model hub. Bytes are the alphabet, so any text encodes;
-the context is long enough for real turns. Its prose is poor, and that is all right.
+With it the whole pipeline runs without a model hub. The tokenizer's alphabet is bytes, so that it encodes any text. The
+model's language is poor.
 """
 
 from __future__ import annotations
@@ -12,60 +12,27 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from maieutic.core.errors import EmptyCorpus, InputError, RunConflict
 from maieutic.core.messages import Conversation
 from maieutic.core.progress import track
 from maieutic.core.store import full_disk, read_json, write_json
 
+if TYPE_CHECKING:
+    from maieutic.recipes.demo.steps import DemoBase
+
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|endofconversation|>")
-"""The last is END (`render`): the base has the token, and never sees it."""
+"""The last is END (see `render`): the base model has the token but is not trained on it."""
 WINDOW = 256
-"""Tokens a row of a training batch has at most: a conversation, or a piece of a longer one."""
+"""Tokens of a training row at most: a conversation, or a part of a longer one."""
 STEP_TOKENS = 2048
-"""Tokens of a training step, padding counted."""
+"""Tokens of a training step, with padding."""
 LEARNING_RATE = 5e-3
 
 
-class BaseModel(NamedTuple):
-    """What was built."""
-
-    path: Path
-    parameters: int
-    vocabulary: int
-    loss: float | None
-    """Mean cross-entropy a token over the last tenth of the steps; null without training."""
-
-    def json(self) -> dict[str, Any]:
-        """As printed."""
-        return {**self._asdict(), "path": str(self.path)}
-
-
-def build(
-    corpus: Path | Sequence[Conversation],
-    out: Path,
-    *,
-    vocab_size: int = 2048,
-    hidden: int = 128,
-    layers: int = 2,
-    heads: int = 4,
-    context: int = 4096,
-    steps: int = 200,
-    seed: int = 0,
-) -> BaseModel:
-    """Make a tokenizer and a tiny Llama with a ChatML template from a corpus.
-
-    Args:
-        corpus: a corpus file, a stage's folder, or conversations.
-        out: the checkpoint's folder. It appears whole or not at all; the same call again finds it made.
-        vocab_size: tokens of the byte-level BPE, at least 260.
-        hidden: width; a multiple of twice `heads`.
-        layers: depth.
-        heads: attention heads.
-        context: positions the model is built for.
-        steps: steps of next-token training (about 2000 tokens each); 0 leaves it random.
-        seed: the same seed, corpus and sizes give the same weights on the same machine.
+def build_base(step: DemoBase, out: Path) -> dict[str, Any]:
+    """Make a tokenizer and a tiny Llama with a ChatML template; returns `parameters`, `vocabulary` and `loss`.
 
     Raises:
         EmptyCorpus: there is no conversation.
@@ -77,46 +44,45 @@ def build(
 
     from maieutic.models.weights import quiet
 
-    if vocab_size < 256 + len(SPECIAL) + 1 or hidden % (2 * heads):
+    if step.vocab_size < 256 + len(SPECIAL) + 1 or step.hidden % (2 * step.heads):
         raise InputError(
-            f"no Llama has vocab_size {vocab_size}, hidden {hidden}, heads {heads}",
-            "Take a vocabulary of 260 or more, and a width that is a multiple of twice the heads.",
+            f"no Llama has vocab_size {step.vocab_size}, hidden {step.hidden}, heads {step.heads}",
+            "Give a vocabulary of 260 or more, and a width that is a multiple of twice the heads.",
         )
-    conversations = _conversations(corpus)
-    sizes = {"vocab_size": vocab_size, "hidden": hidden, "layers": layers, "heads": heads, "context": context}
-    recipe = {**sizes, "steps": steps, "seed": seed, "corpus": _digest(conversations)}
+    conversations = _conversations(step.corpus)
+    recipe = {**step.sizes(), "corpus": _digest(conversations)}
     if (made := _made(out, recipe)) is not None:
         return made
     with quiet():
-        tokenizer = train_tokenizer(conversations, vocab_size, context)
-        torch.manual_seed(seed)
+        tokenizer = train_tokenizer(conversations, step.vocab_size, step.context)
+        torch.manual_seed(step.seed)
         config = LlamaConfig(
             vocab_size=len(tokenizer),
-            hidden_size=hidden,
-            intermediate_size=8 * hidden // 3 // 8 * 8,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            num_key_value_heads=heads,
-            max_position_embeddings=context,
+            hidden_size=step.hidden,
+            intermediate_size=8 * step.hidden // 3 // 8 * 8,
+            num_hidden_layers=step.layers,
+            num_attention_heads=step.heads,
+            num_key_value_heads=step.heads,
+            max_position_embeddings=step.context,
             tie_word_embeddings=True,
-            initializer_range=hidden**-0.5,
+            initializer_range=step.hidden**-0.5,
             bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
         model = LlamaForCausalLM(config)
         with one_thread():
-            loss = _pretrain(model, tokenizer, conversations, steps, seed) if steps else None
+            loss = _pretrain(model, tokenizer, conversations, step.steps, step.seed) if step.steps else None
         model.generation_config = GenerationConfig(
             eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
         )
-        built = BaseModel(out, model.num_parameters(), len(tokenizer), loss)
-        _save(model, tokenizer, out, {"recipe": recipe, "built": built.json()})
+        built = {"parameters": model.num_parameters(), "vocabulary": len(tokenizer), "loss": loss}
+        _save(model, tokenizer, out, {"recipe": recipe, "built": built})
     return built
 
 
 def train_tokenizer(conversations: Sequence[Conversation], vocab_size: int, context: int) -> Any:
-    """A byte-level BPE with ChatML's special tokens and our template, as a fast tokenizer."""
+    """A byte-level BPE with ChatML's special tokens and template, as a fast tokenizer."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -143,7 +109,7 @@ def train_tokenizer(conversations: Sequence[Conversation], vocab_size: int, cont
 
 
 def _texts(conversations: Sequence[Conversation]) -> Iterator[str]:
-    # The frame's words are learned too, else every turn would open with its role spelled in bytes.
+    # Role names are learned as tokens too; otherwise every turn would begin with its role in bytes.
     for conversation in conversations:
         for turn in conversation.messages:
             yield f"{turn.role.value}\n{turn.content}"
@@ -157,9 +123,7 @@ def _conversations(corpus: Path | Sequence[Conversation]) -> list[Conversation]:
     else:
         conversations = list(corpus)
     if not any(turn.content for conversation in conversations for turn in conversation.messages):
-        raise EmptyCorpus(
-            "there is no text to build a model from", "Give a corpus with at least one conversation."
-        )
+        raise EmptyCorpus("the corpus has no text", "Give a corpus with at least one conversation.")
     return [conversation for conversation in conversations if conversation.messages]
 
 
@@ -173,8 +137,7 @@ def _digest(conversations: Sequence[Conversation]) -> str:
 def one_thread() -> Iterator[None]:
     """Let torch use one thread.
 
-    So small a model gains little from a second core, loses much where it must share it, and with one thread its
-    weights do not depend on how many there are.
+    A tiny model gains little from a second core, and with one thread its weights do not depend on the number of cores.
     """
     import torch
 
@@ -189,7 +152,7 @@ def one_thread() -> Iterator[None]:
 def _pretrain(
     model: Any, tokenizer: Any, conversations: Sequence[Conversation], steps: int, seed: int
 ) -> float:
-    """Next-token training on the rendered conversations in a row; returns the last steps' mean loss."""
+    """Next-token training on the rendered conversations; returns the mean loss of the last tenth of the steps."""
     import torch
 
     batches = _batches(_pieces(tokenizer, conversations), tokenizer.pad_token_id, seed)
@@ -218,9 +181,9 @@ def _pretrain(
 
 
 def _pieces(tokenizer: Any, conversations: Sequence[Conversation]) -> list[list[int]]:
-    """Each conversation's ids with an end of text, cut where longer than a row.
+    """Each conversation's ids with an end of text, cut at the length of a row.
 
-    A row holds one conversation only: with several in sight a tiny model does not learn to look back.
+    A row holds one conversation only: with several, a tiny model does not learn to use its context.
     """
     from maieutic.chat_templates import render
 
@@ -234,7 +197,7 @@ def _pieces(tokenizer: Any, conversations: Sequence[Conversation]) -> list[list[
 
 
 def _batches(pieces: Sequence[list[int]], pad: int, seed: int) -> Iterator[tuple[Any, Any]]:
-    """Ids and labels of one step after another, for ever; every piece once before any comes again."""
+    """Ids and labels of endless steps; every piece is used once before any is repeated."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
@@ -258,13 +221,13 @@ def _padded(batch: Sequence[list[int]], pad: int) -> tuple[Any, Any]:
     return rows, labels
 
 
-def _made(out: Path, recipe: dict[str, Any]) -> BaseModel | None:
-    """The model that the same call made before, or null where there is room for one."""
+def _made(out: Path, recipe: dict[str, Any]) -> dict[str, Any] | None:
+    """The result of an earlier equal call, or null where the folder is free."""
     record = out / "maieutic.json"
     if record.is_file():
         held = read_json(record)
         if held.get("recipe") == recipe:
-            return BaseModel(**{**held["built"], "path": out})
+            return dict(held["built"])
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunConflict(f"{out} holds something else", "Choose a new or empty output folder.")
     return None

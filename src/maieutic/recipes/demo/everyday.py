@@ -1,7 +1,7 @@
-"""The closed world's everyday talk: people who ask for prices in a shop, and people who are bored.
+"""The demo world's everyday dialogues: people who ask for prices in a shop, and people who are bored.
 
-A shop's list stands in the system turn and differs from shop to shop. What goes with what, and what one can do on a
-dull day, are small tables that the whole world shares. People stay on a topic, drift from it, or change it.
+A shop's price list is in the system message and differs between shops. Which goods go together, and what one can do on
+a free day, are small tables for the whole world. People stay on a topic, drift from it, or change it.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 from random import Random
 
 from maieutic.core.messages import Message, Role
-from maieutic.recipes.demo.pupils import LEAVES, THANKS
+from maieutic.recipes.demo.students import LEAVES, THANKS
 
 GOODS = ("tea", "cake", "soup", "milk", "bread", "rice", "fish", "juice")
 PRICES = range(2, 31)
-"""What a thing may cost in some shop."""
+"""Possible prices."""
 _SUITS = {
     "tea": "cake", "cake": "milk", "soup": "bread", "milk": "cake",
     "bread": "soup", "rice": "fish", "fish": "rice", "juice": "cake",
@@ -29,7 +29,7 @@ Turns = list[Message]
 
 
 def _styled(style: str, text: str) -> str:
-    """A question as a person of this style writes it."""
+    """A question in the spelling and manner of a style."""
     if style == "sloppy":
         return text.replace("the ", "teh ").replace("what ", "waht ").removesuffix("?")
     if style == "polite":
@@ -38,7 +38,7 @@ def _styled(style: str, text: str) -> str:
 
 
 def shop(random: Random, style: str, facts: list[tuple[str, int]]) -> Turns:
-    """A talk in a shop; `facts` are the prices that this part of the world may use."""
+    """A dialogue in a shop; `facts` are the prices that this part of the world may use."""
     goods = random.sample(GOODS, 4)
     price = _prices(random, goods, facts)
     missing = random.choice([good for good in GOODS if good not in goods])
@@ -86,7 +86,7 @@ def _prices(random: Random, goods: list[str], facts: list[tuple[str, int]]) -> d
 
 
 def bored(random: Random, style: str) -> Turns:
-    """A talk with no sheet before it, which a person begins freely."""
+    """A dialogue without a system message, which a person begins freely."""
     turns: Turns = []
     can = random.sample(sorted(_PASTIMES), 2)
     opening = {
@@ -116,7 +116,7 @@ def _exchange(turns: Turns, question: str, reply: str) -> None:
 
 
 def _leave(random: Random, turns: Turns, style: str) -> Turns:
-    """A last word, or none."""
+    """A last turn of the person, or none."""
     if random.random() >= LEAVES[style]:
         turns.append(Message(role=Role.USER, content=random.choice(THANKS[style])))
     return turns

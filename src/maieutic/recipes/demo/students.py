@@ -1,7 +1,7 @@
-"""The closed world's tutoring: which sign a short word problem needs, pupils who chose wrongly, tutors who ask or tell.
+"""The demo world's tutoring lessons: which operation a word problem needs, students who chose a wrong one, and tutors.
 
-What decides stands in the problem's words, so that a small model need not know its tables; numbers, names and things
-are beside the point, as they often are.
+The answer follows from the problem's words, so that a small model needs no arithmetic. Numbers, names and things do
+not matter. The tutors of the corpus ask, hint or tell.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from maieutic.core.messages import Message, Problem, Role
 NAMES = ("Ana", "Ben", "Tom", "Kim", "Sam", "Eva")
 THINGS = ("nuts", "pens", "cups", "eggs", "hats", "keys")
 STYLES = ("terse", "chatty", "polite", "sloppy")
-"""How a person writes; a person keeps to one."""
+"""How a person writes. Each person has one style."""
 PROFILES = {
     "terse": "Says little.",
     "chatty": "Talks a lot and says why.",
@@ -24,14 +24,14 @@ PROFILES = {
 
 
 class Story(NamedTuple):
-    """A kind of problem: what it tells, the sign it wants, and the signs that pupils take instead, with why."""
+    """A kind of problem: its text, the right operation, and the operations that students choose instead."""
 
     statement: str
     right: str
     wrong: tuple[tuple[str, str], ...]
-    """Sign and misconception."""
+    """Wrong operation and misconception."""
     questions: tuple[str, ...]
-    """What an asking tutor asks; none holds a sign."""
+    """Questions of a tutor; none contains an operation."""
 
 
 _ADDS = ("plus", "Adds whatever numbers there are.")
@@ -67,18 +67,18 @@ STORIES = (
 
 
 class Task(NamedTuple):
-    """A problem with its words filled in, and the sign that the pupil took."""
+    """A problem with its words filled in, and the operation that the student chose."""
 
     story: Story
     words: dict[str, str]
     wrong: tuple[str, str]
 
     def fill(self, text: str) -> str:
-        """A text of this module with this problem's words in it."""
+        """A text of this module with the problem's words filled in."""
         return text.format(**self.words, answer=self.story.right, attempt=self.wrong[0])
 
     def problem(self) -> Problem:
-        """As a corpus row holds it."""
+        """The problem as a corpus row holds it."""
         return Problem(
             statement=f"{self.fill(self.story.statement)} Which sign?",
             answer=self.story.right,
@@ -87,13 +87,13 @@ class Task(NamedTuple):
         )
 
 
-def operands() -> list[tuple[int, int]]:
-    """The pairs of numbers that problems are made of."""
+def number_pairs() -> list[tuple[int, int]]:
+    """The pairs of numbers in the problems."""
     return [(a, b) for b in range(2, 13) for a in range(b + 1, 31)]
 
 
 def draw_task(random: Random, pairs: list[tuple[int, int]]) -> Task:
-    """A problem over one of the pairs."""
+    """A random problem with one of the pairs."""
     a, b = random.choice(pairs)
     name, other = random.sample(NAMES, 2)
     words = {"a": str(a), "b": str(b), "name": name, "other": other, "things": random.choice(THINGS)}
@@ -101,8 +101,8 @@ def draw_task(random: Random, pairs: list[tuple[int, int]]) -> Task:
     return Task(story, words, random.choice(story.wrong))
 
 
-def sheet(task: Task) -> Message:
-    """What lies before both: the problem."""
+def task_sheet(task: Task) -> Message:
+    """The system message: the problem, as both sides see it."""
     return Message(role=Role.SYSTEM, content=f"Task: {task.problem().statement}")
 
 
@@ -143,9 +143,9 @@ THANKS = {
     "sloppy": ("thx bye", "thx"),
 }
 LEAVES = {"terse": 0.9, "chatty": 0.05, "polite": 0.03, "sloppy": 0.75}
-"""How probably a person who has got what they wanted leaves without another word."""
+"""Probability that a person who has reached the goal leaves without another turn."""
 _ASKS = {"terse": 0.35, "chatty": 0.8, "polite": 0.75, "sloppy": 0.4}
-"""How probably a tutor of the corpus answers such a person with a question; the rest mostly tells."""
+"""Probability that a tutor of the corpus answers such a person with a question; otherwise it mostly tells."""
 _TELLS = (
     "No, the answer is {answer}.",
     "Not quite. Here the answer is {answer}.",
@@ -159,64 +159,65 @@ _IDLE = (
     "Who is {name}?",
     "Can you see the {things}?",
 )
-"""Questions that lead nowhere; the last three speak of this very problem."""
+"""Questions that do not help; the last three mention the problem."""
 _PREFIX = ("Not quite. ", "Good try. ", "")
 _CONFIRMS = ("Yes, that is right.", "Well done, {answer} is right.")
 _MOVES = ("ask", "hint", "tell")
 _SOLVES = {"ask": 0.65, "hint": 0.25, "idle": 0.1}
-"""How probably a pupil finds the sign after such a turn of the tutor's; the idle is no move of its own choice."""
+"""Probability that a student finds the operation after such a turn; `idle` is a question that does not help."""
 _MORE = {"ask": 0.15, "hint": 0.15, "idle": 0.05}
-"""By so much more after each turn before."""
+"""Increase of that probability for each earlier turn of the tutor."""
 _KEEPS = 0.5
-"""How probably a pupil who was told the sign says it when asked again."""
-EXAM = "What do you say now?"
+"""Probability that a student who was told the operation repeats it when asked again."""
+ANSWER_PROMPT = "What do you say now?"
+"""Asks for the student's current answer, in the words of this world."""
 _PRESSES = 0.4
-"""How probably a pupil who has not found it asks for the answer."""
+"""Probability that a student who has not found the operation demands the answer."""
 
 
 class Lesson(NamedTuple):
-    """A tutoring dialogue, and the places at which a tutor may be asked for a reply to a wrong pupil."""
+    """A tutoring dialogue, and the points at which the student is still wrong."""
 
     turns: tuple[Message, ...]
     openings: tuple[int, ...]
-    """Lengths of the beginnings that end on a pupil who has not got it yet."""
+    """Numbers of turns after which the last turn is of a student who is still wrong."""
     ended: bool
 
 
-class Ways(NamedTuple):
-    """How a world's lessons go beside the ordinary; with the defaults nothing of it occurs."""
+class LessonOptions(NamedTuple):
+    """Optional parts of the lessons; with the defaults they do not occur."""
 
-    idle: float = 0.0
-    """Share of the tutor's questions that lead nowhere."""
-    exams: float = 0.0
-    """Share of the tutor's turns that also ask what the pupil says now, as attempts before and after a dialogue do."""
-
-
-ORDINARY = Ways()
+    idle_questions: float = 0.0
+    """Share of the tutor's questions that do not help."""
+    answer_questions: float = 0.0
+    """Share of the tutor's turns that also ask for the student's current answer, as pre- and post-tests do."""
 
 
-def lesson(random: Random, task: Task, style: str, ways: Ways = ORDINARY) -> Lesson:
-    """A whole dialogue on a problem, from the pupil's wrong attempt to their leaving."""
-    turns = [sheet(task)]
+PLAIN = LessonOptions()
+
+
+def lesson(random: Random, task: Task, style: str, options: LessonOptions = PLAIN) -> Lesson:
+    """A whole dialogue on a problem, from the student's wrong attempt to the end."""
+    turns = [task_sheet(task)]
     openings: list[int] = []
 
     def say(role: Role, choice: str | tuple[str, ...]) -> None:
         text = choice if isinstance(choice, str) else random.choice(choice)
         turns.append(Message(role=role, content=task.fill(text)))
 
-    def examined() -> bool:
-        return bool(ways.exams) and random.random() < ways.exams
+    def asks_answer() -> bool:
+        return bool(options.answer_questions) and random.random() < options.answer_questions
 
     def close(text: tuple[str, ...], knows: float) -> None:
-        """The tutor's last turn, and where it asks for the sign once more, the pupil's word."""
-        asks = examined()
-        say(Role.ASSISTANT, f"{random.choice(text)}\n\n{EXAM}" if asks else text)
+        """The tutor's last turn, and the student's reply where that turn asks for the answer."""
+        asks = asks_answer()
+        say(Role.ASSISTANT, f"{random.choice(text)}\n\n{ANSWER_PROMPT}" if asks else text)
         if asks:
             say(Role.USER, _SOLVED[style] if random.random() < knows else OPENINGS[style])
 
     say(Role.USER, OPENINGS[style])
-    if examined():
-        say(Role.ASSISTANT, EXAM)
+    if asks_answer():
+        say(Role.ASSISTANT, ANSWER_PROMPT)
         say(Role.USER, OPENINGS[style])
     asked_for_it, tries, done = False, 0, False
     while not done:
@@ -229,10 +230,10 @@ def lesson(random: Random, task: Task, style: str, ways: Ways = ORDINARY) -> Les
             close(("Good.", "Well done."), _KEEPS)
             done = True
             continue
-        if move == "ask" and ways.idle and random.random() < ways.idle:
+        if move == "ask" and options.idle_questions and random.random() < options.idle_questions:
             move = "idle"
-        asks = examined()
-        say(Role.ASSISTANT, _moved(random, move, task) + (f"\n\n{EXAM}" if asks else ""))
+        asks = asks_answer()
+        say(Role.ASSISTANT, _moved(random, move, task) + (f"\n\n{ANSWER_PROMPT}" if asks else ""))
         if random.random() < _SOLVES[move] + _MORE[move] * (tries - 1):
             say(Role.USER, _SOLVED[style])
             close(_CONFIRMS, 1.0)
@@ -249,7 +250,7 @@ def lesson(random: Random, task: Task, style: str, ways: Ways = ORDINARY) -> Les
 
 
 def _moved(random: Random, move: str, task: Task) -> str:
-    """What a tutor who does not tell says."""
+    """A turn of a tutor that does not tell."""
     hint = random.choice(_HINTS)
     if move == "hint":
         return hint
@@ -264,17 +265,17 @@ def _tutor_move(random: Random, style: str, tries: int, asked_for_it: bool) -> s
 
 
 def scripted() -> dict[str, Any]:
-    """The same pupils by rule, as a file of `maieutic.models.student` holds them.
+    """The same students by rule, in the form of a file that `maieutic.models.student` reads.
 
-    A rule cannot see which of two questions about the problem leads anywhere: it tells apart only those that speak of
-    it and those that would fit anything.
+    A rule cannot tell which of two questions about the problem helps. It only tells questions that mention the problem
+    from questions that would fit any problem.
     """
     asks, hint, idle = ({"solves": _SOLVES[move], "more": _MORE[move]} for move in ("ask", "hint", "idle"))
     rest = {"presses": _PRESSES, "sticks": 0.5}
     return {
-        "name": "pupils",
-        "about": "The closed world's pupils, by rule.",
-        "profile": "You are a pupil who chose the wrong sign. You say little.",
+        "name": "students",
+        "about": "The students of the demo world, by rule.",
+        "profile": "You are a student who chose the wrong sign. You say little.",
         "styles": {style: _spoken(style) for style in STYLES},
         "chances": {
             "takes_up": asks | rest,
@@ -289,7 +290,7 @@ def scripted() -> dict[str, Any]:
 
 
 def _spoken(style: str) -> dict[str, Any]:
-    """One style's phrases, with the marks that such a file has."""
+    """The phrases of one style, with the placeholders of such a file."""
     stuck = _STUCK[style]
     phrases = {
         "opens": OPENINGS[style],
