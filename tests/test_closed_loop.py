@@ -159,8 +159,8 @@ def test_the_small_one_is_the_same_recipe_behind_its_own_first_stages(full: dict
     assert [step.name for step in small.stages] == ["world", "tiny", *(step.name for step in big.stages)]
     stages = {step.name: step.step.model_dump() for step in small.stages}
     assert stages["single-1"]["model"] == str(Path("run", "tiny", "model"))
-    assert "second=student/run/world/pupils.yaml" in stages["evaluation"]["students"]
-    assert stages["evaluation"]["answer_prompt"] == "run/world/exam.md"
+    assert "second=student/run/world/students.yaml" in stages["evaluation"]["students"]
+    assert stages["evaluation"]["answer_prompt"] == "run/world/answer_prompt.md"
     assert stages["continuations-1"]["assistant_prompt"] is None
 
 

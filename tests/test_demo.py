@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from maieutic.cli.demo import Demo, demo
+from maieutic.cli.demo import Demo, DemoResult
 
 SMALL = {
     "dialogues": [60, 6, 8],
@@ -26,11 +26,11 @@ SMALL = {
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+def run(tmp_path_factory: pytest.TempPathFactory) -> DemoResult:
     import torch
 
     torch.set_num_threads(1)
-    return demo(tmp_path_factory.mktemp("demo") / "run", 3, SMALL)
+    return Demo(seed=3, set=SMALL).run(tmp_path_factory.mktemp("demo") / "run")
 
 
 def _estimates(part: dict[str, dict[str, Any]], keys: set[str]) -> None:
@@ -40,7 +40,7 @@ def _estimates(part: dict[str, dict[str, Any]], keys: set[str]) -> None:
         assert row["ci"] is None or row["ci"][0] <= row["ci"][1]
 
 
-def test_the_summary_has_its_shape(run: Demo) -> None:
+def test_the_summary_has_its_shape(run: DemoResult) -> None:
     found = orjson.loads(run.summary.read_bytes())
     assert found == orjson.loads(orjson.dumps(run.json()))
     assert {stage["name"] for stage in found["stages"]} == set(run.stages)
@@ -61,32 +61,32 @@ def test_the_summary_has_its_shape(run: Demo) -> None:
         _estimates(found[part], {"base", "tuned", "difference", "ci", "n"})
         for row in found[part].values():
             assert row["difference"] == pytest.approx(row["tuned"] - row["base"])
-            assert 0 < row["n"] <= 6  # an untrained pupil may fail to say anything
+            assert 0 < row["n"] <= 6  # an untrained student may fail to say anything
 
 
-def test_the_last_line_printed_is_the_summary(run: Demo, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_last_line_printed_is_the_summary(run: DemoResult, capsys: pytest.CaptureFixture[str]) -> None:
     run.show()
     assert capsys.readouterr().out.splitlines()[-1] == str(run.summary)
 
 
-def test_a_second_call_finds_it_done(run: Demo) -> None:
+def test_a_second_call_finds_it_done(run: DemoResult) -> None:
     before = run.summary.read_bytes()
-    again = demo(run.run, 3, SMALL)
+    again = Demo(seed=3, set=SMALL).run(run.folder)
     assert again.stages == run.stages
     assert orjson.loads(again.summary.read_bytes())["tutor"] == orjson.loads(before)["tutor"]
 
 
-def test_the_report_lies_beside_it(run: Demo) -> None:
-    page = (run.run / "report.html").read_text(encoding="utf-8")
+def test_the_report_lies_beside_it(run: DemoResult) -> None:
+    page = (run.folder / "report.html").read_text(encoding="utf-8")
     assert "Findings" in page and "Told against solved" in page
     assert "Baselines: tutors that must not win (socratic_checks, code)" in page
     assert "sycophant" in page and "tuned-judged less this" in page
-    assert {path.suffix for path in (run.run / "figures").iterdir()} == {".png", ".svg"}
+    assert {path.suffix for path in (run.folder / "figures").iterdir()} == {".png", ".svg"}
 
 
 @pytest.mark.slow
-def test_the_same_seed_gives_the_same_numbers_in_another_folder(run: Demo, tmp_path: Path) -> None:
-    again = demo(tmp_path / "elsewhere", 3, SMALL).json()
+def test_the_same_seed_gives_the_same_numbers_in_another_folder(run: DemoResult, tmp_path: Path) -> None:
+    again = Demo(seed=3, set=SMALL).run(tmp_path / "elsewhere").json()
     assert {part: again[part] for part in ("simulator", "tutor", "probes", "dialogue")} == {
         part: run.json()[part] for part in ("simulator", "tutor", "probes", "dialogue")
     }

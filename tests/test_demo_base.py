@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from maieutic.chat_templates import prompt_ids, render, turn_end_id
 from maieutic.core.errors import EmptyCorpus, InputError, RunConflict
 from maieutic.core.messages import Conversation, Message
-from maieutic.recipes.demo.base import build, train_tokenizer
+from maieutic.recipes.demo.base import train_tokenizer
+from maieutic.recipes.demo.steps import DemoBase, DemoBaseResult
 
 torch.set_num_threads(1)
 
@@ -30,6 +31,10 @@ TALKS = [
     for number in range(8)
 ]
 TOKENIZER = train_tokenizer(TALKS, 300, 4096)
+
+
+def build(corpus: list[Conversation], out: Path, **settings: int) -> DemoBaseResult:
+    return DemoBase(corpus=corpus, **settings).run(out)
 
 
 def test_it_loads_as_any_checkpoint(tmp_path: Path) -> None:

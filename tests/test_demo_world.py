@@ -19,7 +19,7 @@ from maieutic.evals.paired import compare_files
 from maieutic.models import load
 from maieutic.models.scripted import MUST_NOT_WIN
 from maieutic.models.student import load_kind
-from maieutic.recipes.demo import everyday, pupils
+from maieutic.recipes.demo import everyday, students
 from maieutic.recipes.demo.world import PARTS, Part, Sizes, build, vocabulary, write
 from maieutic.rollouts.candidates import candidates
 
@@ -92,14 +92,14 @@ def test_each_person_keeps_a_style(world: dict[str, Part]) -> None:
     for talk in world["train"].dialogues:
         profiles.setdefault(str(talk.user_id), set()).add(str(talk.profile))
     assert all(len(own) == 1 for own in profiles.values())
-    assert len(set.union(*profiles.values())) == len(pupils.STYLES)
+    assert len(set.union(*profiles.values())) == len(students.STYLES)
 
 
-@given(st.integers(0, 10**9), st.sampled_from(pupils.STYLES))
+@given(st.integers(0, 10**9), st.sampled_from(students.STYLES))
 def test_lessons_are_consistent(seed: int, style: str) -> None:
     random = Random(seed)
-    task = pupils.draw_task(random, pupils.operands())
-    lesson = pupils.lesson(random, task, style)
+    task = students.draw_task(random, students.number_pairs())
+    lesson = students.lesson(random, task, style)
     problem = task.problem()
     said: list[str] = []
     known = False
@@ -121,7 +121,7 @@ def test_lessons_are_consistent(seed: int, style: str) -> None:
 
 @given(st.integers(0, 10**9))
 def test_answers_are_right(seed: int) -> None:
-    problem: Problem = pupils.draw_task(Random(seed), pupils.operands()).problem()
+    problem: Problem = students.draw_task(Random(seed), students.number_pairs()).problem()
     cues = {
         " gets ": "plus",
         " in all": "plus",
@@ -133,7 +133,7 @@ def test_answers_are_right(seed: int) -> None:
     assert problem.attempt != problem.answer and problem.attempt in ("plus", "minus", "times")
 
 
-@given(st.integers(0, 10**9), st.sampled_from(pupils.STYLES))
+@given(st.integers(0, 10**9), st.sampled_from(students.STYLES))
 def test_a_shop_asks_the_price_on_its_list(seed: int, style: str) -> None:
     facts = [(good, price) for good in everyday.GOODS for price in everyday.PRICES]
     turns = everyday.shop(Random(seed), style, facts)
@@ -150,8 +150,8 @@ def test_no_probe_is_as_good_as_a_good_tutor(tmp_path: Path) -> None:
     """Under the rubric that code decides; the good tutor asks what the world's own asking tutors ask."""
     random, seeds, rows = Random(5), [], []
     for number in range(60):
-        task = pupils.draw_task(random, pupils.operands())
-        lesson = pupils.lesson(random, task, random.choice(pupils.STYLES))
+        task = students.draw_task(random, students.number_pairs())
+        lesson = students.lesson(random, task, random.choice(students.STYLES))
         opening = lesson.turns[: random.choice(lesson.openings)]
         seeds.append(Conversation(id=f"s{number}", messages=opening, problem=task.problem()))
         asked = [{"text": task.fill(question)} for question in task.story.questions]
@@ -187,18 +187,22 @@ def test_written_files_are_corpora(tmp_path, world: dict[str, Part]) -> None:
     assert list(read_corpus(tmp_path / "starts.jsonl")) == world["train"].starts
 
 
-WAYS = pupils.Ways(idle=0.6, exams=0.3)
+OPTIONS = students.LessonOptions(0.6, 0.3)
 
 
 def test_idle_questions_lead_nowhere_and_the_rubric_cannot_see_all_of_them() -> None:
-    lessons = [talk for talk in build(SIZES, 0, WAYS)["train"].dialogues if talk.problem]
+    lessons = [talk for talk in build(SIZES, 0, OPTIONS)["train"].dialogues if talk.problem]
     solved: dict[str, list[bool]] = {"idle": [], "good": []}
     seen = 0
     for talk in lessons:
         assert talk.problem
-        idle = {pupils._PREFIX[0] + text for text in pupils._IDLE} | set(pupils._IDLE)
+        idle = {students._PREFIX[0] + text for text in students._IDLE} | set(students._IDLE)
         for place, turn in enumerate(talk.messages[:-1]):
-            if turn.role != Role.ASSISTANT or "?" not in turn.content or pupils.EXAM in turn.content:
+            if (
+                turn.role != Role.ASSISTANT
+                or "?" not in turn.content
+                or students.ANSWER_PROMPT in turn.content
+            ):
                 continue
             if reveals_answer(turn.content, talk.problem) or talk.messages[place + 1].role != Role.USER:
                 continue
@@ -220,14 +224,14 @@ def _named(text: str, said: str) -> str:
 
 def test_an_exam_is_answered_by_what_the_pupil_knows() -> None:
     asked = 0
-    for talk in build(SIZES, 0, WAYS)["train"].dialogues:
+    for talk in build(SIZES, 0, OPTIONS)["train"].dialogues:
         known = False
         for place, turn in enumerate(talk.messages):
             if talk.problem is None or turn.role == Role.SYSTEM:
                 continue
             if (
                 turn.role == Role.ASSISTANT
-                and turn.content.endswith(pupils.EXAM)
+                and turn.content.endswith(students.ANSWER_PROMPT)
                 and place + 1 < len(talk.messages)
             ):
                 said = talk.messages[place + 1].content
@@ -240,12 +244,12 @@ def test_an_exam_is_answered_by_what_the_pupil_knows() -> None:
     assert asked > 30
 
 
-def test_the_pupils_by_rule_are_a_student_file(tmp_path: Path) -> None:
-    write(tmp_path, SIZES, 0, WAYS)
-    student = load_kind(str(tmp_path / "pupils.yaml")).student
-    assert set(student.styles) == set(pupils.STYLES)
+def test_the_students_by_rule_are_a_student_file(tmp_path: Path) -> None:
+    write(tmp_path, SIZES, 0, OPTIONS)
+    student = load_kind(str(tmp_path / "students.yaml")).student
+    assert set(student.styles) == set(students.STYLES)
     assert student.styles["terse"].solves == ("{{answer}}.", "so {{answer}}.")
-    assert (tmp_path / "exam.md").read_text().strip() == pupils.EXAM
+    assert (tmp_path / "answer_prompt.md").read_text().strip() == students.ANSWER_PROMPT
     assert (
         student.chances["takes_up"].solves > student.chances["hints"].solves > student.chances["asks"].solves
     )

@@ -174,8 +174,8 @@ EVERY = list(commands())
 def test_the_commands_are_those_that_others_call() -> None:
     names = {" ".join(path) for path, _ in EVERY}
     promised = """
-        demo; demo base; import; convert; clean; split; stats; mask; intents; train sft; train dpo; simulate; candidates;
-        judge; preferences; rewards; eval simulator; eval tutor score; eval judge score; eval mt-bench score;
+        demo; demo-base; demo-world; import; convert; clean; split; stats; mask; intents; train sft; train dpo;
+        simulate; candidates; judge; preferences; rewards; eval simulator; eval tutor score; eval judge score; eval mt-bench score;
         eval mt-bench pairwise; eval vicuna-bench score; eval alpaca-eval score; eval paired; run; chat; export; serve
     """
     assert {" ".join(name.split()) for name in promised.split(";")} <= names

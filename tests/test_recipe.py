@@ -290,7 +290,7 @@ RECIPE: dict[str, Any] = {
     "stages": {
         "import": IMPORT,
         "clean": {"do": "clean", "corpus": "${import}/corpus.jsonl"},
-        "base": {"do": "base", "corpus": "${clean}/corpus.jsonl", "steps": 0, "hidden": 32, "layers": 1,
+        "base": {"do": "demo-base", "corpus": "${clean}/corpus.jsonl", "steps": 0, "hidden": 32, "layers": 1,
                  "vocab_size": 300, "context": 1024, "seed": "${seed}"},
         "talk": {"do": "simulate", "user": "${user}", "assistant": "${assistant}", "n": "${n}", "rounds": 2,
                  "concurrency": 2, "guards": "none", "seed": "${seed}"},
@@ -438,7 +438,7 @@ def test_intents_teach_a_simulator_that_is_told_them(here: Path) -> None:
     (here / "writer.txt").write_text("To find out the reason.\n")
     (here / "tutor.txt").write_text("Look again.\n")
     stages = {
-        "base": {"do": "base", "corpus": "c.jsonl", "steps": 0, "hidden": 32, "layers": 1, "vocab_size": 300,
+        "base": {"do": "demo-base", "corpus": "c.jsonl", "steps": 0, "hidden": 32, "layers": 1, "vocab_size": 300,
                  "context": 512},
         "wants": {"do": "intents", "model": "script/writer.txt", "data": "c.jsonl"},
         "user": {"do": "sft", "model": "${base}/model", "data": "${wants}", "validation": "${wants}", "role": "user",

@@ -32,7 +32,7 @@ from maieutic.judging.judges import judge_prompt
 from maieutic.judging.preferences import judged_rows, pairs
 from maieutic.judging.rubrics import load_rubric
 from maieutic.recipes import runner
-from maieutic.recipes.demo.base import build
+from maieutic.recipes.demo.steps import DemoBase
 from maieutic.report.page import write_report
 
 FILES = {f"{name}_train": f"{name}.json" for name in SETS} | {"human": "human.json"}
@@ -270,7 +270,8 @@ def base(lists: Lists, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     Split(corpus=lists.train["tutorchat"], test=lists.test["tutorchat"], format="auto").run(folder)
     sizes = {"vocab_size": 768, "hidden": 32, "layers": 1, "context": 4096, "steps": 20}
-    return build(folder / "train.jsonl", folder / "base", **sizes).path
+    DemoBase(corpus=folder / "train.jsonl", **sizes).run(folder / "base")
+    return folder / "base"
 
 
 def words(server: Server, lists: Lists, base: Path, human: Path, out: Path) -> list[str]:

@@ -16,8 +16,8 @@ from test_docs import calls
 from maieutic.core.messages import Conversation, Message, Role
 from maieutic.core.store import read_json
 from maieutic.data.corpus import read_corpus, write_corpus
-from maieutic.recipes.demo import pupils
-from maieutic.recipes.demo.base import build
+from maieutic.recipes.demo import students
+from maieutic.recipes.demo.steps import DemoBase
 from maieutic.rollouts.tutor_prompt import TutorPrompt
 
 PAGE = (Path(__file__).parent.parent / "docs" / "teacher.md").read_text(encoding="utf-8")
@@ -35,9 +35,9 @@ def block(kind: str) -> str:
     return found[1]
 
 
-def tasks(count: int, seed: int) -> list[pupils.Task]:
+def tasks(count: int, seed: int) -> list[students.Task]:
     random = Random(seed)
-    return [pupils.draw_task(random, pupils.operands()) for _ in range(count)]
+    return [students.draw_task(random, students.number_pairs()) for _ in range(count)]
 
 
 def lessons(brief: TutorPrompt, count: int) -> list[Conversation]:
@@ -45,7 +45,7 @@ def lessons(brief: TutorPrompt, count: int) -> list[Conversation]:
     random = Random(7)
     made = []
     for place, task in enumerate(tasks(count, 1)):
-        turns = pupils.lesson(random, task, random.choice(pupils.STYLES)).turns[1:]
+        turns = students.lesson(random, task, random.choice(students.STYLES)).turns[1:]
         problem = task.problem()
         system = Message(role=Role.SYSTEM, content=problem.statement)
         framed = brief.apply(problem, (system, *turns))
@@ -65,7 +65,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             problem = task.problem()
             writer.writerow([problem.statement, problem.answer, problem.attempt])
     write_corpus(Path("lessons.jsonl"), lessons(TutorPrompt.load("tutor.md"), 600))
-    build(Path("lessons.jsonl"), Path("base"), vocab_size=768, hidden=64, context=1024, steps=250)
+    DemoBase(corpus="lessons.jsonl", vocab_size=768, hidden=64, context=1024, steps=250).run("base")
     return tmp_path
 
 

@@ -79,20 +79,21 @@ GROUPS = {
     "eval vicuna-bench": "Vicuna-Bench: MT-Bench with one turn.",
     "eval alpaca-eval": "AlpacaEval, in its own files.",
     "eval utility": "What a simulated corpus is worth for training an assistant.",
-    "demo": "The whole pipeline offline on a tiny model.",
 }
 
 
 def steps() -> tuple[type[Step], ...]:
     """The steps that have a command, in the order of `--help`."""
+    from maieutic.cli.demo import Demo
     from maieutic.recipes.runner import Run
     from maieutic.recipes.steps import STEPS
+    from maieutic.report.steps import Report
     from maieutic.rollouts.chat import Chat
     from maieutic.serving.export import Export
     from maieutic.serving.server import Serve
     from maieutic.train.mask import Mask
 
-    return (Run, *STEPS, Mask, Chat, Export, Serve)
+    return (Demo, Run, *STEPS, Report, Mask, Chat, Export, Serve)
 
 
 def gather() -> None:
@@ -102,15 +103,13 @@ def gather() -> None:
         intents,
         judge,
         play,
-        recipe,
-        report,
         simulate,
         train,
     )
 
     if app.registered_commands:
         return
-    for room in (recipe, intents, train, simulate, judge, play, report):
+    for room in (intents, train, simulate, judge, play):
         room.register(app)
     # Groups that still have hand-written commands: generated ones are added to them.
     apps = {

@@ -123,7 +123,9 @@ class Demo(Step):
     examples: ClassVar = ("maieutic demo --out demo-run",)
 
     seed: int = Field(0, description="Seed of the world, the models and every draw.")
-    set: dict[str, Any] = Field(default_factory=dict, description="Another value of the recipe, read as YAML.")
+    set: dict[str, Any] = Field(
+        default_factory=dict, description="Another value of the recipe, read as YAML."
+    )
 
     def run(self, out: Path | str = "demo-run") -> DemoResult:
         """Run the demo recipe into `out`; `summary.json`, `report.html` and `figures/` are written there too."""

@@ -25,9 +25,12 @@ from maieutic.evals.steps import (
     EvalTutorScore,
 )
 from maieutic.judging.steps import EvalTutorPairwise, Judge, Preferences, Rewards
+from maieutic.recipes.demo.steps import DemoBase, DemoWorld
 from maieutic.recipes.utility import EvalUtility
 
 STEPS: tuple[type[Step], ...] = (
+    DemoWorld,
+    DemoBase,
     Import,
     Clean,
     Split,

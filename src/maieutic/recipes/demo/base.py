@@ -164,7 +164,7 @@ def _pretrain(
     )
     losses = []
     model.train()
-    with track(steps, "demo base") as bar:
+    with track(steps, "demo-base") as bar:
         for _ in range(steps):
             rows, labels = next(batches)
             loss = model(input_ids=rows, labels=labels).loss

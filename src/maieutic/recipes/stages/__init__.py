@@ -8,10 +8,6 @@ others are wrapped into one, with the manifest last. `corpora`, `training`, `tal
 from __future__ import annotations
 
 from maieutic.recipes.stages.action import Action, Options
-from maieutic.recipes.stages.corpora import (
-    Base,
-    World,
-)
 from maieutic.recipes.stages.playing import Continuations
 from maieutic.recipes.stages.talking import Candidates, Intents, PrePostTest, Simulate
 from maieutic.recipes.stages.training import Dpo, Sft
@@ -19,8 +15,6 @@ from maieutic.recipes.stages.training import Dpo, Sft
 __all__ = ["ACTIONS", "Action", "Options"]
 
 ACTIONS: dict[str, type[Action]] = {
-    "world": World,
-    "base": Base,
     "intents": Intents,
     "sft": Sft,
     "simulate": Simulate,
