@@ -114,9 +114,9 @@ def trl(**settings: Any) -> Callable[[Path, str, str, str, Path], tuple[int, flo
     def way(folder: Path, size: str, data: str, device: str, out: Path) -> tuple[int, float]:
         from trl import DPOConfig, DPOTrainer
 
-        from maieutic.train.config import DpoConfig
-        from maieutic.train.data import preference_rows, read_preferences
-        from maieutic.train.prepare import base, trainable
+        from maieutic.train.base import load_trainable, open_base
+        from maieutic.train.rows import preference_rows, read_preferences
+        from maieutic.train.steps import TrainDpo
 
         class Silent(DPOTrainer):
             def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
@@ -128,10 +128,11 @@ def trl(**settings: Any) -> Callable[[Path, str, str, str, Path], tuple[int, flo
             def create_model_card(self, *args: Any, **kwargs: Any) -> None:
                 pass
 
-        start = base(DpoConfig(model=str(folder / size), data=folder / data, out=out))
+        step = TrainDpo(model=str(folder / size), data=folder / data)
+        start = open_base(step)
         read = read_preferences(folder / data)
         rows = preference_rows(read.pairs, start.tokenizer, start.frame, LONGEST)
-        model = trainable(DpoConfig(model=str(folder / size), data=folder / data, out=out), start.source)
+        model = load_trainable(step, start.source)
         args = DPOConfig(
             output_dir=str(out), num_train_epochs=1, bf16=True, use_cpu=device == "cpu", save_strategy="no",
             report_to="none", disable_tqdm=True, logging_steps=1, max_length=LONGEST,
@@ -147,14 +148,13 @@ def trl(**settings: Any) -> Callable[[Path, str, str, str, Path], tuple[int, flo
 
 def ours(folder: Path, size: str, data: str, device: str, out: Path) -> tuple[int, float]:
     """`train dpo`, all of it."""
-    from maieutic.train.config import DpoConfig
-    from maieutic.train.dpo import dpo
+    from maieutic.train.steps import TrainDpo
 
-    config = DpoConfig(
-        model=str(folder / size), data=folder / data, out=out, epochs=1, batch_size=STEP, precision="bfloat16"
+    step = TrainDpo(
+        model=str(folder / size), data=folder / data, epochs=1, batch_size=STEP, precision="bfloat16"
     )
     started = time.perf_counter()
-    result = dpo(config)
+    result = step.run(out)
     return result.manifest["data"]["rows"], time.perf_counter() - started
 
 

@@ -67,15 +67,15 @@ def prepare(folder: Path) -> None:
 def columns(folder: Path, size: str, data: str) -> tuple[Any, Any, Any]:
     """The model, the tokenizer and the rows, as `train sft` makes them."""
     from maieutic.data.corpus import read_corpus
-    from maieutic.train.config import SftConfig
-    from maieutic.train.data import conversation_rows
-    from maieutic.train.prepare import base, teach_end, trainable
+    from maieutic.train.base import add_end_embedding, load_trainable, open_base
+    from maieutic.train.rows import conversation_rows
+    from maieutic.train.steps import TrainSft
 
-    config = SftConfig(model=str(folder / size), data=folder / data, out=folder / "unused", role="user")
-    start = base(config)
-    rows = conversation_rows(read_corpus(config.data), start.tokenizer, "user", start.frame, LONGEST)
-    model = trainable(config, start.source)
-    teach_end(model, start.tokenizer, start.frame)
+    step = TrainSft(model=str(folder / size), data=folder / data, role="user")
+    start = open_base(step)
+    rows = conversation_rows(read_corpus(step.data), start.tokenizer, "user", start.frame, LONGEST)
+    model = load_trainable(step, start.source)
+    add_end_embedding(model, start.tokenizer, start.frame)
     return model, start.tokenizer, rows
 
 
@@ -124,14 +124,13 @@ def trl(folder: Path, size: str, data: str, device: str, out: Path) -> tuple[int
 
 def ours(folder: Path, size: str, data: str, device: str, out: Path) -> tuple[int, float]:
     """`train sft`; the seconds are those of its steps."""
-    from maieutic.train.config import SftConfig
-    from maieutic.train.sft import sft
+    from maieutic.train.steps import TrainSft
 
-    config = SftConfig(
-        model=str(folder / size), data=folder / data, out=out, role="user", epochs=1, batch_size=STEP,
+    step = TrainSft(
+        model=str(folder / size), data=folder / data, role="user", epochs=1, batch_size=STEP,
         max_length=LONGEST, precision="bfloat16", save_steps=1000,
     )  # fmt: skip
-    result = sft(config)
+    result = step.run(out)
     return result.manifest["data"]["tokens"], result.manifest["seconds"]
 
 

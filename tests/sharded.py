@@ -1,4 +1,4 @@
-"""One of the processes of an FSDP2 run on the CPU: `sharded.py METHOD SETTINGS`, started by `accelerate launch`.
+"""One of the processes of an FSDP2 run on the CPU: `sharded.py SETTINGS OUT`, started by `accelerate launch`.
 
 accelerate gives the weights to torch's `fully_shard` on accelerators only. Here it is told that two gloo processes are
 such a thing; everything after that is its own code, the trainer's and ours. The weights are looked at, not believed.
@@ -14,7 +14,7 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType
 from torch.distributed.tensor import DTensor
 
-from maieutic.train import worker
+from maieutic.train.steps import TrainSft
 
 started = PartialState.__init__
 
@@ -37,4 +37,4 @@ class Looks(transformers.TrainerCallback):
 if __name__ == "__main__":
     PartialState.__init__ = lifted
     transformers.trainer.DEFAULT_CALLBACKS.append(Looks)
-    worker._train(*sys.argv[1:])
+    TrainSft.model_validate_json(sys.argv[1]).run(sys.argv[2])

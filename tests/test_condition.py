@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from jobs import sft_job
 from tiny import tiny_checkpoint, tiny_tokenizer
 
 from maieutic.chat_templates import IGNORED, prompt_ids, serving_template
@@ -25,15 +26,15 @@ from maieutic.chat_templates.conditioning import (
 )
 from maieutic.core.errors import InputError
 from maieutic.core.messages import Conversation, Message, Reply, Role, Sampling
+from maieutic.core.step import build
 from maieutic.data.corpus import write_corpus
 from maieutic.evals.likelihood import add_intent, score_likelihood
 from maieutic.models import ModelOptions, load
 from maieutic.models.weights import Framing, quiet
 from maieutic.rollouts.users import next_user_message
-from maieutic.train.condition import Mixture, read_condition, whole_condition, without_first_turn
-from maieutic.train.config import SftConfig, read_config
-from maieutic.train.data import conversation_rows
-from maieutic.train.sft import sft
+from maieutic.train.config import read_rates, whole_rates
+from maieutic.train.rows import Mixture, conversation_rows, without_first_turn
+from maieutic.train.steps import TrainSft
 
 torch.set_num_threads(1)
 FRAMES = [
@@ -57,7 +58,7 @@ def talk(number: int = 0, **more: Any) -> Conversation:
 
 
 def rates(**given: float) -> dict[str, float]:
-    return whole_condition({name.replace("_", "+"): rate for name, rate in given.items()})
+    return whole_rates({name.replace("_", "+"): rate for name, rate in given.items()})
 
 
 class Spy:
@@ -175,7 +176,10 @@ def test_what_is_lacking_is_counted() -> None:
         mixture=Mixture(rates(intent=1), 0, None),
     )
     assert (rows.report.conditions, rows.report.lacking) == ({"none": 3, "intent": 1}, {"intent": 3})
-    assert "told intent: 1, none: 3 (told nothing for lack of it: intent: 3)" in rows.report.sentence("train")
+    assert (
+        "conditioned by intent: 1, none: 3 (unconditioned, since the row lacks it: intent: 3)"
+        in rows.report.sentence("train")
+    )
     lonely = conversation_rows(
         [bare],
         tiny_tokenizer(),
@@ -237,13 +241,13 @@ def test_a_strange_record_tells_nothing_or_what_it_can(said: Any) -> None:
 
 
 def test_rates_are_read_and_refused() -> None:
-    assert read_condition("none=.4, round=0.2,profile+intent=0.4") == {
+    assert read_rates("none=.4, round=0.2,profile+intent=0.4") == {
         "none": 0.4,
         "round": 0.2,
         "profile+intent": 0.4,
     }
-    assert whole_condition({"profile+intent": 0.25}) == {"none": 0.75, "intent+profile": 0.25}
-    assert whole_condition({"intent": 0.0, "none": 1}) == {"none": 1.0}
+    assert whole_rates({"profile+intent": 0.25}) == {"none": 0.75, "intent+profile": 0.25}
+    assert whole_rates({"intent": 0.0, "none": 1}) == {"none": 1.0}
     for wrong in (
         {"mood": 0.5},
         {"intent+intent": 0.5},
@@ -253,25 +257,25 @@ def test_rates_are_read_and_refused() -> None:
         {"none+intent": 1},
     ):
         with pytest.raises(ValueError, match="condition|rates"):
-            whole_condition(wrong)
+            whole_rates(wrong)
     with pytest.raises(ValueError, match="no rate"):
-        read_condition("intent")
+        read_rates("intent")
     with pytest.raises(ValueError, match="known"):
         check_kind("")
 
 
 def test_settings_from_flag_and_file(tmp_path: Path) -> None:
     (tmp_path / "c.jsonl").write_text("{}\n")
-    known = {"model": "m", "data": tmp_path / "c.jsonl", "out": tmp_path / "o", "role": "user"}
-    (tmp_path / "s.yaml").write_text("condition: {intent: 0.3, round: 0.2}\n")
-    file = read_config(SftConfig, tmp_path / "s.yaml", known)
-    flag = read_config(SftConfig, None, {**known, "condition": "round=0.2,intent=0.3"})
-    assert file.settings() == flag.settings()
-    assert file.condition == {"none": 0.5, "intent": 0.3, "round": 0.2} and "wording" in file.settings()
-    with pytest.raises(InputError, match="only a simulator"):
-        read_config(SftConfig, None, {**known, "role": "both", "condition": "intent=1"})
-    with pytest.raises(InputError, match="no rate"):
-        read_config(SftConfig, None, {**known, "condition": "intent"})
+    known = {"model": "m", "data": tmp_path / "c.jsonl", "role": "user"}
+    file = build(TrainSft, {**known, "condition": {"intent": 0.3, "round": 0.2}})
+    flag = build(TrainSft, {**known, "condition": "round=0.2,intent=0.3"})
+    assert isinstance(file, TrainSft) and isinstance(flag, TrainSft)
+    assert file.identity() == flag.identity()
+    assert file.condition == {"none": 0.5, "intent": 0.3, "round": 0.2} and "wording" in file.identity()
+    with pytest.raises(InputError, match="condition .*role user"):
+        build(TrainSft, {**known, "role": "both", "condition": "intent=1"})
+    with pytest.raises(InputError, match="condition: .*no rate"):
+        build(TrainSft, {**known, "condition": "intent"})
 
 
 @pytest.mark.slow
@@ -294,18 +298,16 @@ def test_a_trained_simulator_is_told_its_intent(tmp_path: Path) -> None:
     ]
     write_corpus(tmp_path / "talks.jsonl", talks)
     with quiet():
-        result = sft(
-            SftConfig(
-                model=str(start),
-                data=tmp_path / "talks.jsonl",
-                out=tmp_path / "run",
-                role="user",
-                batch_size=3,
-                epochs=120,
-                learning_rate=1e-2,
-                condition={"intent": 1.0},
-            )
-        )
+        result = sft_job(
+            model=str(start),
+            data=tmp_path / "talks.jsonl",
+            out=tmp_path / "run",
+            role="user",
+            batch_size=3,
+            epochs=120,
+            learning_rate=1e-2,
+            condition={"intent": 1.0},
+        ).run()
     assert result.manifest["data"]["conditions"] == {"intent": 3}
     record = json.loads((result.model / "maieutic.json").read_text())
     assert record["condition"] == {"rates": {"none": 0.0, "intent": 1.0}, "wording": wording()}

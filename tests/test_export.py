@@ -13,6 +13,7 @@ import gotext
 import pytest
 import torch
 from exporting import export
+from jobs import sft_job
 from shapes import PHI3, pieces, shaped
 from tiny import CHATML, tiny_checkpoint, tiny_tokenizer
 from tokenizers_of_ours import TEMPLATES, tokenizer
@@ -24,8 +25,6 @@ from maieutic.data.corpus import write_corpus
 from maieutic.models.weights import quiet
 from maieutic.serving.checkpoint import open_checkpoint
 from maieutic.serving.ollama import modelfile
-from maieutic.train.config import SftConfig
-from maieutic.train.sft import sft
 
 torch.set_num_threads(1)
 
@@ -71,7 +70,7 @@ def lora_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "lora_r": 4,
         "system": "Be curious.",
     }
-    sft(SftConfig(model=f"hf/{base}", data=folder / "talks.jsonl", out=folder / "run", **more))
+    sft_job(model=f"hf/{base}", data=folder / "talks.jsonl", out=folder / "run", **more).run()
     return folder / "run"
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from jobs import sft_job
 from judges import compare, judge
 from loopback import Loopback
 from tiny import tiny_checkpoint
@@ -27,8 +28,6 @@ from maieutic.judging.pairwise import Side, Two, pair_prompt
 from maieutic.judging.rubrics import load_rubric as rubric_of
 from maieutic.models import ModelOptions, load
 from maieutic.models.checkpoint import find, load_tokenizer
-from maieutic.train.config import SftConfig
-from maieutic.train.sft import sft
 
 torch.set_num_threads(1)
 
@@ -233,8 +232,8 @@ def local(folder: Path) -> Path:
     ]
     write_corpus(folder / "talks.jsonl", [Conversation.model_validate({"messages": talk}) for talk in talks])
     base = tiny_checkpoint(folder / "base", hidden=64, context=8192)
-    sft(SftConfig(model=f"hf/{base}", data=folder / "talks.jsonl", out=folder / "run", role="assistant",
-                  batch_size=3, epochs=30, learning_rate=1e-2, max_length=4096))  # fmt: skip
+    sft_job(model=f"hf/{base}", data=folder / "talks.jsonl", out=folder / "run", role="assistant",
+                  batch_size=3, epochs=30, learning_rate=1e-2, max_length=4096).run()  # fmt: skip
     return folder / "run"
 
 

@@ -30,7 +30,7 @@ from maieutic.models import load
 from maieutic.models.checkpoint import find, load_tokenizer
 from maieutic.recipes import runner
 from maieutic.recipes.stages.talking import Candidates
-from maieutic.train.data import Framing, preference_rows
+from maieutic.train.rows import Framing, preference_rows
 
 torch.set_num_threads(1)
 

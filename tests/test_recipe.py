@@ -18,13 +18,13 @@ import pytest
 import typer
 import yaml
 from loopback import Loopback
+from maieutic.recipes.stages.training import Dpo, Sft
 from typer.testing import CliRunner
 
 from maieutic.cli import generate, train
 from maieutic.core.errors import MissingInput, RecipeError, RunConflict, UnknownModel, Unreachable, WrongKey
 from maieutic.core.store import stage_rows
 from maieutic.recipes import runner
-from maieutic.recipes.stages.training import Dpo, Sft
 
 GIB = 2**30
 FULL = {
@@ -150,7 +150,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown prompt": ({"stages": {"a": {"do": "candidates", "model": "x", "data": "d", "prompt": "zen"}}}, "zen"),
     "a rubric without its judge": ({"stages": {"a": {"do": "judge", "data": "d"}}}, "needs a model"),
     "a batch that does not divide": (
-        {"stages": {"a": {"do": "dpo", "model": "m", "data": "d", "batch_size": 4, "micro_batch_size": 3}}},
+        {"stages": {"a": {"do": "train dpo", "model": "m", "data": "d", "batch_size": 4, "micro_batch_size": 3}}},
         "stage a: batch_size .*multiple of micro_batch_size",
     ),
     "a bad name": ({"stages": {"A b": IMPORT}}, "not a good name"),
@@ -441,7 +441,7 @@ def test_intents_teach_a_simulator_that_is_told_them(here: Path) -> None:
         "base": {"do": "demo-base", "corpus": "c.jsonl", "steps": 0, "hidden": 32, "layers": 1, "vocab_size": 300,
                  "context": 512},
         "wants": {"do": "intents", "model": "script/writer.txt", "data": "c.jsonl"},
-        "user": {"do": "sft", "model": "${base}/model", "data": "${wants}", "validation": "${wants}", "role": "user",
+        "user": {"do": "train sft", "model": "${base}/model", "data": "${wants}", "validation": "${wants}", "role": "user",
                  "batch_size": 4, "epochs": 2, "condition": {"intent": 0.5}, "early_stopping": 2},
         "talk": {"do": "simulate", "user": "hf/${user}/model", "assistant": "script/tutor.txt", "seeds": "${wants}",
                  "seed_turns": 0, "rounds": 1, "guards": "none", "user_sampling": {"max_tokens": 8}},

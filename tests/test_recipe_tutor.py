@@ -113,7 +113,7 @@ stages:
       "answers-${round}": {do: candidates, model: "${tutor-${round.before}}", data: d.jsonl}
       "judge-${round}": {do: judge, data: "${answers-${round}}", judge: "${judge}"}
       "pairs-${round}": {do: preferences, data: "${judge-${round}}"}
-      "tutor-${round}": {do: dpo, model: hf/a/b, data: "${pairs-${round}}/pairs.jsonl"}
+      "tutor-${round}": {do: train dpo, model: hf/a/b, data: "${pairs-${round}}/pairs.jsonl"}
   last: {do: candidates, model: "hf/${tutor-2}", data: e.jsonl, k: 1}
   graded: {do: judge, data: "${last}", judge: "${final}"}
 """

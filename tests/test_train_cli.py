@@ -8,11 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import typer
 from tiny import tiny_checkpoint
 from typer.testing import CliRunner
 
-from maieutic.cli.train import register
+from maieutic import cli
 from maieutic.core.errors import MaieuticError
 from maieutic.core.messages import Conversation
 from maieutic.data.corpus import write_corpus
@@ -69,39 +68,23 @@ def test_sft_then_dpo_on_its_model(folder: Path) -> None:
     assert [line for line in again.stderr.splitlines() if not line.startswith("train")] == []
 
 
-def test_a_mistake_takes_two_lines(folder: Path) -> None:
-    done = maieutic(
-        "train", "sft", "--model", folder / "base", "--data", folder / "c.jsonl", "--role", "user"
-    )
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.splitlines() == ["error: out is missing", "  Give --out, or name it in --config."]
-    assert maieutic("train", "sft", "--role", "nobody").returncode == 2
-
-
 def test_mistakes_are_said(folder: Path) -> None:
-    app = typer.Typer()
-    register(app)
+    """A wrong setting exits with 2, a failure with an error of ours; either way in two lines."""
+    cli.gather()
     here = ("--model", folder / "base", "--data", folder / "c.jsonl", "--role", "user")
-    for words, said in (
-        (("sft", "--config", folder / "none.yaml"), "no such file"),
-        (
-            ("dpo", *here[:4], "--out", folder / "x", "--batch-size", 4, "--micro-batch-size", 3),
-            "multiple of micro_batch_size",
-        ),
+    for words, fact in (
+        (("sft", *here), "out"),
+        (("dpo", *here[:4], "--out", folder / "x", "--batch-size", 4, "--micro-batch-size", 3), "multiple"),
         (("sft", *here, "--out", folder / "x", "--max-tokens-per-batch", 0), "max_tokens_per_batch"),
+    ):
+        done = CliRunner().invoke(cli.app, ["train", *map(str, words)])
+        assert done.exit_code == 2 and fact in done.stderr and len(done.stderr.splitlines()) == 2, done.stderr
+    for words, fact in (
+        (("sft", "--config", folder / "none.yaml"), "none.yaml"),
         (("sft", *here, "--data", folder / "none.jsonl", "--out", folder / "x"), "no such file"),
         (("sft", *here, "--model", folder / "none", "--out", folder / "y"), "no such folder"),
         (("sft", *here, "--out", folder), "holds no run"),
     ):
-        error = CliRunner().invoke(app, ["train", *map(str, words)]).exception
+        error = CliRunner().invoke(cli.app, ["train", *map(str, words)]).exception
         assert isinstance(error, MaieuticError), error
-        assert said in error.what and error.hint and len(str(error).splitlines()) == 2
-
-
-def test_help_is_light_and_shows_an_example() -> None:
-    for command in ("sft", "dpo"):
-        done = maieutic("train", command, "--help")
-        assert done.returncode == 0 and f"Example: maieutic train {command} --model" in done.stdout
-    light = "import sys; import maieutic.cli.train; print([m for m in ('torch', 'transformers') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", light], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+        assert fact in error.what and error.hint and len(str(error).splitlines()) == 2

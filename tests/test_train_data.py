@@ -14,9 +14,10 @@ from maieutic.chat_templates import END, prompt_ids, render
 from maieutic.core.errors import ContextTooShort, EmptyCorpus, InputError, MissingInput
 from maieutic.core.messages import Conversation, Role
 from maieutic.core.rows import PreferenceRow
+from maieutic.core.step import build
 from maieutic.models.weights import Framing
-from maieutic.train.config import DpoConfig, SftConfig, read_config
-from maieutic.train.data import conversation_rows, preference_rows, read_preferences
+from maieutic.train.rows import conversation_rows, preference_rows, read_preferences
+from maieutic.train.steps import TrainDpo, TrainSft
 
 PLAIN = Framing(None, None)
 
@@ -171,36 +172,25 @@ def test_broken_pairs_are_named_and_the_rest_kept(tmp_path: Path, capsys: pytest
         read_preferences(tmp_path / "none.jsonl")
 
 
-def test_settings_are_read_and_mistakes_named(tmp_path: Path) -> None:
-    file = tmp_path / "sft.yaml"
-    file.write_text("model: base\ndata: c.jsonl\nrole: user\nout: run\nbatch_size: 6\nepochs: 1\n")
-    config = read_config(SftConfig, file, {"epochs": 2.0, "lora_r": None})
-    assert (config.epochs, config.batch_size, config.learning_rate) == (2.0, 6, 2e-5)
-    with pytest.raises(InputError, match="role is missing"):
-        read_config(SftConfig, None, {"model": "m", "data": "d", "out": "o"})
-    file.write_text("learning_rte: 1\n")
-    with pytest.raises(InputError) as caught:
-        read_config(DpoConfig, file, {})
-    assert "Did you mean learning_rate?" in str(caught.value)
-    for text in ("- a\n", "a: [\n", "\x00"):
-        file.write_text(text)
-        with pytest.raises(InputError):
-            read_config(DpoConfig, file, {})
-    with pytest.raises(InputError, match="multiple of micro_batch_size"):
-        read_config(
-            DpoConfig, None, {"model": "m", "data": "d", "out": "o", "batch_size": 4, "micro_batch_size": 3}
-        )
-    with pytest.raises(InputError, match="max_tokens_per_batch"):
-        read_config(
-            SftConfig,
-            None,
-            {"model": "m", "data": "d", "out": "o", "role": "user", "max_tokens_per_batch": 0},
-        )
-    paper = DpoConfig(model="m", data=Path("d"), out=Path("o"))
-    assert (paper.beta, paper.learning_rate, paper.epochs, paper.batch_size, paper.micro_batch_size) == (
-        0.1,
-        5e-5,
-        2,
-        4,
-        None,
+def test_settings_are_read_and_mistakes_named() -> None:
+    sft = {"model": "m", "data": "d", "role": "user"}
+    for wrong, fact in (
+        ({"model": "m", "data": "d"}, "role is missing"),
+        ({**sft, "learning_rte": 1}, "learning_rate"),
+        ({**sft, "max_tokens_per_batch": 0}, "max_tokens_per_batch"),
+        ({**sft, "early_stopping": 2}, "validation"),
+    ):
+        with pytest.raises(InputError, match=fact):
+            build(TrainSft, wrong)
+    with pytest.raises(InputError, match="batch_size .*multiple of micro_batch_size"):
+        build(TrainDpo, {"model": "m", "data": "d", "batch_size": 4, "micro_batch_size": 3})
+    assert TrainSft(**sft, lora_r=0).lora_r is None
+    platolm, paper = TrainSft(**sft), TrainDpo(model="m", data=Path("d"))
+    assert (platolm.epochs, platolm.learning_rate, platolm.batch_size, platolm.warmup_ratio) == (
+        3,
+        2e-5,
+        128,
+        0.03,
     )
+    assert (paper.beta, paper.learning_rate, paper.epochs, paper.batch_size) == (0.1, 5e-5, 2.0, 4)
+    assert (paper.warmup_ratio, paper.max_grad_norm, paper.loss) == (0.05, 0.3, "sigmoid")

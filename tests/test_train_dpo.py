@@ -1,4 +1,4 @@
-"""Preference tuning of a tiny model, for real: same ids as at inference, a growing margin, a reference that stands."""
+"""PreferenceRow tuning of a tiny model, for real: same ids as at inference, a growing margin, a reference that stands."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from jobs import Job, dpo_job
 from tiny import tiny_checkpoint
 
 from maieutic.chat_templates import prompt_ids, render
@@ -20,10 +21,9 @@ from maieutic.core.messages import Conversation
 from maieutic.core.rows import PreferenceRow
 from maieutic.core.store import stage_rows
 from maieutic.models.weights import quiet
-from maieutic.train.config import DpoConfig
-from maieutic.train.data import preference_rows, read_preferences
-from maieutic.train.dpo import chosen_falls, dpo, make_trainer
-from maieutic.train.prepare import base, trainable
+from maieutic.train.base import load_trainable, open_base
+from maieutic.train.dpo import chosen_falls, make_trainer
+from maieutic.train.rows import preference_rows, read_preferences
 
 torch.set_num_threads(1)
 
@@ -54,8 +54,8 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def config(start: Path, pairs: Path, out: Path, **more: Any) -> DpoConfig:
-    return DpoConfig(model=str(start), data=pairs, out=out, **{"learning_rate": 1e-3, "epochs": 4, **more})
+def config(start: Path, pairs: Path, out: Path, **more: Any) -> Job:
+    return dpo_job(model=str(start), data=pairs, out=out, **{"learning_rate": 1e-3, "epochs": 4, **more})
 
 
 def logp(model: Any, prompt: list[int], reply: list[int]) -> float:
@@ -69,10 +69,12 @@ def test_the_batch_holds_the_ids_of_inference_and_the_loss_is_dpo(
 ) -> None:
     settings = config(start, pairs, tmp_path)
     with quiet():
-        opened = base(settings)
+        opened = open_base(settings.step)
         read = read_preferences(pairs).pairs
         rows = preference_rows(read, opened.tokenizer, opened.frame, opened.longest)
-        trainer = make_trainer(settings, tmp_path, trainable(settings, opened.source), opened, rows, None)
+        trainer = make_trainer(
+            settings.step, tmp_path, load_trainable(settings.step, opened.source), opened, rows, None
+        )
         assert len(trainer.train_dataset) == len(read)
         for row, pair in zip(trainer.train_dataset, read, strict=True):
             assert list(row["prompt_ids"]) == prompt_ids(pair.prompt, opened.tokenizer, "assistant")
@@ -82,17 +84,17 @@ def test_the_batch_holds_the_ids_of_inference_and_the_loss_is_dpo(
         parts = trainer._plan(trainer.train_dataset)
         assert sorted(number for part in parts for number in part) == list(range(len(read)))
         for part in parts:
-            replies = trainer._lay_out(trainer.train_dataset, part)
-            rest, places = replies.part.input_ids[0].tolist(), replies.part.position_ids[0].tolist()
-            for number, prompt, other in zip(part, *[iter(replies.part.segments)] * 2, strict=True):
+            replies = trainer._batch(trainer.train_dataset, part)
+            rest, places = replies.batch.input_ids[0].tolist(), replies.batch.position_ids[0].tolist()
+            for number, prompt, other in zip(part, *[iter(replies.batch.segments)] * 2, strict=True):
                 row = trainer.train_dataset[number]
                 assert rest[: prompt.length] == [*row["prompt_ids"], *row["chosen_ids"]]
-                assert other.shared == len(row["prompt_ids"]) and prompt.after is None
+                assert other.prefix == len(row["prompt_ids"]) and prompt.parent is None
                 assert rest[prompt.length : prompt.length + other.length] == list(row["rejected_ids"])
                 taken = prompt.length + other.length
                 assert places[:taken] == [
                     *range(prompt.length),
-                    *range(other.shared, other.shared + other.length),
+                    *range(other.prefix, other.prefix + other.length),
                 ]
                 rest, places = rest[taken:], places[taken:]
             assert not rest
@@ -107,7 +109,7 @@ def test_the_margin_grows(start: Path, pairs: Path, tmp_path: Path, lora: int | 
     from transformers import AutoModelForCausalLM
 
     rate = {"learning_rate": 1e-2} if lora else {}
-    result = dpo(config(start, pairs, tmp_path / "run", lora_r=lora, validation=pairs, **rate))
+    result = config(start, pairs, tmp_path / "run", lora_r=lora, validation=pairs, **rate).run()
     rows = [row for row in stage_rows(tmp_path / "run") if "loss" in row]
     assert rows[0]["loss"] == pytest.approx(0.6931, abs=1e-3) and rows[0]["margin"] == pytest.approx(
         0, abs=1e-4
@@ -117,7 +119,7 @@ def test_the_margin_grows(start: Path, pairs: Path, tmp_path: Path, lora: int | 
     assert result.manifest["eval_accuracy"] == 1 and result.manifest["eval_margin"] > 0.5
     with quiet():
         before, after = (AutoModelForCausalLM.from_pretrained(path) for path in (start, result.model))
-        opened = base(config(start, pairs, tmp_path))
+        opened = open_base(config(start, pairs, tmp_path).step)
         read = read_preferences(pairs).pairs
         row = preference_rows(read, opened.tokenizer, opened.frame, opened.longest).dataset[0]
     margin = {
@@ -134,7 +136,7 @@ def test_the_margin_grows(start: Path, pairs: Path, tmp_path: Path, lora: int | 
 def test_it_goes_on_with_the_same_reference(
     start: Path, pairs: Path, tmp_path: Path, lora: int | None
 ) -> None:
-    whole = dpo(config(start, pairs, tmp_path / "whole", lora_r=lora, max_steps=8))
+    whole = config(start, pairs, tmp_path / "whole", lora_r=lora, max_steps=8).run()
     half = config(start, pairs, tmp_path / "half", lora_r=lora, max_steps=8, save_steps=3)
 
     script = (
@@ -146,15 +148,12 @@ def test_it_goes_on_with_the_same_reference(
         "    def on_step_end(self, args, state, control, **kwargs):\n"
         "        if state.global_step == 7: os.kill(os.getpid(), 9)\n"
         "loop.Recorder = Mortal\n"
-        "from maieutic.train.config import DpoConfig\n"
-        "from maieutic.train.dpo import dpo\n"
-        "dpo(DpoConfig.model_validate_json(sys.argv[1]))\n"
+        "from maieutic.train.steps import TrainDpo\n"
+        "TrainDpo.model_validate_json(sys.argv[1]).run(sys.argv[2])\n"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", script, half.model_dump_json()], capture_output=True, check=False
-    )
+    run = subprocess.run([sys.executable, "-c", script, *half.words()], capture_output=True, check=False)
     assert run.returncode == -9, run.stderr.decode()
-    again = dpo(half)
+    again = half.run()
     assert again.resumed_from == 6
     for name in ("final_loss", "loss", "margin"):
         assert again.manifest[name] == pytest.approx(whole.manifest[name], abs=1e-4)
@@ -163,15 +162,14 @@ def test_it_goes_on_with_the_same_reference(
 SLAIN = """
 import os, sys, torch
 torch.set_num_threads(1)
-from maieutic.train.config import DpoConfig
-from maieutic.train.reference import Reference
+from maieutic.train.steps import TrainDpo
+from maieutic.train.dpo import Reference
 add = Reference.add
 def mortal(self, pair, logps):
     add(self, pair, logps)
     if len(self._known) == 4: os.kill(os.getpid(), 9)
 Reference.add = mortal
-from maieutic.train.dpo import dpo
-dpo(DpoConfig.model_validate_json(sys.argv[1]))
+TrainDpo.model_validate_json(sys.argv[1]).run(sys.argv[2])
 """
 
 
@@ -179,9 +177,7 @@ def test_what_the_reference_said_before_a_kill_is_not_asked_again(
     start: Path, pairs: Path, tmp_path: Path
 ) -> None:
     settings = config(start, pairs, tmp_path / "run", max_steps=2, max_tokens_per_batch=100)
-    run = subprocess.run(
-        [sys.executable, "-c", SLAIN, settings.model_dump_json()], capture_output=True, check=False
-    )
+    run = subprocess.run([sys.executable, "-c", SLAIN, *settings.words()], capture_output=True, check=False)
     assert run.returncode == -9, run.stderr.decode()
     file = tmp_path / "run" / "reference.jsonl"
     before = file.read_bytes()
@@ -190,7 +186,7 @@ def test_what_the_reference_said_before_a_kill_is_not_asked_again(
     first = json.loads(before.splitlines()[0])
     changed = before.replace(str(first["logps"][0]).encode(), b"-1.0", 1)
     file.write_bytes(changed)
-    dpo(settings)
+    settings.run()
     after = file.read_bytes()
     assert after.startswith(changed) and after.count(b"\n") == 10
     assert len({json.loads(line)["key"] for line in after.splitlines()}) == 10
@@ -202,36 +198,37 @@ def test_a_kill_at_an_epoch_s_checkpoint_does_not_lose_its_evaluation(
     script = (
         "import os, signal, sys\n"
         "from maieutic.train import loop\n"
-        "from maieutic.train.config import DpoConfig\n"
-        "from maieutic.train.dpo import dpo\n"
+        "from maieutic.train.steps import TrainDpo\n"
         "mark = loop.mark_complete\n"
         "def mark_and_die(folder):\n"
         "    mark(folder)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
         "loop.mark_complete = mark_and_die\n"
-        "dpo(DpoConfig.model_validate_json(sys.argv[1]))\n"
+        "TrainDpo.model_validate_json(sys.argv[1]).run(sys.argv[2])\n"
     )
     settings = config(start, pairs, tmp_path / "run", epochs=1, validation=pairs)
-    died = subprocess.run([sys.executable, "-c", script, settings.model_dump_json()], capture_output=True)
+    died = subprocess.run([sys.executable, "-c", script, *settings.words()], capture_output=True)
     assert died.returncode == -signal.SIGKILL, died.stderr.decode()
-    result = dpo(settings)
+    result = settings.run()
     assert result.resumed_from == result.manifest["steps"] == 3
     assert result.manifest["eval_loss"] > 0 and "eval-3" in [row["key"] for row in stage_rows(settings.out)]
 
 
 def test_another_model_asks_the_reference_anew(start: Path, pairs: Path, tmp_path: Path) -> None:
     settings = config(start, pairs, tmp_path / "run", max_steps=1)
-    dpo(settings)
+    settings.run()
     file = tmp_path / "run" / "reference.jsonl"
     keys = {json.loads(line)["key"] for line in file.read_bytes().splitlines()}
     other = tiny_checkpoint(tmp_path / "other", context=256, seed=5)
     again = config(other, pairs, tmp_path / "second", max_steps=1)
     (tmp_path / "second").mkdir()
     with quiet():
-        opened = base(again)
+        opened = open_base(again.step)
         rows = preference_rows(read_preferences(pairs).pairs, opened.tokenizer, opened.frame, opened.longest)
         (tmp_path / "second" / "reference.jsonl").write_bytes(file.read_bytes())
-        make_trainer(again, tmp_path / "second", trainable(again, opened.source), opened, rows, None)
+        make_trainer(
+            again.step, tmp_path / "second", load_trainable(again.step, opened.source), opened, rows, None
+        )
     found = {
         json.loads(line)["key"]
         for line in (tmp_path / "second" / "reference.jsonl").read_bytes().splitlines()
@@ -249,12 +246,12 @@ def test_what_is_forgotten_is_measured(start: Path, pairs: Path, tmp_path: Path)
         {"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Try it."}]},
     ]  # fmt: skip
     talks.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    result = dpo(config(start, pairs, tmp_path / "run", forgetting=talks, learning_rate=1e-2))
+    result = config(start, pairs, tmp_path / "run", forgetting=talks, learning_rate=1e-2).run()
 
     def perplexity(path: Path) -> float:
         with quiet():
             model = AutoModelForCausalLM.from_pretrained(path)
-            opened = base(config(start, pairs, tmp_path))
+            opened = open_base(config(start, pairs, tmp_path).step)
         said, tokens = 0.0, 0
         for row in rows:
             rendered = render(Conversation.model_validate(row), opened.tokenizer, "assistant", end=False)
@@ -285,7 +282,7 @@ def test_a_chosen_reply_that_falls_is_said(capsys: pytest.CaptureFixture[str]) -
     held_out = {"eval_margin": 0.5, "eval_chosen_reward": 0.1}
     assert not chosen_falls({**both, **held_out})
     assert chosen_falls({**both, **held_out, "eval_chosen_reward": -2.0})
-    assert "held out" in capsys.readouterr().err
+    assert "validation" in capsys.readouterr().err
 
 
 def test_a_real_fall_stands_in_the_manifest(
@@ -302,11 +299,11 @@ def test_a_real_fall_stands_in_the_manifest(
     ]
     path = tmp_path / "near.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    result = dpo(config(start, path, tmp_path / "run", validation=path, learning_rate=3e-3, epochs=6))
+    result = config(start, path, tmp_path / "run", validation=path, learning_rate=3e-3, epochs=6).run()
     measured = result.manifest
     assert measured["eval_margin"] > 1 and measured["eval_chosen_reward"] < -1
     assert measured["chosen_falls"] is True
-    assert "held out became less likely" in capsys.readouterr().err
+    assert "validation pairs became less likely" in capsys.readouterr().err
     assert (measured["eval_chosen_tokens"], measured["eval_rejected_tokens"]) == pytest.approx(
         tuple(
             sum(map(len, preference_ids(start, path)[f"{side}_ids"])) / len(rows)
@@ -320,7 +317,7 @@ def test_a_real_fall_stands_in_the_manifest(
 
 def preference_ids(start: Path, path: Path) -> Any:
     with quiet():
-        opened = base(config(start, path, path.parent))
+        opened = open_base(config(start, path, path.parent).step)
         read = read_preferences(path).pairs
         return preference_rows(read, opened.tokenizer, opened.frame, opened.longest).dataset.to_dict()
 
@@ -341,7 +338,7 @@ def test_the_oldest_turns_go_by_flag(start: Path, pairs: Path, tmp_path: Path) -
         "rejected": [{"role": "assistant", "content": "It is four, as anyone can see who looks."}],
     }
     with quiet():
-        opened = base(config(start, pairs, tmp_path))
+        opened = open_base(config(start, pairs, tmp_path).step)
     pair = PreferenceRow.model_validate(row)
     limit = 130
 
@@ -373,10 +370,10 @@ def test_the_oldest_turns_go_by_flag(start: Path, pairs: Path, tmp_path: Path) -
 
 def test_mistakes_are_said(start: Path, pairs: Path, tmp_path: Path) -> None:
     with pytest.raises(ContextTooShort, match="10 of 10 pairs"):
-        dpo(config(start, pairs, tmp_path / "a", max_length=20, drop_too_long=True))
+        config(start, pairs, tmp_path / "a", max_length=20, drop_too_long=True).run()
     with pytest.raises(ContextTooShort, match="of 10 pairs"):
-        dpo(config(start, pairs, tmp_path / "b", max_length=75))
+        config(start, pairs, tmp_path / "b", max_length=75).run()
     empty = tmp_path / "empty.jsonl"
     empty.write_text("")
     with pytest.raises(EmptyCorpus):
-        dpo(config(start, empty, tmp_path / "c"))
+        config(start, empty, tmp_path / "c").run()

@@ -21,6 +21,7 @@ from accelerate.commands.config.config_args import ClusterConfig, load_config_fr
 from accelerate.utils.other import get_free_port
 from hypothesis import given
 from hypothesis import strategies as st
+from jobs import Job, dpo_job, sft_job
 from safetensors.torch import load_file
 from tiny import tiny_checkpoint
 from trl import SFTConfig as TrainerConfig
@@ -31,12 +32,9 @@ from maieutic.core.store import stage_rows
 from maieutic.data.corpus import write_corpus
 from maieutic.models.weights import quiet
 from maieutic.train import launch
-from maieutic.train.config import DpoConfig, SftConfig, TrainConfig
-from maieutic.train.dpo import dpo
 from maieutic.train.launch import plan, read_cluster
 from maieutic.train.loop import arguments
 from maieutic.train.packing import shares
-from maieutic.train.sft import sft
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.timeout(900)  # several commands, one after the other, each of several processes
@@ -48,7 +46,7 @@ ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> SftConfig:
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Job:
     folder = tmp_path_factory.mktemp("launch")
     talks = [
         Conversation.model_validate(
@@ -65,7 +63,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> SftConfig:
     ]
     write_corpus(folder / "talks.jsonl", talks)
     write_corpus(folder / "held.jsonl", talks[:5])
-    return SftConfig(
+    return sft_job(
         model=str(tiny_checkpoint(folder / "base", context=256)),
         data=folder / "talks.jsonl",
         validation=folder / "held.jsonl",
@@ -79,9 +77,9 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> SftConfig:
 
 
 @pytest.fixture(scope="module")
-def whole(settings: SftConfig) -> Path:
+def whole(settings: Job) -> Path:
     """The run of one process that nobody killed."""
-    sft(settings)
+    settings.run()
     return settings.out
 
 
@@ -97,14 +95,14 @@ def same(one: Path, two: Path) -> None:
     assert all(torch.allclose(first[name], second[name], atol=1e-4) for name in first)
 
 
-def command(config: TrainConfig, *more: object) -> list[str]:
+def command(job: Job, *more: object) -> list[str]:
     """`maieutic train sft` with these settings."""
-    given = config.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    given = job.step.model_dump(mode="json", exclude_none=True, exclude_defaults=True) | {"out": job.out}
     flags = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     return [sys.executable, "-m", "maieutic", "train", "sft", *flags, *map(str, more)]
 
 
-def start(config: SftConfig, *more: object) -> subprocess.Popen[str]:
+def start(config: Job, *more: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command(config, *more), env=ENV, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -130,11 +128,11 @@ def gone(processes: list[psutil.Process]) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lora", [None, 4])
-def test_two_processes_match_one(settings: SftConfig, tmp_path: Path, lora: int | None) -> None:
-    one = settings.model_copy(update={"out": tmp_path / "one", "lora_r": lora, "max_steps": 12})
-    sft(one)
+def test_two_processes_match_one(settings: Job, tmp_path: Path, lora: int | None) -> None:
+    one = settings.but(out=tmp_path / "one", lora_r=lora, max_steps=12)
+    one.run()
     done = subprocess.run(
-        command(one.model_copy(update={"out": tmp_path / "two"}), "--processes", 2, "--json"),
+        command(one.but(out=tmp_path / "two"), "--processes", 2, "--json"),
         env=ENV,
         capture_output=True,
         text=True,
@@ -149,12 +147,12 @@ def test_two_processes_match_one(settings: SftConfig, tmp_path: Path, lora: int 
     if lora:
         files = [tmp_path / run / "adapter" / "adapter_model.safetensors" for run in ("one", "two")]
         assert load_file(files[0]).keys() == load_file(files[1]).keys()
-    again = sft(one.model_copy(update={"out": tmp_path / "two", "processes": 2}))
+    again = one.but(out=tmp_path / "two", processes=2).run()
     assert again.manifest["processes"] == 2 and again.resumed_from is None
 
 
 @pytest.mark.slow
-def test_two_processes_match_one_on_preferences(settings: SftConfig, tmp_path: Path) -> None:
+def test_two_processes_match_one_on_preferences(settings: Job, tmp_path: Path) -> None:
     pairs = [
         {
             "prompt": [{"role": "user", "content": f"What is {number}?"}],
@@ -165,7 +163,7 @@ def test_two_processes_match_one_on_preferences(settings: SftConfig, tmp_path: P
     ]
     data = tmp_path / "pairs.jsonl"
     data.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
-    one = DpoConfig(
+    one = dpo_job(
         model=settings.model,
         data=data,
         validation=data,
@@ -174,16 +172,16 @@ def test_two_processes_match_one_on_preferences(settings: SftConfig, tmp_path: P
         learning_rate=1e-3,
         batch_size=4,
     )
-    dpo(one)
-    dpo(one.model_copy(update={"out": tmp_path / "two", "processes": 2}))
+    one.run()
+    one.but(out=tmp_path / "two", processes=2).run()
     same(tmp_path / "one", tmp_path / "two")
 
 
 @pytest.mark.slow
 def test_a_process_killed_a_command_stopped_or_killed_and_the_same_command_goes_on(
-    settings: SftConfig, whole: Path, tmp_path: Path
+    settings: Job, whole: Path, tmp_path: Path
 ) -> None:
-    shared = settings.model_copy(update={"out": tmp_path / "killed", "processes": 2, "save_steps": 3})
+    shared = settings.but(out=tmp_path / "killed", processes=2, save_steps=3)
 
     run = start(shared)
     workers = workers_past(run, shared.out, 0)
@@ -213,16 +211,16 @@ def test_a_process_killed_a_command_stopped_or_killed_and_the_same_command_goes_
     run.communicate(timeout=60)
     assert run.returncode == -signal.SIGTERM and gone(workers)
 
-    alone = sft(shared.model_copy(update={"processes": None}))  # on fewer processes it goes on as well
+    alone = shared.but(processes=None).run()  # on fewer processes it goes on as well
     assert alone.resumed_from and alone.resumed_from > 24 and alone.manifest["steps"] == STEPS
-    expected = sft(settings).manifest
+    expected = settings.run().manifest
     for name in ("final_loss", "loss", "eval_loss", "tokens"):
         assert alone.manifest[name] == pytest.approx(expected[name], abs=1e-3), name
 
 
 @pytest.mark.slow
-def test_what_one_process_raises_the_command_says(settings: SftConfig, tmp_path: Path) -> None:
-    wild = settings.model_copy(update={"out": tmp_path / "wild", "learning_rate": 1e12})
+def test_what_one_process_raises_the_command_says(settings: Job, tmp_path: Path) -> None:
+    wild = settings.but(out=tmp_path / "wild", learning_rate=1e12)
     done = subprocess.run(command(wild, "--processes", 2), env=ENV, capture_output=True, text=True)
     what, hint = done.stderr.splitlines()[-2:]
     assert done.returncode == 1 and what.startswith("error: the loss is") and "--learning-rate" in hint
@@ -230,9 +228,9 @@ def test_what_one_process_raises_the_command_says(settings: SftConfig, tmp_path:
 
 
 @pytest.mark.slow
-def test_two_machines_by_two_commands(settings: SftConfig, tmp_path: Path) -> None:
+def test_two_machines_by_two_commands(settings: Job, tmp_path: Path) -> None:
     port = get_free_port()
-    config = settings.model_copy(update={"out": tmp_path / "run", "max_steps": 4})
+    config = settings.but(out=tmp_path / "run", max_steps=4)
     runs = []
     for rank in (0, 1):
         file = tmp_path / f"machine-{rank}.yaml"
@@ -245,20 +243,20 @@ def test_two_machines_by_two_commands(settings: SftConfig, tmp_path: Path) -> No
     assert [run.returncode for run in runs] == [0, 0], said
     first, second = (json.loads(out) for out, _ in said)
     assert first == second and first["processes"] == 2
-    later = config.model_copy(update={"accelerate_config": str(tmp_path / "machine-1.yaml")})
-    assert sft(later).manifest == sft(config).manifest  # what is done waits for nobody
+    later = config.but(accelerate_config=str(tmp_path / "machine-1.yaml"))
+    assert later.run().manifest == config.run().manifest  # what is done waits for nobody
 
 
 @pytest.mark.slow
-def test_weights_spread_over_processes_come_together(settings: SftConfig, tmp_path: Path) -> None:
+def test_weights_spread_over_processes_come_together(settings: Job, tmp_path: Path) -> None:
     """FSDP2, with the shipped config's settings: the same losses and weights, whole, also after going on."""
-    one = settings.model_copy(update={"out": tmp_path / "one", "max_steps": 6, "save_steps": 3})
-    sft(one)
-    config = one.model_copy(update={"out": tmp_path / "two"})
+    one = settings.but(out=tmp_path / "one", max_steps=6, save_steps=3)
+    one.run()
+    config = one.but(out=tmp_path / "two")
     cluster = read_cluster("8-gpus-fsdp2")
     cluster.num_processes, cluster.mixed_precision = 2, "no"
     cluster.to_yaml_file(tmp_path / "two.yaml")
-    script = [str(ROOT / "tests" / "sharded.py"), "sft", config.model_dump_json()]
+    script = [str(ROOT / "tests" / "sharded.py"), *config.words()]
     for killed in (False, True):
         if killed:
             done_before = config.out / "checkpoints" / "checkpoint-6"
@@ -275,7 +273,7 @@ def test_weights_spread_over_processes_come_together(settings: SftConfig, tmp_pa
         shares = re.findall(r"process (\d) holds (\d+) of (\d+)", done.stderr)
         assert sorted(rank for rank, _, _ in shares) == ["0", "1"]
         assert all(0.4 < int(held) / int(count) < 0.6 for _, held, count in shares)
-        assert ("going on from step 4" in done.stderr) == killed
+        assert ("resuming from step 4" in done.stderr) == killed
         same(tmp_path / "one", tmp_path / "two")
     assert (config.out / "checkpoints" / "checkpoint-6" / "pytorch_model_fsdp_0" / ".metadata").is_file()
     architecture = json.loads((config.out / "model" / "config.json").read_text())["architectures"]
@@ -319,17 +317,17 @@ def test_the_shipped_sharding_reaches_every_process(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_other_processes_are_as_quiet_as_the_first(
-    settings: SftConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(TrainerConfig, "local_process_index", 1)
     with quiet():
-        args = TrainerConfig(**arguments(settings, tmp_path))
+        args = TrainerConfig(**arguments(settings.step, tmp_path))
         assert not args.should_log and args.get_process_log_level() == logging.ERROR
 
 
-def test_processes_decide_nothing_about_the_weights(settings: SftConfig) -> None:
-    shared = settings.model_copy(update={"processes": 2, "accelerate_config": "8-gpus-fsdp2"})
-    assert shared.settings() == settings.settings()
+def test_processes_decide_nothing_about_the_weights(settings: Job) -> None:
+    shared = settings.but(processes=2, accelerate_config="8-gpus-fsdp2")
+    assert shared.step.identity() == settings.step.identity()
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=40), st.integers(1, 9))
@@ -342,15 +340,15 @@ def test_every_row_is_one_processs_and_none_has_much_more(lengths: list[int], am
     assert all(found) or len(lengths) < among
 
 
-def refused(config: TrainConfig, **more: Any) -> InputError:
+def refused(job: Job, **more: Any) -> InputError:
     with pytest.raises(InputError) as caught:
-        plan(config.model_copy(update=more))
+        plan(job.but(**more).step)
     assert caught.value.hint and len(str(caught.value).splitlines()) == 2
     return caught.value
 
 
 def test_what_does_not_fit_is_said_before_anything_starts(
-    settings: SftConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     error = refused(settings, processes=7)
     assert "batch of 6 leaves some of 7 processes without a row" in error.what and "7 or more" in error.hint
@@ -359,11 +357,11 @@ def test_what_does_not_fit_is_said_before_anything_starts(
     assert "8-gpus-fsdp2" in refused(settings, accelerate_config="9-gpus").hint
     for number, (text, said) in enumerate(
         (
-            ("a: [", "not YAML"),
-            ("- a\n", "no settings in there"),
+            ("a: [", "not an accelerate config"),
+            ("- a\n", "not an accelerate config"),
             ("num_processes: 2\n", "distributed_type"),
             ("distributed_type: MANY\n", "MANY"),
-            ("distributed_type: MULTI_CPU\nuse_cpu: true\nshards: 2\n", "unknown setting 'shards'"),
+            ("distributed_type: MULTI_CPU\nuse_cpu: true\nshards: 2\n", "shards"),
             ("distributed_type: MULTI_CPU\nuse_cpu: true\n", "no num_processes"),
             ("distributed_type: XLA\nnum_processes: 2\n", "XLA is not supported"),
             ("distributed_type: FSDP\nnum_processes: 2\n", "not FSDP2"),
@@ -373,7 +371,7 @@ def test_what_does_not_fit_is_said_before_anything_starts(
             ),
             (
                 "distributed_type: MULTI_CPU\nuse_cpu: true\nnum_processes: 3\nnum_machines: 2\n",
-                "3 processes do not spread over 2 machines",
+                "3 processes do not divide among 2 machines",
             ),
         )
     ):

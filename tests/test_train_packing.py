@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from tiny import tiny_llama
 
 from maieutic.chat_templates import IGNORED
-from maieutic.train.attention import NAME, Segment, attend, places, segmented
-from maieutic.train.logps import joins, logps
-from maieutic.train.packing import bins, join, parts
+from maieutic.train.attention import NAME, Segment, attend, positions, segmented
+from maieutic.train.packing import bins, micro_batches, pack_rows, supports_packing, token_logps
 
 torch.set_num_threads(1)
 
@@ -84,10 +83,10 @@ JOINED = {
 @pytest.mark.parametrize("kind", JOINED)
 def test_joined_rows_say_what_each_says_alone(kind: str) -> None:
     model = model_of(kind, **JOINED[kind])
-    assert joins(model, 128)
+    assert supports_packing(model, 128)
     rows = rows_of()
     with torch.no_grad(), segmented(model):
-        said = logps(model, join(rows)).logps
+        said = token_logps(model, pack_rows(rows)).logps
     with torch.no_grad():
         expected = torch.cat([alone(model, row) for row in rows])
     assert len(said) > 30 and float(expected.std()) > 0.5
@@ -98,10 +97,13 @@ def test_joined_rows_say_what_each_says_alone(kind: str) -> None:
 def test_joined_logits_are_those_of_each_row(kind: str) -> None:
     model = model_of(kind, **JOINED[kind])
     rows = rows_of()
-    part = join(rows)
+    batch = pack_rows(rows)
     with torch.no_grad(), segmented(model):
         whole = model(
-            input_ids=part.input_ids, position_ids=part.position_ids, segments=part.segments, use_cache=False
+            input_ids=batch.input_ids,
+            position_ids=batch.position_ids,
+            segments=batch.segments,
+            use_cache=False,
         ).logits[0]
     with torch.no_grad():
         each = [model(input_ids=torch.as_tensor(row["input_ids"])[None]).logits[0] for row in rows]
@@ -112,11 +114,11 @@ def test_a_reply_that_goes_on_from_anothers_prompt_says_what_it_says_alone() -> 
     for kind, more in JOINED.items():
         model = model_of(kind, **more)
         prompt, chosen, rejected = (torch.as_tensor(row["input_ids"]) for row in rows_of((19, 8, 11)))
-        segments = (Segment(4), Segment(19 + 8), Segment(11, after=1, shared=19))
+        segments = (Segment(4), Segment(19 + 8), Segment(11, parent=1, prefix=19))
         ids = torch.cat((prompt[:4], prompt, chosen, rejected))
         with torch.no_grad(), segmented(model):
             said = model(
-                input_ids=ids[None], position_ids=places(segments), segments=segments, use_cache=False
+                input_ids=ids[None], position_ids=positions(segments), segments=segments, use_cache=False
             ).logits[0]
         with torch.no_grad():
             first = model(input_ids=torch.cat((prompt, chosen))[None]).logits[0]
@@ -141,12 +143,12 @@ def test_a_varlen_attention_gets_the_same_rows() -> None:
     model = model_of("llama")
     rows = rows_of()
     with torch.no_grad(), segmented(model):
-        expected = logps(model, join(rows)).logps
+        expected = token_logps(model, pack_rows(rows)).logps
     AttentionInterface.register("varlen", varlen)
     try:
         model.config._attn_implementation = "varlen"
         with torch.no_grad():
-            said = logps(model, join(rows), flash=True).logps
+            said = token_logps(model, pack_rows(rows), flash=True).logps
     finally:
         AttentionInterface._global_mapping.pop("varlen")
     assert torch.equal(said, expected)
@@ -158,8 +160,8 @@ def test_no_row_sees_another() -> None:
     before, after = [dict(row) for row in rows], [dict(row) for row in rows]
     after[2] = rows_of(seed=9)[2]
     with torch.no_grad(), segmented(model):
-        one, two = (model(input_ids=part.input_ids, position_ids=part.position_ids, segments=part.segments).logits[0]
-                    for part in (join(before), join(after)))  # fmt: skip
+        one, two = (model(input_ids=batch.input_ids, position_ids=batch.position_ids, segments=batch.segments).logits[0]
+                    for batch in (pack_rows(before), pack_rows(after)))  # fmt: skip
     start = LENGTHS[0] + LENGTHS[1]
     end = start + LENGTHS[2]
     assert torch.equal(one[:start], two[:start]) and torch.equal(one[end:], two[end:])
@@ -168,13 +170,13 @@ def test_no_row_sees_another() -> None:
 
 def test_a_model_whose_rows_cannot_be_joined_is_told_and_padded() -> None:
     model = model_of("gemma2", attn_logit_softcapping=5.0, sliding_window=64)
-    assert not joins(model, 128)
+    assert not supports_packing(model, 128)
     rows = rows_of()
-    owed = parts(rows, 70, joined=False)
-    assert len(owed) > 1 and all(part.segments is None for part in owed)
-    assert all(part.input_ids.numel() <= 70 for part in owed)
+    batches = micro_batches(rows, 70, packed=False)
+    assert len(batches) > 1 and all(batch.segments is None for batch in batches)
+    assert all(batch.input_ids.numel() <= 70 for batch in batches)
     with torch.no_grad():
-        said = torch.cat([logps(model, part).logps for part in owed])
+        said = torch.cat([token_logps(model, batch).logps for batch in batches])
         ordered = sorted(rows, key=lambda row: -len(row["input_ids"]))
         expected = torch.cat([alone(model, row) for row in ordered])
     assert torch.allclose(said, expected, atol=1e-4)
@@ -183,7 +185,7 @@ def test_a_model_whose_rows_cannot_be_joined_is_told_and_padded() -> None:
 def test_rows_longer_than_a_window_are_joined_only_where_the_window_is_known_to_arrive() -> None:
     model = model_of("mistral", sliding_window=7)
     model.config.model_type = "of another maker"
-    assert joins(model, 7) and not joins(model, 8)
+    assert supports_packing(model, 7) and not supports_packing(model, 8)
 
 
 def test_the_models_own_attention_comes_back() -> None:
@@ -196,7 +198,9 @@ def test_the_models_own_attention_comes_back() -> None:
 
 
 @given(st.lists(st.integers(1, 40), max_size=30), st.integers(1, 60))
-def test_every_row_stands_in_one_bin_that_holds_no_more_than_allowed(lengths: list[int], most: int) -> None:
+def test_every_row_stands_in_one_bin_that_holds_no_more_than_allbatches(
+    lengths: list[int], most: int
+) -> None:
     found = bins(lengths, most)
     assert sorted(number for each in found for number in each) == list(range(len(lengths)))
     for each in found:
@@ -208,11 +212,11 @@ def test_every_row_stands_in_one_bin_that_holds_no_more_than_allowed(lengths: li
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=9), st.integers(1, 30), st.booleans())
 def test_every_asked_for_token_stands_in_one_part(lengths: list[int], most: int, joined: bool) -> None:
     rows = rows_of(tuple(lengths))
-    owed = parts(rows, most, joined)
-    for part in owed:
-        flat = part.input_ids.flatten()
-        assert torch.equal(flat[part.asked + 1], part.targets)
-        if part.segments is not None:
-            assert sum(segment.length for segment in part.segments) == len(flat)
-    found = sorted(int(target) for part in owed for target in part.targets)
+    batches = micro_batches(rows, most, joined)
+    for batch in batches:
+        flat = batch.input_ids.flatten()
+        assert torch.equal(flat[batch.positions + 1], batch.targets)
+        if batch.segments is not None:
+            assert sum(segment.length for segment in batch.segments) == len(flat)
+    found = sorted(int(target) for batch in batches for target in batch.targets)
     assert found == sorted(int(one) for row in rows for one in row["labels"][1:] if one != IGNORED)

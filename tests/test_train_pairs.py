@@ -19,8 +19,14 @@ from tiny import tiny_llama, tiny_tokenizer
 
 from maieutic.models.weights import quiet
 from maieutic.train.attention import segmented
-from maieutic.train.logps import joins, logps
-from maieutic.train.pairs import cost, lay_out, plan, totals
+from maieutic.train.packing import (
+    pair_batch,
+    pair_tokens,
+    plan_pairs,
+    reply_sums,
+    supports_packing,
+    token_logps,
+)
 
 torch.set_num_threads(1)
 
@@ -95,7 +101,7 @@ def by_hand(model: Any, pair: dict[str, Any], side: str) -> torch.Tensor:
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 def test_logps_and_gradients_are_those_of_two_branches(kind: str, lora: bool) -> None:
     model = shape(kind)
-    assert joins(model, 64)
+    assert supports_packing(model, 64)
     if lora:
         model = with_adapters(model)
     model.train()
@@ -105,8 +111,8 @@ def test_logps_and_gradients_are_those_of_two_branches(kind: str, lora: bool) ->
     if lora:
         model.enable_input_require_grads()
     with segmented(model):
-        replies = lay_out(pairs, [2, 0, 1])
-        said = torch.stack(totals(logps(model, replies.part).logps, replies.lengths), 1)
+        replies = pair_batch(pairs, [2, 0, 1])
+        said = torch.stack(reply_sums(token_logps(model, replies.batch).logps, replies.lengths), 1)
         (said * weights[[2, 0, 1]]).sum().backward()
     ours = {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
     model.activation_checkpointing_disable()
@@ -149,7 +155,7 @@ def trainers(tmp_path: Path, model: Any, loss: str, lora: bool, joined: bool) ->
     from peft import LoraConfig
     from trl import DPOConfig, DPOTrainer
 
-    from maieutic.train.dpo_trainer import Limits, PairsDPOTrainer
+    from maieutic.train.dpo import Limits, PairsDPOTrainer
 
     class Plain(DPOTrainer):
         def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
@@ -169,7 +175,7 @@ def trainers(tmp_path: Path, model: Any, loss: str, lora: bool, joined: bool) ->
         theirs = Plain(model=copy.deepcopy(model), args=args("theirs"), **copy.deepcopy(same))
         ours = PairsDPOTrainer(
             model=model, args=args("ours"), **same,
-            limits=Limits(60 if joined else 120, joined=joined), reference=tmp_path / f"{loss}.jsonl",
+            limits=Limits(60 if joined else 120, packed=joined), reference=tmp_path / f"{loss}.jsonl",
         )  # fmt: skip
     for trainer in (ours, theirs):
         awaken(trainer.model)
@@ -215,7 +221,7 @@ def test_the_loss_is_trls_loss(tmp_path: Path, loss: str) -> None:
     from torch.nn.functional import pad
     from trl.trainer.utils import FusedCausalLMOutput
 
-    from maieutic.train.dpo_trainer import pair_losses
+    from maieutic.train.dpo import pair_losses
 
     trainer = trainers(tmp_path, shape("llama"), loss, lora=False, joined=True)[1]
     draw = torch.Generator().manual_seed(7)
@@ -260,11 +266,11 @@ def test_a_plan_holds_each_pair_once(
     joined: bool, lengths: list[tuple[int, int, int]], room: int, most: int | None, at_least: int
 ) -> None:
     pairs = some_pairs(lengths=tuple(lengths))
-    found = plan(pairs, room, most, joined, at_least)
+    found = plan_pairs(pairs, room, most, joined, at_least)
     assert sorted(number for part in found for number in part) == list(range(len(pairs)))
     assert all(found) and len(found) >= min(at_least, len(pairs))
     for part in found:
-        assert len(part) == 1 or sum(cost(pairs[number], joined) for number in part) <= room
+        assert len(part) == 1 or sum(pair_tokens(pairs[number], joined) for number in part) <= room
         assert most is None or len(part) <= most
 
 
@@ -284,7 +290,7 @@ def several(folder: Path) -> None:
     from datasets import Dataset
     from trl import DPOConfig
 
-    from maieutic.train.dpo_trainer import Limits, PairsDPOTrainer
+    from maieutic.train.dpo import Limits, PairsDPOTrainer
 
     # Long and short pairs by turns, so that the processes would make unlike numbers of passes.
     lengths = tuple((60, 20, 30) if number % 2 else (3, 2, 1) for number in range(16))

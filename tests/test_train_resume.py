@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from jobs import Job, sft_job
 from safetensors.torch import load_file
 from tiny import tiny_checkpoint
 
@@ -19,9 +20,7 @@ from maieutic.core.errors import RunLocked
 from maieutic.core.messages import Conversation
 from maieutic.core.store import stage_rows
 from maieutic.data.corpus import write_corpus
-from maieutic.train.checkpoint import forget_incomplete, last_complete, mark_complete
-from maieutic.train.config import SftConfig
-from maieutic.train.sft import sft
+from maieutic.train.checkpoint import delete_incomplete, last_complete, mark_complete
 
 torch.set_num_threads(1)
 
@@ -29,14 +28,13 @@ STEPS = 60
 SCRIPT = """
 import sys, torch
 torch.set_num_threads(1)
-from maieutic.train.config import SftConfig
-from maieutic.train.sft import sft
-sft(SftConfig.model_validate_json(sys.argv[1]))
+from maieutic.train.steps import TrainSft
+TrainSft.model_validate_json(sys.argv[1]).run(sys.argv[2])
 """
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> SftConfig:
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Job:
     folder = tmp_path_factory.mktemp("resume")
     talks = [
         Conversation.model_validate(
@@ -52,7 +50,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> SftConfig:
         for number in range(21)
     ]
     write_corpus(folder / "talks.jsonl", talks)
-    return SftConfig(
+    return sft_job(
         model=str(tiny_checkpoint(folder / "base", context=256)),
         data=folder / "talks.jsonl",
         out=folder / "whole",
@@ -67,15 +65,15 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> SftConfig:
 
 
 @pytest.fixture(scope="module")
-def whole(settings: SftConfig) -> Path:
-    sft(settings)
+def whole(settings: Job) -> Path:
+    settings.run()
     return settings.out
 
 
-def killed(settings: SftConfig, after: int) -> None:
+def killed(settings: Job, after: int) -> None:
     """Run in a process of its own and kill it once it has a checkpoint past step `after`."""
     run = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, settings.model_dump_json()],
+        [sys.executable, "-c", SCRIPT, *settings.words()],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
     )
@@ -86,23 +84,23 @@ def killed(settings: SftConfig, after: int) -> None:
         assert time.monotonic() < limit
         time.sleep(0.002)
     with pytest.raises(RunLocked):
-        sft(settings)
+        settings.run()
     run.send_signal(signal.SIGKILL)
     run.communicate()
     assert not (settings.out / "manifest.json").exists()
 
 
-def test_a_killed_run_ends_like_a_whole_one(settings: SftConfig, whole: Path, tmp_path: Path) -> None:
-    again = settings.model_copy(update={"out": tmp_path / "killed"})
+def test_a_killed_run_ends_like_a_whole_one(settings: Job, whole: Path, tmp_path: Path) -> None:
+    again = settings.but(out=tmp_path / "killed")
     killed(again, after=0)
     start = last_complete(again.out / "checkpoints")
     assert start is not None
     torn = again.out / "checkpoints" / f"checkpoint-{STEPS + 10}"
     shutil.copytree(start, torn)
     (torn / "optimizer.pt").write_bytes(b"half")
-    result = sft(again)
+    result = again.run()
     assert result.resumed_from == int(start.name[11:]) and not torn.exists()
-    expected = sft(settings).manifest
+    expected = settings.run().manifest
     assert result.manifest["steps"] == expected["steps"] == STEPS
     for name in ("final_loss", "loss", "eval_loss", "tokens"):
         assert result.manifest[name] == pytest.approx(expected[name], abs=1e-3), name
@@ -112,16 +110,14 @@ def test_a_killed_run_ends_like_a_whole_one(settings: SftConfig, whole: Path, tm
     assert all(torch.allclose(one[name], two[name], atol=1e-4) for name in one)
 
 
-def test_a_kill_after_the_last_step_costs_no_training(
-    settings: SftConfig, whole: Path, tmp_path: Path
-) -> None:
+def test_a_kill_after_the_last_step_costs_no_training(settings: Job, whole: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(whole, copy)
     (copy / "manifest.json").unlink()
     shutil.rmtree(copy / "model")
-    result = sft(settings.model_copy(update={"out": copy}))
+    result = settings.but(out=copy).run()
     assert result.resumed_from == STEPS
-    assert result.manifest["final_loss"] == sft(settings).manifest["final_loss"]
+    assert result.manifest["final_loss"] == settings.run().manifest["final_loss"]
     one, two = (load_file(folder / "model" / "model.safetensors") for folder in (copy, whole))
     assert all(torch.equal(one[name], two[name]) for name in one)
 
@@ -137,18 +133,18 @@ def test_only_whole_checkpoints_count(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-7").mkdir()
     (tmp_path / "notes").mkdir()
     assert last_complete(tmp_path) == tmp_path / "checkpoint-40"
-    forget_incomplete(tmp_path)
+    delete_incomplete(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-5", "checkpoint-40", "notes"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lora", "full"])
-def test_killed_again_and_again(settings: SftConfig, whole: Path, tmp_path: Path, kind: str) -> None:
+def test_killed_again_and_again(settings: Job, whole: Path, tmp_path: Path, kind: str) -> None:
     lora = 4 if kind == "lora" else None
-    again = settings.model_copy(update={"out": tmp_path / "killed", "lora_r": lora})
+    again = settings.but(out=tmp_path / "killed", lora_r=lora)
     for after in (0, 10, 30):
         killed(again, after)
-    result = sft(again)
-    expected = sft(settings.model_copy(update={"out": tmp_path / "whole", "lora_r": lora}))
+    result = again.run()
+    expected = settings.but(out=tmp_path / "whole", lora_r=lora).run()
     assert result.resumed_from and result.resumed_from > 30
     assert result.manifest["final_loss"] == pytest.approx(expected.manifest["final_loss"], abs=1e-3)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from jobs import Job, sft_job
 from tiny import CHATML, tiny_checkpoint
 from transformers import DataCollatorForSeq2Seq
 
@@ -17,11 +18,10 @@ from maieutic.core.messages import Conversation, Message
 from maieutic.core.store import stage_rows, write_json
 from maieutic.data.corpus import write_corpus
 from maieutic.models.weights import Framing, quiet
-from maieutic.train.config import SftConfig
-from maieutic.train.data import conversation_rows
+from maieutic.train.base import add_end_embedding, load_trainable, lora_config, open_base
 from maieutic.train.loop import failures
-from maieutic.train.prepare import adapters, base, teach_end, trainable
-from maieutic.train.sft import make_trainer, sft
+from maieutic.train.rows import conversation_rows
+from maieutic.train.sft import make_trainer
 
 torch.set_num_threads(1)
 
@@ -54,15 +54,15 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def config(start: Path, corpus: Path, out: Path, **more: Any) -> SftConfig:
+def config(start: Path, corpus: Path, out: Path, **more: Any) -> Job:
     known = {"role": "user", "batch_size": 3, "epochs": 40, "learning_rate": 1e-2}
-    return SftConfig(model=f"hf/{start}", data=corpus, out=out, **{**known, **more})
+    return sft_job(model=f"hf/{start}", data=corpus, out=out, **{**known, **more})
 
 
 @pytest.fixture(scope="module")
 def simulator(start: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "user"
-    sft(config(start, corpus, out, validation=corpus))
+    config(start, corpus, out, validation=corpus).run()
     return out
 
 
@@ -83,12 +83,12 @@ def said(model: Any, tokenizer: Any, ids: list[int]) -> list[int]:
 def test_labels_reach_the_loss_unchanged(start: Path, corpus: Path, tmp_path: Path) -> None:
     settings = config(start, corpus, tmp_path)
     with quiet():
-        opened_base = base(settings)
+        opened_base = open_base(settings.step)
         tokenizer = opened_base.tokenizer
         rows = conversation_rows(TALKS, tokenizer, "user", opened_base.frame, opened_base.longest)
-        model = trainable(settings, opened_base.source)
-        fresh = teach_end(model, tokenizer, opened_base.frame)
-        trainer = make_trainer(settings, tmp_path, model, tokenizer, rows, rows, fresh)
+        model = load_trainable(settings.step, opened_base.source)
+        fresh = add_end_embedding(model, tokenizer, opened_base.frame)
+        trainer = make_trainer(settings.step, tmp_path, model, tokenizer, rows, rows, fresh)
         (batch,) = list(trainer.get_train_dataloader())
         seen = sorted((row["input_ids"].tolist(), row["labels"].tolist()) for row in batch["rows"])
         assert seen == sorted((row["input_ids"], row["labels"]) for row in rows.dataset)
@@ -114,21 +114,21 @@ def test_a_step_has_the_loss_and_the_gradients_of_one_padded_batch(
         gradient_checkpointing=kind == "recomputed",
     )
     if kind == "padded":
-        monkeypatch.setattr("maieutic.train.logps._FULL", set())
+        monkeypatch.setattr("maieutic.train.packing._ATTENTION_KINDS", set())
     with quiet():
-        opened_base = base(settings)
+        opened_base = open_base(settings.step)
         tokenizer = opened_base.tokenizer
         rows = conversation_rows(TALKS, tokenizer, "user", opened_base.frame, opened_base.longest)
-        model = trainable(settings, opened_base.source)
-        fresh = teach_end(model, tokenizer, opened_base.frame)
-        trainer = make_trainer(settings, tmp_path, model, tokenizer, rows, None, fresh)
+        model = load_trainable(settings.step, opened_base.source)
+        fresh = add_end_embedding(model, tokenizer, opened_base.frame)
+        trainer = make_trainer(settings.step, tmp_path, model, tokenizer, rows, None, fresh)
         tuned = trainer.model
         with torch.no_grad():
             for name, weight in tuned.named_parameters():
                 if "lora_B" in name:  # zeros at first, through which nothing would be learned
                     weight.normal_(generator=torch.Generator().manual_seed(0)).mul_(0.1)
         (batch,) = list(trainer.get_train_dataloader())
-        assert len(trainer._parts(batch["rows"])) > 1
+        assert len(trainer._micro_batches(batch["rows"])) > 1
         loss = trainer.training_step(tuned, batch)
         found = gradients(tuned)
         tuned.zero_grad()
@@ -151,10 +151,10 @@ def gradients(model: Any) -> dict[str, torch.Tensor]:
 def test_end_starts_as_the_end_of_a_turn(start: Path, corpus: Path, tmp_path: Path) -> None:
     settings = config(start, corpus, tmp_path)
     with quiet():
-        opened_base = base(settings)
-        model = trainable(settings, opened_base.source)
+        opened_base = open_base(settings.step)
+        model = load_trainable(settings.step, opened_base.source)
         before = model.get_input_embeddings().weight.shape[0]
-        (end,) = teach_end(model, opened_base.tokenizer, opened_base.frame)
+        (end,) = add_end_embedding(model, opened_base.tokenizer, opened_base.frame)
     like = turn_end_id(opened_base.tokenizer)
     for matrix in (model.get_input_embeddings().weight, model.get_output_embeddings().weight):
         assert matrix.shape[0] == before + 1 and end == before
@@ -211,7 +211,7 @@ def test_a_recipe_s_stage_names_its_recipe(start: Path, corpus: Path, tmp_path: 
 
     file = tmp_path / "recipe.json"
     write_json(file, {"recipe": "platolm", "stages": {}})
-    sft(config(start, corpus, tmp_path / "user", max_steps=1))
+    config(start, corpus, tmp_path / "user", max_steps=1).run()
     record = json.loads((tmp_path / "user" / "model" / "maieutic.json").read_text())
     assert record["recipe"] == {"name": "platolm", "sha256": sha256(file.read_bytes()).hexdigest()}
     assert (
@@ -222,31 +222,31 @@ def test_a_recipe_s_stage_names_its_recipe(start: Path, corpus: Path, tmp_path: 
 
 def test_done_is_done_and_another_run_is_refused(simulator: Path, start: Path, corpus: Path) -> None:
     before = (simulator / "model" / "model.safetensors").stat().st_mtime_ns
-    again = sft(config(start, corpus, simulator, validation=corpus, save_steps=7))
+    again = config(start, corpus, simulator, validation=corpus, save_steps=7).run()
     assert again.manifest["steps"] == 40
     assert (simulator / "model" / "model.safetensors").stat().st_mtime_ns == before
     with pytest.raises(RunConflict, match=r"learning_rate \(0\.01 → 0\.02\)"):
-        sft(config(start, corpus, simulator, validation=corpus, learning_rate=2e-2))
+        config(start, corpus, simulator, validation=corpus, learning_rate=2e-2).run()
 
 
 def test_a_changed_corpus_is_refused(start: Path, tmp_path: Path) -> None:
     data = tmp_path / "c.jsonl"
     write_corpus(data, TALKS)
-    sft(config(start, data, tmp_path / "run", max_steps=1))
+    config(start, data, tmp_path / "run", max_steps=1).run()
     data.unlink()
     write_corpus(data, TALKS[:2])
     with pytest.raises(RunConflict, match="data"):
-        sft(config(start, data, tmp_path / "run", max_steps=1))
+        config(start, data, tmp_path / "run", max_steps=1).run()
 
 
 def test_a_changed_template_is_refused(start: Path, corpus: Path, tmp_path: Path) -> None:
     file = tmp_path / "frame.jinja"
     file.write_text(CHATML)
     settings = config(start, corpus, tmp_path / "run", max_steps=1, template=str(file))
-    sft(settings)
+    settings.run()
     file.write_text(CHATML + "{# another #}")
     with pytest.raises(RunConflict, match="template"):
-        sft(settings)
+        settings.run()
 
 
 def test_a_tracker_that_is_none_is_refused_before_the_model_is_looked_for(
@@ -254,16 +254,16 @@ def test_a_tracker_that_is_none_is_refused_before_the_model_is_looked_for(
 ) -> None:
     nowhere = tmp_path / "no-model"
     with pytest.raises(InputError, match="no tracker 'nobody'"):
-        sft(config(nowhere, corpus, tmp_path / "run", report_to="nobody"))
+        config(nowhere, corpus, tmp_path / "run", report_to="nobody").run()
 
 
 def test_a_finished_run_is_a_model_and_keeps_its_end(simulator: Path, corpus: Path, tmp_path: Path) -> None:
     settings = config(simulator, corpus, tmp_path, max_steps=1)
     with quiet():
-        opened_base = base(settings)
-        model = trainable(settings, opened_base.source)
+        opened_base = open_base(settings.step)
+        model = load_trainable(settings.step, opened_base.source)
         held = model.get_input_embeddings().weight.clone()
-        assert teach_end(model, opened_base.tokenizer, opened_base.frame) == []
+        assert add_end_embedding(model, opened_base.tokenizer, opened_base.frame) == []
     assert torch.equal(model.get_input_embeddings().weight, held)
 
 
@@ -272,18 +272,18 @@ def test_what_knows_its_end_keeps_it_where_no_row_teaches_it(
 ) -> None:
     censored = tmp_path / "censored.jsonl"
     write_corpus(censored, [talk.model_copy(update={"ended": False}) for talk in TALKS])
-    result = sft(config(simulator, censored, tmp_path / "run", max_steps=1, validation=corpus))
+    result = config(simulator, censored, tmp_path / "run", max_steps=1, validation=corpus).run()
     assert json.loads((result.model / "maieutic.json").read_text())["end"] is True
     model, tokenizer = opened(result.model)
     assert end_id(tokenizer) in model.generation_config.eos_token_id
     assert result.manifest["eval_end_f1"] is not None
-    answering = sft(config(simulator, censored, tmp_path / "answering", role="assistant", max_steps=1))
+    answering = config(simulator, censored, tmp_path / "answering", role="assistant", max_steps=1).run()
     assert json.loads((answering.model / "maieutic.json").read_text())["end"] is False
 
 
 def test_lora_trains_end_though_the_embeddings_are_frozen(start: Path, corpus: Path, tmp_path: Path) -> None:
     settings = config(start, corpus, tmp_path / "run", lora_r=8, epochs=120, learning_rate=2e-2)
-    result = sft(settings)
+    result = settings.run()
     assert result.manifest["final_loss"] < 1.0
     tuned, tokenizer = opened(result.model)
     first, _ = opened(start)
@@ -296,24 +296,24 @@ def test_lora_trains_end_though_the_embeddings_are_frozen(start: Path, corpus: P
     assert said(tuned, tokenizer, prompt_ids(TALKS[0].messages, tokenizer, "user")) == [end]
     assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").stat().st_size < 400_000
     with quiet():
-        assert adapters(settings.model_copy(update={"lora_r": None}), first, []) is None
+        assert lora_config(settings.but(lora_r=None).step, first, []) is None
 
 
 @pytest.mark.parametrize("template", ["plain", "dyadic"])
 def test_own_frames_and_both_roles(start: Path, corpus: Path, tmp_path: Path, template: str) -> None:
     out = tmp_path / "run"
-    result = sft(config(start, corpus, out, role="both", template=template, system="Be brief.", max_steps=2))
+    result = config(start, corpus, out, role="both", template=template, system="Be brief.", max_steps=2).run()
     assert result.manifest["steps"] == 2
     record = json.loads((result.model / "maieutic.json").read_text())
     assert (record["role"], record["template"], record["system"]) == ("both", template, "Be brief.")
     _, tokenizer = opened(result.model)
-    frame = base(config(out, corpus, tmp_path / "next")).frame
+    frame = open_base(config(out, corpus, tmp_path / "next").step).frame
     assert frame == Framing(template, "Be brief.")
     assert prompt_ids(TALKS[0].messages[:1], tokenizer, "assistant", *frame)
 
 
 def test_an_assistant_gets_no_end(start: Path, corpus: Path, tmp_path: Path) -> None:
-    result = sft(config(start, corpus, tmp_path / "run", role="assistant", max_steps=1))
+    result = config(start, corpus, tmp_path / "run", role="assistant", max_steps=1).run()
     model, tokenizer = opened(result.model)
     assert end_id(tokenizer) is None
     assert model.get_input_embeddings().weight.shape[0] == len(tokenizer)
@@ -322,7 +322,7 @@ def test_an_assistant_gets_no_end(start: Path, corpus: Path, tmp_path: Path) -> 
 def test_where_no_row_shows_its_end_the_checkpoint_has_none(
     start: Path, corpus: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    result = sft(config(start, corpus, tmp_path / "run", max_steps=1, max_length=50, validation=corpus))
+    result = config(start, corpus, tmp_path / "run", max_steps=1, max_length=50, validation=corpus).run()
     assert "0 teach the end of a conversation, 3 lost theirs" in capfd.readouterr().err
     model, tokenizer = opened(result.model)
     assert end_id(tokenizer) is None
@@ -331,20 +331,18 @@ def test_where_no_row_shows_its_end_the_checkpoint_has_none(
 
 
 def test_computing_in_bfloat16(start: Path, corpus: Path, tmp_path: Path) -> None:
-    result = sft(
-        config(
-            start, corpus, tmp_path / "run", precision="bfloat16", max_steps=2, gradient_checkpointing=True
-        )
-    )
+    result = config(
+        start, corpus, tmp_path / "run", precision="bfloat16", max_steps=2, gradient_checkpointing=True
+    ).run()
     assert result.manifest["final_loss"] > 0
     assert opened(result.model)[0].dtype == torch.float32
 
 
 def test_mistakes_are_said(start: Path, corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(ContextTooShort, match="context of 512"):
-        sft(config(start, corpus, tmp_path / "a", max_length=1000))
+        config(start, corpus, tmp_path / "a", max_length=1000).run()
     with pytest.raises(ModelError, match="the loss is"):
-        sft(config(start, corpus, tmp_path / "b", learning_rate=1e9, clip=1e9, epochs=20))
+        config(start, corpus, tmp_path / "b", learning_rate=1e9, max_grad_norm=1e9, epochs=20).run()
 
 
 def test_a_full_disk_in_any_words() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from jobs import Job, sft_job
 from tiny import tiny_checkpoint, tiny_llama
 from tokenizers_of_kinds import of_kind
 
@@ -17,9 +18,7 @@ from maieutic.core.messages import Conversation
 from maieutic.data.corpus import write_corpus
 from maieutic.models.checkpoint import load_tokenizer
 from maieutic.models.weights import load_model, locate, quiet
-from maieutic.train.config import SftConfig
-from maieutic.train.prepare import base, teach_end, trainable
-from maieutic.train.sft import sft
+from maieutic.train.base import add_end_embedding, load_trainable, open_base
 
 torch.set_num_threads(1)
 
@@ -46,9 +45,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def config(start: Path, corpus: Path, out: Path, **more: Any) -> SftConfig:
+def config(start: Path, corpus: Path, out: Path, **more: Any) -> Job:
     known = {"role": "user", "batch_size": 3, "max_steps": 2, "learning_rate": 1e-2}
-    return SftConfig(model=str(start), data=corpus, out=out, **{**known, **more})
+    return sft_job(model=str(start), data=corpus, out=out, **{**known, **more})
 
 
 def bare(folder: Path, **tokenizer: Any) -> Path:
@@ -66,14 +65,14 @@ def test_a_base_without_a_template_gets_one(
     start = bare(tmp_path / "base")
     settings = config(start, corpus, tmp_path / "run")
     with quiet():
-        opened = base(settings)
+        opened = open_base(settings.step)
         assert opened.frame.template == "plain"
-        model = trainable(settings, opened.source)
-        (end,) = teach_end(model, opened.tokenizer, opened.frame)
+        model = load_trainable(settings.step, opened.source)
+        (end,) = add_end_embedding(model, opened.tokenizer, opened.frame)
     assert turn_end_id(opened.tokenizer, "plain") == opened.tokenizer.eos_token_id
     for matrix in (model.get_input_embeddings().weight, model.get_output_embeddings().weight):
         assert torch.equal(matrix[end], matrix[opened.tokenizer.eos_token_id])
-    result = sft(settings)
+    result = settings.run()
     assert (
         "carries no chat template: its conversations are framed as --template plain" in capfd.readouterr().err
     )
@@ -84,23 +83,23 @@ def test_a_base_without_a_template_gets_one(
     )["input_ids"]
     assert served == prompt_ids(TALKS[0].messages, tokenizer, "user", "plain")
     with quiet():
-        assert base(config(result.model, corpus, tmp_path / "next")).frame.template == "plain"
+        assert open_base(config(result.model, corpus, tmp_path / "next").step).frame.template == "plain"
 
 
 def test_a_template_that_was_asked_for_and_is_not_there_is_an_error(corpus: Path, tmp_path: Path) -> None:
     start = bare(tmp_path / "base")
     with pytest.raises(NoTemplate, match="no chat template"):
-        sft(config(start, corpus, tmp_path / "run", template="chat"))
+        config(start, corpus, tmp_path / "run", template="chat").run()
     nameless = bare(tmp_path / "nameless", eos_token=None)
     with pytest.raises(NoTemplate, match="no chat template"):
-        sft(config(nameless, corpus, tmp_path / "other"))
+        config(nameless, corpus, tmp_path / "other").run()
 
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_adapters_learn_end_in_frozen_embeddings(corpus: Path, tmp_path: Path, tied: bool) -> None:
     start = tiny_checkpoint(tmp_path / "base", context=256, tied=tied)
     settings = config(start, corpus, tmp_path / "run", lora_r=8, max_steps=60, learning_rate=2e-2)
-    result = sft(settings)
+    result = settings.run()
     with quiet():
         first = load_model(locate(str(start)), "float32")
         tuned = load_model(locate(str(result.model)), "float32")
@@ -172,7 +171,7 @@ def test_published_shapes_start(
     corpus: Path, tmp_path: Path, make: Any, template: str | None, system: str | None, lora: int | None
 ) -> None:
     start = make(tmp_path / "base")
-    result = sft(config(start, corpus, tmp_path / "run", template=template, system=system, lora_r=lora))
+    result = config(start, corpus, tmp_path / "run", template=template, system=system, lora_r=lora).run()
     record = json.loads((result.model / "maieutic.json").read_text())
     assert (record["template"], record["system"], record["end"]) == (template, system, True)
     source = locate(str(result.model))
@@ -183,8 +182,8 @@ def test_published_shapes_start(
     ids = prompt_ids(talk.messages[:2], tokenizer, "user", template, system)
     again = config(result.model, corpus, tmp_path / "next", max_steps=1, lora_r=lora)
     with quiet():
-        assert base(again).frame == (template, system)
-    assert sft(again).manifest["data"]["ends"] == 3
+        assert open_base(again.step).frame == (template, system)
+    assert again.run().manifest["data"]["ends"] == 3
     served = [turn.model_dump(mode="json") for turn in talk.messages[:2]]
     if (
         template != "plain"

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from jobs import sft_job
 from tiny import tiny_checkpoint
 
 from maieutic.core.messages import Conversation
 from maieutic.data.corpus import write_corpus
-from maieutic.train.config import SftConfig
-from maieutic.train.sft import sft
 
 PUPILS = {"one": ("a half", "\\frac{1}{2}"), "two": ("a sum", "$a+b$ 🙂"), "three": ("a root", "\\sqrt{x}")}
 
@@ -33,5 +32,5 @@ def simulator(folder: Path, **more: Any) -> Path:
     write_corpus(folder / "talks.jsonl", [Conversation.model_validate(row) for row in rows])
     base = tiny_checkpoint(folder / "base", hidden=64, context=512)
     known = {"role": "user", "batch_size": 3, "epochs": 60, "learning_rate": 1e-2}
-    sft(SftConfig(model=f"hf/{base}", data=folder / "talks.jsonl", out=folder / "run", **{**known, **more}))
+    sft_job(model=f"hf/{base}", data=folder / "talks.jsonl", out=folder / "run", **{**known, **more}).run()
     return folder / "run"

@@ -104,16 +104,14 @@ def gather() -> None:
         judge,
         play,
         simulate,
-        train,
     )
 
     if app.registered_commands:
         return
-    for room in (intents, train, simulate, judge, play):
+    for room in (intents, simulate, judge, play):
         room.register(app)
     # Groups that still have hand-written commands: generated ones are added to them.
     apps = {
         "": app,
-        "train": train.train,
     }
     generate.add(apps, steps(), GROUPS)

@@ -27,6 +27,7 @@ from maieutic.evals.steps import (
 from maieutic.judging.steps import EvalTutorPairwise, Judge, Preferences, Rewards
 from maieutic.recipes.demo.steps import DemoBase, DemoWorld
 from maieutic.recipes.utility import EvalUtility
+from maieutic.train.steps import TrainDpo, TrainSft
 
 STEPS: tuple[type[Step], ...] = (
     DemoWorld,
@@ -37,9 +38,11 @@ STEPS: tuple[type[Step], ...] = (
     Decontaminate,
     Stats,
     Convert,
+    TrainSft,
     Judge,
     Rewards,
     Preferences,
+    TrainDpo,
     EvalSimulator,
     EvalTutorScore,
     EvalTutorGrid,

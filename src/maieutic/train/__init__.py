@@ -1,8 +1,8 @@
-"""Fine-tuning on TRL and PEFT: `sft` for either side of a conversation, `dpo` for a tutor.
+"""Fine-tuning on TRL and PEFT: `train sft` for either side of a conversation, `train dpo` for a tutor.
 
-The trainers are TRL's; ours are the columns they eat (ids and labels from `render`), the endings, the run folder
-that a killed process goes on with, and the checkpoint that any server can load. In the order of a run:
+The trainers are TRL's. Added here: ids and labels from `render`, END, rows packed without padding, run folders that
+survive a kill, several processes with the numbers of one, and a checkpoint that any server can load. Imports go from
+left to right:
 
-    config → data, condition → prepare → attention, packing, logps → sft_trainer, dpo_trainer → loop → checkpoint
-    heldout, best, curve: what held-out people say of each epoch        launch, worker, ranks: several processes
+    config → rows → base, attention → packing → distributed → checkpoint → loop → validation → sft, dpo → launch → steps
 """

@@ -1,7 +1,7 @@
-"""Checkpoints that a kill cannot spoil, and the finished model any server can load.
+"""Checkpoints that survive a kill, and the finished model, which any server can load.
 
-A trainer writes a checkpoint file by file, so a folder with the right name may be half of one. When all files
-are there, `complete.json` is written with their sizes, and only a folder that still matches it counts.
+A trainer writes a checkpoint file by file, so a kill can leave half of one. After the last file `complete.json` is
+written with the size of each, and only a folder that matches it counts as a checkpoint.
 """
 
 from __future__ import annotations
@@ -14,16 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from maieutic.chat_templates import END, end_id, serving_template, stop_ids
-from maieutic.chat_templates.conditioning import PARTS
-from maieutic.core.store import full_disk, read_json, write_json
+from maieutic.chat_templates.conditioning import PARTS, wording
+from maieutic.core.errors import ModelError
+from maieutic.core.store import Stage, full_disk, read_json, write_json
 from maieutic.models.weights import Framing
+from maieutic.train.base import Base, writes_end
+from maieutic.train.config import TrainConfig, file_sha256
+from maieutic.train.distributed import is_first
+from maieutic.train.rows import Rows
 
 COMPLETE = "complete.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
 def mark_complete(checkpoint: Path) -> None:
-    """Make a checkpoint survive a power cut, then say that it is whole."""
+    """Sync a checkpoint to disk, then mark it as complete."""
     sizes = {}
     for file in sorted(checkpoint.rglob("*")):
         if file.is_file() and file.name != COMPLETE:
@@ -34,7 +39,7 @@ def mark_complete(checkpoint: Path) -> None:
 
 
 def last_complete(folder: Path) -> Path | None:
-    """The newest whole checkpoint of a folder."""
+    """The newest complete checkpoint in a folder; null: there is none."""
     found = [
         (int(match[1]), path) for path in folder.glob("checkpoint-*") if (match := _NAME.fullmatch(path.name))
     ]
@@ -51,11 +56,102 @@ def _is_complete(checkpoint: Path) -> bool:
     )
 
 
-def forget_incomplete(folder: Path) -> None:
-    """Drop the halves a kill left, so that they neither count among the kept nor mix with a rewrite."""
+def delete_incomplete(folder: Path) -> None:
+    """Delete incomplete checkpoints: they would count among those to keep, and mix with a rewrite."""
     for path in folder.glob("checkpoint-*"):
         if _NAME.fullmatch(path.name) and not _is_complete(path):
             shutil.rmtree(path)
+
+
+def gather_model(trainer: Any) -> Any:
+    """The trained model with all its weights in this process, ready to be merged and written.
+
+    Weights that are spread over processes (FSDP2's DTensors, DeepSpeed's stage 3) are gathered: the first process gets
+    a new model on the CPU that holds them all, the other processes null.
+    """
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    weights = _gathered(trainer, model)
+    if weights is None:
+        return model
+    return _rebuilt(model, weights) if is_first() else None
+
+
+def _gathered(trainer: Any, model: Any) -> Any:
+    """All weights of a model that is spread over processes, in the first process; null: the model is not spread."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+    from torch.distributed.tensor import DTensor
+
+    if any(isinstance(weight, DTensor) for weight in model.parameters()):
+        return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    plugin = trainer.accelerator.state.deepspeed_plugin
+    if plugin is not None and plugin.zero_stage == 3:
+        return trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    return None
+
+
+def _rebuilt(model: Any, weights: dict[str, Any]) -> Any:
+    """A whole model of the same shape and with the same adapters that holds the given weights."""
+    import torch
+    from peft import PeftModel, get_peft_model
+
+    adapted = isinstance(model, PeftModel)
+    plain = model.get_base_model() if adapted else model
+    with torch.device("meta"):
+        new = type(plain)(plain.config)
+        if adapted:
+            new = get_peft_model(new, model.peft_config["default"])
+    missing = set(new.load_state_dict(weights, strict=False, assign=True).missing_keys)
+    (new.get_base_model() if adapted else new).tie_weights()
+    empty = [name for name, weight in new.named_parameters() if weight.is_meta]
+    if empty:
+        raise ModelError(
+            f"{len(empty)} weights were not gathered ({empty[0]}, ...; {len(missing)} names not given)",
+            "The last checkpoint is complete: run the same command again, on one device if it can hold the model.",
+        )
+    return new
+
+
+def save_result(
+    config: TrainConfig, stage: Stage, model: Any, base: Base, rows: Rows, numbers: dict[str, Any]
+) -> None:
+    """Write the adapter, if there is one, and the whole model."""
+    if config.lora_r is not None:
+        model.save_pretrained(stage.folder / "adapter", save_embedding_layers=False)
+        model = model.merge_and_unload()
+    model.config.use_cache = True
+    data = {
+        "name": config.data.name,
+        "sha256": file_sha256(config.data),
+        "rows": rows.report.rows,
+        "licences": rows.licences,
+    }
+    settings = {key: value for key, value in stage.config.items() if key not in ("method", "model", "data")}
+    condition = getattr(config, "condition", None)
+    record = {
+        "method": stage.config["method"],
+        **({"condition": {"rates": condition, "wording": wording()}} if condition else {}),
+        "end": writes_end(config, base, rows),
+        "base": _public_name(config.model),
+        "data": data,
+        "metrics": {key: numbers[key] for key in numbers.keys() - {"data", "versions"}},
+        "settings": settings,
+        "versions": numbers["versions"],
+    }
+    save_model(
+        model,
+        base.tokenizer,
+        stage.folder / "model",
+        role=getattr(config, "role", "assistant"),
+        frame=base.frame,
+        dtype=base.dtype,
+        record=record,
+    )
+
+
+def _public_name(model: str) -> str:
+    """A model's name without paths of this machine: of an absolute path, the last two parts."""
+    path = Path(model.removeprefix("hf/")).expanduser()
+    return "/".join(path.parts[-2:]) if path.is_absolute() else model.removeprefix("hf/")
 
 
 def save_model(
@@ -68,15 +164,15 @@ def save_model(
     dtype: str | None,
     record: dict[str, Any],
 ) -> Path:
-    """Write a finished model: weights, tokenizer with its serving template, generation config, record, card.
+    """Write a finished model: weights, tokenizer with the template to serve it, generation config, record, model card.
 
     Args:
         model: a plain (merged) model.
-        tokenizer: with END where it was taught.
-        folder: appears whole or not at all; what a killed attempt left there is replaced.
-        role: the side it speaks; `both` is served as an assistant.
-        frame: how its conversations were framed.
-        dtype: what to store the weights in; null: as they are.
+        tokenizer: with END if it was taught.
+        folder: written whole or not at all; replaced if it exists.
+        role: the side that was trained; `both` is served as an assistant.
+        frame: template and system text of the training.
+        dtype: precision of the stored weights; null: unchanged.
         record: further keys of `maieutic.json`.
     """
     import torch
@@ -114,7 +210,7 @@ def save_model(
 
 
 def _recipe(run: Path) -> dict[str, str] | None:
-    """The recipe that a run is a stage of: its name, and the hash of what it resolved to."""
+    """Name and hash of the recipe that the run belongs to; null: it was run by itself."""
     file = run.parent / "recipe.json"
     if not file.is_file():
         return None
@@ -122,26 +218,22 @@ def _recipe(run: Path) -> dict[str, str] | None:
 
 
 def model_card(record: dict[str, Any]) -> str:
-    """A short model card, in the Hub's form, from the record in `maieutic.json`."""
+    """A short model card in the Hub's format, from the record in `maieutic.json`."""
     import orjson
 
     data, method, recipe = record["data"], record["method"], record["recipe"]
-    speaks = {"user": "the human's turns (a user simulator)", "both": "both sides"}.get(
+    side = {"user": "the human's turns (a user simulator)", "both": "both sides"}.get(
         record["role"], "the assistant's turns"
     )
     notes = ""
     if record["role"] == "user":
-        notes += "\nServe it as an ordinary chat model: its chat template opens the *user's* turn.\n"
+        notes += "\nServe it as any chat model: its chat template opens the *user's* turn.\n"
     if condition := record.get("condition"):
-        told = {part for kind in condition["rates"] for part in kind.split("+")} & set(PARTS)
+        parts = {part for kind in condition["rates"] for part in kind.split("+")} & set(PARTS)
         words = "\n".join(
-            f"- `{' '.join(condition['wording'][part].split())}`" for part in PARTS if part in told
+            f"- `{' '.join(condition['wording'][part].split())}`" for part in PARTS if part in parts
         )
-        notes += (
-            f"\nIt can be told in the system message what it was trained to be told:\n\n{words}\n"
-            if told
-            else ""
-        )
+        notes += f"\nIt was trained with these lines in the system message:\n\n{words}\n" if parts else ""
     if record.get("end"):
         notes += f"\nIt ends a conversation with `{END}`.\n"
     metrics = {name: value for name, value in sorted(record["metrics"].items()) if value is not None}
@@ -159,7 +251,7 @@ def model_card(record: dict[str, Any]) -> str:
         (
             f"---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [maieutic, {method}]\n---\n",
             f"# {method.upper()} on {data['name']}\n",
-            f"Fine-tuned from `{record['base']}` to speak {speaks}.",
+            f"Fine-tuned from `{record['base']}` to write {side}.",
             notes,
             f"## Data\n\n`{data['name']}` (SHA-256 `{data['sha256']}`), {data['rows']} rows.",
             f"Licences: {licences}; that of `{record['base']}` holds for these weights too.\n",

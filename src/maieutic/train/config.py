@@ -1,157 +1,269 @@
-"""What a training run can be told: few settings, each documented under its field, unknown ones refused.
+"""The settings of `train sft` and `train dpo`, what decides the trained weights among them, and the result of a run.
 
-Torch-free, so that the command line can read and complain about settings before anything heavy is loaded.
+Nothing here imports torch: the command line reads and refuses settings before anything heavy is loaded.
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, PlainValidator, field_validator, model_validator
 
-from maieutic.chat_templates.conditioning import wording
-from maieutic.core.errors import InputError, MissingInput
-from maieutic.core.messages import Record, fingerprint
+from maieutic.chat_templates.conditioning import NONE, check_kind, wording
+from maieutic.core.console import note, say
+from maieutic.core.costs import BACKWARD, FORWARD, FULL_BYTES, HELD_BYTES, Cost, Flow
+from maieutic.core.errors import MissingInput
+from maieutic.core.messages import fingerprint
 from maieutic.core.reading import without_rows
-from maieutic.train.condition import read_condition, whole_condition
+from maieutic.core.step import Result, Step
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
-_UNDECIDING = {"out", "save_steps", "data", "validation", "report_to", "processes", "accelerate_config"}
-"""Settings that do not decide the trained weights, or, as the data, not by their name."""
+_NOT_DECISIVE = {
+    *("save_steps", "report_to", "processes", "accelerate_config", "parameters"),
+    *("data", "validation", "forgetting"),
+}
+"""Settings that do not decide the trained weights. The files among them do, by their content."""
+
+Epochs = Annotated[float, Field(gt=0, description="Passes over the data.")]
+LearningRate = Annotated[
+    float, Field(gt=0, description="Highest learning rate; after the warm-up it falls along a cosine.")
+]
+BatchSize = Annotated[int, Field(ge=1, description="Rows of one optimizer step.")]
+WarmupRatio = Annotated[
+    float, Field(ge=0, lt=1, description="Share of the steps over which the learning rate rises.")
+]
+MaxGradNorm = Annotated[float, Field(gt=0, description="Gradients are clipped to this norm.")]
 
 
-class TrainConfig(Record):
-    """The settings both kinds of training share."""
+class TrainResult(Result):
+    """What a training run produced."""
 
-    model: str
-    """A folder or a Hub id to start from, with or without `hf/`; a finished run's folder means its model."""
-    data: Path
-    """What to train on: a file, or a stage's folder."""
-    out: Path
-    """The run's folder; the model is written to `out/model`."""
-    validation: Path | None = None
-    """Held-out rows of the same form, measured after every epoch and never trained on."""
-    epochs: float = Field(3.0, gt=0)
-    max_steps: int | None = Field(None, ge=1)
-    """Optimizer steps, in place of epochs."""
-    learning_rate: float = Field(2e-5, gt=0)
-    batch_size: int = Field(128, ge=1)
-    """Rows an optimizer step sees."""
-    max_tokens_per_batch: int = Field(4096, ge=1)
-    """Tokens in memory at once, of as many rows as fit; a longer row is computed by itself."""
-    warmup_ratio: float = Field(0.03, ge=0, lt=1)
-    """Share of the steps over which the learning rate rises; afterwards it falls along a cosine."""
-    weight_decay: float = Field(0.0, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
-    """Largest gradient norm."""
-    max_length: int | None = Field(None, ge=8)
-    """Tokens a row may have; null: 2048, or the model's context where that is shorter."""
-    lora_r: int | None = Field(None, ge=1)
-    """Rank of LoRA adapters on every linear layer (scale 2); null: all weights are trained."""
-    precision: Precision = "auto"
-    """`bfloat16` computes in it and keeps trained weights in float32; auto: that on a GPU, float32 on a CPU."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: about a fifth slower, far less memory."""
-    seed: int = Field(0, ge=0, lt=2**32)
-    save_steps: int = Field(100, ge=1)
-    """Steps between checkpoints: what a kill can cost."""
-    template: str | None = None
-    """`chat`, `dyadic`, `plain` or a Jinja file; null: what the checkpoint says, else its chat template."""
-    system: str | None = None
-    """System text put before conversations that have none; null: what the checkpoint says."""
-    remote_code: bool = False
-    """Run Python code that the checkpoint brings along."""
-    report_to: str = "none"
-    """Trackers that get every metric as well, by the trainer's names for them (`wandb,tensorboard`)."""
-    processes: int | None = Field(None, ge=1)
-    """Processes that share each batch, one a GPU, or on the CPU; null: this one, or what `accelerate_config` says."""
-    accelerate_config: str | None = None
-    """A config file of accelerate, for FSDP2, DeepSpeed or several machines, or the name of one that ships."""
+    model: Path
+    """The trained checkpoint."""
+    manifest: dict[str, Any]
+    """`steps`, `loss` (mean of the last epoch), `final_loss`, `eval_loss`, `tokens`, `seconds` and more."""
+    resumed_from: int | None = None
+    """The step of the checkpoint from which an interrupted run continued."""
 
-    def settings(self) -> dict[str, Any]:
-        """What decides the trained weights: not where they go, how often they are saved, or how many share the work.
+    def json(self) -> dict[str, Any]:  # type: ignore[override]
+        """As printed: the manifest's keys beside `model` and `resumed_from`."""
+        return {"model": str(self.model), **self.manifest, "resumed_from": self.resumed_from}
 
-        Data and a template's file stand in it by their content, so that a changed one is refused rather than gone on
-        with.
+    def show(self) -> None:
+        """Print where the model is, and the main measurements."""
+        held = self.manifest
+        say(f"model: {self.model}")
+        measured = {
+            "eval_loss": "validation loss",
+            "eval_perplexity": "perplexity",
+            "eval_end_f1": "F1 of END",
+            "accuracy": "accuracy",
+            "margin": "margin",
+            "eval_accuracy": "validation accuracy",
+            "forgetting_before": "perplexity on other conversations before",
+            "forgetting_after": "after",
+        }
+        more = "".join(
+            f", {name} {held[key]:.3f}" for key, name in measured.items() if held.get(key) is not None
+        )
+        say(f"{held['steps']} steps, loss {held['loss']:.3f}{more}")
+        if held.get("best_step") is not None:
+            say(
+                f"the model is the checkpoint of step {held['best_step']}, which has the lowest validation loss"
+            )
+        say(f"{held['tokens']} tokens in {held['seconds']:.1f} s")
+
+
+class TrainConfig(Step):
+    """The settings that both training methods share."""
+
+    method: ClassVar[str]
+    texts_per_row: ClassVar[int] = 1
+    operations: ClassVar[int] = FORWARD + BACKWARD
+    """Operations a weight and token, for the cost estimate."""
+    outputs: ClassVar = ("model",)
+
+    model: str = Field(description="Model to start from: a folder, a finished training run, or a Hub id.")
+    data: Path = Field(description="Rows to train on: a JSONL file, or a step's folder.")
+    validation: Path | None = Field(
+        None, description="Held-out rows of the same form, measured after every epoch and never trained on."
+    )
+    epochs: Epochs = 3.0
+    max_steps: int | None = Field(None, ge=1, description="Optimizer steps, instead of epochs.")
+    learning_rate: LearningRate = 2e-5
+    batch_size: BatchSize = 128
+    max_tokens_per_batch: int = Field(
+        4096, ge=1, description="Tokens computed at once; lower it where memory is short."
+    )
+    warmup_ratio: WarmupRatio = 0.03
+    weight_decay: float = Field(0.0, ge=0, description="Weight decay of AdamW.")
+    max_grad_norm: MaxGradNorm = 1.0
+    max_length: int | None = Field(
+        None, ge=8, description="Tokens of the longest row; default: 2048, or the model's context if shorter."
+    )
+    lora_r: int | None = Field(
+        None,
+        ge=1,
+        description="Rank of LoRA adapters on every linear layer; 0 or default: train all weights.",
+    )
+    precision: Precision = Field(
+        "auto",
+        description="bfloat16 computes in it and keeps trained weights in float32; auto: that on a GPU, else float32.",
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Recompute activations in the backward pass: less memory, about a fifth slower."
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of the rows' order and of new weights.")
+    save_steps: int = Field(100, ge=1, description="Steps between checkpoints.")
+    template: str | None = Field(
+        None,
+        description="chat, dyadic, plain or a Jinja file; default: what the checkpoint says, else its chat template.",
+    )
+    system: str | None = Field(None, description="System text for conversations that have none.")
+    remote_code: bool = Field(False, description="Run Python code that the checkpoint brings along.")
+    report_to: str = Field("none", description="Trackers that also get every metric: wandb,tensorboard.")
+    processes: int | None = Field(
+        None, ge=1, description="Processes that share each batch: one per GPU, or on the CPU."
+    )
+    accelerate_config: str | None = Field(
+        None,
+        description="accelerate config file (FSDP2, DeepSpeed, several machines), or a shipped one's name.",
+    )
+    parameters: float | None = Field(
+        None, gt=0, description="Weights of the model, for a cost estimate where its name does not say."
+    )
+
+    @field_validator("lora_r", mode="before")
+    @classmethod
+    def _zero_is_none(cls, value: Any) -> Any:
+        return value or None
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the trained weights. A run folder refuses to continue with another identity.
+
+        Data, and a template that is a file, are identified by their content.
         """
-        held = self.model_dump(mode="json", exclude=_UNDECIDING)
-        held["data"] = {"name": self.data.name, "sha256": file_sha256(self.data)}
+        values = self.model_dump(mode="json", exclude=_NOT_DECISIVE)
+        for name in ("data", "validation", "forgetting"):
+            if path := getattr(self, name, None):
+                values[name] = {"name": path.name, "sha256": file_sha256(path)}
         if self.template and Path(self.template).is_file():
-            held["template"] = {"name": Path(self.template).name, "sha256": file_sha256(Path(self.template))}
-        if self.validation:
-            held["validation"] = {"name": self.validation.name, "sha256": file_sha256(self.validation)}
-        return held
+            file = Path(self.template)
+            values["template"] = {"name": file.name, "sha256": file_sha256(file)}
+        return {"method": self.method, **values}
+
+    def run_stage(self, folder: Path) -> None:
+        """Train as a stage of a recipe. An empty validation file, as a small split writes it, is left out."""
+        if self.validation and self.validation.is_file() and self.validation.stat().st_size == 0:
+            note(f"{self.validation} is empty: training without validation")
+            self.model_copy(update={"validation": None}).run(folder)
+        else:
+            self.run(folder)
+
+    def models(self) -> list[str]:
+        """The model to start from."""
+        return [self.model if self.model.startswith("hf/") else f"hf/{self.model}"]
+
+    def declare_models(self, out: Path, flow: Flow) -> None:
+        """The trained model is as large as the one it starts from."""
+        flow.weigh(self.model, self.parameters)
+        flow.weigh(out, flow.weights(self.model))
+
+    def expect(self, out: Path, flow: Flow) -> Cost:
+        """Tokens, memory and hours. With adapters the base weights get no gradient: half of the backward pass."""
+        size = flow.size(self.data)
+        weights = flow.weights(self.model)
+        tokens = None
+        if size is not None:
+            longest = size.rows * self.texts_per_row * (self.max_length or 2048)
+            steps = self.max_steps
+            passes = steps * self.batch_size / max(1, size.rows) if steps else self.epochs
+            tokens = round(min(size.tokens, longest) * passes)
+        operations = self.operations - (BACKWARD // 2 if self.lora_r else 0)
+        return Cost(
+            None,
+            tokens,
+            round(weights * (HELD_BYTES if self.lora_r else FULL_BYTES)) if weights else None,
+            flow.trained(self.model, tokens, operations) if tokens is not None else None,
+        )
+
+
+def _conditioning(value: Any) -> Any:
+    return None if value is None else whole_rates(read_rates(value) if isinstance(value, str) else value)
 
 
 class SftConfig(TrainConfig):
     """Supervised fine-tuning. Defaults are PlatoLM's: 3 epochs, 2e-5, cosine, batch 128 (arXiv 2308.11534)."""
 
-    role: Literal["user", "assistant", "both"]
-    """Whose turns are in the loss: `user` makes a simulator."""
-    keep: Literal["start", "end"] = "start"
-    """Which whole turns of a conversation that is too long are kept; without its end it teaches no END."""
-    condition: dict[str, float] | None = None
-    """What a simulator is told of its person, by the share of rows: `none`, `round` (the first round is given),
-    `intent`, `problem`, `profile`, or several of the last three joined by `+`. What is left of 1 is `none`."""
-    early_stopping: int | None = Field(None, ge=1)
-    """Stop after so many evaluations in a row without a lower held-out loss."""
+    method: ClassVar = "sft"
 
-    @field_validator("condition", mode="before")
-    @classmethod
-    def _read_condition(cls, value: Any) -> Any:
-        return read_condition(value) if isinstance(value, str) else value
-
-    @field_validator("condition")
-    @classmethod
-    def _whole_condition(cls, value: dict[str, float] | None) -> dict[str, float] | None:
-        return None if value is None else whole_condition(value)
+    role: Literal["user", "assistant", "both"] = Field(
+        description="Whose turns are in the loss; user makes a simulator."
+    )
+    keep: Literal["start", "end"] = Field(
+        "start",
+        description="Which whole turns of a conversation that is too long are kept; without its end it teaches no END.",
+    )
+    condition: Annotated[Any, PlainValidator(_conditioning)] = Field(
+        None,
+        description="Conditioning of a simulator by share of rows: none=0.4,round=0.2,intent=0.3,profile=0.1.",
+    )
+    early_stopping: int | None = Field(
+        None, ge=1, description="Stop after so many evaluations without a lower validation loss."
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> SftConfig:
         if self.condition and self.role != "user":
-            raise ValueError("only a simulator (role user) is told what its person wants")
+            raise ValueError("condition is for a simulator: it needs role user")
         if self.early_stopping and not self.validation:
-            raise ValueError("early stopping needs held-out rows: give validation too")
+            raise ValueError("early_stopping needs validation rows: give validation too")
         return self
 
-    def settings(self) -> dict[str, Any]:
-        """See `TrainConfig`; the words that a simulator is told things in stand in it by their hash."""
-        told = {"wording": fingerprint(wording())} if self.condition else {}
-        return {**super().settings(), **told}
+    def identity(self) -> dict[str, Any]:
+        """See `TrainConfig.identity`; the prompts that condition a simulator are part of it, by their hash."""
+        words = {"wording": fingerprint(wording())} if self.condition else {}
+        return {**super().identity(), **words}
+
+    def describe(self) -> str:
+        """For the plan of a recipe."""
+        return f"train on the turns of {'both sides' if self.role == 'both' else f'the {self.role}'}"
 
 
 class DpoConfig(TrainConfig):
     """Direct preference optimisation. The defaults are Socratic LLM's (CEUR-WS Vol-3879, paper 26)."""
 
-    epochs: float = Field(2.0, gt=0)
-    learning_rate: float = Field(5e-5, gt=0)
-    batch_size: int = Field(4, ge=1)
-    micro_batch_size: int | None = Field(None, ge=1)
-    """Pairs in memory at once, a divisor of `batch_size`; null: as many as `max_tokens_per_batch` has room for."""
-    warmup_ratio: float = Field(0.05, ge=0, lt=1)
-    max_grad_norm: float = Field(0.3, gt=0)
-    loss: Literal["sigmoid", "ipo", "sigmoid_norm"] = "sigmoid"
-    """TRL's name of the loss: DPO's own, IPO's (arXiv 2310.12036), or DPO's of means over a reply's tokens."""
-    beta: float = Field(0.1, gt=0)
-    """How strongly the model is held to its start."""
-    keep: Literal["end"] | None = None
-    """Let the oldest whole turns of a prompt go until its pair fits `max_length`."""
-    drop_too_long: bool = False
-    """Leave out pairs that do not fit `max_length`; otherwise one such pair stops the run."""
-    forgetting: Path | None = None
-    """Conversations not trained on: perplexity on the assistant's turns, before and after, tells what is forgotten."""
+    method: ClassVar = "dpo"
+    texts_per_row: ClassVar[int] = 2
+    operations: ClassVar[int] = 2 * FORWARD + BACKWARD  # the reference reads every pair once too
 
-    def settings(self) -> dict[str, Any]:
-        """See `TrainConfig.settings`."""
-        held = super().settings()
-        if self.forgetting:
-            held["forgetting"] = {"name": self.forgetting.name, "sha256": file_sha256(self.forgetting)}
-        return held
+    epochs: Epochs = 2.0
+    learning_rate: LearningRate = 5e-5
+    batch_size: BatchSize = 4
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="Pairs computed at once at most; divides batch_size."
+    )
+    warmup_ratio: WarmupRatio = 0.05
+    max_grad_norm: MaxGradNorm = 0.3
+    loss: Literal["sigmoid", "ipo", "sigmoid_norm"] = Field(
+        "sigmoid",
+        description="sigmoid is DPO, ipo is IPO, sigmoid_norm is DPO on means over a reply's tokens (TRL's names).",
+    )
+    beta: float = Field(0.1, gt=0, description="Strength of the pull towards the reference model.")
+    keep: Literal["end"] | None = Field(
+        None, description="end: leave out the oldest whole turns of a prompt until its pair fits."
+    )
+    drop_too_long: bool = Field(
+        False, description="Leave out pairs that do not fit; otherwise one such pair stops the run."
+    )
+    forgetting: Path | None = Field(
+        None, description="Conversations not trained on; their perplexity before and after shows forgetting."
+    )
 
     @model_validator(mode="after")
     def _batches_divide(self) -> DpoConfig:
@@ -161,65 +273,46 @@ class DpoConfig(TrainConfig):
             )
         return self
 
+    def describe(self) -> str:
+        """For the plan of a recipe."""
+        return "train on preferences (DPO)"
 
-Config = TypeVar("Config", bound=TrainConfig)
 
-
-def read_config(kind: type[Config], file: Path | None, given: Mapping[str, Any]) -> Config:
-    """A config from a YAML file's keys and the ones given by hand, which win.
-
-    Args:
-        kind: `SftConfig` or `DpoConfig`.
-        file: YAML, its keys as the config's fields.
-        given: by field; those that are null do not count as given.
+def read_rates(text: str) -> dict[str, float]:
+    """Rates from the form `none=0.4,round=0.2,intent=0.4`.
 
     Raises:
-        MissingInput: there is no such file.
-        InputError: a key is unknown, missing, or has a value that does not fit.
+        ValueError: the text has another form.
     """
-    values = {**read_yaml(file), **{key: value for key, value in given.items() if value is not None}}
-    if unknown := sorted(values.keys() - kind.model_fields.keys()):
-        close = difflib.get_close_matches(unknown[0], kind.model_fields, 1)
-        hint = f"Did you mean {close[0]}?" if close else f"Known: {', '.join(kind.model_fields)}."
-        raise InputError(f"{file}: unknown setting {unknown[0]!r}", hint)
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"])) or "settings"
-        if first["type"] == "missing":
-            raise InputError(
-                f"{name} is missing", f"Give --{name.replace('_', '-')}, or name it in --config."
-            ) from None
-        raise InputError(
-            f"{name}: {first['msg'].removeprefix('Value error, ')}", "Mend that value."
-        ) from None
+    rates: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, number = part.strip().partition("=")
+        try:
+            rates[name.strip()] = float(number)
+        except ValueError:
+            raise ValueError(f"{part.strip()!r} is no rate; write none=0.4,round=0.2,intent=0.4") from None
+    return rates
 
 
-def read_yaml(file: Path | None) -> dict[str, Any]:
-    """The settings in a YAML file; none without a file.
+def whole_rates(rates: Mapping[str, float]) -> dict[str, float]:
+    """Rates that sum to 1, in a fixed order; the rest to 1 is `none`.
 
     Raises:
-        MissingInput: there is no such file.
-        InputError: it holds no settings.
+        ValueError: a kind of conditioning is unknown, or the rates do not fit into 1.
     """
-    if file is None:
-        return {}
-    if not file.is_file():
-        raise MissingInput(f"{file}: no such file", "Name a YAML file with the settings.")
-    import yaml
-
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: not YAML ({str(error).splitlines()[0]})", "Mend the file.") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{file}: no settings in there", "Write one `name: value` a line.")
-    return {str(key): value for key, value in values.items()}
+    checked: dict[str, float] = defaultdict(float)
+    for name, rate in rates.items():
+        checked[check_kind(name)] += float(rate)
+    total = sum(checked.values())
+    if min(checked.values(), default=0) < 0 or total > 1 + 1e-6 or (NONE in rates and total < 1 - 1e-6):
+        raise ValueError(f"the rates must be shares of all rows; they sum to {total:g}")
+    rest = 0.0 if total > 1 - 1e-6 else 1 - total
+    whole = {kind: checked[kind] for kind in sorted(checked) if kind != NONE and checked[kind]}
+    return {NONE: round(checked[NONE] + rest, 9), **whole}
 
 
 def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file, or of a stage folder's rows.
+    """The SHA-256 of a file, or of the rows in a step's folder.
 
     Raises:
         MissingInput: there is no such file.

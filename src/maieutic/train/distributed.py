@@ -1,25 +1,28 @@
-"""Where several processes train one model: which of them this is, and what only the first one does.
+"""Training in several processes: which process this is, and what only the first process does.
 
-The first writes the rows, the checkpoints' marks, the model and the manifest, and speaks; the others compute, and never
-open the run's folder for writing. In a process that trains alone all of this does nothing.
+The first process writes the rows, the marks of complete checkpoints, the model and the manifest, and prints. The other
+processes compute and never open the run folder for writing. In a single process all of this does nothing.
 """
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
+from maieutic.core import console
 from maieutic.core.store import Stage
 
 Value = TypeVar("Value")
 
 
-class Unwritten:
-    """A run's rows in a process that does not write them: what the first has on disk stands here in memory.
+class UnwrittenRows:
+    """A run's rows in a process that does not write: the rows on disk at the start, and those added since, in memory.
 
-    Every process measures the same and decides by it the same, such as when to stop.
+    Every process measures the same values, and so decides alike, such as when to stop.
     """
 
     def __init__(self, rows: Iterable[dict[str, Any]]) -> None:
@@ -37,50 +40,73 @@ class Unwritten:
         return iter(list(self._rows.values()))
 
     def sync(self) -> None:
-        """Nothing is to be kept."""
+        """Nothing to write."""
 
 
-class Follower(NamedTuple):
+class FollowerStage(NamedTuple):
     """The run's stage in a process that is not the first."""
 
     folder: Path
-    rows: Unwritten
+    rows: UnwrittenRows
     done: bool
     manifest: dict[str, Any]
 
 
+AnyStage = Stage | FollowerStage
+
+
+def join_group() -> None:
+    """Join the process group if a launcher (`accelerate launch`, torchrun) started this process; only the first prints.
+
+    `launch` starts its processes this way, and `accelerate launch -m maieutic train sft ...` works too.
+    """
+    import torch.distributed as group
+
+    if "TORCHELASTIC_RUN_ID" not in os.environ or group.is_initialized():
+        return
+    from accelerate import PartialState
+
+    from maieutic.models.weights import has_gpu, quiet
+
+    with quiet():
+        PartialState(cpu=not has_gpu())
+    if not is_first():
+        console.err.quiet = True
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - until the process ends
+
+
 def count() -> int:
-    """Processes that train together."""
+    """How many processes train together."""
     import torch.distributed as group
 
-    return group.get_world_size() if group.is_available() and group.is_initialized() else 1
+    return int(group.get_world_size()) if group.is_available() and group.is_initialized() else 1
 
 
-def number() -> int:
-    """Which of them this is, from 0."""
+def rank() -> int:
+    """The index of this process, from 0."""
     import torch.distributed as group
 
-    return group.get_rank() if count() > 1 else 0
+    return int(group.get_rank()) if count() > 1 else 0
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes and speaks."""
-    return number() == 0
+    """Whether this process writes and prints."""
+    return rank() == 0
 
 
 def from_first(make: Callable[[], Value]) -> Value:
-    """What `make` gives in the first process, where alone it runs, in all of them."""
+    """What `make` returns in the first process, in all processes; the others do not call it."""
     if count() == 1:
         return make()
     import torch.distributed as group
 
     held = [make() if is_first() else None]
     group.broadcast_object_list(held, src=0)
-    return held[0]  # type: ignore[return-value]
+    return cast(Value, held[0])
 
 
 def wait_for_all() -> None:
-    """Go on when every process has come here."""
+    """Return when every process has called this."""
     if count() > 1:
         import torch.distributed as group
 
@@ -88,23 +114,25 @@ def wait_for_all() -> None:
 
 
 @contextmanager
-def opened(folder: Path, config: Mapping[str, Any]) -> Iterator[Stage | Follower]:
-    """The run's stage, open for writing in the first process; the others are told what it holds."""
+def open_stage(folder: Path, config: Mapping[str, Any]) -> Iterator[AnyStage]:
+    """The run's stage: open for writing in the first process; the others get a copy of its rows and manifest."""
     if not is_first():
-        rows, done, manifest = from_first(lambda: ([], False, {}))
-        yield Follower(folder, Unwritten(rows), done, manifest)
+        held: tuple[list[dict[str, Any]], bool, dict[str, Any]] = from_first(lambda: ([], False, {}))
+        rows, done, manifest = held
+        yield FollowerStage(folder, UnwrittenRows(rows), done, manifest)
         return
     with Stage(folder, config) as stage:
         if count() > 1:
-            held = list(stage.rows.rows()), stage.done, stage.manifest if stage.done else {}
-            from_first(lambda: held)
+            ours = list(stage.rows.rows()), stage.done, stage.manifest if stage.done else {}
+            from_first(lambda: ours)
         yield stage
 
 
 def unshared(loader: Any) -> Any:
-    """A trainer's data loader that gives every process each whole batch, in the order of a process that is alone.
+    """A trainer's data loader that gives every process each whole batch, in the order of a single process.
 
-    accelerate's own shares are equal in rows, not in tokens, and fill up the last batch with rows of the first.
+    accelerate's own sharing gives each process equally many rows, not tokens, and fills the last batch with rows of the
+    first.
     """
     from accelerate.data_loader import BatchSamplerShard
 

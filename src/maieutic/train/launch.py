@@ -1,17 +1,24 @@
-"""Training on several devices: the same command starts a process for each, and ends when the first of them dies.
+"""`accelerate launch` for `train sft` and `train dpo`: starts the processes, and turns their end into one result.
 
-The processes are started by accelerate's launcher, which is torch's elastic agent in this process: it watches them,
-and when one is gone it ends the others. What to do then is always the same: run the same command again, and it goes on
-from the last whole checkpoint. A process looks out for this one in turn (see `worker`), so that none outlives it.
+accelerate reads the config, starts a process per GPU (or on the CPU) under torch's elastic agent, and ends all of them
+when one dies. Three things are added here, which it does not do:
+
+- the error of the process that failed first is raised again in this process (`ProcessLost`, or the error itself);
+- the processes end when this one is killed, even by SIGKILL: each watches its parent;
+- signal handlers, which the agent replaces and leaves replaced, are restored.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
+import sys
 import tempfile
 import threading
+import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
@@ -21,51 +28,57 @@ from typing import Any, NoReturn
 
 from maieutic.core import errors
 from maieutic.core.console import err, note, shown
-from maieutic.core.errors import InputError, MissingExtra, MissingInput, ProcessLost
+from maieutic.core.errors import InputError, MaieuticError, MissingExtra, MissingInput, ProcessLost
 from maieutic.core.store import Stage, read_json
 from maieutic.models.weights import has_gpu, quiet
 from maieutic.train.checkpoint import last_complete
-from maieutic.train.config import TrainConfig, read_yaml
-from maieutic.train.loop import TrainResult
+from maieutic.train.config import DpoConfig, SftConfig, TrainConfig, TrainResult
+from maieutic.train.distributed import join_group
 
-_AGAIN = "Run the same command again: it goes on from the last checkpoint."
+_RETRY = "Run the same command again: it continues from the last checkpoint."
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-"""Those for which the agent puts handlers of its own, and leaves them there."""
+"""The signals whose handlers torch's agent replaces."""
+_KINDS = ("NO", "MULTI_CPU", "MULTI_GPU", "FSDP", "DEEPSPEED")
+PARENT_SECONDS = 0.2
+"""How often a process checks that the process that started it is still there."""
 
 
-def several(config: TrainConfig) -> bool:
-    """Whether a run is asked to be shared, or to be set up by accelerate."""
-    return bool(config.accelerate_config) or (config.processes or 1) > 1
+def train(config: TrainConfig, out: Path) -> TrainResult:
+    """Train in this process, or in several if the config says so. See `steps.TrainSft.run` for the errors."""
+    if config.accelerate_config or (config.processes or 1) > 1:
+        return _launch(config, out)
+    join_group()
+    if isinstance(config, SftConfig):
+        from maieutic.train.sft import sft
+
+        return sft(config, out)
+    from maieutic.train.dpo import dpo
+
+    assert isinstance(config, DpoConfig)
+    return dpo(config, out)
 
 
-def launch(method: str, config: TrainConfig) -> TrainResult:
-    """Train in processes of their own, and wait for the end.
-
-    Args:
-        method: `sft` or `dpo`.
-        config: with `processes` or `accelerate_config`.
-
-    Raises:
-        InputError, MissingInput: the processes, the batch and the machine do not fit together.
-        ProcessLost: one of them died.
-        MaieuticError: whatever training raises, as in a single process.
-    """
+def _launch(config: TrainConfig, out: Path) -> TrainResult:
     cluster = plan(config)
     start = None
     if cluster.machine_rank > 0:
-        # The first machine holds the run, and does not wait for others where there is nothing to do.
-        if (config.out / "manifest.json").is_file():
-            return TrainResult(config.out / "model", read_json(config.out / "manifest.json"))
+        # The first machine opens the run folder. A finished run needs no other machine.
+        if (out / "manifest.json").is_file():
+            return _result(out)
     else:
-        with Stage(config.out, {"method": method, **config.settings()}) as stage:
+        with Stage(out, config.identity()) as stage:
             if stage.done:
-                return TrainResult(stage.folder / "model", stage.manifest)
+                return _result(out)
             start = last_complete(stage.folder / "checkpoints")
     note(f"{_processes(cluster.num_processes)} on {'GPUs' if has_gpu() else 'the CPU'}")
-    alone = config.model_copy(update={"processes": None, "accelerate_config": None})
-    _run(cluster, [method, alone.model_dump_json(), str(os.getpid())])
-    resumed = int(start.name.rpartition("-")[2]) if start else None
-    return TrainResult(config.out / "model", read_json(config.out / "manifest.json"), resumed)
+    single = config.model_copy(update={"processes": None, "accelerate_config": None})
+    _start(cluster, [config.method, single.model_dump_json(), str(out), str(os.getpid())])
+    return _result(out, int(start.name.rpartition("-")[2]) if start else None)
+
+
+def _result(out: Path, resumed_from: int | None = None) -> TrainResult:
+    manifest = read_json(out / "manifest.json")
+    return TrainResult(run=str(out), model=out / "model", manifest=manifest, resumed_from=resumed_from)
 
 
 def _processes(number: int) -> str:
@@ -73,17 +86,29 @@ def _processes(number: int) -> str:
 
 
 def plan(config: TrainConfig) -> Any:
-    """The launch as accelerate's own `ClusterConfig`, from its file or for this machine, and checked against it.
+    """The launch as accelerate's `ClusterConfig`: from its config file or for this machine, checked against it.
 
     Raises:
-        InputError, MissingInput: as said.
+        InputError, MissingInput: processes, batch and machine do not fit together, or the config is not usable.
     """
-    cluster = read_cluster(config.accelerate_config) if config.accelerate_config else _ours()
+    from accelerate.commands.config.config_args import ClusterConfig
+    from accelerate.utils.other import get_free_port
+
+    if config.accelerate_config:
+        cluster = read_cluster(config.accelerate_config)
+    else:
+        cluster = ClusterConfig(
+            compute_environment="LOCAL_MACHINE",
+            distributed_type="MULTI_GPU" if has_gpu() else "MULTI_CPU",
+            mixed_precision="no",
+            use_cpu=False,
+            debug=False,
+        )
     if config.processes is not None:
         cluster.num_processes = config.processes
     if cluster.num_processes < 1:
         raise InputError(
-            f"{config.accelerate_config}: no num_processes", "Write it there, or give --processes."
+            f"{config.accelerate_config}: no num_processes", "Set it in the file, or give --processes."
         )
     _check_machines(cluster)
     if config.batch_size < cluster.num_processes:
@@ -92,63 +117,46 @@ def plan(config: TrainConfig) -> Any:
             f"Give a --batch-size of {cluster.num_processes} or more, or fewer --processes.",
         )
     cluster.use_cpu = not has_gpu()
-    cluster.mixed_precision = None  # each process tells its trainer, from `precision`
-    cluster.debug = False  # with it, accelerate prints a failure and goes on as if there were none
+    cluster.mixed_precision = None  # `precision` decides, in each process's trainer
+    cluster.debug = False  # in debug mode accelerate prints a failure and returns as if there were none
     if cluster.num_machines == 1 and not cluster.main_process_port:
-        from accelerate.utils.other import get_free_port
-
         cluster.main_process_port = get_free_port()
     return cluster
 
 
-def _ours() -> Any:
-    from accelerate.commands.config.config_args import ClusterConfig
-
-    kind = "MULTI_GPU" if has_gpu() else "MULTI_CPU"
-    return ClusterConfig(
-        compute_environment="LOCAL_MACHINE",
-        distributed_type=kind,
-        mixed_precision="no",
-        use_cpu=False,
-        debug=False,
-    )
-
-
 def read_cluster(name: str) -> Any:
-    """An accelerate config from a file, or one of those that ship, by its name.
+    """An accelerate config: the path of a file, or the name of a shipped one.
 
     Raises:
-        InputError, MissingInput: there is none, it is none, or it asks for what is not done here.
-        MissingExtra: it asks for DeepSpeed, which is not there.
+        InputError, MissingInput: there is no such config, or it asks for something that is not supported.
+        MissingExtra: it asks for DeepSpeed, which is not installed.
     """
-    from accelerate.commands.config.config_args import ClusterConfig
+    from accelerate.commands.config.config_args import load_config_from_file
+    from yaml import YAMLError
 
+    shipped = files("maieutic.train") / "accelerate"
     path = Path(name)
     if not name.endswith((".yaml", ".yml", ".json")):
-        path = Path(str(_shipped() / f"{name}.yaml"))
-        if not path.is_file():
-            names = sorted(entry.name.removesuffix(".yaml") for entry in _shipped().iterdir())
-            raise MissingInput(
-                f"no accelerate config {name!r}",
-                f"Known: {', '.join(names)}; or give the path of a .yaml file.",
-            )
-    values = read_yaml(path)
+        path = Path(str(shipped / f"{name}.yaml"))
+    if not path.is_file():
+        names = sorted(entry.name.removesuffix(".yaml") for entry in shipped.iterdir())
+        raise MissingInput(
+            f"no accelerate config {name!r}", f"Give the path of a .yaml file, or one of: {', '.join(names)}."
+        )
     try:
-        known = {*ClusterConfig.__dataclass_fields__, "dynamo_backend", "fp16"}
-        if unknown := sorted(values.keys() - known):
-            raise ValueError(f"unknown setting {unknown[0]!r}")
-        cluster = ClusterConfig(**ClusterConfig.process_config(values))
-    except (ValueError, TypeError) as error:
+        cluster = load_config_from_file(str(path))
+    except (ValueError, TypeError, AttributeError, KeyError, UnicodeDecodeError, YAMLError) as error:
+        reason = " ".join(str(error).split())
         raise InputError(
-            f"{name}: no config of accelerate ({error})", "Make one with `accelerate config`."
+            f"{name}: not an accelerate config ({reason})", "Make one with `accelerate config`."
         ) from None
     _check_kind(name, cluster)
     return cluster
 
 
 def _check_kind(name: str, cluster: Any) -> None:
-    kind = cluster.distributed_type.value
-    if kind not in ("NO", "MULTI_CPU", "MULTI_GPU", "FSDP", "DEEPSPEED"):
+    kind = getattr(getattr(cluster, "distributed_type", None), "value", None)
+    if kind not in _KINDS:
         raise InputError(
             f"{name}: distributed_type {kind} is not supported",
             "Use MULTI_GPU, MULTI_CPU, FSDP or DEEPSPEED on machines of your own.",
@@ -157,10 +165,10 @@ def _check_kind(name: str, cluster: Any) -> None:
         raise InputError(f"{name}: not FSDP2", "Write `fsdp_version: 2` under `fsdp_config`.")
     if kind != "DEEPSPEED":
         return
-    starter = cluster.deepspeed_config.get("deepspeed_multinode_launcher", "standard")
-    if starter != "standard":
+    launcher = cluster.deepspeed_config.get("deepspeed_multinode_launcher", "standard")
+    if launcher != "standard":
         raise InputError(
-            f"{name}: deepspeed_multinode_launcher {starter} starts processes that nobody here watches",
+            f"{name}: deepspeed_multinode_launcher {launcher} starts processes that this command cannot watch",
             "Write `deepspeed_multinode_launcher: standard`, and run the command on every machine.",
         )
     if find_spec("deepspeed") is None:
@@ -169,16 +177,12 @@ def _check_kind(name: str, cluster: Any) -> None:
         )
 
 
-def _shipped() -> Any:
-    return files("maieutic.train") / "accelerate"
-
-
 def _check_machines(cluster: Any) -> None:
-    """Whether the processes fit the machines, as far as this one can tell."""
-    here, over = divmod(cluster.num_processes, cluster.num_machines)
-    if over:
+    """Refuse processes that do not fit the machines, as far as this machine can tell."""
+    here, rest = divmod(cluster.num_processes, cluster.num_machines)
+    if rest:
         raise InputError(
-            f"{_processes(cluster.num_processes)} do not spread over {cluster.num_machines} machines",
+            f"{_processes(cluster.num_processes)} do not divide among {cluster.num_machines} machines",
             f"Give a number of processes that is a multiple of {cluster.num_machines}.",
         )
     kind = cluster.distributed_type.value
@@ -191,41 +195,41 @@ def _check_machines(cluster: Any) -> None:
         return
     import torch
 
-    named = cluster.gpu_ids
-    gpus = torch.cuda.device_count() if named in (None, "all") else len(str(named).split(","))
+    ids = cluster.gpu_ids
+    gpus = torch.cuda.device_count() if ids in (None, "all") else len(str(ids).split(","))
     if here > gpus:
         raise InputError(
-            f"{_processes(here)} for {gpus} GPU{'s' if gpus > 1 else ''}: each needs one of its own",
+            f"{_processes(here)} for {gpus} GPU{'s' if gpus > 1 else ''}: each process needs its own",
             f"Give --processes {gpus * cluster.num_machines}, or make more GPUs visible.",
         )
 
 
-def _run(cluster: Any, call: list[str]) -> None:
-    """Start the workers through accelerate and wait for them; raises what ended the first that failed."""
+def _start(cluster: Any, call: list[str]) -> None:
+    """Run `accelerate launch` in this process until all processes end; raises the error of the first that failed."""
     from accelerate.commands.launch import launch_command, launch_command_parser
     from accelerate.utils import patch_environment
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    kind = cluster.distributed_type.value
     stopped: signal.Signals | None = None
     gpus = {} if cluster.gpu_ids in (None, "all") else {"CUDA_VISIBLE_DEVICES": cluster.gpu_ids}
-    cluster.gpu_ids = "all"  # of those visible; accelerate itself refuses to watch over a single one
-    with tempfile.TemporaryDirectory(prefix="maieutic-launch-") as folder, quiet(), _silent_agent():
+    cluster.gpu_ids = (
+        "all"  # of the visible ones: with another value accelerate starts one process without the agent
+    )
+    with tempfile.TemporaryDirectory(prefix="maieutic-launch-") as folder, quiet(), _restored():
         file = Path(folder) / "accelerate.yaml"
         cluster.to_yaml_file(file)
         words = ["--config_file", str(file), "--log_dir", folder, "--module"]
-        if kind not in ("FSDP", "DEEPSPEED"):
-            # The one word that has accelerate start and watch several processes, on a CPU as on GPUs.
-            words.append("--multi_gpu")
+        if cluster.distributed_type.value not in ("FSDP", "DEEPSPEED"):
+            words.append("--multi_gpu")  # this starts the agent, on a CPU too
         try:
-            with _handlers_kept(), patch_environment(**gpus):
-                launch_command(launch_command_parser().parse_args([*words, "maieutic.train.worker", *call]))
+            with patch_environment(**gpus):
+                launch_command(launch_command_parser().parse_args([*words, "maieutic.train.launch", *call]))
         except ChildFailedError as error:
-            _raise(_root(error.failures), cluster.num_processes)
+            _raise(*_first_failure(error.failures), cluster.num_processes)
         except (ValueError, ConnectionError) as error:
-            what = " ".join(str(error).split())
-            raise InputError(f"accelerate refuses to start: {what}", "Mend its config file.") from None
+            reason = " ".join(str(error).split())
+            raise InputError(f"accelerate refuses to start: {reason}", "Correct its config file.") from None
         except SignalException as error:
             stopped = error.sigval
     if stopped == signal.SIGINT:
@@ -235,8 +239,22 @@ def _run(cluster: Any, call: list[str]) -> None:
         os.kill(os.getpid(), stopped)
 
 
-def _root(failures: dict[int, Any]) -> tuple[int, Any]:
-    """The failure that came first: who is killed leaves peers that fail for want of it, or that the agent ends."""
+@contextmanager
+def _restored() -> Iterator[None]:
+    """Restore signal handlers afterwards; meanwhile drop the log lines of torch's agent, since the error is raised."""
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
+def _first_failure(failures: dict[int, Any]) -> tuple[int, Any]:
+    """Rank and failure of the process that failed first. Its peers fail as a consequence, or are ended by the agent."""
 
     def order(item: tuple[int, Any]) -> tuple[int, int]:
         failure = item[1]
@@ -247,46 +265,56 @@ def _root(failures: dict[int, Any]) -> tuple[int, Any]:
     return min(failures.items(), key=order)
 
 
-def _raise(root: tuple[int, Any], processes: int) -> NoReturn:
-    rank, failure = root
-    told = failure.error_file_data
-    if "kind" in told:
-        raise getattr(errors, told["kind"])(told["what"], told["hint"])
+def _raise(rank: int, failure: Any, processes: int) -> NoReturn:
+    data = failure.error_file_data
+    if "kind" in data:
+        raise getattr(errors, data["kind"])(data["what"], data["hint"])
     which = f"process {rank} of {processes}"
     if failure.exitcode < 0:
-        memory = " (as the system does when memory runs out)" if failure.exitcode == -signal.SIGKILL else ""
+        memory = " (the system does this when memory runs out)" if failure.exitcode == -signal.SIGKILL else ""
         raise ProcessLost(
-            f"{which} was killed by {failure.signal_name()}{memory}; the others were ended", _AGAIN
+            f"{which} was killed by {failure.signal_name()}{memory}; the others were ended", _RETRY
         )
-    if text := told.get("traceback"):
+    if text := data.get("traceback"):
         err.print(shown(text), markup=False)
-    said = told.get("said") or f"it left with code {failure.exitcode}"
-    raise ProcessLost(f"{which} failed ({said}); the others were ended", _AGAIN)
+    reason = data.get("message") or f"exit code {failure.exitcode}"
+    raise ProcessLost(f"{which} failed ({reason}); the others were ended", _RETRY)
 
 
-@contextmanager
-def _silent_agent() -> Iterator[None]:
-    """Keep the agent's own account of a failure off the terminal: ours takes two lines."""
-    logger = logging.getLogger("torch.distributed.elastic")
-    before, handler = logger.propagate, logging.NullHandler()
-    logger.addHandler(handler)
-    logger.propagate = False
+def main() -> None:
+    """One of the processes: `python -m maieutic.train.launch METHOD SETTINGS OUT PARENT`."""
+    method, settings, out, parent = sys.argv[1:]
+    threading.Thread(target=_end_with, args=(int(parent),), daemon=True).start()
     try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.propagate = before
+        kind: type[TrainConfig] = SftConfig if method == "sft" else DpoConfig
+        train(kind.model_validate_json(settings), Path(out))
+        import torch.distributed as group
+
+        if group.is_initialized():
+            group.destroy_process_group()
+    except BaseException as error:
+        _write_error(error)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)  # at once: an orderly exit would wait for peers that wait for this process
 
 
-@contextmanager
-def _handlers_kept() -> Iterator[None]:
-    """Put the signals' handlers back that the agent replaces."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(PARENT_SECONDS)
+    os._exit(1)
+
+
+def _write_error(error: BaseException) -> None:
+    """Write the error into the file that torch's agent reads, with what is needed to raise it again."""
+    first_line = f"{type(error).__name__}: {error}".splitlines()[0]
+    data: dict[str, Any] = {"message": first_line, "timestamp": int(time.time())}
+    if isinstance(error, MaieuticError):
+        data |= {"kind": type(error).__name__, "what": error.what, "hint": error.hint}
+    else:
+        data["traceback"] = "".join(traceback.format_exception(error))
+    Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps(data), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,29 +1,29 @@
-"""What both trainers share: arguments, rows of metrics, going on after a kill, failures in two lines."""
+"""What both training methods share: trainer arguments, metrics as rows, resuming, errors, summary, loss curve."""
 
 from __future__ import annotations
 
 import errno
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean as mean
-from typing import Any, NamedTuple
+from typing import Any
 
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from maieutic.core.console import note
 from maieutic.core.errors import DiskFull, InputError, MissingExtra, ModelError
 from maieutic.core.progress import Progress, track
-from maieutic.core.store import Stage
+from maieutic.core.store import full_disk
 from maieutic.models.weights import computes_in_bfloat16, has_gpu
-from maieutic.train import distributed as ranks
-from maieutic.train.checkpoint import forget_incomplete, last_complete, mark_complete
+from maieutic.train import distributed
+from maieutic.train.checkpoint import delete_incomplete, last_complete, mark_complete
 from maieutic.train.config import TrainConfig
-from maieutic.train.distributed import Follower
+from maieutic.train.distributed import AnyStage
 
 _NAMES = {
     "loss": "loss",
@@ -42,35 +42,29 @@ _NAMES = {
     "end_f1": "end_f1",
     "first_turn_diversity": "first_turn_diversity",
 }
-"""What the trainers log, under the names our rows use; held-out ones get `eval_` in front of both."""
-_HELD_OUT = ("perplexity", "end_f1", "first_turn_diversity")
-_OF_PAIRS = (
+"""Names in the trainers' logs → names in rows. Those of validation have `eval_` before both."""
+_VALIDATION = ("perplexity", "end_f1", "first_turn_diversity")
+_PAIR_METRICS = (
     *("accuracy", "margin", "chosen_reward", "rejected_reward"),
     *("chosen_logp", "rejected_logp", "chosen_tokens", "rejected_tokens"),
 )
 
+_TRAIN_COLOUR, _VALIDATION_COLOUR, _END_COLOUR = "#56B4E9", "#D55E00", "#009E73"
+"""Okabe and Ito's blue, vermilion and green; markers and line styles differ too."""
+_FIGURE_STYLE: dict[Any, Any] = {
+    "svg.hashsalt": "maieutic",
+    "text.parse_math": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
 
-Watch = Callable[[Any], Sequence[TrainerCallback]]
-"""Makes callbacks for a trainer."""
 
-
-class TrainResult(NamedTuple):
-    """What a training run came to."""
-
-    model: Path
-    """The finished checkpoint."""
-    manifest: dict[str, Any]
-    """`steps`, `loss` (mean of the last epoch), `final_loss`, `eval_loss`, `tokens`, `seconds` and more."""
-    resumed_from: int | None = None
-    """The step an interrupted run went on from."""
-
-    def json(self) -> dict[str, Any]:
-        """As printed."""
-        return {"model": str(self.model), **self.manifest, "resumed_from": self.resumed_from}
+Callbacks = Callable[[Any], Sequence[TrainerCallback]]
+"""Makes further callbacks for a trainer."""
 
 
 def arguments(config: TrainConfig, folder: Path) -> dict[str, Any]:
-    """The keyword arguments that TRL's `SFTConfig` and `DPOConfig` have in common, from our settings."""
+    """The keyword arguments that TRL's `SFTConfig` and `DPOConfig` share."""
     return {
         "output_dir": str(folder),
         "num_train_epochs": config.epochs,
@@ -89,17 +83,17 @@ def arguments(config: TrainConfig, folder: Path) -> dict[str, Any]:
         "use_cpu": not has_gpu(),
         "seed": config.seed,
         "data_seed": config.seed,
-        # Every step is logged: a mean over several would lose its first part when a killed run goes on.
+        # Log every step: a mean over several steps would lose its first part when a killed run resumes.
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
         "save_steps": config.save_steps,
-        # One more where the best is kept: a kill must find a whole one beside it and the one being written.
+        # One more with validation: beside the best checkpoint and the one being written, a complete one must exist.
         "save_total_limit": 3 if config.validation else 2,
         "eval_strategy": "epoch" if config.validation else "no",
         "report_to": trackers(config.report_to),
         "push_to_hub": False,
         "disable_tqdm": True,
-        # Else every process but the first warns of what this one keeps quiet about.
+        # Otherwise the other processes log warnings that the first one does not.
         "log_level_replica": "passive",
         "dataloader_pin_memory": has_gpu(),
         "max_length": None,
@@ -110,7 +104,7 @@ def trackers(names: str) -> list[str]:
     """The trackers that a comma-separated list names, or `none`.
 
     Raises:
-        InputError: the trainer knows no such tracker.
+        InputError: the trainer does not know the tracker.
         MissingExtra: its library is not installed.
     """
     from transformers.integrations import get_available_reporting_integrations
@@ -120,7 +114,7 @@ def trackers(names: str) -> list[str]:
     for name in asked:
         if name not in INTEGRATION_TO_CALLBACK:
             known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
-            raise InputError(f"report_to: no tracker {name!r}", f"Known: {known}; or none.")
+            raise InputError(f"report_to: unknown tracker {name!r}", f"Known: {known}; or none.")
         if name not in get_available_reporting_integrations():
             raise MissingExtra(
                 f"report_to: {name} is not installed", f"Run: python -m pip install {name.replace('_', '-')}"
@@ -128,45 +122,48 @@ def trackers(names: str) -> list[str]:
     return asked
 
 
-class _Over(Exception):
-    """There is no step left to train."""
+class _NoStepLeft(Exception):
+    """The checkpoint is the one of the last step."""
 
 
-class Recorder(TrainerCallback):
-    """Writes each step's metrics into the stage's rows, marks whole checkpoints, and moves the bar."""
+class Recorder(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
+    """Writes metrics into the run's rows, marks complete checkpoints, and reports progress."""
 
-    def __init__(self, stage: Stage | Follower, bar: Progress) -> None:
+    def __init__(self, trainer: Any, stage: AnyStage, progress: Progress) -> None:
+        self._trainer = trainer
         self._stage = stage
-        self._bar = bar
-        self._since = time.monotonic()
+        self._progress = progress
+        self._started = self._since = time.monotonic()
+        self._loss = math.nan  # of the last step
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Stop where the checkpoint is that of the last step: the trainer would take one more before it looks.
+        """Stop if no step is left: the trainer would take one more before it checks.
 
         Raises:
-            _Over: it is; its weights are loaded.
+            _NoStepLeft: the weights of the last step are loaded.
         """
         if state.global_step >= state.max_steps:
-            raise _Over
+            raise _NoStepLeft
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Move the bar."""
-        self._bar.advance()
+    def _note(self) -> str:
+        tokens = self._trainer.computed_tokens
+        rate = tokens / max(1e-9, time.monotonic() - self._started)
+        return f"loss {self._loss:.3f}, {tokens} tokens, {rate:.0f} tokens/s"
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
-        """Write a row; a step that was logged before a kill keeps its first row.
+        """Write a row, unless the step was logged before a kill.
 
         Raises:
-            ModelError: the loss is no number any more.
+            ModelError: the loss is not finite.
         """
         logs = logs or {}
-        kinds = {"loss": "train", "eval_loss": "eval", "eval_perplexity": "held-out"}
+        kinds = {"loss": "train", "eval_loss": "eval", "eval_perplexity": "validation"}
         kind = next((kind for name, kind in kinds.items() if name in logs), None)
         if kind is None:
             return
-        row = {"epoch": logs.get("epoch")}
+        row: dict[str, Any] = {"epoch": logs.get("epoch")}
         for name, ours in _NAMES.items():
             theirs, mine = (name, ours) if kind == "train" else (f"eval_{name}", f"eval_{ours}")
             if theirs in logs:
@@ -182,57 +179,58 @@ class Recorder(TrainerCallback):
         if key not in self._stage.rows:
             self._stage.rows.append(key, {"step": state.global_step, **row, "seconds": now - self._since})
         self._since = now
-        if loss is not None:
-            self._bar.advance(0, note=f"loss {loss:.3f}")
+        if kind == "train":
+            self._loss = row["loss"]
+            self._progress.advance(1, self._note)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Mark the checkpoint, once every process has written its part of it."""
+        """Mark the checkpoint as complete, once every process has written its part."""
         self._stage.rows.sync()
-        ranks.wait_for_all()
-        if ranks.is_first():
+        distributed.wait_for_all()
+        if distributed.is_first():
             mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
 def run(
-    make: Callable[[], Any], stage: Stage | Follower, label: str, watch: Watch | None = None
+    make: Callable[[], Any], stage: AnyStage, label: str, callbacks: Callbacks = lambda trainer: ()
 ) -> tuple[Any, int | None]:
-    """Train to the end, from the last whole checkpoint where there is one.
+    """Train to the end, from the last complete checkpoint if there is one.
 
     Args:
-        make: builds the TRL trainer.
-        stage: holds the run; checkpoints lie in its `checkpoints`.
-        label: what the bar is called.
-        watch: callbacks for a trainer, which come after the one that writes the rows.
+        make: makes the TRL trainer.
+        stage: the run; its checkpoints are in its folder `checkpoints`.
+        label: name of the progress bar.
+        callbacks: makes further callbacks, which run after the one that writes the rows.
 
     Returns:
-        The trainer, and the step it went on from.
+        The trainer, and the step from which it resumed.
 
     Raises:
-        DiskFull: no space is left; the last whole checkpoint stays.
-        ModelError: the device has too little memory, or the loss is no number.
+        DiskFull: no space is left; the last complete checkpoint stays.
+        ModelError: the device has too little memory, or the loss is not finite.
     """
     folder = stage.folder / "checkpoints"
-    start = ranks.from_first(lambda: _last_alone(folder))
+    start = distributed.from_first(lambda: _prepare_checkpoints(folder))
     with failures(stage.folder):
         trainer = make()
         for printer in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(printer)
         done = int(start.name.rpartition("-")[2]) if start else 0
         if start:
-            note(f"going on from step {done}")
-        with track(_steps(trainer), label) as bar:
-            bar.advance(done)
-            for callback in (Recorder(stage, bar), *(watch(trainer) if watch else ())):
+            note(f"resuming from step {done}")
+        with track(_steps(trainer), label) as progress:
+            progress.advance(done)
+            for callback in (Recorder(trainer, stage, progress), *callbacks(trainer)):
                 trainer.add_callback(callback)
-            with suppress(_Over):
+            with suppress(_NoStepLeft):
                 trainer.train(resume_from_checkpoint=str(start) if start else None)
     return trainer, done or None
 
 
-def _last_alone(folder: Path) -> Path | None:
-    """The last whole checkpoint, after the halves a kill left are gone."""
+def _prepare_checkpoints(folder: Path) -> Path | None:
+    """The last complete checkpoint; incomplete ones are deleted."""
     start = last_complete(folder)
-    forget_incomplete(folder)
+    delete_incomplete(folder)
     return start
 
 
@@ -240,13 +238,13 @@ def _steps(trainer: Any) -> int:
     args = trainer.args
     if args.max_steps > 0:
         return int(args.max_steps)
-    a_pass = math.ceil(len(trainer.get_train_dataloader()) / args.gradient_accumulation_steps)
-    return math.ceil(a_pass * args.num_train_epochs)
+    batches: int = len(trainer.get_train_dataloader())
+    return math.ceil(math.ceil(batches / args.gradient_accumulation_steps) * float(args.num_train_epochs))
 
 
 @contextmanager
 def failures(folder: Path) -> Iterator[None]:
-    """A full disk and a full device, said in two lines; libraries raise them in many ways."""
+    """Turn a full disk and a full device into our errors; libraries raise them in many ways."""
     import torch
 
     try:
@@ -262,12 +260,13 @@ def failures(folder: Path) -> Iterator[None]:
         if isinstance(error, DiskFull) or not (full or _says_full(error)):
             raise
         raise DiskFull(
-            f"{folder}: no space is left on the disk", "Free some and run the same command again: it goes on."
+            f"{folder}: no space is left on the disk",
+            "Free some space and run the same command again: it continues.",
         ) from None
 
 
 def _says_full(error: BaseException) -> bool:
-    """Whether a writer without an errno (safetensors, torch's archives) means a full disk."""
+    """Whether an error without an errno (safetensors, torch's archives) means a full disk."""
     text = f"{error} {error.__cause__ or ''} {error.__context__ or ''}"
     return any(
         sign in text
@@ -281,20 +280,22 @@ def _says_full(error: BaseException) -> bool:
     )
 
 
-def summary(stage: Stage, trainer: Any, tokens: int, best: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The manifest's numbers, from the rows, so that a run in several parts sums up like one in one.
+def summary(
+    stage: AnyStage, trainer: Any, tokens: int, best: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The manifest's measurements, from the rows: a resumed run has the same as an uninterrupted one.
 
-    Held-out ones are those of the model that is kept: of the `best` evaluation, else of the last.
+    Those of validation are of the model that is kept: of the `best` evaluation, else of the last one.
     """
     rows = list(stage.rows.rows())
     train = [row for row in rows if "loss" in row]
     evals = [row for row in rows if "eval_loss" in row]
-    held_out = {row["step"]: row for row in rows if "eval_perplexity" in row}
+    validated = {row["step"]: row for row in rows if "eval_perplexity" in row}
     last_epoch = [row for row in train if row["epoch"] > train[-1]["epoch"] - 1] or train
     last = train[-1]
-    measured = {name: mean(row[name] for row in last_epoch) for name in _OF_PAIRS if name in last}
+    measured = {name: mean(row[name] for row in last_epoch) for name in _PAIR_METRICS if name in last}
     kept = best or (evals[-1] if evals else {})
-    found = held_out.get(kept.get("step"), {})
+    found = validated.get(kept.get("step"), {})
     chosen = {"best_step": best["step"], "best_epoch": best["epoch"]} if best else {}
     return {
         "steps": int(trainer.state.global_step),
@@ -303,12 +304,66 @@ def summary(stage: Stage, trainer: Any, tokens: int, best: dict[str, Any] | None
         "final_loss": last["loss"],
         "eval_loss": kept.get("eval_loss"),
         **measured,
-        **{f"eval_{name}": kept[f"eval_{name}"] for name in _OF_PAIRS if kept and name in last},
-        **{f"eval_{name}": found[f"eval_{name}"] for name in _HELD_OUT if f"eval_{name}" in found},
+        **{f"eval_{name}": kept[f"eval_{name}"] for name in _PAIR_METRICS if kept and name in last},
+        **{f"eval_{name}": found[f"eval_{name}"] for name in _VALIDATION if f"eval_{name}" in found},
         **chosen,
         "tokens": round(tokens * last["epoch"]),
         "seconds": sum(row["seconds"] for row in rows),
         "device": str(trainer.args.device),
-        "processes": ranks.count(),
+        "processes": distributed.count(),
         "versions": {name: version(name) for name in ("torch", "transformers", "trl", "peft")},
     }
+
+
+def draw_loss_curve(stage: AnyStage, best: int | None) -> Path | None:
+    """Draw the losses and the F1 of END into `learning.svg` in the run's folder.
+
+    Args:
+        stage: the run.
+        best: the step of the checkpoint that became the model.
+
+    Returns:
+        The file; null where matplotlib is not installed, with a note.
+    """
+    try:
+        from matplotlib import rc_context
+        from matplotlib.backends.backend_svg import FigureCanvasSVG
+        from matplotlib.figure import Figure
+    except ImportError:
+        note("no loss curve: matplotlib is not installed (pip install 'maieutic[report]')")
+        return None
+    rows = list(stage.rows.rows())
+    path = stage.folder / "learning.svg"
+    with rc_context(_FIGURE_STYLE), full_disk(path):
+        figure = Figure(figsize=(7, 3.6), layout="constrained")
+        FigureCanvasSVG(figure)
+        _paint(figure, rows, best)
+        figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
+    return path
+
+
+def _paint(figure: Any, rows: Sequence[dict[str, Any]], best: int | None) -> None:
+    axes = figure.add_subplot()
+    axes.plot(*_points(rows, "loss"), color=_TRAIN_COLOUR, linewidth=1, label="training loss")
+    validation = _points(rows, "eval_loss")
+    if validation[0]:
+        axes.plot(*validation, color=_VALIDATION_COLOUR, marker="o", label="validation loss")
+    if best is not None:
+        axes.axvline(best, color="black", linewidth=1, linestyle=":", label="kept as the model")
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss per token")
+    lines, labels = axes.get_legend_handles_labels()
+    ends = _points(rows, "eval_end_f1")
+    if ends[0]:
+        right = axes.twinx()
+        lines += right.plot(*ends, color=_END_COLOUR, marker="s", linestyle="--")
+        labels.append("F1 of END")
+        right.set_ylim(0, 1)
+        right.set_ylabel("F1 of END")
+        right.spines["right"].set_visible(True)
+    figure.legend(lines, labels, loc="outside upper center", ncols=len(lines), frameon=False, fontsize=9)
+
+
+def _points(rows: Sequence[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    found = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+    return [step for step, _ in found], [value for _, value in found]

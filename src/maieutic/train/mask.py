@@ -164,7 +164,7 @@ def write_masks(step: Mask, tokenizer: Any, frame: Any, out: Path) -> MasksWritt
     """Write a corpus as columns `input_ids` and `labels` (-100 outside the loss), for `datasets.load_from_disk`."""
     from maieutic.models.weights import quiet
     from maieutic.train.config import file_sha256
-    from maieutic.train.data import conversation_rows
+    from maieutic.train.rows import conversation_rows
 
     if not isinstance(step.data, Path):
         raise InputError("rows in memory cannot be written by mask", "Give the path of a corpus.")

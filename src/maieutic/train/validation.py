@@ -1,60 +1,74 @@
-"""What a model in training is like on held-out people, after each epoch: perplexity, END, and how varied it opens.
+"""Validation after each epoch: perplexity, F1 of END, diversity of first turns; and the best checkpoint.
 
-END and the openings are measured on so many held-out conversations, the first, so that an epoch's end does not cost an
-epoch. Nothing here draws from the random numbers that training uses. On several devices each computes the same.
+F1 of END and the diversity are measured on the first validation conversations only, so that measuring costs less than
+training. Nothing here draws from the random numbers that training uses. With several processes each measures the same.
+
+The best checkpoint has the lowest validation loss, the earlier one of equals; it becomes the model. Training may stop
+when it does not improve. The rows decide: an evaluation is written before the checkpoint that depends on it, so a
+resumed run decides by what the killed run had measured.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from transformers import TrainerCallback
 
 from maieutic.chat_templates import end_id, prompt_ids, stop_ids
 from maieutic.chat_templates.turns import Decisions, Openings, decisions, openings
+from maieutic.core.console import note
+from maieutic.core.errors import ModelError
 from maieutic.core.messages import Conversation, Message, Role
-from maieutic.core.store import Stage
 from maieutic.core.words import pairwise_diversity
 from maieutic.models.engine import Engine, Generated, Request
 from maieutic.models.forward import Network, probabilities
 from maieutic.models.weights import Framing
-from maieutic.train.distributed import Follower
+from maieutic.train import distributed
+from maieutic.train.checkpoint import COMPLETE
+from maieutic.train.distributed import AnyStage
 
-DECIDED = 1000
-"""Conversations whose endings are measured."""
-OPENED = 64
+MetricsRow = Mapping[str, Any]
+"""A row of the run: the metrics of one step."""
+
+END_CONVERSATIONS = 1000
+"""Conversations on which END is measured."""
+FIRST_TURNS = 64
 """Conversations whose first turn is drawn."""
-OPENING_TOKENS = 64
+FIRST_TURN_TOKENS = 64
 TEMPERATURE, TOP_P = 1.0, 0.8
-"""How a first turn is drawn: UserLM's, and `simulate`'s."""
+"""Sampling of a first turn, as in UserLM and `simulate`."""
 
 
-class HeldOut:
-    """The held-out conversations, ready to be measured on again and again.
+class Validation:
+    """The validation conversations, prepared to be measured on after every epoch.
 
     Args:
-        talks: as they are trained on: told what they are told, cut to what fits.
-        tokenizer: with END where it was taught.
+        conversations: as they are trained on: conditioned, and shortened to fit.
+        tokenizer: with END if it was taught.
         frame: template and system text.
         role: the trained side.
     """
 
-    def __init__(self, talks: Sequence[Conversation], tokenizer: Any, frame: Framing, role: str) -> None:
+    def __init__(
+        self, conversations: Sequence[Conversation], tokenizer: Any, frame: Framing, role: str
+    ) -> None:
         self._tokenizer = tokenizer
         self._frame = frame
         self._end = end_id(tokenizer) if role != Role.ASSISTANT else None
-        self._decided = [] if self._end is None else list(talks[:DECIDED])
-        self._places = [_asked(talk, openings(talk, tokenizer, *frame)) for talk in self._decided]
-        self._opened = [talk for talk in talks if talk.turns(Role.USER)][:OPENED] if role == Role.USER else []
+        self._decided = [] if self._end is None else list(conversations[:END_CONVERSATIONS])
+        self._places = [_decided_openings(each, openings(each, tokenizer, *frame)) for each in self._decided]
+        opened = [each for each in conversations if each.turns(Role.USER)] if role == Role.USER else []
+        self._opened = opened[:FIRST_TURNS]
 
     def people(self) -> dict[str, float | None]:
-        """What people's own first turns are like, to see the samples beside."""
+        """The diversity of people's own first turns, to compare with."""
         if not self._opened:
             return {}
-        said = [talk.turns(Role.USER)[0] for talk in self._opened]
-        return {"people_first_turn_diversity": pairwise_diversity(said).value}
+        first = [each.turns(Role.USER)[0] for each in self._opened]
+        return {"people_first_turn_diversity": pairwise_diversity(first).value}
 
     def measure(self, model: Any) -> dict[str, float | None]:
         """F1 of END at 1/2 (`end_f1`), and the diversity of drawn first turns (`first_turn_diversity`)."""
@@ -76,8 +90,8 @@ class HeldOut:
         stops = frozenset(stop_ids(self._tokenizer, self._frame.template))
         requests = [
             Request(
-                prompt_ids(_before(talk), self._tokenizer, Role.USER, *self._frame),
-                OPENING_TOKENS,
+                prompt_ids(_before(conversation), self._tokenizer, Role.USER, *self._frame),
+                FIRST_TURN_TOKENS,
                 TEMPERATURE,
                 TOP_P,
                 seed,
@@ -85,54 +99,54 @@ class HeldOut:
                 self._end,
                 suppress_end=True,
             )
-            for seed, talk in enumerate(self._opened)
+            for seed, conversation in enumerate(self._opened)
         ]
         drawn = Engine(model, self._tokenizer.pad_token_id or 0).generate(requests)
         return [
-            self._tokenizer.decode(one.ids, skip_special_tokens=True)
-            for one in drawn
-            if isinstance(one, Generated)
+            self._tokenizer.decode(turn.ids, skip_special_tokens=True)
+            for turn in drawn
+            if isinstance(turn, Generated)
         ]
 
 
-def _asked(talk: Conversation, found: Openings) -> Openings:
-    """The openings at which the person decided; the ids that they need all fit, since the rows do."""
-    places = found.places[: len(talk.turns(Role.USER)) + (1 if talk.ended else 0)]
+def _decided_openings(conversation: Conversation, found: Openings) -> Openings:
+    """The openings at which the person spoke or ended; the ids up to them fit the context, since the rows do."""
+    places = found.places[: len(conversation.turns(Role.USER)) + (1 if conversation.ended else 0)]
     return Openings(found.ids[: places[-1] + 1] if places else [], places)
 
 
-def _before(talk: Conversation) -> Sequence[Message]:
-    """What stands before the person's first turn."""
-    first = next(place for place, turn in enumerate(talk.messages) if turn.role == Role.USER)
-    return talk.messages[:first]
+def _before(conversation: Conversation) -> Sequence[Message]:
+    """The messages before the person's first turn."""
+    messages = conversation.messages
+    return messages[: next(place for place, turn in enumerate(messages) if turn.role == Role.USER)]
 
 
 def end_f1(made: Sequence[Decisions], threshold: float = 0.5) -> float | None:
-    """F1 of END, predicted from `threshold` on; null where nobody ended."""
-    pairs = [(p >= threshold, ended) for one in made for p, ended in zip(*one, strict=True)]
-    hit = sum(said and ended for said, ended in pairs)
-    wrong = sum(said != ended for said, ended in pairs)
+    """F1 of END, predicted where its probability is at least `threshold`; null where no conversation ended."""
+    pairs = [(p >= threshold, ended) for each in made for p, ended in zip(*each, strict=True)]
+    hit = sum(predicted and ended for predicted, ended in pairs)
+    wrong = sum(predicted != ended for predicted, ended in pairs)
     return 2 * hit / (2 * hit + wrong) if any(ended for _, ended in pairs) else None
 
 
-class Measuring(TrainerCallback):
-    """Measures after every evaluation, and lets the trainer log it, to our rows and to whatever tracker there is.
+class Measure(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
+    """Measures after every evaluation and gives the metrics to the trainer's log: to our rows and to the trackers.
 
     Args:
-        trainer: the one it is a callback of.
-        held_out: what is measured on.
-        stage: holds what was measured before a kill, which is not measured again.
+        trainer: whose callback this is.
+        validation: the conversations to measure on.
+        stage: the run; what its rows hold already is not measured again.
     """
 
-    def __init__(self, trainer: Any, held_out: HeldOut, stage: Stage | Follower) -> None:
-        self._trainer, self._held_out, self._stage = trainer, held_out, stage
+    def __init__(self, trainer: Any, validation: Validation, stage: AnyStage) -> None:
+        self._trainer, self._validation, self._stage = trainer, validation, stage
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
-        """Measure, unless a kill came after."""
-        if f"held-out-{state.global_step}" in self._stage.rows:
+        """Measure, unless the rows have the metrics of this step."""
+        if f"validation-{state.global_step}" in self._stage.rows:
             return
         with self._trainer.compute_loss_context_manager():
-            found = self._held_out.measure(plain_model(self._trainer))
+            found = self._validation.measure(plain_model(self._trainer))
         perplexity = {"perplexity": math.exp(min(metrics["eval_loss"], 700))}
         self._trainer.log(
             {f"eval_{name}": value for name, value in {**perplexity, **found}.items() if value is not None}
@@ -140,6 +154,107 @@ class Measuring(TrainerCallback):
 
 
 def plain_model(trainer: Any) -> Any:
-    """The model in training without its wrappers; adapters inside it stay in force."""
+    """The model in training without its wrappers; its adapters stay active."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def evaluations(stage: AnyStage) -> list[MetricsRow]:
+    """The rows of evaluations, in the order of their steps."""
+    return sorted((row for row in stage.rows.rows() if "eval_loss" in row), key=lambda row: row["step"])
+
+
+def best_of(rows: Sequence[MetricsRow]) -> MetricsRow:
+    """The evaluation with the lowest validation loss."""
+    return min(rows, key=lambda row: row["eval_loss"])
+
+
+def stale(rows: Sequence[MetricsRow]) -> int:
+    """How many evaluations came after the best one."""
+    return len(rows) - 1 - list(rows).index(best_of(rows)) if rows else 0
+
+
+class BestSoFar(NamedTuple):
+    """The best evaluation up to a step."""
+
+    best: int | None
+    """Its step; null: nothing was evaluated."""
+    stale: int
+    """See `stale`."""
+
+
+class EvaluateFirst(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
+    """Writes the checkpoint at the end of an epoch after the evaluation: a kill between them would lose it."""
+
+    def __init__(self) -> None:
+        self._pending = False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Postpone the checkpoint of an epoch's last step."""
+        last = control.should_training_stop or float(state.epoch).is_integer()
+        if last and control.should_save:
+            control.should_save, self._pending = False, True
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Write it, after the evaluation."""
+        control.should_save = control.should_save or self._pending
+        self._pending = False
+
+
+class KeepBest(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
+    """Saves a checkpoint at each improvement, keeps the best one, and stops training that does not improve.
+
+    Args:
+        stage: the run, whose rows decide.
+        patience: stop after so many evaluations without improvement; null: never.
+    """
+
+    def __init__(self, stage: AnyStage, patience: int | None) -> None:
+        self._stage, self._patience = stage, patience
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Tell the trainer which checkpoint to keep, also one that a killed run found."""
+        state.best_global_step = self._best(state.global_step).best
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Save the best so far; stop after too many evaluations without improvement."""
+        found = self._best(state.global_step)
+        state.best_global_step = found.best
+        if found.best == state.global_step:
+            control.should_save = True
+        elif self._patience and found.stale >= self._patience:
+            note(f"stopped at epoch {state.epoch:g}: no improvement for {found.stale} evaluations")
+            # Not saved: a run resumed from this checkpoint would train further.
+            control.should_save, control.should_training_stop = False, True
+
+    def _best(self, step: int) -> BestSoFar:
+        """By the first process's rows: processes that differ in a last digit must not decide differently."""
+        return distributed.from_first(lambda: self._read(step))
+
+    def _read(self, step: int) -> BestSoFar:
+        """By the rows, after they are synced: a checkpoint may be deleted because of them."""
+        self._stage.rows.sync()
+        rows = [row for row in evaluations(self._stage) if row["step"] <= step]
+        return BestSoFar(best_of(rows)["step"] if rows else None, stale(rows))
+
+
+def load_best(trainer: Any, stage: AnyStage) -> MetricsRow | None:
+    """Load the best checkpoint's weights into the trainer's model, unless it has them; returns the best evaluation.
+
+    Raises:
+        ModelError: the best checkpoint is missing.
+    """
+    rows = evaluations(stage)
+    if not rows:
+        return None
+    best = best_of(rows)
+    if best["step"] != trainer.state.global_step:
+        checkpoint = Path(trainer.args.output_dir) / f"checkpoint-{best['step']}"
+        if not (checkpoint / COMPLETE).is_file():
+            raise ModelError(
+                f"{checkpoint}, the run's best checkpoint, is missing",
+                "Restore it, or train again into another folder.",
+            )
+        trainer.state.best_model_checkpoint = str(checkpoint)
+        trainer._load_best_model()
+    return best

@@ -1,11 +1,16 @@
-"""Rows → token ids and labels, with a count of everything that does not go in and why.
+"""Conversations and preference pairs → token ids and labels, with a count of every row that is left out, and why.
 
-Nothing is cut inside a turn: of a conversation that is too long, whole turns are left out (see `render.truncate`), and
-one of which no turn fits is dropped and counted.
+Nothing is cut inside a turn: a conversation that is too long loses whole turns (see `chat_templates.turns`), and one
+of which no turn fits is left out and counted.
+
+A user simulator can be conditioned: a row's system text may state its person's intent, problem or profile, or the first
+round may be given (see `chat_templates.conditioning`). `Mixture` draws the condition of each row at stated rates, so
+that one simulator serves all ways to start.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,76 +19,77 @@ import orjson
 from pydantic import ValidationError
 
 from maieutic.chat_templates import IGNORED, Rendered, prompt_ids, render, render_many
+from maieutic.chat_templates.conditioning import NONE, ROUND, conditioned, wording
 from maieutic.chat_templates.turns import Keep, fit
 from maieutic.core.console import note
 from maieutic.core.errors import ContextTooShort, EmptyCorpus, InputError, MissingInput, UnstablePrefix
-from maieutic.core.messages import Conversation, Message, Role
+from maieutic.core.messages import Conversation, Message, Role, fingerprint
 from maieutic.core.rows import PreferenceRow
 from maieutic.models.weights import Framing
-from maieutic.train.condition import NONE, Mixture, Told
 
 
 class DataReport(NamedTuple):
-    """What became of the rows, and what they hold."""
+    """How many rows are trained on, and how many are left out or changed, and why."""
 
     rows: int
     """Rows trained on."""
     without_turn: int = 0
-    """Rows with no turn of the trained role: left out."""
+    """Rows without a turn of the trained role, left out."""
     shortened: int = 0
-    """Rows that lost whole turns to fit."""
+    """Rows that lost whole turns in order to fit."""
     too_long: int = 0
-    """Rows of which nothing fits: left out."""
+    """Rows of which no turn fits, left out."""
     broken: int = 0
-    """Lines that are no row: left out."""
+    """Lines that hold no row, left out."""
     ends: int = 0
     """Rows that teach END."""
     ends_cut: int = 0
-    """Rows that would have, but lost their end with the turns that did not fit."""
+    """Rows whose end was left out with the turns that did not fit."""
     tokens: int = 0
     supervised: int = 0
     """Tokens in the loss."""
     conditions: Mapping[str, int] | None = None
-    """Rows by what they were told; null where none was to be told anything."""
+    """Rows by condition; null without conditioning."""
     lacking: Mapping[str, int] | None = None
-    """Rows that were to be told what they lack, by that: they were told nothing."""
+    """Rows that lack what they drew, by condition: they are trained unconditioned."""
 
     def json(self) -> dict[str, Any]:
-        """As printed and recorded."""
+        """As printed, and in the manifest."""
         return {name: value for name, value in self._asdict().items() if value is not None}
 
     def sentence(self, name: str) -> str:
-        """One line for people."""
+        """The report as one line."""
         share = 100 * self.supervised / max(1, self.tokens)
-        lost = {
+        left_out = {
             "without a turn of that role": self.without_turn,
             "shortened": self.shortened,
             "too long": self.too_long,
             "broken": self.broken,
         }
-        said = "".join(f", {count} {why}" for why, count in lost.items() if count)
+        more = "".join(f", {count} {why}" for why, count in left_out.items() if count)
         if self.ends or self.ends_cut:
-            said += f"; {self.ends} teach the end of a conversation"
-            said += f", {self.ends_cut} lost theirs by shortening" if self.ends_cut else ""
+            more += f"; {self.ends} teach the end of a conversation"
+            more += f", {self.ends_cut} lost their end by shortening" if self.ends_cut else ""
         if self.conditions:
-            said += "; told " + ", ".join(
-                f"{kind}: {count}" for kind, count in sorted(self.conditions.items())
-            )
+            more += f"; conditioned by {_counts(self.conditions)}"
         if self.lacking:
-            lacking = ", ".join(f"{kind}: {count}" for kind, count in sorted(self.lacking.items()))
-            said += f" (told nothing for lack of it: {lacking})"
-        return f"{name}: {self.rows} rows, {self.tokens} tokens, {share:.1f} % of them in the loss{said}"
+            more += f" (unconditioned, since the row lacks it: {_counts(self.lacking)})"
+        return f"{name}: {self.rows} rows, {self.tokens} tokens, {share:.1f} % of them in the loss{more}"
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{kind}: {count}" for kind, count in sorted(counts.items()))
 
 
 class Rows(NamedTuple):
-    """A dataset for a trainer and what is said about it."""
+    """A dataset for a trainer."""
 
     dataset: Any
     """A `datasets.Dataset`; columns `input_ids`, `labels`, or `prompt_ids`, `chosen_ids`, `rejected_ids`."""
     report: DataReport
     licences: list[str]
-    talks: list[Conversation] | None = None
-    """The conversations as they stand in the dataset, where they were asked for."""
+    conversations: list[Conversation] | None = None
+    """The conversations as they were rendered, with `keep_conversations`."""
 
 
 def conversation_rows(
@@ -95,7 +101,7 @@ def conversation_rows(
     end: bool = True,
     keep: Keep = "start",
     mixture: Mixture | None = None,
-    keep_talks: bool = False,
+    keep_conversations: bool = False,
 ) -> Rows:
     """Conversations as columns `input_ids` and `labels` (-100 outside the loss).
 
@@ -107,8 +113,8 @@ def conversation_rows(
         max_length: tokens a row may have.
         end: whether conversations that ended teach END.
         keep: which part of a conversation that is too long is kept.
-        mixture: what each row is told; null: nothing.
-        keep_talks: whether the conversations are wanted too.
+        mixture: draws the condition of each row; null: no conditioning.
+        keep_conversations: whether to return the conversations too.
 
     Raises:
         EmptyCorpus: no conversation has a turn of that role.
@@ -117,25 +123,27 @@ def conversation_rows(
     """
     sides = {Role.USER, Role.ASSISTANT} if role == "both" else {Role(role)}
     kept: list[Rendered] = []
-    talks: list[Conversation] = []
-    counts = {"without_turn": 0, "shortened": 0, "too_long": 0, "ends": 0, "ends_cut": 0}
+    used: list[Conversation] = []
+    counts: dict[str, Any] = {"without_turn": 0, "shortened": 0, "too_long": 0, "ends": 0, "ends_cut": 0}
     licences: set[str] = set()
 
-    def speaking() -> Iterator[Told]:
+    def with_turns() -> Iterator[Conditioned]:
         for place, conversation in enumerate(conversations):
             if not any(turn.role in sides for turn in conversation.messages):
                 counts["without_turn"] += 1
                 continue
             if not end:
                 conversation = conversation.model_copy(update={"ended": False})
-            yield mixture.told(conversation, place) if mixture else Told(conversation, NONE, NONE)
+            yield (
+                mixture.condition(conversation, place) if mixture else Conditioned(conversation, NONE, NONE)
+            )
 
     def labelled(some: Sequence[Conversation]) -> list[Rendered]:
         return _labelled(some, tokenizer, role, frame)
 
-    rows = list(speaking())  # rendered together, which is several times faster
-    for told, whole in zip(rows, labelled([one.conversation for one in rows]), strict=True):
-        conversation = told.conversation
+    rows = list(with_turns())  # rendered together, which is several times faster
+    for row, whole in zip(rows, labelled([row.conversation for row in rows]), strict=True):
+        conversation = row.conversation
         fitting, rendered = fit(
             conversation, lambda one: labelled([one])[0], sides, max_length, keep, rendered=whole
         )
@@ -146,8 +154,8 @@ def conversation_rows(
         if conversation.ended and Role.USER in sides:
             counts["ends" if fitting.ended and fitting.turns(Role.USER) else "ends_cut"] += 1
         licences |= {conversation.licence} if conversation.licence else set()
-        kept.append(mixture.settled(told, rendered) if mixture else rendered)
-        talks += [fitting] if keep_talks else []
+        kept.append(mixture.apply(row, rendered) if mixture else rendered)
+        used += [fitting] if keep_conversations else []
     if not kept and counts["too_long"]:
         raise ContextTooShort(
             f"not one turn of the {role} fits {max_length} tokens ({counts['too_long']} conversations)",
@@ -157,12 +165,12 @@ def conversation_rows(
         raise EmptyCorpus(
             f"no conversation has a turn of the {role}", "Train the other role, or give another corpus."
         )
-    tokens = sum(len(row.input_ids) for row in kept)
-    report = DataReport(len(kept), tokens=tokens, supervised=sum(row.supervised for row in kept), **counts)
+    tokens = sum(len(each.input_ids) for each in kept)
+    report = DataReport(len(kept), tokens=tokens, supervised=sum(each.supervised for each in kept), **counts)
     if mixture:
         report = report._replace(conditions=dict(mixture.counts), lacking=dict(mixture.lacking))
-    return Rows(_dataset({name: [getattr(row, name) for row in kept] for name in Rendered._fields}),
-                report, sorted(licences), talks if keep_talks else None)  # fmt: skip
+    return Rows(_dataset({name: [getattr(each, name) for each in kept] for name in Rendered._fields}),
+                report, sorted(licences), used if keep_conversations else None)  # fmt: skip
 
 
 def _labelled(
@@ -202,21 +210,21 @@ def preference_rows(
     drop_too_long: bool = False,
     keep: Literal["end"] | None = None,
 ) -> Rows:
-    """Pairs as columns `prompt_ids`, `chosen_ids` and `rejected_ids`; the prompt's are those at inference.
+    """Pairs as columns `prompt_ids`, `chosen_ids` and `rejected_ids`. Prompts have the ids that generation starts from.
 
     Args:
         preferences: the pairs.
         tokenizer: of the model.
         frame: template and system text.
         max_length: tokens that prompt and longer reply may have.
-        drop_too_long: leave out those that do not fit, and count them.
-        keep: let the oldest whole turns of a prompt go first, and count that.
+        drop_too_long: leave out pairs that do not fit, and count them.
+        keep: `end` leaves out the oldest whole turns of a prompt first, and counts such pairs.
 
     Raises:
         EmptyCorpus: there is no pair.
         ContextTooShort: a pair does not fit and `drop_too_long` is not set, or none fits.
-        InputError: a pair is not one assistant's turn against another.
-        UnstablePrefix: what would be generated from is not what would be trained on.
+        InputError: a pair is not one assistant turn against another.
+        UnstablePrefix: the ids of a prompt change once a reply follows.
     """
     columns: dict[str, list[list[int]]] = {"prompt_ids": [], "chosen_ids": [], "rejected_ids": []}
     licences: set[str] = set()
@@ -238,11 +246,11 @@ def preference_rows(
     if too_long and (not drop_too_long or not rows):
         raise ContextTooShort(
             f"{too_long} of {rows + too_long} pairs do not fit {max_length} tokens (the longest: {longest})",
-            "Raise --max-length, let the oldest turns go with --keep end, or leave them out with --drop-too-long.",
+            "Raise --max-length, leave out the oldest turns (--keep end), or leave out such pairs (--drop-too-long).",
         )
     if not rows:
         raise EmptyCorpus(
-            "there is no preference pair to train on", "Lower the score asked of a chosen reply."
+            "there is no preference pair to train on", "Lower the score that a chosen reply needs."
         )
     supervised = sum(len(ids) for name in ("chosen_ids", "rejected_ids") for ids in columns[name])
     tokens = supervised + 2 * sum(len(ids) for ids in columns["prompt_ids"])
@@ -268,11 +276,11 @@ def _length(ids: tuple[list[int], ...]) -> int:
 def _shortened(
     pair: PreferenceRow, ids: tuple[list[int], ...], tokenizer: Any, frame: Framing, max_length: int
 ) -> PreferenceRow | None:
-    """The pair with as many whole turns of its prompt, from its end, as fit; null where its last does not.
+    """The pair with as many of its prompt's last whole turns as fit; null where not even the last one fits.
 
     A system turn stays, and the first turn is one of the role that opened the conversation.
     """
-    longer = max((ids[1], pair.chosen), (ids[2], pair.rejected), key=lambda one: len(one[0]))[1]
+    longer = max((ids[1], pair.chosen), (ids[2], pair.rejected), key=lambda reply: len(reply[0]))[1]
     whole = Conversation.model_validate({"messages": [*pair.prompt, *longer]})
     fitting = fit(
         whole,
@@ -295,9 +303,9 @@ def _completion(
     frame: Framing,
     where: str,
 ) -> list[int]:
-    """The ids of a reply and of the end of its turn, exactly as fine-tuning would have them in its loss."""
+    """The ids of a reply and of the end of its turn, as fine-tuning has them in its loss."""
     if len(reply) != 1 or reply[0].role != Role.ASSISTANT:
-        raise InputError(f"{where}: not one assistant's turn", "Make pairs with `maieutic prefer`.")
+        raise InputError(f"{where}: not one assistant turn", "Make pairs with `maieutic prefer`.")
     whole = Conversation.model_validate({"messages": [*prompt, *reply]})
     rendered = render(whole, tokenizer, Role.ASSISTANT, frame.template, frame.system, end=False)
     if rendered.input_ids[: len(ids)] != ids:
@@ -309,15 +317,79 @@ def _completion(
     return labels[:stop]
 
 
+class Conditioned(NamedTuple):
+    """A row, the condition it drew and the one it has."""
+
+    conversation: Conversation
+    drawn: str
+    kind: str
+    """`none` where the row lacks what it drew."""
+
+
+class Mixture:
+    """Draws the condition of each row. The draw depends on the seed and the row's place alone.
+
+    Args:
+        rates: see `config.whole_rates`.
+        seed: of the draws.
+        system: the system text of conversations that have none.
+    """
+
+    def __init__(self, rates: Mapping[str, float], seed: int, system: str | None) -> None:
+        self._rates, self._seed, self._system = rates, seed, system
+        self._words = wording()
+        self.counts: Counter[str] = Counter()
+        """Rows by condition."""
+        self.lacking: Counter[str] = Counter()
+        """Rows that lack what they drew, by condition."""
+
+    def drawn(self, place: int) -> str:
+        """The condition that the row at a place draws."""
+        left = int(fingerprint(["condition", self._seed, place])[:13], 16) / 16**13
+        for kind, rate in self._rates.items():
+            left -= rate
+            if left < 0:
+                return kind
+        return max(self._rates, key=lambda kind: self._rates[kind])  # the rates' sum may be rounded below 1
+
+    def condition(self, conversation: Conversation, place: int) -> Conditioned:
+        """The row with its condition in the system text."""
+        kind = self.drawn(place)
+        if kind in (NONE, ROUND):
+            return Conditioned(conversation, kind, kind)
+        changed = conditioned(conversation, kind, self._system, self._words)
+        return Conditioned(changed or conversation, kind, kind if changed else NONE)
+
+    def apply(self, row: Conditioned, rendered: Rendered) -> Rendered:
+        """The row's ids and labels, counted; a first round that is given is taken out of the loss."""
+        kind = row.kind
+        if kind == ROUND:
+            rest = without_first_turn(rendered)
+            kind, rendered = (ROUND, rest) if rest else (NONE, rendered)
+        self.counts[kind] += 1
+        if kind != row.drawn:
+            self.lacking[row.drawn] += 1
+        return rendered
+
+
+def without_first_turn(rendered: Rendered) -> Rendered | None:
+    """The row with its first supervised turn out of the loss; null where nothing would be left in it."""
+    labels = rendered.labels
+    start = next((place for place, label in enumerate(labels) if label != IGNORED), len(labels))
+    stop = next((place for place in range(start, len(labels)) if labels[place] == IGNORED), len(labels))
+    rest = Rendered(rendered.input_ids, [*[IGNORED] * stop, *labels[stop:]])
+    return rest if rest.supervised else None
+
+
 class Preferences(NamedTuple):
-    """The pairs of a file, and how many of its lines are none."""
+    """The pairs of a file, and the number of lines that hold no pair."""
 
     pairs: list[PreferenceRow]
     broken: int
 
 
 def read_preferences(path: Path) -> Preferences:
-    """The pairs of a JSONL file (or a stage's folder); keys not ours are passed over, broken lines named.
+    """The pairs of a JSONL file or a step's folder. Unknown keys are ignored; broken lines are noted and left out.
 
     Raises:
         MissingInput: there is no such file.
@@ -362,5 +434,5 @@ def longest(rows: Rows) -> int:
 
 
 def announce(report: DataReport, name: str) -> None:
-    """Say on standard error what became of the rows."""
+    """Print the report on standard error."""
     note(report.sentence(name))

@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from jobs import Job, sft_job
 from safetensors.torch import load_file
 from tiny import tiny_checkpoint
 from transformers import TrainerCallback
@@ -27,20 +28,15 @@ from maieutic.core.words import pairwise_diversity
 from maieutic.data.corpus import write_corpus
 from maieutic.evals.likelihood import end_scores, score_likelihood
 from maieutic.models import load
-from maieutic.train.best import best_of, stale
-from maieutic.train.config import SftConfig
-from maieutic.train.loop import trackers
-from maieutic.train.loss_curve import draw_curve
-from maieutic.train.sft import sft
-from maieutic.train.validation import end_f1
+from maieutic.train.loop import draw_loss_curve, trackers
+from maieutic.train.validation import best_of, end_f1, stale
 
 torch.set_num_threads(1)
 SCRIPT = """
 import sys, torch
 torch.set_num_threads(1)
-from maieutic.train.config import SftConfig
-from maieutic.train.sft import sft
-sft(SftConfig.model_validate_json(sys.argv[1]))
+from maieutic.train.steps import TrainSft
+TrainSft.model_validate_json(sys.argv[1]).run(sys.argv[2])
 """
 
 
@@ -56,12 +52,12 @@ def talk(number: int, ended: bool) -> Conversation:
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> SftConfig:
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Job:
     """A run that gets worse on held-out people: few rows, a high rate, and other numbers held out."""
     folder = tmp_path_factory.mktemp("held-out")
     write_corpus(folder / "train.jsonl", [talk(number, number != 3) for number in range(7)])
     write_corpus(folder / "people.jsonl", [talk(number, number % 2 == 0) for number in range(40, 46)])
-    return SftConfig(
+    return sft_job(
         model=str(tiny_checkpoint(folder / "base", context=256)),
         data=folder / "train.jsonl",
         validation=folder / "people.jsonl",
@@ -77,15 +73,15 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> SftConfig:
 
 
 @pytest.fixture(scope="module")
-def whole(settings: SftConfig) -> dict[str, Any]:
-    return sft(settings).manifest
+def whole(settings: Job) -> dict[str, Any]:
+    return settings.run().manifest
 
 
 def evaluations(folder: Path) -> list[dict[str, Any]]:
     return [row for row in stage_rows(folder) if "eval_loss" in row]
 
 
-def test_it_stops_and_keeps_the_best(settings: SftConfig, whole: dict[str, Any]) -> None:
+def test_it_stops_and_keeps_the_best(settings: Job, whole: dict[str, Any]) -> None:
     rows = evaluations(settings.out)
     best = min(rows, key=lambda row: row["eval_loss"])
     assert [row["step"] for row in rows] == [4 * epoch for epoch in range(1, len(rows) + 1)]
@@ -98,7 +94,7 @@ def test_it_stops_and_keeps_the_best(settings: SftConfig, whole: dict[str, Any])
     assert all(torch.equal(written[name], kept[name]) for name in written)
 
 
-def test_what_is_measured_is_what_eval_simulator_measures(settings: SftConfig, whole: dict[str, Any]) -> None:
+def test_what_is_measured_is_what_eval_simulator_measures(settings: Job, whole: dict[str, Any]) -> None:
     """On rows that are told nothing; the model in training and the one written are the same."""
     plain = settings.model_copy(
         update={
@@ -108,7 +104,7 @@ def test_what_is_measured_is_what_eval_simulator_measures(settings: SftConfig, w
             "early_stopping": None,
         }
     )
-    manifest = sft(plain).manifest
+    manifest = plain.run().manifest
     from maieutic.data.corpus import read_corpus
 
     people = list(read_corpus(settings.validation))  # type: ignore[arg-type]
@@ -124,7 +120,7 @@ def test_what_is_measured_is_what_eval_simulator_measures(settings: SftConfig, w
 
 
 @pytest.mark.slow
-def test_adapters_are_measured_and_the_best_of_them_kept(settings: SftConfig, tmp_path: Path) -> None:
+def test_adapters_are_measured_and_the_best_of_them_kept(settings: Job, tmp_path: Path) -> None:
     small = settings.model_copy(
         update={
             "out": tmp_path,
@@ -134,7 +130,7 @@ def test_adapters_are_measured_and_the_best_of_them_kept(settings: SftConfig, tm
             "precision": "bfloat16",
         }
     )
-    manifest = sft(small).manifest
+    manifest = small.run().manifest
     rows = evaluations(tmp_path)
     assert manifest["best_step"] == best_of(rows)["step"] < manifest["steps"]
     assert "eval_end_f1" in manifest
@@ -145,10 +141,10 @@ def test_adapters_are_measured_and_the_best_of_them_kept(settings: SftConfig, tm
     assert all(torch.equal(adapter[name], kept[name]) for name in adapter)
 
 
-def killed(settings: SftConfig, ready: Any) -> None:
+def killed(settings: Job, ready: Any) -> None:
     """Run in a process of its own and kill it once `ready` says so."""
     run = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, settings.model_dump_json()],
+        [sys.executable, "-c", SCRIPT, *settings.words()],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
     )
@@ -162,8 +158,8 @@ def killed(settings: SftConfig, ready: Any) -> None:
     assert not (settings.out / "manifest.json").exists()
 
 
-def same(settings: SftConfig, out: Path, expected: dict[str, Any]) -> None:
-    result = sft(settings.model_copy(update={"out": out}))
+def same(settings: Job, out: Path, expected: dict[str, Any]) -> None:
+    result = settings.but(out=out).run()
     for name in ("final_loss", "loss", "eval_loss", "eval_end_f1", "eval_first_turn_diversity"):
         assert result.manifest[name] == pytest.approx(expected[name], abs=1e-3), name
     assert (result.manifest["steps"], result.manifest["best_step"]) == (
@@ -183,9 +179,9 @@ def same(settings: SftConfig, out: Path, expected: dict[str, Any]) -> None:
     ],
 )
 def test_a_killed_run_keeps_the_same_best(
-    settings: SftConfig, whole: dict[str, Any], tmp_path: Path, moment: str
+    settings: Job, whole: dict[str, Any], tmp_path: Path, moment: str
 ) -> None:
-    again = settings.model_copy(update={"out": tmp_path / "killed"})
+    again = settings.but(out=tmp_path / "killed")
     rows, checkpoints = again.out / "rows.jsonl", again.out / "checkpoints"
     best, last = whole["best_step"], whole["steps"]
     ready = {
@@ -198,8 +194,8 @@ def test_a_killed_run_keeps_the_same_best(
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment(settings: SftConfig, whole: dict[str, Any], tmp_path: Path) -> None:
-    again = settings.model_copy(update={"out": tmp_path / "killed"})
+def test_killed_at_any_moment(settings: Job, whole: dict[str, Any], tmp_path: Path) -> None:
+    again = settings.but(out=tmp_path / "killed")
     for wait in (2.0, 3.1, 3.7, 4.3, 5.0):
         started: list[float] = []
 
@@ -212,18 +208,18 @@ def test_killed_at_any_moment(settings: SftConfig, whole: dict[str, Any], tmp_pa
     same(settings, again.out, whole)
 
 
-def test_steps_that_end_inside_an_epoch(settings: SftConfig, tmp_path: Path) -> None:
+def test_steps_that_end_inside_an_epoch(settings: Job, tmp_path: Path) -> None:
     """The last checkpoint is written after the last evaluation, and a run that goes on from it trains no further."""
-    short = settings.model_copy(update={"out": tmp_path / "run", "max_steps": 6, "early_stopping": None})
-    first = sft(short).manifest
+    short = settings.but(out=tmp_path / "run", max_steps=6, early_stopping=None)
+    first = short.run().manifest
     assert [row["step"] for row in evaluations(short.out)] == [4, 6]
     (short.out / "manifest.json").unlink()
-    result = sft(short)
+    result = short.run()
     assert result.resumed_from == 6 and result.manifest["steps"] == 6
     assert {**result.manifest, "seconds": 0} == {**first, "seconds": 0}
 
 
-def test_the_best_checkpoint_gone_is_said(settings: SftConfig, tmp_path: Path, whole: dict[str, Any]) -> None:
+def test_the_best_checkpoint_gone_is_said(settings: Job, tmp_path: Path, whole: dict[str, Any]) -> None:
     import shutil
 
     copy = tmp_path / "copy"
@@ -231,7 +227,7 @@ def test_the_best_checkpoint_gone_is_said(settings: SftConfig, tmp_path: Path, w
     (copy / "manifest.json").unlink()
     shutil.rmtree(copy / "checkpoints" / f"checkpoint-{whole['best_step']}")
     with pytest.raises(ModelError, match="not there any more"):
-        sft(settings.model_copy(update={"out": copy}))
+        settings.but(out=copy).run()
 
 
 @given(st.lists(st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=4), max_size=6))
@@ -251,19 +247,19 @@ def test_stale(losses: list[int]) -> None:
     assert best_of(rows)["step"] == best and stale(rows) == len(losses) - 1 - best
 
 
-def test_the_curve(settings: SftConfig, whole: dict[str, Any], tmp_path: Path,
+def test_the_curve(settings: Job, whole: dict[str, Any], tmp_path: Path,
                    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     figure = (settings.out / "learning.svg").read_bytes()
     assert figure.startswith(b"<?xml") and len(figure) > 10_000
     with Stage(tmp_path / "run", {}) as stage:
         stage.rows.append("train-1", {"step": 1, "loss": 2.0})
-        first = draw_curve(stage, None)
+        first = draw_loss_curve(stage, None)
         assert first is not None
         before = first.read_bytes()
-        draw_curve(stage, None)
+        draw_loss_curve(stage, None)
         assert first.read_bytes() == before
         monkeypatch.setitem(sys.modules, "matplotlib", None)
-        assert draw_curve(stage, None) is None
+        assert draw_loss_curve(stage, None) is None
     assert "no learning curve: matplotlib is not installed" in capfd.readouterr().err
 
 
@@ -277,7 +273,7 @@ class Tracker(TrainerCallback):
 
 
 def test_trackers_get_what_the_trainer_logs(
-    settings: SftConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert trackers("none") == trackers("") == []
     with pytest.raises(InputError, match="no tracker 'nobody'"):
@@ -291,22 +287,22 @@ def test_trackers_get_what_the_trainer_logs(
         trackers(absent[0])
     monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "tensorboard", Tracker)
     monkeypatch.setattr(integration_utils, "is_tensorboard_available", lambda: True)
-    sft(settings.model_copy(update={"out": tmp_path / "run", "max_steps": 4, "report_to": "tensorboard"}))
+    settings.but(out=tmp_path / "run", max_steps=4, report_to="tensorboard").run()
     names = {name for logs in Tracker.seen for name in logs}
     assert {"loss", "eval_loss", "eval_perplexity", "eval_end_f1", "eval_first_turn_diversity"} <= names
 
 
-def test_early_stopping_needs_people(settings: SftConfig) -> None:
-    with pytest.raises(ValueError, match="held-out rows"):
-        SftConfig.model_validate({**settings.model_dump(), "validation": None})
+def test_early_stopping_needs_people(settings: Job) -> None:
+    with pytest.raises(ValueError, match="validation"):
+        settings.but(validation=None)
 
 
 @pytest.mark.slow
 def test_two_processes_measure_and_keep_what_one_does(
-    settings: SftConfig, whole: dict[str, Any], tmp_path: Path
+    settings: Job, whole: dict[str, Any], tmp_path: Path
 ) -> None:
-    shared = settings.model_copy(update={"out": tmp_path / "run", "processes": 2})
-    manifest = sft(shared).manifest
+    shared = settings.but(out=tmp_path / "run", processes=2)
+    manifest = shared.run().manifest
     assert manifest["processes"] == 2
     for name in ("steps", "best_step"):
         assert manifest[name] == whole[name]
