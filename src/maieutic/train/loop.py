@@ -219,7 +219,7 @@ def run(
         if start:
             note(f"resuming from step {done}")
         with track(_steps(trainer), label) as progress:
-            progress.advance(done)
+            progress.advance(done, skipped=True)
             for callback in (Recorder(trainer, stage, progress), *callbacks(trainer)):
                 trainer.add_callback(callback)
             with suppress(_NoStepLeft):
@@ -238,8 +238,8 @@ def _steps(trainer: Any) -> int:
     args = trainer.args
     if args.max_steps > 0:
         return int(args.max_steps)
-    batches: int = len(trainer.get_train_dataloader())
-    return math.ceil(math.ceil(batches / args.gradient_accumulation_steps) * float(args.num_train_epochs))
+    steps_per_epoch = math.ceil(len(trainer.get_train_dataloader()) / args.gradient_accumulation_steps)
+    return int(math.ceil(steps_per_epoch * args.num_train_epochs))
 
 
 @contextmanager
