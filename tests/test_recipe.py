@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import shutil
@@ -18,10 +17,9 @@ import pytest
 import typer
 import yaml
 from loopback import Loopback
-from maieutic.recipes.stages.training import Dpo, Sft
 from typer.testing import CliRunner
 
-from maieutic.cli import generate, train
+from maieutic.cli import generate
 from maieutic.core.errors import MissingInput, RecipeError, RunConflict, UnknownModel, Unreachable, WrongKey
 from maieutic.core.store import stage_rows
 from maieutic.recipes import runner
@@ -419,15 +417,6 @@ def test_a_killed_run_goes_on_and_asks_nothing_twice(chain: Path) -> None:
         assert asked < len(server.chats)
         early = [name for name in before if name.startswith(("run/import", "run/clean", "run/base"))]
         assert early and all(stamps()[name] == before[name] for name in early)
-
-
-@pytest.mark.parametrize(("command", "stage"), [(train.sft, Sft), (train.dpo, Dpo)])
-def test_whatever_a_flag_of_training_sets_a_stage_can_set(command: Any, stage: Any) -> None:
-    flags = set(inspect.signature(command).parameters) - {"config", "json", "out"}
-    assert flags <= stage.model_fields.keys()
-    given = {"model": "m", "data": "d", "system": "Be brief.", "report_to": "wandb"}
-    held = stage.model_validate({**given, **({"role": "user"} if stage is Sft else {})})._config(Path("out"))
-    assert (held.system, held.report_to) == ("Be brief.", "wandb")
 
 
 @pytest.mark.slow

@@ -239,7 +239,8 @@ def _steps(trainer: Any) -> int:
     if args.max_steps > 0:
         return int(args.max_steps)
     steps_per_epoch = math.ceil(len(trainer.get_train_dataloader()) / args.gradient_accumulation_steps)
-    return int(math.ceil(steps_per_epoch * args.num_train_epochs))
+    total: int = math.ceil(steps_per_epoch * args.num_train_epochs)
+    return total
 
 
 @contextmanager
