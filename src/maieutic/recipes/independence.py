@@ -8,7 +8,7 @@ from typing import Any
 from maieutic.core.errors import RecipeError
 
 _MAKE_PAIRS = ("preferences", "rewards", "prefer", "mix")
-_TRAIN = ("train dpo", "dpo")
+_TRAIN = ("train dpo",)
 
 
 def refuse_training_judges(stages: Mapping[str, Any], needs: Mapping[str, Sequence[str]]) -> None:

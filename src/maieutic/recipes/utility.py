@@ -220,7 +220,7 @@ class EvalUtility(Step):
         training = {name: getattr(self, name) for name in names}
         return {
             f"train_{arm}": {
-                **training, "do": "sft", "role": "assistant", "model": model, "data": data, "seed": seed,
+                **training, "do": "train sft", "role": "assistant", "model": model, "data": data, "seed": seed,
             },
             f"answer_{arm}": {
                 "do": "eval mt-bench answer", "model": f"hf/${{train_{arm}}}", "questions": str(self.questions),
