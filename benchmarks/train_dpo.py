@@ -155,7 +155,7 @@ def ours(folder: Path, size: str, data: str, device: str, out: Path) -> tuple[in
     )
     started = time.perf_counter()
     result = step.run(out)
-    return result.manifest["data"]["rows"], time.perf_counter() - started
+    return result.metrics["data"]["rows"], time.perf_counter() - started
 
 
 WAYS: dict[str, Callable[[Path, str, str, str, Path], tuple[int, float]]] = {

@@ -131,7 +131,7 @@ def ours(folder: Path, size: str, data: str, device: str, out: Path) -> tuple[in
         max_length=LONGEST, precision="bfloat16", save_steps=1000,
     )  # fmt: skip
     result = step.run(out)
-    return result.manifest["data"]["tokens"], result.manifest["seconds"]
+    return result.metrics["data"]["tokens"], result.metrics["seconds"]
 
 
 WAYS: dict[str, Callable[[Path, str, str, str, Path], tuple[int, float]]] = {LOOP: loop, TRL: trl, OURS: ours}

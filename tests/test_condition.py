@@ -308,7 +308,7 @@ def test_a_trained_simulator_is_told_its_intent(tmp_path: Path) -> None:
             learning_rate=1e-2,
             condition={"intent": 1.0},
         ).run()
-    assert result.manifest["data"]["conditions"] == {"intent": 3}
+    assert result.metrics["data"]["conditions"] == {"intent": 3}
     record = json.loads((result.model / "maieutic.json").read_text())
     assert record["condition"] == {"rates": {"none": 0.0, "intent": 1.0}, "wording": wording()}
     assert "- `What the person wants: {{intent}}`" in (result.model / "README.md").read_text()

@@ -114,9 +114,9 @@ def test_the_margin_grows(start: Path, pairs: Path, tmp_path: Path, lora: int | 
     assert rows[0]["loss"] == pytest.approx(0.6931, abs=1e-3) and rows[0]["margin"] == pytest.approx(
         0, abs=1e-4
     )
-    assert rows[-1]["loss"] < 0.5 and result.manifest["margin"] > 0.5 and result.manifest["accuracy"] == 1
+    assert rows[-1]["loss"] < 0.5 and result.metrics["margin"] > 0.5 and result.metrics["accuracy"] == 1
     assert {"chosen_logp", "rejected_logp", "chosen_reward", "rejected_reward"} <= rows[-1].keys()
-    assert result.manifest["eval_accuracy"] == 1 and result.manifest["eval_margin"] > 0.5
+    assert result.metrics["eval_accuracy"] == 1 and result.metrics["eval_margin"] > 0.5
     with quiet():
         before, after = (AutoModelForCausalLM.from_pretrained(path) for path in (start, result.model))
         opened = open_base(config(start, pairs, tmp_path).step)
@@ -156,7 +156,7 @@ def test_it_goes_on_with_the_same_reference(
     again = half.run()
     assert again.resumed_from == 6
     for name in ("final_loss", "loss", "margin"):
-        assert again.manifest[name] == pytest.approx(whole.manifest[name], abs=1e-4)
+        assert again.metrics[name] == pytest.approx(whole.metrics[name], abs=1e-4)
 
 
 SLAIN = """
@@ -210,8 +210,8 @@ def test_a_kill_at_an_epoch_s_checkpoint_does_not_lose_its_evaluation(
     died = subprocess.run([sys.executable, "-c", script, *settings.words()], capture_output=True)
     assert died.returncode == -signal.SIGKILL, died.stderr.decode()
     result = settings.run()
-    assert result.resumed_from == result.manifest["steps"] == 3
-    assert result.manifest["eval_loss"] > 0 and "eval-3" in [row["key"] for row in stage_rows(settings.out)]
+    assert result.resumed_from == result.metrics["steps"] == 3
+    assert result.metrics["eval_loss"] > 0 and "eval-3" in [row["key"] for row in stage_rows(settings.out)]
 
 
 def test_another_model_asks_the_reference_anew(start: Path, pairs: Path, tmp_path: Path) -> None:
@@ -260,17 +260,17 @@ def test_what_is_forgotten_is_measured(start: Path, pairs: Path, tmp_path: Path)
             for place, label in enumerate(rendered.labels[1:]):
                 if label != -100:
                     said, tokens = said + float(logits[place, label]), tokens + 1
-        assert tokens == result.manifest["forgetting_tokens"]
+        assert tokens == result.metrics["forgetting_tokens"]
         return math.exp(-said / tokens)
 
-    assert result.manifest["forgetting_before"] == pytest.approx(perplexity(start), rel=1e-3)
-    assert result.manifest["forgetting_after"] == pytest.approx(perplexity(result.model), rel=1e-3)
-    assert result.manifest["forgetting_after"] != pytest.approx(
-        result.manifest["forgetting_before"], rel=1e-2
+    assert result.metrics["forgetting_before"] == pytest.approx(perplexity(start), rel=1e-3)
+    assert result.metrics["forgetting_after"] == pytest.approx(perplexity(result.model), rel=1e-3)
+    assert result.metrics["forgetting_after"] != pytest.approx(
+        result.metrics["forgetting_before"], rel=1e-2
     )
     card = (result.model / "README.md").read_text()
-    assert f"| forgetting_before | {result.manifest['forgetting_before']:.6g} |" in card
-    assert f"| forgetting_after | {result.manifest['forgetting_after']:.6g} |" in card
+    assert f"| forgetting_before | {result.metrics['forgetting_before']:.6g} |" in card
+    assert f"| forgetting_after | {result.metrics['forgetting_after']:.6g} |" in card
 
 
 def test_a_chosen_reply_that_falls_is_said(capsys: pytest.CaptureFixture[str]) -> None:
@@ -300,7 +300,7 @@ def test_a_real_fall_stands_in_the_manifest(
     path = tmp_path / "near.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     result = config(start, path, tmp_path / "run", validation=path, learning_rate=3e-3, epochs=6).run()
-    measured = result.manifest
+    measured = result.metrics
     assert measured["eval_margin"] > 1 and measured["eval_chosen_reward"] < -1
     assert measured["chosen_falls"] is True
     assert "validation pairs became less likely" in capsys.readouterr().err

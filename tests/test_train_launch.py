@@ -148,7 +148,7 @@ def test_two_processes_match_one(settings: Job, tmp_path: Path, lora: int | None
         files = [tmp_path / run / "adapter" / "adapter_model.safetensors" for run in ("one", "two")]
         assert load_file(files[0]).keys() == load_file(files[1]).keys()
     again = one.but(out=tmp_path / "two", processes=2).run()
-    assert again.manifest["processes"] == 2 and again.resumed_from is None
+    assert again.metrics["processes"] == 2 and again.resumed_from is None
 
 
 @pytest.mark.slow
@@ -212,10 +212,10 @@ def test_a_process_killed_a_command_stopped_or_killed_and_the_same_command_goes_
     assert run.returncode == -signal.SIGTERM and gone(workers)
 
     alone = shared.but(processes=None).run()  # on fewer processes it goes on as well
-    assert alone.resumed_from and alone.resumed_from > 24 and alone.manifest["steps"] == STEPS
-    expected = settings.run().manifest
+    assert alone.resumed_from and alone.resumed_from > 24 and alone.metrics["steps"] == STEPS
+    expected = settings.run().metrics
     for name in ("final_loss", "loss", "eval_loss", "tokens"):
-        assert alone.manifest[name] == pytest.approx(expected[name], abs=1e-3), name
+        assert alone.metrics[name] == pytest.approx(expected[name], abs=1e-3), name
 
 
 @pytest.mark.slow
@@ -244,7 +244,7 @@ def test_two_machines_by_two_commands(settings: Job, tmp_path: Path) -> None:
     first, second = (json.loads(out) for out, _ in said)
     assert first == second and first["processes"] == 2
     later = config.but(accelerate_config=str(tmp_path / "machine-1.yaml"))
-    assert later.run().manifest == config.run().manifest  # what is done waits for nobody
+    assert later.run().metrics == config.run().metrics  # what is done waits for nobody
 
 
 @pytest.mark.slow

@@ -100,10 +100,10 @@ def test_a_killed_run_ends_like_a_whole_one(settings: Job, whole: Path, tmp_path
     (torn / "optimizer.pt").write_bytes(b"half")
     result = again.run()
     assert result.resumed_from == int(start.name[11:]) and not torn.exists()
-    expected = settings.run().manifest
-    assert result.manifest["steps"] == expected["steps"] == STEPS
+    expected = settings.run().metrics
+    assert result.metrics["steps"] == expected["steps"] == STEPS
     for name in ("final_loss", "loss", "eval_loss", "tokens"):
-        assert result.manifest[name] == pytest.approx(expected[name], abs=1e-3), name
+        assert result.metrics[name] == pytest.approx(expected[name], abs=1e-3), name
     ours, theirs = (list(stage_rows(folder)) for folder in (again.out, whole))
     assert [row["key"] for row in ours] == [row["key"] for row in theirs]
     one, two = (load_file(folder / "model" / "model.safetensors") for folder in (again.out, whole))
@@ -117,7 +117,7 @@ def test_a_kill_after_the_last_step_costs_no_training(settings: Job, whole: Path
     shutil.rmtree(copy / "model")
     result = settings.but(out=copy).run()
     assert result.resumed_from == STEPS
-    assert result.manifest["final_loss"] == settings.run().manifest["final_loss"]
+    assert result.metrics["final_loss"] == settings.run().metrics["final_loss"]
     one, two = (load_file(folder / "model" / "model.safetensors") for folder in (copy, whole))
     assert all(torch.equal(one[name], two[name]) for name in one)
 
@@ -147,4 +147,4 @@ def test_killed_again_and_again(settings: Job, whole: Path, tmp_path: Path, kind
     result = again.run()
     expected = settings.but(out=tmp_path / "whole", lora_r=lora).run()
     assert result.resumed_from and result.resumed_from > 30
-    assert result.manifest["final_loss"] == pytest.approx(expected.manifest["final_loss"], abs=1e-3)
+    assert result.metrics["final_loss"] == pytest.approx(expected.metrics["final_loss"], abs=1e-3)

@@ -223,7 +223,7 @@ def test_a_recipe_s_stage_names_its_recipe(start: Path, corpus: Path, tmp_path: 
 def test_done_is_done_and_another_run_is_refused(simulator: Path, start: Path, corpus: Path) -> None:
     before = (simulator / "model" / "model.safetensors").stat().st_mtime_ns
     again = config(start, corpus, simulator, validation=corpus, save_steps=7).run()
-    assert again.manifest["steps"] == 40
+    assert again.metrics["steps"] == 40
     assert (simulator / "model" / "model.safetensors").stat().st_mtime_ns == before
     with pytest.raises(RunConflict, match=r"learning_rate \(0\.01 → 0\.02\)"):
         config(start, corpus, simulator, validation=corpus, learning_rate=2e-2).run()
@@ -276,7 +276,7 @@ def test_what_knows_its_end_keeps_it_where_no_row_teaches_it(
     assert json.loads((result.model / "maieutic.json").read_text())["end"] is True
     model, tokenizer = opened(result.model)
     assert end_id(tokenizer) in model.generation_config.eos_token_id
-    assert result.manifest["eval_end_f1"] is not None
+    assert result.metrics["eval_end_f1"] is not None
     answering = config(simulator, censored, tmp_path / "answering", role="assistant", max_steps=1).run()
     assert json.loads((answering.model / "maieutic.json").read_text())["end"] is False
 
@@ -284,7 +284,7 @@ def test_what_knows_its_end_keeps_it_where_no_row_teaches_it(
 def test_lora_trains_end_though_the_embeddings_are_frozen(start: Path, corpus: Path, tmp_path: Path) -> None:
     settings = config(start, corpus, tmp_path / "run", lora_r=8, epochs=120, learning_rate=2e-2)
     result = settings.run()
-    assert result.manifest["final_loss"] < 1.0
+    assert result.metrics["final_loss"] < 1.0
     tuned, tokenizer = opened(result.model)
     first, _ = opened(start)
     end, like = end_id(tokenizer), turn_end_id(tokenizer)
@@ -303,7 +303,7 @@ def test_lora_trains_end_though_the_embeddings_are_frozen(start: Path, corpus: P
 def test_own_frames_and_both_roles(start: Path, corpus: Path, tmp_path: Path, template: str) -> None:
     out = tmp_path / "run"
     result = config(start, corpus, out, role="both", template=template, system="Be brief.", max_steps=2).run()
-    assert result.manifest["steps"] == 2
+    assert result.metrics["steps"] == 2
     record = json.loads((result.model / "maieutic.json").read_text())
     assert (record["role"], record["template"], record["system"]) == ("both", template, "Be brief.")
     _, tokenizer = opened(result.model)
@@ -334,7 +334,7 @@ def test_computing_in_bfloat16(start: Path, corpus: Path, tmp_path: Path) -> Non
     result = config(
         start, corpus, tmp_path / "run", precision="bfloat16", max_steps=2, gradient_checkpointing=True
     ).run()
-    assert result.manifest["final_loss"] > 0
+    assert result.metrics["final_loss"] > 0
     assert opened(result.model)[0].dtype == torch.float32
 
 

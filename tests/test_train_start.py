@@ -183,7 +183,7 @@ def test_published_shapes_start(
     again = config(result.model, corpus, tmp_path / "next", max_steps=1, lora_r=lora)
     with quiet():
         assert open_base(again.step).frame == (template, system)
-    assert again.run().manifest["data"]["ends"] == 3
+    assert again.run().metrics["data"]["ends"] == 3
     served = [turn.model_dump(mode="json") for turn in talk.messages[:2]]
     if (
         template != "plain"

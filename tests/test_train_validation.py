@@ -74,7 +74,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Job:
 
 @pytest.fixture(scope="module")
 def whole(settings: Job) -> dict[str, Any]:
-    return settings.run().manifest
+    return settings.run().metrics
 
 
 def evaluations(folder: Path) -> list[dict[str, Any]]:
@@ -104,7 +104,7 @@ def test_what_is_measured_is_what_eval_simulator_measures(settings: Job, whole: 
             "early_stopping": None,
         }
     )
-    manifest = plain.run().manifest
+    manifest = plain.run().metrics
     from maieutic.data.corpus import read_corpus
 
     people = list(read_corpus(settings.validation))  # type: ignore[arg-type]
@@ -130,7 +130,7 @@ def test_adapters_are_measured_and_the_best_of_them_kept(settings: Job, tmp_path
             "precision": "bfloat16",
         }
     )
-    manifest = small.run().manifest
+    manifest = small.run().metrics
     rows = evaluations(tmp_path)
     assert manifest["best_step"] == best_of(rows)["step"] < manifest["steps"]
     assert "eval_end_f1" in manifest
@@ -161,8 +161,8 @@ def killed(settings: Job, ready: Any) -> None:
 def same(settings: Job, out: Path, expected: dict[str, Any]) -> None:
     result = settings.but(out=out).run()
     for name in ("final_loss", "loss", "eval_loss", "eval_end_f1", "eval_first_turn_diversity"):
-        assert result.manifest[name] == pytest.approx(expected[name], abs=1e-3), name
-    assert (result.manifest["steps"], result.manifest["best_step"]) == (
+        assert result.metrics[name] == pytest.approx(expected[name], abs=1e-3), name
+    assert (result.metrics["steps"], result.metrics["best_step"]) == (
         expected["steps"],
         expected["best_step"],
     )
@@ -211,12 +211,12 @@ def test_killed_at_any_moment(settings: Job, whole: dict[str, Any], tmp_path: Pa
 def test_steps_that_end_inside_an_epoch(settings: Job, tmp_path: Path) -> None:
     """The last checkpoint is written after the last evaluation, and a run that goes on from it trains no further."""
     short = settings.but(out=tmp_path / "run", max_steps=6, early_stopping=None)
-    first = short.run().manifest
+    first = short.run().metrics
     assert [row["step"] for row in evaluations(short.out)] == [4, 6]
     (short.out / "manifest.json").unlink()
     result = short.run()
-    assert result.resumed_from == 6 and result.manifest["steps"] == 6
-    assert {**result.manifest, "seconds": 0} == {**first, "seconds": 0}
+    assert result.resumed_from == 6 and result.metrics["steps"] == 6
+    assert {**result.metrics, "seconds": 0} == {**first, "seconds": 0}
 
 
 def test_the_best_checkpoint_gone_is_said(settings: Job, tmp_path: Path, whole: dict[str, Any]) -> None:
@@ -302,7 +302,7 @@ def test_two_processes_measure_and_keep_what_one_does(
     settings: Job, whole: dict[str, Any], tmp_path: Path
 ) -> None:
     shared = settings.but(out=tmp_path / "run", processes=2)
-    manifest = shared.run().manifest
+    manifest = shared.run().metrics
     assert manifest["processes"] == 2
     for name in ("steps", "best_step"):
         assert manifest[name] == whole[name]

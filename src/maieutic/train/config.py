@@ -45,18 +45,18 @@ class TrainResult(Result):
 
     model: Path
     """The trained checkpoint."""
-    manifest: dict[str, Any]
+    metrics: dict[str, Any]
     """`steps`, `loss` (mean of the last epoch), `final_loss`, `eval_loss`, `tokens`, `seconds` and more."""
     resumed_from: int | None = None
     """The step of the checkpoint from which an interrupted run continued."""
 
     def json(self) -> dict[str, Any]:  # type: ignore[override]
         """As printed: the manifest's keys beside `model` and `resumed_from`."""
-        return {"model": str(self.model), **self.manifest, "resumed_from": self.resumed_from}
+        return {"model": str(self.model), **self.metrics, "resumed_from": self.resumed_from}
 
     def show(self) -> None:
         """Print where the model is, and the main measurements."""
-        held = self.manifest
+        held = self.metrics
         say(f"model: {self.model}")
         measured = {
             "eval_loss": "validation loss",

@@ -66,7 +66,7 @@ def dpo(config: DpoConfig, out: Path) -> TrainResult:
     """Tune in this process. See `steps.TrainDpo.run`."""
     with open_stage(out, config.identity()) as stage, quiet():
         if stage.done:
-            return TrainResult(run=str(out), model=out / "model", manifest=stage.manifest)
+            return TrainResult(run=str(out), model=out / "model", metrics=stage.manifest)
         trackers(config.report_to)  # refuse a wrong name before anything is rendered
         base = open_base(config)
         rows = _rows(config.data, config, base, "train")
@@ -86,7 +86,7 @@ def dpo(config: DpoConfig, out: Path) -> TrainResult:
             _measure_forgetting(trainer, others, stage, "after")
             whole = gather_model(trainer)
             if isinstance(stage, FollowerStage):
-                return TrainResult(run=str(out), model=out / "model", manifest={}, resumed_from=resumed)
+                return TrainResult(run=str(out), model=out / "model", metrics={}, resumed_from=resumed)
             measured = summary(stage, trainer, rows.report.tokens)
             numbers = {
                 **measured,
@@ -96,7 +96,7 @@ def dpo(config: DpoConfig, out: Path) -> TrainResult:
             }
             save_result(config, stage, whole, base, rows, numbers)
         manifest = stage.finish(numbers)
-        return TrainResult(run=str(out), model=out / "model", manifest=manifest, resumed_from=resumed)
+        return TrainResult(run=str(out), model=out / "model", metrics=manifest, resumed_from=resumed)
 
 
 def chosen_falls(measured: dict[str, Any]) -> bool:

@@ -78,7 +78,7 @@ def _launch(config: TrainConfig, out: Path) -> TrainResult:
 
 def _result(out: Path, resumed_from: int | None = None) -> TrainResult:
     manifest = read_json(out / "manifest.json")
-    return TrainResult(run=str(out), model=out / "model", manifest=manifest, resumed_from=resumed_from)
+    return TrainResult(run=str(out), model=out / "model", metrics=manifest, resumed_from=resumed_from)
 
 
 def _processes(number: int) -> str:

@@ -41,7 +41,7 @@ def sft(config: SftConfig, out: Path) -> TrainResult:
     """Fine-tune in this process. See `steps.TrainSft.run`."""
     with open_stage(out, config.identity()) as stage, quiet():
         if stage.done:
-            return TrainResult(run=str(out), model=out / "model", manifest=stage.manifest)
+            return TrainResult(run=str(out), model=out / "model", metrics=stage.manifest)
         trackers(config.report_to)  # refuse a wrong name before anything is rendered
         base = open_base(config)
         rows = _rows(config, base, config.data, "train")
@@ -68,7 +68,7 @@ def sft(config: SftConfig, out: Path) -> TrainResult:
             best = load_best(trainer, stage)
             whole = gather_model(trainer)
             if isinstance(stage, FollowerStage):
-                return TrainResult(run=str(out), model=out / "model", manifest={}, resumed_from=resumed)
+                return TrainResult(run=str(out), model=out / "model", metrics={}, resumed_from=resumed)
             numbers = {
                 **summary(stage, trainer, rows.report.tokens, best),
                 **(validation.people() if validation else {}),
@@ -77,7 +77,7 @@ def sft(config: SftConfig, out: Path) -> TrainResult:
             save_result(config, stage, whole, base, rows, numbers)
         draw_loss_curve(stage, best["step"] if best else None)
         manifest = stage.finish(numbers)
-        return TrainResult(run=str(out), model=out / "model", manifest=manifest, resumed_from=resumed)
+        return TrainResult(run=str(out), model=out / "model", metrics=manifest, resumed_from=resumed)
 
 
 def _rows(config: SftConfig, base: Base, data: Path, name: str, end: bool = True) -> Rows:
