@@ -265,9 +265,7 @@ def test_what_is_forgotten_is_measured(start: Path, pairs: Path, tmp_path: Path)
 
     assert result.metrics["forgetting_before"] == pytest.approx(perplexity(start), rel=1e-3)
     assert result.metrics["forgetting_after"] == pytest.approx(perplexity(result.model), rel=1e-3)
-    assert result.metrics["forgetting_after"] != pytest.approx(
-        result.metrics["forgetting_before"], rel=1e-2
-    )
+    assert result.metrics["forgetting_after"] != pytest.approx(result.metrics["forgetting_before"], rel=1e-2)
     card = (result.model / "README.md").read_text()
     assert f"| forgetting_before | {result.metrics['forgetting_before']:.6g} |" in card
     assert f"| forgetting_after | {result.metrics['forgetting_after']:.6g} |" in card
