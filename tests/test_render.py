@@ -229,7 +229,7 @@ def test_what_cannot_be_trained_on_is_refused_with_a_way_out():
         render(chat("hello", system="Be kind."), tok, "user")
     with pytest.raises(BadMask, match="no turns"):
         render(chat(), tok, "user")
-    with pytest.raises(InputError, match="speaks in no conversation"):
+    with pytest.raises(InputError, match="no side of a conversation"):
         render(chat("hello"), tok, "system")
 
 

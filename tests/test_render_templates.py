@@ -253,7 +253,7 @@ def test_what_a_template_writes_after_everything_is_frame(tmp_path):
 def test_an_end_token_outside_the_loss_is_refused(tmp_path):
     path = tmp_path / "t.jinja"
     path.write_text(LOOP + "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|></s>\n{% endfor %}")
-    with pytest.raises(BadMask, match="end token </s> would stand outside the loss") as caught:
+    with pytest.raises(BadMask, match="end token </s> would be outside the loss") as caught:
         render(chat("a", "b"), tokenizer(), "assistant", str(path))
     assert "--template" in caught.value.hint
 

@@ -22,19 +22,20 @@ from numpy.typing import NDArray
 from maieutic.core.errors import RenderError
 
 Form = Literal["NFC", "NFD", "NFKC", "NFKD"]
-"""The Unicode normal forms."""
+"""Unicode normal forms."""
 Ids = NDArray[np.int32]
 FRAME = -1
+"""The owner of a piece that belongs to no turn."""
 END = "<|endofconversation|>"
 """The token by which a user simulator ends the conversation; added to a tokenizer that lacks it."""
 
 
 class Piece(NamedTuple):
-    """A stretch of text; `owner` is the index of the turn whose loss it belongs to, or FRAME.
+    """A piece of text; `owner` is the index of the turn whose loss it belongs to, or FRAME.
 
-    `is_content` text is never read for control tokens. `opens` marks the start of a turn's supervised stretch: a
-    token boundary must lie there, because generation starts from exactly the ids before it. `turn` is the index of
-    the message whose text belongs here; in a layout that text is still missing.
+    `is_content` text is never searched for control tokens. `opens` marks the start of a turn's supervised text: a token
+    boundary must be there, because generation starts from exactly the ids before it. `turn` is the index of the
+    message whose text belongs here; in a layout that text is still missing.
     """
 
     text: str
@@ -45,7 +46,7 @@ class Piece(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """Token ids, and for each the turn it belongs to (or FRAME)."""
+    """Token ids, and the turn that each id belongs to (or FRAME)."""
 
     ids: list[int]
     owners: list[int]
@@ -66,7 +67,7 @@ class Stretch(NamedTuple):
 
 
 class Encoder:
-    """A fast tokenizer, seen as a function from pieces to ids."""
+    """A fast tokenizer as a function from pieces to ids."""
 
     def __init__(self, tokenizer: Any) -> None:
         if not getattr(tokenizer, "is_fast", False):
@@ -86,10 +87,10 @@ class Encoder:
         self._control = _any_of([*self.control, END])
         self.control_ids = frozenset(self.control.values())
         self.forbidden = self.control_ids - {self.variants.unknown}
-        """The ids that no text may have."""
+        """Ids that no text may get."""
 
     def learn_frame(self, texts: Iterable[str]) -> None:
-        """Take as control tokens what the frame writes, also where the tokenizer calls it no special token."""
+        """Treat the added tokens in a frame as control tokens, also where they are no special tokens."""
         found = {match[0] for text in texts for match in self._any.finditer(text)} & self._ids.keys()
         if new := {name for name in found - self.control.keys() if not name.isspace() and not name.isalnum()}:
             self.control |= {name: self._ids[name] for name in new}
@@ -111,7 +112,7 @@ class Encoder:
         return self._control.search(text)
 
     def spells_added(self, text: str) -> bool:
-        """Whether a text spells a token that was added to the vocabulary."""
+        """Whether a text contains the spelling of an added token."""
         return any(head in text for head in self._heads) and self._any.search(text) is not None
 
     def encode(self, pieces: Sequence[Piece], apart: bool = False) -> Encoded:
@@ -119,7 +120,7 @@ class Encoder:
 
         Args:
             pieces: all with their text.
-            apart: encode each stretch as a string of its own (the dyadic frame's rule).
+            apart: encode each stretch as a separate string (the rule of the dyadic frame).
         """
         ids: list[int] = []
         owners: list[int] = []
@@ -138,7 +139,7 @@ class Encoder:
         found: list[Control | Stretch] = []
         run: list[Piece] = []
         start = "first"
-        swallow = False  # a control token may take the frame's white space after it, across pieces
+        swallow = False  # a control token may include the frame's white space after it, across pieces
 
         def flush(following: str) -> None:
             nonlocal start
@@ -188,7 +189,7 @@ class Encoder:
         return self._text(text, 0, start)[0]
 
     def _text(self, text: str, base: int, start: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Ids and offsets; what spells a control token, also only once it is normalized, is kept from being one."""
+        """Ids and offsets. A control token's spelling, also if normalization makes it, is encoded as text."""
         if not text:
             return [], []
         variants = self.variants
@@ -197,13 +198,13 @@ class Encoder:
             encoding = way(start).encode(text, add_special_tokens=False)
             if self.forbidden.isdisjoint(encoding.ids):
                 return encoding.ids, [(first + base, last + base) for first, last in encoding.offsets]
-        # The plain vocabulary holds the control token as a piece of its own: break its spelling in two.
+        # The plain vocabulary has the control token as a piece: split its spelling in two.
         place = next(place for place, index in enumerate(encoding.ids) if index in self.forbidden)
         first, last = encoding.offsets[place]
         if last - first < 2:
             raise RenderError(
-                f"the tokenizer reads {text[first:last]!r} as a control token wherever it stands",
-                "Take it out of the texts, or use another tokenizer.",
+                f"the tokenizer reads {text[first:last]!r} as a control token everywhere",
+                "Remove it from the texts, or use another tokenizer.",
             )
         left, left_offsets = self._text(text[: first + 1], base, start)
         right, right_offsets = self._text(text[first + 1 :], base + first + 1, "inside")
@@ -212,15 +213,16 @@ class Encoder:
     def encode_whole(self, pieces: Sequence[Piece]) -> Encoded:
         """Encode pieces as the one string they make together, split only where a token would span an opening.
 
-        For tokenizers whose stretches do not make the whole; text that spells a control token is refused to them.
+        For tokenizers that encode a whole string differently than its stretches; they get no text that spells a control
+        token.
         """
         text = "".join(piece.text for piece in pieces)
         meant = sum(len(self._control.findall(piece.text)) for piece in pieces if not piece.is_content)
         ids, offsets = self._with_offsets(text, 0, "first")
         if len(self._control.findall(text)) != meant or sum(index in self.forbidden for index in ids) > meant:
             raise RenderError(
-                "a text spells a control token, and this tokenizer reads control tokens by what stands around them",
-                "Take it out of the text, or use a tokenizer without `single_word` and `rstrip` tokens.",
+                "a text spells a control token, which this tokenizer reads depending on the text around it",
+                "Remove it from the text, or use a tokenizer without `single_word` and `rstrip` tokens.",
             )
         if astray := [cut for cut in _cuts(pieces) if not _is_boundary(ids, offsets, cut)]:
             ids, offsets = self._with_offsets(text[: astray[0]], 0, "first")
@@ -276,7 +278,7 @@ def _owners(
 ) -> list[int]:
     """The owner of the piece that holds each token's last character (a token may begin in the space before).
 
-    A control token belongs where it begins: it may have swallowed the white space after it.
+    A control token belongs to the piece where it begins: it may include the white space after it.
     """
     control = frozenset(control)
     owners: list[int] = []
@@ -308,7 +310,7 @@ class Variants:
 
     @property
     def whole(self) -> Any:
-        """The tokenizer itself, with nothing cut and nothing padded."""
+        """The tokenizer itself, without truncation and padding."""
         if self._backend.truncation is not None:
             self._backend.no_truncation()
         if self._backend.padding is not None:
@@ -324,7 +326,7 @@ class Variants:
 
     @cached_property
     def unknown(self) -> int | None:
-        """The id that stands for what the vocabulary lacks, where the tokenizer has one."""
+        """The id of unknown text, where the tokenizer has such an id."""
         model = self._shape["model"]
         name = model.get("unk_token")
         index = model.get("unk_id") if name is None else self._backend.token_to_id(name)
@@ -332,16 +334,16 @@ class Variants:
 
     @cached_property
     def _pipelines(self) -> dict[str, dict[str, Any]]:
-        """For each place the normalizer and the pre-tokenizer that fit it."""
+        """The normalizer and the pre-tokenizer for each place."""
         return {start: _pipeline(self._shape, start) for start in ("first", "after", "inside")}
 
     def place(self, start: str) -> str:
-        """The first of the three places at which the tokenizer does the same as at this one."""
+        """The first of the three places at which the tokenizer behaves the same as at this place."""
         here = self._pipelines[start]
         return next(place for place, pipeline in self._pipelines.items() if pipeline == here)
 
     def bare_json(self, start: str) -> tuple[str, Form | None]:
-        """The tokenizer for a place as JSON, without added tokens and without its Unicode normal form; and that."""
+        """The tokenizer for a place as JSON, without added tokens and Unicode normal form; and that form."""
         shape = {**self._shape, **self._pipelines[start], "added_tokens": []}
         form = (shape["normalizer"] or {}).get("type")
         if form not in get_args(Form):
@@ -354,7 +356,7 @@ class Variants:
         return self.whole if place == "first" else self._copy(f"full {place}", place)
 
     def text_only(self, start: str) -> Any:
-        """The tokenizer for a place, to which no special token is anything but text."""
+        """The tokenizer for a place, which reads special tokens as text."""
         place = self.place(start)
         made = self._copy(f"text {place}", place)
         made.encode_special_tokens = True
@@ -379,7 +381,7 @@ def _pipeline(shape: dict[str, Any], start: str) -> dict[str, Any]:
 
 
 def _adapted(step: Any, start: str) -> Any:
-    """A normalizer or pre-tokenizer that puts nothing before the text where its place forbids it."""
+    """A normalizer or pre-tokenizer that adds no space where the place forbids it."""
     if not isinstance(step, dict):
         return step
     step = dict(step)

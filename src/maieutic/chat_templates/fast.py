@@ -1,10 +1,9 @@
 """Many texts → ids at once, by a faster encoder where it is proven to give the tokenizer's own ids.
 
-gigatoken encodes byte-level BPE tens of times faster than `tokenizers` does. It is used where it is installed, reads
-this tokenizer, and agrees with it on texts that hold every kind of character, digit, space and contraction in every
-neighbourhood of two; while it is used, one text in so many is encoded by both, and the first that differs ends its
-use for good. Texts that spell a token added to the vocabulary, and texts that a normalizer would change, always go to
-the tokenizer itself.
+gigatoken encodes byte-level BPE tens of times faster than `tokenizers`. It is used where it is installed, can read
+the tokenizer, and gives the same ids on texts with all pairs of kinds of characters, digits, spaces and contractions.
+While it is used, a sample of the texts is encoded by both, and the first difference ends its use. Texts that spell an
+added token, and texts that a normalizer would change, always go to the tokenizer itself.
 """
 
 from __future__ import annotations
@@ -23,22 +22,22 @@ from maieutic.chat_templates.encode import Encoder, Form, Ids
 from maieutic.core.console import note
 
 CHECK_EVERY = 512
-"""One text in so many is encoded by both encoders."""
+"""Every so many texts one is encoded by both encoders."""
 CHECK_RARE = 64
-"""One text in so many of those with characters beyond ASCII: splitting is harder there."""
+"""The same for texts with characters beyond ASCII, which are harder to split."""
 RENEW_AFTER = 1 << 28
-"""Characters after which the faster encoder is built anew: it keeps every word it has met."""
-WORTH_IT = 1024
-"""Texts after which building it (half a second) pays."""
+"""Characters after which the faster encoder is rebuilt, since it caches every word."""
+BUILD_AFTER = 1024
+"""Texts after which the faster encoder is built (it takes half a second)."""
 MANY = 200
-"""Texts from which on one array for all of them costs less than a list for each."""
+"""Number of texts from which one array for all texts is cheaper than a list for each."""
 
 
 class Batches:
     """Encodes lists of texts; see the module.
 
     Args:
-        encoder: decides the ids.
+        encoder: the tokenizer whose ids are the right ones.
         faster: whether a faster encoder may be used.
         check_all: encode every text by both, which proves every id and saves no time.
     """
@@ -50,17 +49,17 @@ class Batches:
         self._made: dict[str, Gigatoken | None] = {}
         self._met = 0
         self.checked = 0
-        """Texts that both have encoded."""
+        """Texts that both encoders encoded."""
         self.disproved = False
-        """Whether the faster encoder was found to differ, after it had been used."""
+        """Whether the faster encoder gave other ids after it had been used."""
 
     @property
     def name(self) -> str:
-        """What encodes: `tokenizers`, or the faster one with its version."""
+        """The encoder: `tokenizers`, or the faster encoder with its version."""
         return next((one.name for one in self._made.values() if one is not None), "tokenizers")
 
     def ids(self, texts: Sequence[str], starts: Sequence[str]) -> list[Ids]:
-        """The ids of each text, encoded for the place it starts at."""
+        """The ids of each text, encoded for the place where it starts."""
         self._met += len(texts)
         places = {start: self._encoder.variants.place(start) for start in set(starts)}
         added = self._with_added(texts)
@@ -79,13 +78,13 @@ class Batches:
         return found
 
     def _with_added(self, texts: Sequence[str]) -> set[int]:
-        """The texts that spell an added token; one look at all of them together is mostly enough."""
+        """The texts that spell an added token; one search in all texts together is mostly enough."""
         if not self._encoder.spells_added("\n".join(texts)):
             return set()
         return {index for index, text in enumerate(texts) if self._encoder.spells_added(text)}
 
     def _forged(self, found: list[Ids]) -> set[int]:
-        """The texts of which a normalizer made a control token."""
+        """The texts in which a normalizer made a control token."""
         forbidden = np.fromiter(self._encoder.forbidden, np.int32)
         if not np.isin(np.concatenate([_NONE, *found]), forbidden).any():
             return set()
@@ -98,7 +97,7 @@ class Batches:
         plain = [text for text in texts if quick.takes(text)]
         made = quick.ids(plain)
         if not self._agree(quick, plain, made, place):
-            note(f"{quick.name} differs from the tokenizer on this text; it is no longer used")
+            note(f"{quick.name} differs from the tokenizer on a text; it is no longer used")
             self._made[place] = None
             self.disproved = True
             return self._own(texts, place)
@@ -119,7 +118,7 @@ class Batches:
         return all(np.array_equal(made[index], ids) for index, ids in zip(sample, own, strict=True))
 
     def _quick(self, place: str) -> Gigatoken | None:
-        if not self._faster or (place not in self._made and self._met < WORTH_IT):
+        if not self._faster or (place not in self._made and self._met < BUILD_AFTER):
             return None
         held = self._made.get(place)
         if place not in self._made or (held is not None and held.characters > RENEW_AFTER):
@@ -128,13 +127,13 @@ class Batches:
 
     def build(self) -> None:
         """Build the faster encoder now."""
-        self._met += WORTH_IT
+        self._met += BUILD_AFTER
         for start in ("after", "inside"):
             self._quick(self._encoder.variants.place(start))
 
 
 class Gigatoken:
-    """The faster encoder of one place, without added tokens and without Unicode normalization."""
+    """The faster encoder for one place, without added tokens and without Unicode normalization."""
 
     def __init__(self, inner: Any, form: Form | None) -> None:
         self._inner = inner
@@ -159,14 +158,14 @@ class Gigatoken:
             made = cls(gigatoken.Tokenizer.from_json(shape), form)
             probes = [text for text in _probes() if made.takes(text) and not encoder.spells_added(text)]
             ids = made.ids(probes)
-        except Exception:  # it says that it cannot read a tokenizer by errors of several kinds
+        except Exception:  # gigatoken refuses a tokenizer by errors of several kinds
             return None
         expected = own.encode_batch_fast(probes, add_special_tokens=False)
         same = all(one.ids == mine.tolist() for one, mine in zip(expected, ids, strict=True))
         return made if same and len(probes) > len(_probes()) / 2 else None
 
     def takes(self, text: str) -> bool:
-        """Whether a text is as the tokenizer's normalizer would leave it."""
+        """Whether the tokenizer's normalizer would not change the text."""
         return self._form is None or text.isascii() or unicodedata.is_normalized(self._form, text)
 
     def ids(self, texts: list[str]) -> list[Ids]:
@@ -178,7 +177,7 @@ class Gigatoken:
         return [flat[start:end] for start, end in pairwise(layout.offsets.data.tolist())]
 
     def sample(self, texts: list[str]) -> list[int]:
-        """The texts whose turn it is to be checked."""
+        """The indices of the texts to check."""
         chosen: list[int] = []
         for index, text in enumerate(texts):
             self.characters += len(text)
@@ -196,7 +195,7 @@ _NONE: Ids = np.empty(0, np.int32)
 
 @cache
 def _probes() -> tuple[str, ...]:
-    """Texts that tell one way of splitting from another: all pairs of kinds of characters, and each character."""
+    """Texts that show differences in splitting: all pairs of kinds of characters, and each character."""
     kinds = [
         *"aZéßſK中か한s1٣²½Ⅷ'’_-.$+“—🍰",
         "'s",

@@ -25,15 +25,15 @@ DYADIC = {Role.USER: "Human: ", Role.ASSISTANT: "Assistant: "}
 
 
 class Layout(NamedTuple):
-    """How conversations with one order of roles are written: pieces, those with a `turn` still without their text."""
+    """The pieces of conversations with one order of roles; pieces with a `turn` are still without their text."""
 
     pieces: tuple[Piece, ...]
     frames: tuple[str, ...] = ()
-    """What a chat template writes before, between and after the texts."""
+    """The text that a chat template writes before, between and after the contents."""
 
 
 def filled(pieces: Sequence[Piece], texts: Sequence[str]) -> list[Piece]:
-    """The pieces of a layout with their texts (of its first turns, where there are fewer)."""
+    """The pieces of a layout with their texts (of its first turns, where there are fewer texts)."""
     return [
         piece
         if piece.turn is None
@@ -43,12 +43,12 @@ def filled(pieces: Sequence[Piece], texts: Sequence[str]) -> list[Piece]:
 
 
 def until_opening(pieces: Sequence[Piece]) -> list[Piece]:
-    """The pieces before the last opening: what generation of that turn starts from."""
+    """The pieces before the last opening, from which the last turn is generated."""
     return list(pieces[: max(index for index, piece in enumerate(pieces) if piece.opens)])
 
 
 def dyadic_layout(roles: Sequence[Role], tokenizer: Any) -> Layout:
-    """PlatoLM's frame: SYSTEM + `Human: <s>…</s>Assistant: <s>…</s>…`, nothing between turns."""
+    """PlatoLM's frame: SYSTEM + `Human: <s>…</s>Assistant: <s>…</s>…`, without text between turns."""
     bos, eos = _marks(tokenizer, "dyadic")
     system, turns = _system(roles)
     pieces = [
@@ -63,7 +63,7 @@ def dyadic_layout(roles: Sequence[Role], tokenizer: Any) -> Layout:
 
 
 def plain_layout(roles: Sequence[Role], tokenizer: Any) -> Layout:
-    """A frame for models without a template: `User: …</s>` and `Assistant: …</s>`, a line each."""
+    """A frame for models without a template: `User: …</s>` and `Assistant: …</s>`, one line a turn."""
     _, eos = _marks(tokenizer, "plain")
     system, turns = _system(roles)
     pieces = [Piece("", is_content=True, turn=system), Piece("\n\n")] if system is not None else []
@@ -74,7 +74,7 @@ def plain_layout(roles: Sequence[Role], tokenizer: Any) -> Layout:
 
 
 def _system(roles: Sequence[Role]) -> tuple[int | None, list[tuple[int, Role]]]:
-    """The index of the leading system turn, and the other turns with theirs."""
+    """The index of the leading system turn, and the other turns with their indices."""
     turns = list(enumerate(roles))
     system = turns.pop(0)[0] if turns and turns[0][1] == Role.SYSTEM else None
     if odd := next((role for _, role in turns if role not in (Role.USER, Role.ASSISTANT)), None):
@@ -96,7 +96,7 @@ def _marks(tokenizer: Any, name: str) -> tuple[str, str]:
 
 
 class Hole(NamedTuple):
-    """Where a turn's text goes, with the frame's text that is encoded together with it."""
+    """The place of a turn's text, with the frame's text that is encoded together with it."""
 
     position: int
     turn: int
@@ -104,30 +104,30 @@ class Hole(NamedTuple):
     after: str
     start: str
 
-    def text(self, said: str) -> str:
-        """What is encoded here."""
-        return f"{self.before}{said}{self.after}" if self.before or self.after else said
+    def text(self, content: str) -> str:
+        """The text that is encoded here."""
+        return f"{self.before}{content}{self.after}" if self.before or self.after else content
 
 
 class Plan(NamedTuple):
-    """The arrays of a conversation, for each side which of them are in its loss, and the holes."""
+    """The arrays of ids of a conversation, which of them are in each side's loss, and the holes."""
 
     parts: list[Ids]
-    taught: dict[Role, NDArray[np.bool_]]
+    in_loss: dict[Role, NDArray[np.bool_]]
     holes: tuple[Hole, ...]
 
 
 def make_plan(
     pieces: Sequence[Piece], roles: Sequence[Role], encoder: Encoder, leading: list[int], apart: bool
 ) -> Plan | None:
-    """The plan of a layout's pieces, or null where there can be none.
+    """The plan of a layout's pieces; null where there is none.
 
     Args:
         pieces: without their texts.
         roles: of the turns that own pieces.
         encoder: makes the frame's ids.
-        leading: ids that stand before everything.
-        apart: encode each stretch as a string of its own.
+        leading: ids before the first piece.
+        apart: encode each stretch as a separate string.
     """
     parts: list[list[int]] = [leading]
     owners = [FRAME]
@@ -137,30 +137,30 @@ def make_plan(
             parts.append([item.id])
             owners.append(item.owner)
             continue
-        whose = {piece.owner for piece in item.pieces if piece.text or piece.turn is not None}
-        said = [index for index, piece in enumerate(item.pieces) if piece.turn is not None]
-        if len(whose) > 1 or len(said) > 1:
+        own = {piece.owner for piece in item.pieces if piece.text or piece.turn is not None}
+        texts_here = [index for index, piece in enumerate(item.pieces) if piece.turn is not None]
+        if len(own) > 1 or len(texts_here) > 1:
             return None
         start = "first" if apart else item.start
         texts = [piece.text for piece in item.pieces]
-        owners += whose
-        if said:
-            turn = item.pieces[said[0]].turn or 0
-            before, after = "".join(texts[: said[0]]), "".join(texts[said[0] :])
+        owners += own
+        if texts_here:
+            turn = item.pieces[texts_here[0]].turn or 0
+            before, after = "".join(texts[: texts_here[0]]), "".join(texts[texts_here[0] :])
             holes.append(Hole(len(parts), turn, before, after, start))
             parts.append([])
         else:
             parts.append(encoder.text_ids("".join(texts), start))
     speaks = [None if owner == FRAME else roles[owner] for owner in owners]
-    taught = {side: np.array([one == side for one in speaks]) for side in (Role.USER, Role.ASSISTANT)}
-    return Plan([np.asarray(ids, np.int32) for ids in parts], taught, tuple(holes))
+    in_loss = {side: np.array([one == side for one in speaks]) for side in (Role.USER, Role.ASSISTANT)}
+    return Plan([np.asarray(ids, np.int32) for ids in parts], in_loss, tuple(holes))
 
 
 def plan_of(encoded: Encoded, roles: Sequence[Role]) -> Plan:
-    """Ids made otherwise, in the same form: one array for each unbroken run of an owner."""
+    """Finished ids in the form of a plan: one array for each run of one owner."""
     runs = [(owner, len(list(run))) for owner, run in groupby(encoded.owners)] or [(FRAME, 0)]
     ends = list(accumulate(length for _, length in runs))
     ids = np.asarray(encoded.ids, np.int32)
     speaks = [None if owner == FRAME else roles[owner] for owner, _ in runs]
-    taught = {side: np.array([one == side for one in speaks]) for side in (Role.USER, Role.ASSISTANT)}
-    return Plan([ids[start:end] for start, end in pairwise([0, *ends])], taught, ())
+    in_loss = {side: np.array([one == side for one in speaks]) for side in (Role.USER, Role.ASSISTANT)}
+    return Plan([ids[start:end] for start, end in pairwise([0, *ends])], in_loss, ())

@@ -40,16 +40,16 @@ IGNORED = -100
 """The label of a token outside the loss."""
 
 TOGETHER = 64
-"""Conversations encoded in one call."""
+"""Conversations whose texts are encoded in one call."""
 LAYOUTS = 1024
-"""Orders of roles whose layout is kept."""
+"""Orders of roles whose layouts are cached."""
 
 PROBES = (
     "How would I make a cake? In 12 steps",
     "First: take 3 eggs.\n\nThen  mix them; don't stop!\n    f(x) = {'a': 1}",
     "Merci, très bon – 谢谢 🍰",
 )
-"""Harmless texts on which encoding stretch by stretch must agree with encoding the whole string."""
+"""Texts on which encoding stretch by stretch must give the ids of encoding the whole string."""
 
 
 class Rendered(NamedTuple):
@@ -88,43 +88,43 @@ class RenderedText(Rendered):
 
 
 class Columns(NamedTuple):
-    """Many conversations' ids and labels, end to end."""
+    """Ids and labels of many conversations, concatenated."""
 
     input_ids: Ids
     labels: Ids
     lengths: NDArray[np.int64]
     """Tokens of each conversation."""
     supervised: NDArray[np.int64]
-    """Tokens of each in the loss."""
+    """Tokens in the loss of each conversation."""
 
     def rows(self) -> Iterable[tuple[Ids, Ids]]:
-        """Ids and labels of one conversation after the other."""
+        """Ids and labels of each conversation, in order."""
         ends = [0, *np.cumsum(self.lengths).tolist()]
         return ((self.input_ids[start:end], self.labels[start:end]) for start, end in pairwise(ends))
 
 
-class _Held(NamedTuple):
-    """What is kept for one order of roles."""
+class _Cached(NamedTuple):
+    """Layout and plan of one order of roles."""
 
     layout: Layout
     plan: Plan | None
 
 
 class _Planned(NamedTuple):
-    """One conversation: its plan, and the texts for the plan's holes."""
+    """A conversation's plan, and the texts for its holes."""
 
     plan: Plan
     texts: Sequence[str]
 
 
 class Renderer:
-    """See `maieutic.chat_templates.renderer`, which keeps one for each tokenizer, template and system text.
+    """A tokenizer and a template, ready to render many conversations; `renderer` caches them.
 
     Args:
         tokenizer: a fast Hugging Face tokenizer.
         template: null or `chat`, `dyadic`, `plain`, or a Jinja file's path.
         system: text of a system turn for conversations that have none.
-        faster: whether a faster encoder may stand in for the tokenizer where its ids are the same.
+        faster: whether a faster encoder may be used where its ids are the same.
         check_all: encode every text by both, which proves every id and saves no time.
     """
 
@@ -141,7 +141,7 @@ class Renderer:
         self._system = system
         self._encoder = Encoder(tokenizer)
         self.batches = Batches(self._encoder, faster, check_all)
-        self._held: dict[tuple[str, bool, bool], _Held] = {}
+        self._cached: dict[tuple[str, bool, bool], _Cached] = {}
         self._apart = template == "dyadic"
         self._by_stretches: bool | None = True if self._apart else None
         self._frames: ChatFrames | None = None
@@ -159,7 +159,7 @@ class Renderer:
     def render_many(
         self, conversations: Sequence[Conversation], role: str, end: bool = True
     ) -> list[Rendered]:
-        """`render` for each; the texts of many conversations are encoded together.
+        """`render` for each conversation; the texts of many are encoded together.
 
         Raises:
             RenderError: for the first conversation that cannot be rendered, named in it.
@@ -173,12 +173,12 @@ class Renderer:
                 if problem := mask_problem(columns, index, role):
                     raise BadMask(f"conversation {some[index].id}: {problem.what}", problem.hint)
                 rendered.append(Rendered(ids.tolist(), labels.tolist()))
-        if trusted and self.batches.disproved:  # ids made before the first difference may be wrong too
+        if trusted and self.batches.disproved:  # ids before the first checked difference may be wrong too
             return self.render_many(conversations, role, end)
         return rendered
 
     def columns(self, conversations: Sequence[Conversation], role: str, end: bool = True) -> Columns:
-        """Ids and labels of all conversations, end to end; masks are not checked (see `mask_problem`).
+        """Ids and labels of all conversations, concatenated; masks are not checked (see `mask_problem`).
 
         Raises:
             RenderError: for the first conversation that cannot be rendered, named in it.
@@ -214,7 +214,7 @@ class Renderer:
 
     @property
     def control_ids(self) -> frozenset[int]:
-        """The control tokens met so far."""
+        """The control tokens that are known so far."""
         return self._encoder.control_ids
 
     def turn_end(self, role: str) -> int:
@@ -227,7 +227,7 @@ class Renderer:
         return next((token for token in ids if token in self._encoder.control_ids), ids[0])
 
     def lead(self, role: str) -> str:
-        """The spaces that the frame puts before a turn's text. A model draws them, and they are no part of the text."""
+        """The spaces that the frame puts before a turn's text. A model generates them; they are no part of the text."""
         roles = [Role.USER, Role.ASSISTANT]
         index = roles.index(side_of(role))
         pieces = self._layout(roles).pieces
@@ -255,26 +255,26 @@ class Renderer:
 
         Args:
             messages: its turns.
-            opening: up to where the next turn of that side begins.
-            ended: without what a template writes only after everything; END follows.
+            opening: stop where the next turn of this side begins.
+            ended: leave out what a template writes only at the very end, since END follows.
         """
         if opening is not None:
             messages = [*messages, Message(role=opening, content="x")]
         roles = [turn.role for turn in messages]
         key = ("".join([role[0] for role in roles]), opening is not None, ended)
-        if key not in self._held:
-            if len(self._held) >= LAYOUTS:
-                self._held.clear()
-            self._held[key] = self._hold(roles, opening is not None, ended)
+        if key not in self._cached:
+            if len(self._cached) >= LAYOUTS:
+                self._cached.clear()
+            self._cached[key] = self._make(roles, opening is not None, ended)
         try:
-            texts = self._texts(messages, self._held[key].layout)
-        except UnstablePrefix:  # unless what the template writes has changed since, with the date say
-            self._held[key] = self._hold(roles, opening is not None, ended)
-            texts = self._texts(messages, self._held[key].layout)
-        held = self._held[key]
+            texts = self._texts(messages, self._cached[key].layout)
+        except UnstablePrefix:  # the template may write other text than before, such as a new date
+            self._cached[key] = self._make(roles, opening is not None, ended)
+            texts = self._texts(messages, self._cached[key].layout)
+        held = self._cached[key]
         if held.plan is not None and all(texts):
             return _Planned(held.plan, texts)
-        # White space of the frame can lie on both sides of an empty text: no hole for that.
+        # The frame's white space can be on both sides of an empty text, so it has no hole.
         pieces = self._cut(filled(held.layout.pieces, texts), opening is not None, ended)
         return _Planned(plan_of(self._encode(pieces), roles), ())
 
@@ -283,14 +283,14 @@ class Renderer:
             return self._frames.texts(messages, layout)
         return [turn.content for turn in messages]
 
-    def _hold(self, roles: Sequence[Role], opening: bool, ended: bool) -> _Held:
+    def _make(self, roles: Sequence[Role], opening: bool, ended: bool) -> _Cached:
         layout = self._layout(roles)
         if self._by_stretches is None:
             self._by_stretches = self._stretches_agree(layout)
         if not self._by_stretches:
-            return _Held(layout, None)
+            return _Cached(layout, None)
         pieces = self._cut(layout.pieces, opening, ended)
-        return _Held(layout, make_plan(pieces, roles, self._encoder, self._leading, self._apart))
+        return _Cached(layout, make_plan(pieces, roles, self._encoder, self._leading, self._apart))
 
     def _cut(self, pieces: Sequence[Piece], opening: bool, ended: bool) -> Sequence[Piece]:
         if opening:
@@ -313,23 +313,23 @@ class Renderer:
         return Encoded(self._leading + encoded.ids, [-1] * len(self._leading) + encoded.owners)
 
     def _parts(self, planned: Sequence[_Planned]) -> list[list[Ids]]:
-        """Every conversation's arrays, its texts encoded together with all the others'."""
+        """The arrays of each conversation; all texts are encoded together."""
         parts = [one.plan.parts.copy() for one in planned]
         holes = [
-            (mine, hole.position, hole.text(one.texts[hole.turn]), hole.start)
-            for mine, one in zip(parts, planned, strict=True)
+            (arrays, hole.position, hole.text(one.texts[hole.turn]), hole.start)
+            for arrays, one in zip(parts, planned, strict=True)
             for hole in one.plan.holes
         ]
         made = self.batches.ids([text for _, _, text, _ in holes], [start for _, _, _, start in holes])
-        for (mine, position, _, _), ids in zip(holes, made, strict=True):
-            mine[position] = ids
+        for (arrays, position, _, _), ids in zip(holes, made, strict=True):
+            arrays[position] = ids
         return parts
 
 
 def _laid_out(
     parts: list[list[Ids]], planned: Sequence[_Planned], ends: Sequence[int | None], side: Role
 ) -> Columns:
-    flags = [one.plan.taught[side] for one in planned]
+    flags = [one.plan.in_loss[side] for one in planned]
     for index, end in enumerate(ends):
         if end is not None:
             parts[index].append(np.asarray([end], np.int32))
@@ -339,15 +339,15 @@ def _laid_out(
         return Columns(nothing, nothing, none, none)
     arrays = [array for mine in parts for array in mine]
     lengths = np.fromiter(map(len, arrays), np.int64, len(arrays))
-    taught = np.concatenate(flags)
+    in_loss = np.concatenate(flags)
     ids = np.concatenate(arrays)
-    labels = np.where(np.repeat(taught, lengths), ids, np.int32(IGNORED))
+    labels = np.where(np.repeat(in_loss, lengths), ids, np.int32(IGNORED))
     firsts = np.cumsum([0, *(len(mine) for mine in parts[:-1])])
-    return Columns(ids, labels, np.add.reduceat(lengths, firsts), np.add.reduceat(lengths * taught, firsts))
+    return Columns(ids, labels, np.add.reduceat(lengths, firsts), np.add.reduceat(lengths * in_loss, firsts))
 
 
 def mask_problem(columns: Columns, index: int, role: str) -> BadMask | None:
-    """What is wrong with one conversation's mask: nothing, or everything, in the loss."""
+    """The error where nothing, or everything, of a conversation is in the loss; else null."""
     if columns.supervised[index] == 0:
         return BadMask(
             f"nothing of the {role} would be in the loss",
@@ -356,7 +356,7 @@ def mask_problem(columns: Columns, index: int, role: str) -> BadMask | None:
     if columns.supervised[index] == columns.lengths[index]:
         return BadMask(
             "every token would be in the loss",
-            "The template frames nothing; use one that marks whose turn it is.",
+            "The template marks no turns; use a template that does.",
         )
     return None
 
@@ -365,21 +365,21 @@ def side_of(role: str) -> Role:
     """The role as a side of the conversation.
 
     Raises:
-        InputError: nobody of that name speaks.
+        InputError: it is neither user nor assistant.
     """
     if role not in (Role.USER, Role.ASSISTANT):
-        raise InputError(f"role {role!r} speaks in no conversation", "Give user or assistant.")
+        raise InputError(f"{role!r} is no side of a conversation", "Give user or assistant.")
     return Role(role)
 
 
 def end_id(tokenizer: Any) -> int | None:
-    """END's id, or null where the tokenizer does not have it."""
+    """END's id; null where the tokenizer does not have END."""
     index = tokenizer.convert_tokens_to_ids(END) if END in tokenizer.get_added_vocab() else None
     return None if index is None else int(index)
 
 
 def add_end(tokenizer: Any) -> int:
-    """END's id, adding the token where it is missing."""
+    """END's id; the token is added where it is missing."""
     index = end_id(tokenizer)
     if index is None:
         from tokenizers import AddedToken
@@ -409,7 +409,7 @@ def render(
             assistant's turn, directly after a human's.
 
     Raises:
-        NoTemplate, UnstablePrefix, BadMask, RenderError: said with what to do.
+        NoTemplate, UnstablePrefix, BadMask, RenderError: the hint says what to do.
     """
     rendered = RenderedText(*renderer(tokenizer, template, system).render(conversation, role, end))
     rendered.tokenizer = tokenizer
@@ -424,7 +424,7 @@ def render_many(
     system: str | None = None,
     end: bool = True,
 ) -> list[Rendered]:
-    """`render` for each of many conversations, several times faster; the first that cannot be rendered raises."""
+    """`render` for many conversations, several times faster; the first that cannot be rendered raises."""
     return renderer(tokenizer, template, system).render_many(list(conversations), role, end)
 
 
@@ -435,7 +435,7 @@ def prompt_ids(
     template: str | None = None,
     system: str | None = None,
 ) -> list[int]:
-    """The ids from which the next turn of `role` is generated; they end with that turn's opening."""
+    """The ids from which the next turn of `role` is generated; they end with the opening of that turn."""
     return renderer(tokenizer, template, system).prompt_ids(messages, role)
 
 
@@ -445,14 +445,14 @@ def turn_end_id(tokenizer: Any, template: str | None = None, role: str = "user")
 
 
 def turn_lead(tokenizer: Any, template: str | None = None, role: str = "user") -> str:
-    """The spaces that the frame puts before a turn's text: drawn with its first word, and no part of what is said."""
+    """The spaces that the frame puts before a turn's text: generated with the first word, and no part of the text."""
     return renderer(tokenizer, template, None).lead(role)
 
 
 def stop_ids(tokenizer: Any, template: str | None = None) -> set[int]:
     """The ids at which a reply stops: the tokens that end either side's turn, and the tokenizer's end of text.
 
-    A turn's end that is plain text (Llama 2's `[/INST]`) is none: its first token may stand in any reply.
+    The end of a turn that is plain text (Llama 2's `[/INST]`) does not stop: its first token may occur in any reply.
     """
     view = renderer(tokenizer, template, None)
     ends = {view.turn_end("user"), view.turn_end("assistant")} & view.control_ids
@@ -460,7 +460,7 @@ def stop_ids(tokenizer: Any, template: str | None = None) -> set[int]:
 
 
 def renderer(tokenizer: Any, template: str | None = None, system: str | None = None) -> Renderer:
-    """The renderer of a tokenizer and a template, made once; a changed tokenizer or template gets a new one."""
+    """The renderer of a tokenizer and a template, cached; a changed tokenizer or template gets a new renderer."""
     text = template if template in ("dyadic", "plain") else template_text(tokenizer, template)
     marks = (tokenizer.bos_token, tokenizer.eos_token, len(tokenizer))
     return _renderer(tokenizer, template, system, text, marks)

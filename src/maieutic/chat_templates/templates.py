@@ -1,9 +1,15 @@
 """Conversation → pieces, by a chat template.
 
-A chat template is read by rendering it once for each order of roles, with a mark in place of every text: what stands
-between the marks is the frame. It is refused where the frame of a turn depends on what comes after it, since then the
-ids a model generates from are not those it was trained on. It is rendered for every conversation as well, and refused
-where it writes another frame there, or a text otherwise than as it is or trimmed.
+A chat template is rendered once for each order of roles, with a mark in place of every text; the text between the
+marks is the frame. A template is refused where the frame of a turn depends on later turns, since then the ids that a
+model generates from are not the ids that it was trained on. The template is also rendered for every conversation, and
+refused where it writes another frame there, or changes a text other than by trimming.
+
+A trained checkpoint is saved with a template from `serving_template`, so that any server speaks the trained side. A
+user simulator's generation prompt opens the *user's* turn: served as an ordinary chat model it answers as the person.
+It accepts a chat that ends on the assistant and, for a free start, a chat of one system message, which many templates
+would refuse. A system text that came before every conversation in training is written into the template, for chats
+without a system message.
 """
 
 from __future__ import annotations
@@ -34,7 +40,7 @@ MERGE = "Merge neighbours of one role (`maieutic clean` does), or pass another t
 
 WRAPPED = "{# maieutic: here begins the template as it was #}{{ '' }}"
 WRAPPED_END = "{{ '' }}{# maieutic: here it ends #}"
-"""What `serving` puts around a template whose generation prompt shall open the user's turn."""
+"""`serving_template` puts these around a template whose generation prompt shall open the user's turn."""
 
 
 def _mark(index: int) -> str:
@@ -42,7 +48,7 @@ def _mark(index: int) -> str:
 
 
 def template_text(tokenizer: Any, template: str | None) -> str:
-    """The Jinja text that `template` means: the tokenizer's own, or a file's."""
+    """The Jinja text of `template`: the tokenizer's chat template, or a file."""
     if template in (None, "chat"):
         text = tokenizer.chat_template
         if isinstance(text, dict):
@@ -65,19 +71,19 @@ def _file_text(path: Path) -> str:
         raise InputError(f"template {path}: a folder", "Give a Jinja file in it.") from None
     except FileNotFoundError:
         raise MissingInput(f"template {str(path)!r}: no such file", kinds) from None
-    except (OSError, ValueError) as error:  # a name that is too long, or holds a zero byte
+    except (OSError, ValueError) as error:  # a name that is too long, or contains a zero byte
         raise InputError(f"template {str(path)[:80]!r} cannot be read: {error.args[-1]}", kinds) from None
 
 
 def unwrapped(text: str) -> str:
-    """The template inside one that opens the user's turn (see `serving`)."""
+    """The original template inside a template that opens the user's turn (see `serving_template`)."""
     if WRAPPED not in text:
         return text
     return text.split(WRAPPED, 1)[1].split(WRAPPED_END, 1)[0]
 
 
 class ChatFrames:
-    """A Jinja chat template, read by marks."""
+    """A Jinja chat template, analysed by marks."""
 
     def __init__(self, tokenizer: Any, encoder: Encoder, text: str) -> None:
         self._tokenizer = tokenizer
@@ -87,7 +93,7 @@ class ChatFrames:
         self._closings: dict[Role, str] = {}
 
     def layout(self, roles: Sequence[Role]) -> Layout:
-        """How a conversation with these roles is written; each turn owns its text and the end of its turn."""
+        """The layout of a conversation with these roles; each turn owns its text and the end of its turn."""
         self._check_stable(roles[0] == Role.SYSTEM)
         frames = self._frames(roles)
         self._check_one_shorter(roles, frames)
@@ -170,13 +176,13 @@ class ChatFrames:
         return str(text)
 
     def _refusal(self, rows: list[dict[str, str]], error: Exception) -> RenderError:
-        """What the template says, and what to do about it."""
+        """The template's message, and what to do."""
         from jinja2 import TemplateSyntaxError
 
         if isinstance(error, TemplateSyntaxError):
             return NoTemplate(
                 f"the chat template is not Jinja: line {error.lineno}: {error.message}",
-                "Mend it, or pass another one with --template FILE.",
+                "Correct it, or pass another template with --template FILE.",
             )
         if rows[0]["role"] == Role.SYSTEM and self._writes(rows[1:]):
             return RenderError(
@@ -195,7 +201,7 @@ class ChatFrames:
         return RenderError(f"the chat template refuses this conversation: {error}", KEEP)
 
     def _writes(self, rows: list[dict[str, str]], learn: bool = False) -> bool:
-        """Whether the template takes these turns; with `learn`, its control tokens are taken from what it writes."""
+        """Whether the template accepts these turns; with `learn`, control tokens are learned from its text."""
         try:
             text = self._tokenizer.apply_chat_template(rows, chat_template=self._text, tokenize=False)
         except Exception:  # of whatever kind a template raises
@@ -205,7 +211,7 @@ class ChatFrames:
         return True
 
     def _frames(self, roles: Sequence[Role]) -> list[str]:
-        """What the template writes before, between and after the texts: one more than there are turns."""
+        """The text that the template writes before, between and after the contents: one more than there are turns."""
         text = self._render(
             [{"role": role.value, "content": _mark(index)} for index, role in enumerate(roles)]
         )
@@ -221,24 +227,28 @@ class ChatFrames:
         return [*frames, rest]
 
     def _check_one_shorter(self, roles: Sequence[Role], frames: Sequence[str]) -> None:
-        """Refuse a template that writes these turns otherwise without the last of them."""
+        """Refuse a template that writes these turns differently without the last turn."""
         if len(roles) < 2 or roles[-2] == Role.SYSTEM:
             return
         try:
             shorter = self._frames(roles[:-1])
-        except RenderError:  # a template may want an answer to every question
+        except RenderError:  # a template may require an answer to every question
             return
         shorter[-1] = shorter[-1].removesuffix(self.tail)
         if list(frames[: len(shorter) - 1]) != shorter[:-1] or not frames[len(shorter) - 1].startswith(
             shorter[-1]
         ):
-            raise UnstablePrefix("the chat template writes a turn otherwise once the next one follows", KEEP)
+            raise UnstablePrefix(
+                "the chat template writes a turn differently once another turn follows", KEEP
+            )
 
     def _check_stable(self, has_system: bool) -> None:
-        """Refuse a template that writes a turn otherwise once more turns follow it."""
+        """Refuse a template that writes a turn differently once more turns follow."""
         if has_system in self._stable:
             return
-        if not has_system:  # what opens a system turn is a control token also where there is none
+        if (
+            not has_system
+        ):  # the opening of a system turn is a control token also in conversations without such a turn
             self._writes([{"role": role, "content": "x"} for role in ("system", "user", "assistant")], True)
         roles = ([Role.SYSTEM] if has_system else []) + [Role.USER, Role.ASSISTANT] * 3
         rows = [{"role": role.value, "content": _mark(index)} for index, role in enumerate(roles)]
@@ -248,7 +258,7 @@ class ChatFrames:
         for shorter, longer in pairwise(whole):
             if not longer.startswith(shorter.removesuffix(self.tail)):
                 raise UnstablePrefix(
-                    "the chat template writes a turn otherwise once the next one follows", KEEP
+                    "the chat template writes a turn differently once another turn follows", KEEP
                 )
         for count in range(start, len(rows), 2):
             prompt = self._render(rows[:count], generate=True)
@@ -259,31 +269,32 @@ class ChatFrames:
         self._stable.add(has_system)
 
     def _check_end(self, role: Role, closing: str, rest: str, first: str) -> None:
-        """Refuse a template in which a turn's end would be taught in part, or differently from turn to turn."""
+        """Refuse a template where a turn's end would be in the loss in part, or differs from turn to turn."""
         eos = self._tokenizer.eos_token
         if eos and eos in rest.removesuffix(self.tail) and eos not in closing:
             raise BadMask(
-                f"the end token {eos} would stand outside the loss: the {role.value}'s turn ends before it",
+                f"the end token {eos} would be outside the loss: the {role.value}'s turn ends before it",
                 "Pass a template that ends a turn with one token, with --template FILE.",
             )
         if first != closing or closing != self._canonical_closing(role):
             raise UnstablePrefix(
-                f"the chat template ends the {role.value}'s turn by what follows it: {closing!r} here", MERGE
+                f"the chat template ends the {role.value}'s turn depending on the next turn: {closing!r} here",
+                MERGE,
             )
 
     def _opening_end(self, frame: str, role: Role) -> int:
-        """Where in the frame before a text the turn's opening ends; spaces after it belong to the first token."""
+        """The position in the frame before a text where the opening ends; later spaces belong to the first token."""
         if role != Role.ASSISTANT:
             return len(frame.rstrip(" "))
         prompt = self._generation_prompt
         return len(frame) if prompt and frame.endswith(prompt) else len(frame.rstrip(" "))
 
     def _closing(self, role: Role, after: str, following: Role | None) -> tuple[str, str]:
-        """The end of a turn (up to its first control token), and the frame that is left."""
+        """The end of a turn (up to its first control token), and the rest of the frame."""
         match = self._encoder.first_control(after)
         if match:
             return after[: match.end()], after[match.end() :]
-        if following is None:  # some templates write the end of a human turn only with what follows it
+        if following is None:  # some templates write the end of a human turn only when another turn follows
             canonical = self._canonical_closing(role)
             return (after, "") if after.strip() else (canonical, "")
         prompt = self._generation_prompt.rstrip(" ") if following == Role.ASSISTANT else ""
@@ -293,7 +304,7 @@ class ChatFrames:
         return closing, after[len(closing) :]
 
     def _canonical_closing(self, role: Role) -> str:
-        """How a turn of this role ends where roles alternate."""
+        """The end of a turn of this role where roles alternate."""
         if role not in self._closings:
             roles = [Role.USER, Role.ASSISTANT, Role.USER]
             index = roles.index(role)
@@ -302,7 +313,7 @@ class ChatFrames:
 
 
 def _trimmed(text: str) -> Iterator[str]:
-    """What templates make of a text: itself, or without white space, or line breaks, at its sides."""
+    """The forms in which templates write a text: unchanged, or without white space or line breaks at its sides."""
     yield text
     for characters in (None, "\n"):
         yield text.strip(characters)
@@ -325,7 +336,7 @@ def serving_template(
 
 
 def _system_before(system: str) -> str:
-    """Puts a system turn before a chat that has none, as it was in training."""
+    """Jinja that puts the system turn of training before a chat that has none."""
     return (
         "{% if not messages or messages[0]['role'] != 'system' %}"
         f"{{% set messages = [{{'role': 'system', 'content': {_literal(system)}}}] + messages %}}{{% endif %}}"
@@ -333,7 +344,7 @@ def _system_before(system: str) -> str:
 
 
 def _literal(text: str) -> str:
-    """A text as Jinja writes one; characters beyond ASCII stand as they are, since it knows no surrogate pairs."""
+    """A Jinja string literal; characters beyond ASCII are not escaped, since Jinja has no surrogate pairs."""
     return json.dumps(text, ensure_ascii=False)
 
 
@@ -347,7 +358,7 @@ def _opening_user(tokenizer: Any, text: str) -> str:
     opening = "".join(piece.text for piece in pieces).removeprefix(written)
     before, after = _system_frame(frames)
     body = f"{WRAPPED}{text}{WRAPPED_END}{{% if opens_user %}}{{{{ {_literal(opening)} }}}}{{% endif %}}"
-    if frames.tail:  # what is written only where nothing more is asked
+    if frames.tail:  # text that is written only without a generation prompt
         body = (
             f"{{% set written %}}{WRAPPED}{text}{WRAPPED_END}{{% endset %}}{{% if opens_user %}}"
             f"{{{{ written[:-{len(frames.tail)}] + {_literal(opening)} }}}}{{% else %}}{{{{ written }}}}{{% endif %}}"
@@ -369,7 +380,7 @@ def _first_opening(frames: ChatFrames) -> str:
 
 
 def _system_frame(frames: ChatFrames) -> tuple[str, str]:
-    """What stands around a lone system text before the user's first words."""
+    """The text around a lone system text before the user's first turn."""
     try:
         text = "".join(
             piece.text for piece in frames.opening([Message(role=Role.SYSTEM, content="\ue002")], Role.USER)

@@ -18,11 +18,11 @@ Part = Callable[[], Conversation]
 
 
 class Fitted(NamedTuple):
-    """What is left of a conversation."""
+    """A conversation that fits."""
 
     conversation: Conversation
     rendered: Rendered | None
-    """Null where not one turn in the loss fits."""
+    """Null where no turn in the loss fits."""
 
 
 def fit(
@@ -35,9 +35,9 @@ def fit(
 ) -> Fitted:
     """The longest run of whole turns that fits, and its rendering.
 
-    From the start, it ends with a turn that is in the loss, and no longer shows how the conversation ended, so it
-    teaches no END. From the end, it begins with a turn of the role that opened the conversation, after the system
-    turn, which is always kept; it still shows how the conversation ended.
+    Kept from the start, the run ends with a turn in the loss, and since the end of the conversation is cut off it
+    teaches no END. Kept from the end, it begins with a turn of the role that opened the conversation, after the system
+    turn, which is always kept.
 
     Args:
         conversation: with at least one turn of `sides`.
@@ -45,7 +45,7 @@ def fit(
         sides: whose turns are in the loss.
         max_length: tokens at most.
         keep: which part is kept.
-        rendered: the whole conversation's rendering, where it is known already.
+        rendered: the whole conversation's rendering, where it is known.
     """
     rendered = render(conversation) if rendered is None else rendered
     if len(rendered.input_ids) <= max_length:
@@ -53,7 +53,7 @@ def fit(
     parts = _from_start(conversation, sides) if keep == "start" else _from_end(conversation, sides)
     best = Fitted(conversation, None)
     low, high = 0, len(parts) - 1
-    while low <= high:  # the parts grow shorter: find the first that fits
+    while low <= high:  # the parts become shorter: find the first that fits
         middle = (low + high) // 2
         shorter = parts[middle]()
         made = render(shorter)
@@ -91,11 +91,11 @@ class Openings(NamedTuple):
 
     ids: list[int]
     places: list[int]
-    """Where each opening's last token stands: before each human turn, and at the end where the user does not end it."""
+    """Index of each opening's last token: before each human turn, and after a last turn that is not the user's."""
 
 
 class Decisions(NamedTuple):
-    """END at the human openings of one conversation: what the model thought, and what the person did."""
+    """END at the human openings of one conversation: the model's probabilities, and what the person did."""
 
     probabilities: list[float]
     ended: list[bool]
@@ -107,7 +107,7 @@ def openings(
     """The human openings of a conversation.
 
     Raises:
-        UnstablePrefix: they cannot be told from its rendering.
+        UnstablePrefix: the rendering does not show them.
     """
     sides = [turn.role for turn in conversation.messages]
     ids: list[int] = []
@@ -124,17 +124,17 @@ def openings(
         places.append(len(ids) - 1)
     if not known:
         raise UnstablePrefix(
-            f"conversation {conversation.id}: where its human turns open cannot be told",
+            f"conversation {conversation.id}: the openings of its human turns cannot be found",
             "Pass a template that writes every turn as it is, with --template FILE.",
         )
     return Openings(ids, places)
 
 
 def decisions(conversation: Conversation, probabilities: Sequence[float | None]) -> Decisions:
-    """One decision at each human opening: every human turn is a going on; what follows the last turn is an end.
+    """One decision at each human opening: before a human turn the person went on, after the last turn the person ended.
 
-    A conversation that was cut (`ended` false) says nothing about its last opening, which is left out, and so is an
-    opening without a probability.
+    The last opening of a conversation that was cut (`ended` false) is left out, since nothing is known about it, and
+    so is an opening without a probability.
     """
     went_on = len(conversation.turns(Role.USER))
     made = probabilities[: went_on + (1 if conversation.ended else 0)]
