@@ -68,17 +68,17 @@ async def next_user_message(
 
 def can_condition(model: ChatModel, start: Conversation, part: str) -> bool:
     """Whether a trained simulator learned to be conditioned on `part`, and the start has that part."""
-    telling = getattr(model, "telling", None)
-    return telling is not None and telling.best(start, part) is not None
+    conditioning = getattr(model, "conditioning", None)
+    return conditioning is not None and conditioning.best(start, part) is not None
 
 
 def conditioned(model: ChatModel, start: Conversation, messages: Sequence[Message]) -> Sequence[Message]:
     """The conversation as a trained simulator sees it: with the conditioning that it learned, if any."""
-    telling = getattr(model, "telling", None)
-    if telling is None:
+    conditioning = getattr(model, "conditioning", None)
+    if conditioning is None:
         return messages
     so_far = start.model_copy(update={"messages": tuple(messages)})
-    seen: tuple[Message, ...] = telling.tell(so_far, getattr(model, "system", None)).messages
+    seen: tuple[Message, ...] = conditioning.apply(so_far, getattr(model, "system", None)).messages
     return seen
 
 
