@@ -345,11 +345,6 @@ class FailureRow(_Open):
     error: str
 
 
-def read_stage(source: Path | str, stage: str, tell: bool = True) -> Iterator[dict[str, Any]]:
-    """The rows of a step as dicts; see `read_step`."""
-    return (row.value for row in read_placed(source, stage, tell))
-
-
 def read_step(kind: type[RowKind], source: Path | str, stage: str, tell: bool = True) -> Iterator[RowKind]:
     """The rows of a step, each key once.
 

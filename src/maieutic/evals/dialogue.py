@@ -15,7 +15,7 @@ from maieutic.checks.outcomes import DialogueOutcome, States, models_by_side, ou
 from maieutic.core import statistics as stats
 from maieutic.core.errors import EmptyCorpus, InputError
 from maieutic.core.messages import Conversation, Estimate, Fault
-from maieutic.core.store import stage_rows
+from maieutic.core.rows import Episode, parse, read_placed
 from maieutic.data.corpus import read_corpus
 from maieutic.evals.paired import PairedDifference, adjust_p_values, paired_difference
 from maieutic.rollouts.pre_post_test import SolveRates, load_solve_rates
@@ -84,19 +84,15 @@ def _read_dialogues(path: Path) -> Iterator[tuple[Conversation, str | None]]:
     failed: dict[str, tuple[Conversation, str]] = {}
     done: set[str] = set()
     empty = True
-    for row in stage_rows(path if path.is_dir() else path.parent):
+    for row in read_placed(path if path.is_dir() else path.parent, "simulate"):
         empty = False
-        key = str((row.get("meta") or {}).get("dialogue", row["key"]))
-        conversation = Conversation.model_validate(
-            {name: value for name, value in row.items() if name not in ("key", "failure")}
-        )
-        if "failure" in row:
-            failure = row["failure"]
-            fault = str(failure.get("fault")) if isinstance(failure, dict) else Fault.US.value
-            failed[key] = (conversation, fault)
+        episode = parse(Episode, row.value, row.where)
+        key = str(episode.meta.get("dialogue", row.value["key"]))
+        if episode.failure is not None:
+            failed[key] = (episode, episode.failure.fault.value)
         else:
             done.add(key)
-            yield conversation, None
+            yield episode, None
     if empty:
         raise EmptyCorpus(f"{path}: has no dialogue", "Simulate some first.")
     yield from (each for key, each in failed.items() if key not in done)

@@ -1,19 +1,17 @@
 """Read result files of any origin: a JSON list, JSONL, or a step's folder, as a list of objects.
 
-A broken line of a JSONL file is reported in `notes` and the rest is kept; a command prints `notes` on standard error.
+A broken line of a JSONL file is reported in `notes`, which a command prints on standard error, and the rest is kept.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import orjson
-
-from maieutic.core import store
 from maieutic.core.errors import EmptyCorpus, InputError, MissingInput
-from maieutic.core.messages import utf8
+from maieutic.core.json_rows import BadRows
+from maieutic.core.reading import read_rows
+from maieutic.core.store import stage_rows
 
 Row = dict[str, Any]
 
@@ -35,82 +33,23 @@ def read_table(path: Path | str) -> Table:
     """
     path = Path(path)
     if path.is_dir():
-        rows, notes = Table(list(store.stage_rows(path)), [])
+        rows, bad = list(stage_rows(path)), BadRows()
     elif path.is_file():
-        rows, notes = _parse(path)
+        rows, bad = [], BadRows(strict=path.suffix == ".json")
+        for row in read_rows(path, bad):
+            if isinstance(row.value, dict):
+                rows.append(row.value)
+            else:
+                bad.add(row.where, "not a JSON object")
     else:
         raise MissingInput(f"{path}: no such file", "Check the path.")
+    if bad.count and not rows:
+        raise InputError(
+            f"{path}: no JSON object ({bad.summary(1)})", "Give a JSON list of objects, or JSONL."
+        )
     if not rows:
         raise EmptyCorpus(f"{path}: has no rows", "Give a file with at least one row.")
-    return Table(rows, notes)
-
-
-def _parse(path: Path) -> Table:
-    data = path.read_bytes().removeprefix(b"\xef\xbb\xbf").strip()
-    if not data:
-        return Table([], [])
-    try:
-        value = loads(data)
-    except ValueError as error:
-        if data[:1] == b"[":
-            raise InputError(
-                f"{path}: not JSON ({error})", "Give a JSON list of objects, or JSONL."
-            ) from None
-        return _parse_lines(path, data)
-    values = value if isinstance(value, list) else [value]
-    rows = [row for row in values if isinstance(row, dict)]
-    if values and not rows:
-        raise InputError(f"{path}: its items are not JSON objects", "Give a JSON list of objects, or JSONL.")
-    skipped = len(values) - len(rows)
-    return Table(rows, [f"{path}: {skipped} items are not JSON objects and were left out"] if skipped else [])
-
-
-def _parse_lines(path: Path, data: bytes) -> Table:
-    rows: list[Row] = []
-    broken: list[int] = []
-    for number, line in enumerate(data.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = loads(line)
-        except ValueError:
-            row = None
-        if isinstance(row, dict):
-            rows.append(row)
-        else:
-            broken.append(number)
-    if not rows:
-        raise InputError(f"{path}: no line is a JSON object", "Give a JSON list of objects, or JSONL.")
-    where = ", ".join(map(str, broken[:5])) + ("…" if len(broken) > 5 else "")
-    return Table(rows, [f"{path}: {len(broken)} broken lines left out (line {where})"] if broken else [])
-
-
-def loads(data: bytes) -> Any:
-    """JSON, including the NaN, Infinity and lone surrogates that Python's writer may leave in a file.
-
-    Lone surrogates become U+FFFD.
-
-    Raises:
-        ValueError: it is not JSON, or is nested too deeply.
-    """
-    try:
-        return orjson.loads(data)
-    except orjson.JSONDecodeError:
-        pass
-    try:
-        return _clean(json.loads(data))
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-
-
-def _clean(value: Any) -> Any:
-    if isinstance(value, str):
-        return utf8(value)
-    if isinstance(value, list):
-        return [_clean(item) for item in value]
-    if isinstance(value, dict):
-        return {utf8(key): _clean(item) for key, item in value.items()}
-    return value
+    return Table(rows, [bad.summary()] if bad.count else [])
 
 
 _LARGEST = 1e15

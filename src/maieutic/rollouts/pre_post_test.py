@@ -19,7 +19,7 @@ from maieutic.core import prompts
 from maieutic.core.budget import Budget, Spending
 from maieutic.core.errors import EmptyCorpus
 from maieutic.core.messages import Conversation, Fault, Finish, Message, Role, Sampling, fingerprint
-from maieutic.core.store import stage_rows
+from maieutic.core.rows import PrePostRow, read_step
 from maieutic.core.workers import Failed, fault_of, open_stage, run_pending
 from maieutic.data.corpus import read_corpus
 from maieutic.models import ChatModel, identity
@@ -267,7 +267,7 @@ def _rates(stage: Path | str | None) -> dict[str, float]:
     if stage is None:
         return {}
     return {
-        str(row["subject"]): sum(answer["correct"] for answer in row["answers"]) / len(row["answers"])
-        for row in stage_rows(stage)
-        if row["answers"]
+        row.subject: sum(answer.correct for answer in row.answers) / len(row.answers)
+        for row in read_step(PrePostRow, stage, "pre-post-test")
+        if row.answers
     }
