@@ -322,7 +322,7 @@ def test_tutors_are_compared_over_whole_dialogues(tmp_path: Path) -> None:
     with Stage(tmp_path / "outcomes", {"data": "x/tuned-lessons", "against": "x/base-lessons"}) as stage:
         three = {"solved": share, "told": share, "turns": share}
         stage.finish({"scores": three, "against": three, "difference": {"metrics": {"solved": gap}}})
-    write_json(tmp_path / "recipe.json", {"recipe": "r", "stages": {"outcomes": {"do": "dialogues"}}})
+    write_json(tmp_path / "recipe.json", {"recipe": "r", "stages": {"outcomes": {"do": "eval dialogue score"}}})
     write_json(tmp_path / "timings.json", {"outcomes": 7.25})
     path = write_report([tmp_path])
     page = checked(path)
@@ -330,7 +330,7 @@ def test_tutors_are_compared_over_whole_dialogues(tmp_path: Path) -> None:
     assert (
         "outcomes: solved 0.700, against 0.300; difference 0.400 (95 % 0.300 to 0.500, n = 100)." in page.text
     )
-    assert "tuned-lessons" in page.text and "eval-dialogue" in page.text and "7.250" in page.text
+    assert "tuned-lessons" in page.text and "eval dialogue score" in page.text and "7.250" in page.text
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:

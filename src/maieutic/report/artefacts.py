@@ -129,9 +129,9 @@ def _judge_stages(run: Run) -> tuple[list[StageRun], list[tuple[StageRun, str]]]
     feeding = [run.stage_at(path) for of in sources for path in (of if isinstance(of, list) else [of])]
     names: dict[str, str] = {}
     for stage in run.stages:
-        if stage.kind == "eval-tutor":
+        if stage.kind == "eval tutor score":
             names |= {stage.setting("data"): _TUNED, stage.setting("against"): "base"}
-        elif stage.kind == "grid":
+        elif stage.kind == "eval tutor grid":
             names |= _of_grid(stage)
     models = {of.name: model for path, model in names.items() if (of := run.stage_at(path)) is not None}
     training = [stage for stage in judged if stage in feeding]
@@ -139,7 +139,9 @@ def _judge_stages(run: Run) -> tuple[list[StageRun], list[tuple[StageRun, str]]]
         training = [stage for stage in judged if stage.name not in models and _several(stage)]
     trained_on = "-".join(dict.fromkeys(name for stage in training for name in _by_set(run, stage)))
     models = {name: model + trained_on if model == _TUNED else model for name, model in models.items()}
-    validated = [run.stage_at(stage.setting("pairs")) for stage in run.stages if stage.kind == "agreement"]
+    validated = [
+        run.stage_at(stage.setting("pairs")) for stage in run.stages if stage.kind == "eval judge score"
+    ]
     rest = [stage for stage in judged if stage not in training and stage not in validated]
     return training, [(stage, models.get(stage.name, stage.name)) for stage in rest]
 

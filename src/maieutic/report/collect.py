@@ -13,28 +13,14 @@ from maieutic.core.errors import MissingInput
 from maieutic.core.messages import fingerprint
 from maieutic.core.store import first_per_key, read_json, read_rows
 
-_KINDS = {
-    "simulator": "eval-simulator",
-    "tutor": "eval-tutor",
-    "dialogues": "eval-dialogue",
-    "preposttest": "pre-post-test",
-    "eval simulator": "eval-simulator",
-    "eval tutor score": "eval-tutor",
-    "eval tutor grid": "grid",
-    "eval judge score": "agreement",
-    "eval dialogue run": "play",
-    "eval dialogue score": "eval-dialogue",
-}
-"""Kinds that a saved recipe names differently from the recipe file."""
+_KINDS = {"sft": "train sft", "dpo": "train dpo", "eval-dialogue": "eval dialogue score"}
+"""Commands of the stages whose own config names them differently."""
 _BY_FILE = (
-    ("metrics.json", "eval-simulator"),
-    ("scores.json", "eval-tutor"),
+    ("metrics.json", "eval simulator"),
+    ("scores.json", "eval tutor score"),
     ("pairs.jsonl", "preferences"),
-    ("split.json", "split"),
-    ("rejected.jsonl", "clean"),
-    ("corpus.jsonl", "import"),
-    ("model", "base"),
 )
+"""Commands of the stages whose config has no name, by a file that they write."""
 
 
 class StageRun(NamedTuple):
@@ -44,7 +30,7 @@ class StageRun(NamedTuple):
     label: str
     """The name; with the run's name in front where several runs are shown."""
     kind: str
-    """What the stage does, as a recipe names it (`sft`, `simulate`, …), else `other`."""
+    """The stage's command (`simulate`, `eval simulator`, …), or `other`."""
     folder: Path
     config: dict[str, Any]
     recipe: dict[str, Any]
@@ -173,7 +159,7 @@ def _stage(folder: Path, prefix: str, settings: dict[str, Any], seconds: dict[st
 
 
 def _kind(folder: Path, config: dict[str, Any], settings: dict[str, Any]) -> str:
-    kind = settings.get("do") or config.get("stage") or config.get("method")
+    kind = settings.get("do") or config.get("do") or config.get("stage") or config.get("method")
     if isinstance(kind, str):
         return _KINDS.get(kind, kind)
     return next((kind for file, kind in _BY_FILE if (folder / file).exists()), "other")

@@ -22,7 +22,9 @@ _MEASURES = {
 def _plays(runs: Sequence[Run]) -> Iterator[StageRun]:
     """The stages in which tutors talked with students."""
     for run in runs:
-        yield from (stage for stage in run.stages if stage.kind == "play" and stage.result.get("tutors"))
+        yield from (
+            stage for stage in run.stages if stage.kind == "eval dialogue run" and stage.result.get("tutors")
+        )
 
 
 def tables(runs: Sequence[Run]) -> Iterator[Table]:

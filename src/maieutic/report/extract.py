@@ -150,13 +150,19 @@ def extract(runs: Sequence[Run]) -> ReportData:
     """Read the data of the runs."""
     stages = [(run, stage) for run in runs for stage in run.stages]
     return ReportData(
-        curves=[c for _, stage in stages if stage.kind in ("sft", "dpo") and (c := _curve(stage))],
+        curves=[
+            c for _, stage in stages if stage.kind in ("train sft", "train dpo") and (c := _curve(stage))
+        ],
         scores=[s for run, stage in stages if stage.kind == "judge" for s in _scores(run, stage)],
         turn_counts=[counts for run in runs for counts in _turn_counts(run)],
-        endings=[e for _, stage in stages if stage.kind == "eval-simulator" and (e := _calibration(stage))],
+        endings=[e for _, stage in stages if stage.kind == "eval simulator" and (e := _calibration(stage))],
         outcomes=[o for run in runs for o in _run_outcomes(run)],
         agreements=[a for run in runs for path in run.ratings if (a := _agreement(run, path))],
-        grids=[_grid(stage) for _, stage in stages if stage.kind == "grid" and stage.manifest is not None],
+        grids=[
+            _grid(stage)
+            for _, stage in stages
+            if stage.kind == "eval tutor grid" and stage.manifest is not None
+        ],
         rubrics=[v for _, stage in stages if stage.kind == "rewards" and (v := _rubric_validity(stage))],
     )
 
@@ -201,7 +207,7 @@ def _turn_counts(run: Run) -> list[TurnCounts]:
     found: dict[Path, TurnCounts | None] = {}
     for setting in ("people", "simulated"):
         for stage in run.stages:
-            path = run.locate(stage, setting) if stage.kind == "eval-simulator" else None
+            path = run.locate(stage, setting) if stage.kind == "eval simulator" else None
             if path is not None and path not in found:
                 found[path] = _corpus_counts(run, path, setting == "people")
     compared = [counts for counts in found.values() if counts is not None]
@@ -253,9 +259,9 @@ def _run_outcomes(run: Run) -> list[Outcome]:
     """Outcomes in the stages' manifests, else those in the run's summary."""
     found: list[Outcome] = []
     for stage in run.stages:
-        if stage.kind == "play":
+        if stage.kind == "eval dialogue run":
             found += _play_outcomes(stage.result)
-        elif stage.kind == "eval-dialogue":  # a tutor is named after the stage with its dialogues
+        elif stage.kind == "eval dialogue score":  # a tutor is named after the stage with its dialogues
             for part, setting in (("scores", "data"), ("against", "against")):
                 name = Path(str(stage.config.get(setting) or stage.label)).name
                 found += _outcomes(stage.result.get(part) or {}, name)

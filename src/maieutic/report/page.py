@@ -156,7 +156,7 @@ def _sections(
 
     simulators, tutors, dialogue_stages = (
         [stage for run in runs for stage in run.stages if stage.kind == kind]
-        for kind in ("eval-simulator", "eval-tutor", "eval-dialogue")
+        for kind in ("eval simulator", "eval tutor score", "eval dialogue score")
     )
     compared = baselines.comparisons(runs, data.scores)
     lines = [*dialogue_tables.findings(runs), *tables.findings(runs)]

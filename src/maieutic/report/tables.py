@@ -113,7 +113,7 @@ def _judge(m: Mapping[str, Any]) -> Iterator[str]:
         yield f"mean {num(m.get('mean'))}"
 
 
-def _prefer(m: Mapping[str, Any]) -> Iterator[str]:
+def _preferences(m: Mapping[str, Any]) -> Iterator[str]:
     if "pairs" in m:
         yield f"{plural(int(m['pairs']), 'pair')} from {plural(int(m.get('prompts') or 0), 'prompt')}"
         if m.get("refused"):
@@ -126,7 +126,7 @@ def _dialogue(m: Mapping[str, Any]) -> Iterator[str]:
     yield ", ".join(f"{name} {num(m.get('value'))}" for name, m in measures.items() if isinstance(m, Mapping))
 
 
-def _mix(m: Mapping[str, Any]) -> Iterator[str]:
+def _rewards(m: Mapping[str, Any]) -> Iterator[str]:
     if "agreement" in m:
         yield f"{num(m['scored'])} of {num(m['replies'])} replies scored"
         yield f"{num(m['plays'])} continuations counted"
@@ -147,10 +147,10 @@ def _eval_tutor(m: Mapping[str, Any]) -> Iterator[str]:
 
 
 _SUMMARIES: dict[str, Callable[[Mapping[str, Any]], Iterator[str]]] = {
-    "base": _base, "import": _import, "clean": _clean, "split": _split, "sft": _train, "dpo": _train,
-    "simulate": _simulate, "candidates": _candidates, "judge": _judge, "preferences": _prefer,
-    "eval-simulator": _eval_simulator, "eval-dialogue": _dialogue, "eval-tutor": _eval_tutor,
-    "play": _play, "continuations": _simulate, "rewards": _mix,
+    "demo-base": _base, "import": _import, "clean": _clean, "split": _split, "train sft": _train, "train dpo": _train,
+    "simulate": _simulate, "candidates": _candidates, "judge": _judge, "preferences": _preferences,
+    "eval simulator": _eval_simulator, "eval dialogue score": _dialogue, "eval tutor score": _eval_tutor,
+    "eval dialogue run": _play, "continuations": _simulate, "rewards": _rewards,
 }  # fmt: skip
 
 
@@ -402,8 +402,8 @@ def _strategies(label: str, manifest: Mapping[str, Any], used: str) -> Table:
 
 
 _COMPARED = {
-    "eval-tutor": ("summary_score", "asks_question", "reveals_answer", "takes_up", "misjudges"),
-    "eval-dialogue": ("solved", "told", "turns"),
+    "eval tutor score": ("summary_score", "asks_question", "reveals_answer", "takes_up", "misjudges"),
+    "eval dialogue score": ("solved", "told", "turns"),
 }
 
 
@@ -411,13 +411,13 @@ def findings(runs: Sequence[Run]) -> Iterator[str]:
     """The comparisons of a run, one sentence each, which says where an interval contains zero."""
     for run in runs:
         for stage in run.stages:
-            if stage.kind == "eval-simulator":
+            if stage.kind == "eval simulator":
                 yield from _simulator_findings(stage.result.get("metrics") or {}, stage.label)
             gaps = (stage.result.get("difference") or {}).get("metrics") or {}
             for name in _COMPARED.get(stage.kind, ()):
                 if name in gaps:
                     yield compared(f"{stage.label}: {name.replace('_', ' ')}", gaps[name])
-        if any(stage.kind == "eval-dialogue" for stage in run.stages):
+        if any(stage.kind == "eval dialogue score" for stage in run.stages):
             continue
         for name, gap in (run.summary.get("dialogue") or {}).items():
             if isinstance(gap, Mapping) and gap.get("difference") is not None:
