@@ -322,7 +322,9 @@ def test_tutors_are_compared_over_whole_dialogues(tmp_path: Path) -> None:
     with Stage(tmp_path / "outcomes", {"data": "x/tuned-lessons", "against": "x/base-lessons"}) as stage:
         three = {"solved": share, "told": share, "turns": share}
         stage.finish({"scores": three, "against": three, "difference": {"metrics": {"solved": gap}}})
-    write_json(tmp_path / "recipe.json", {"recipe": "r", "stages": {"outcomes": {"do": "eval dialogue score"}}})
+    write_json(
+        tmp_path / "recipe.json", {"recipe": "r", "stages": {"outcomes": {"do": "eval dialogue score"}}}
+    )
     write_json(tmp_path / "timings.json", {"outcomes": 7.25})
     path = write_report([tmp_path])
     page = checked(path)
