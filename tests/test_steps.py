@@ -141,3 +141,25 @@ def test_a_stage_of_a_recipe_writes_the_file_that_the_step_declares(tmp_path: Pa
     assert json.loads((tmp_path / "toy" / "toy.json").read_text())["force"] is True
     config = json.loads((tmp_path / "toy" / "config.json").read_text())
     assert config["do"] == "group toy" and config["model"] == "hf/x" and "k" not in config
+
+
+class Measure(Step):
+    """Measure nothing."""
+
+    command: ClassVar = "measure"
+    writes: ClassVar = "result"
+    outputs: ClassVar = ("measure.json",)
+
+    value: int = Field(1, description="A value.")
+
+    def run(self, out: Path | str = "") -> Count:
+        return Count(settings={"value": self.value})
+
+
+def test_a_result_is_written_where_out_names_a_file(tmp_path: Path) -> None:
+    assert Measure().run().settings == {"value": 1}
+    Measure(value=2).run(tmp_path / "m.json")
+    assert json.loads((tmp_path / "m.json").read_text())["settings"] == {"value": 2}
+    Measure(value=3).run_stage(tmp_path / "stage")
+    assert json.loads((tmp_path / "stage" / "measure.json").read_text())["settings"] == {"value": 3}
+    assert json.loads((tmp_path / "stage" / "manifest.json").read_text())["settings"] == {"value": 3}

@@ -13,6 +13,7 @@ A step's module imports nothing heavy at its top: torch, transformers and the li
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import wraps
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args, get_origin
 
@@ -106,6 +107,23 @@ class Step(Record):
                 filled[name] = {**dict(field.default), **value}
         return filled
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Let `run` of a step that writes a `result` write the file that `out` names."""
+        super().__pydantic_init_subclass__(**kwargs)
+        run = cls.__dict__.get("run")
+        if cls.writes != "result" or run is None:
+            return
+
+        @wraps(run)
+        def run_and_write(self: Step, out: Path | str = "") -> Any:
+            result = run(self, out)
+            if str(out) not in ("", ".") and result is not None:
+                write_json(Path(out), result.json())
+            return result
+
+        cls.run = run_and_write  # type: ignore[method-assign]
+
     def run(self, out: Path | str) -> Result | None:
         """Do the work; null where there is nothing to print afterwards.
 
@@ -123,8 +141,6 @@ class Step(Record):
         with Stage(folder, self.settings(folder.parent)) as stage:
             result = step.run(folder if self.writes == "files" else folder / self.file_name())
             assert result is not None, "a stage of a recipe has a result"
-            if self.writes == "result":
-                write_json(folder / self.file_name(), result.json())
             stage.finish(result.manifest())
 
     def file_name(self) -> str:
