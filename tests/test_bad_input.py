@@ -277,7 +277,7 @@ def test_an_output_that_is_a_person_s(refused: Any, command: str) -> None:
 
 def test_a_corpus_is_not_replaced_unless_told(refused: Any, run: Maieutic, shelf: Path) -> None:
     for name in ("import", "clean"):
-        refused(f"{name} talk.jsonl --out talk.jsonl", "is what is being read")
+        refused(f"{name} talk.jsonl --out talk.jsonl", "is an input of this command")
         refused(f"{name} talk.jsonl --out seeds.jsonl", "exists", "--force")
     refused("split talk.jsonl --out file")
 

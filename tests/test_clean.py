@@ -18,7 +18,7 @@ from maieutic.data.clean import CleanReport, clean
 from maieutic.data.corpus import read_corpus, write_corpus
 from maieutic.data.filters import CleanOptions, Filter, Reason, Rejected
 from maieutic.data.importing import import_files
-from maieutic.data.repair import Repair, mend
+from maieutic.data.repair import Repair, repair_turns
 from maieutic.data.steps import Clean
 
 OPTIONS = st.builds(
@@ -44,11 +44,11 @@ def test_cleaning_twice_changes_nothing_more(corpus: list[Conversation], options
 
 @given(conversations())
 def test_mending_loses_no_spoken_text(conversation: Conversation) -> None:
-    mended = mend(conversation, keep_opening=True).conversation
+    repaired = repair_turns(conversation, keep_opening=True).conversation
     for role in Role:
         spoken = [text for text in conversation.turns(role) if text.strip()]
-        assert "\n\n".join(mended.turns(role)) == "\n\n".join(spoken)
-    assert (mended.id, mended.problem) == (conversation.id, conversation.problem)
+        assert "\n\n".join(repaired.turns(role)) == "\n\n".join(spoken)
+    assert (repaired.id, repaired.problem) == (conversation.id, conversation.problem)
 
 
 def test_each_reason_and_repair_is_counted() -> None:
@@ -96,13 +96,13 @@ def test_what_is_known_of_a_turn_moves_with_it() -> None:
             "meta": {"turns": turns, "opens": "assistant"},
         }
     )
-    mended, repairs = mend(conversation)
+    repaired, repairs = repair_turns(conversation)
     assert repairs == (Repair.EMPTY, Repair.MERGED)
-    assert mended.meta["turns"] == {
+    assert repaired.meta["turns"] == {
         "0": {"move": "generic", "merged": [{"move": "probing"}, {"move": "telling"}]},
         "1": {"n": 1},
     }
-    assert mended.messages[0].content == "hi\n\na\n\nb"
+    assert repaired.messages[0].content == "hi\n\na\n\nb"
 
 
 def test_rejected_rows_lie_beside_the_output(tmp_path: Path) -> None:

@@ -179,7 +179,7 @@ def test_missing_and_empty_corpora(tmp_path: Path) -> None:
         read_corpus(tmp_path / "none.jsonl")
     for content in (b"", b"\n\n", b"\xef\xbb\xbf", b"[]"):
         (tmp_path / "empty.json").write_bytes(content)
-        with pytest.raises(EmptyCorpus, match="not one conversation"):
+        with pytest.raises(EmptyCorpus, match="no conversation"):
             list(read_corpus(tmp_path / "empty.json"))
 
 
@@ -188,9 +188,9 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
     write_corpus(path, [talk("a", "b")])
     before = path.read_bytes()
     write_corpus(path, read_corpus(path))  # the same again is no harm
-    with pytest.raises(StoreError, match="exists and holds something else"):
+    with pytest.raises(StoreError, match="exists with other content"):
         write_corpus(path, [talk("c", "d")])
-    with pytest.raises(StoreError, match="being read"):
+    with pytest.raises(StoreError, match="is an input"):
         write_corpus(path, read_corpus(path), overwrite=True, sources=[tmp_path / "." / "c.jsonl"])
     with pytest.raises(EmptyCorpus):
         write_corpus(path, _empty(tmp_path), overwrite=True)

@@ -16,7 +16,7 @@ from maieutic.core.messages import Conversation, Message, Role, fingerprint
 from maieutic.data.corpus import identity, read_corpus, write_corpus
 from maieutic.data.importing import import_files
 from maieutic.data.personal import mask_conversation
-from maieutic.data.repair import mend
+from maieutic.data.repair import repair_turns
 from maieutic.data.steps import Convert
 
 CALL = {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1, "b": 2}'}}
@@ -159,5 +159,5 @@ def test_merged_neighbours_keep_their_thoughts_and_calls() -> None:
             {"role": "assistant", "content": "c", "reasoning": "s"},
         ]
     }
-    merged = mend(Conversation.model_validate(row)).conversation.messages[1]
+    merged = repair_turns(Conversation.model_validate(row)).conversation.messages[1]
     assert (merged.content, merged.reasoning, merged.tool_calls) == ("b\n\nc", "r\n\ns", (CALL,))

@@ -121,7 +121,7 @@ def test_the_file_and_its_quality(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
     assert [one["chosen"][0]["content"] for one in lines] == ["e", "a b c"]
     assert preferences(source, tmp_path / "p.jsonl") == quality
-    with pytest.raises(StoreError, match="holds something else"):
+    with pytest.raises(StoreError, match="other content"):
         preferences(source, tmp_path / "p.jsonl", min_chosen=0.95)
     with pytest.raises(EmptyCorpus, match="chosen too low"):
         preferences(source, tmp_path / "q.jsonl", min_chosen=1.0)

@@ -125,9 +125,9 @@ def test_split_file_writes_three_parts_and_says_how(tmp_path: Path) -> None:
     assert record["by"] == "conversation" and record["counts"] == report.counts and record["seed"] == 0
     whole.run(tmp_path / "parts")
     before = {path.name: path.read_bytes() for path in (tmp_path / "parts").iterdir()}
-    with pytest.raises(StoreError, match="something else"):
+    with pytest.raises(StoreError, match="other content"):
         whole.model_copy(update={"seed": 1}).run(tmp_path / "parts")
-    with pytest.raises(StoreError, match="being read"):
+    with pytest.raises(StoreError, match="is an input"):
         Split(corpus=tmp_path / "parts" / "train.jsonl", force=True).run(tmp_path / "parts")
     assert {path.name: path.read_bytes() for path in (tmp_path / "parts").iterdir()} == before
     for wrong in ({"by": "x"}, {"parts": (0.5, 0.6, 0.1)}, {"parts": (1.2, -0.1, -0.1)}):

@@ -24,7 +24,7 @@ _ROWS, _BYTES = 1000, 16 << 20
 
 
 def to_sharegpt(conversations: Iterable[Conversation], write: Writer, lines: bool) -> int:
-    """FastChat's ShareGPT form, as one JSON list or as JSON lines; our other fields stay in each row."""
+    """Write FastChat's ShareGPT form, as one JSON list or as JSON lines; our other fields are kept in each row."""
     count = 0
     write(b"" if lines else b"[")
     for count, conversation in enumerate(conversations, 1):
@@ -45,7 +45,7 @@ def sharegpt_row(conversation: Conversation) -> dict[str, Any]:
 
 
 def to_messages(conversations: Iterable[Conversation], write: Writer, lines: bool) -> int:
-    """Our own JSONL: from a JSON list, a stage folder or a compressed corpus to a plain one."""
+    """Write our own JSONL: a plain corpus from a JSON list, a step's folder or a compressed corpus."""
     count = 0
     for count, conversation in enumerate(conversations, 1):  # noqa: B007
         write(line(conversation.row()))
@@ -53,7 +53,7 @@ def to_messages(conversations: Iterable[Conversation], write: Writer, lines: boo
 
 
 def to_parquet(conversations: Iterable[Conversation], write: Writer, lines: bool) -> int:
-    """Parquet with the columns of a corpus row; `meta`, which has no one shape, as JSON text.
+    """Write Parquet with the columns of a corpus row; `meta`, which has no fixed shape, is JSON text.
 
     Tools, tool calls and the other optional fields of messages go to `meta` as well: reading brings them back.
 

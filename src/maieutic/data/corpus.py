@@ -1,10 +1,7 @@
-"""A corpus on disk: JSONL of conversations, read and written one at a time.
+"""A corpus on disk: JSONL of conversations, read and written as a stream; and when two conversations are the same.
 
-Reading keeps broken rows out and says which; writing is whole or not at all, and never over a file that holds
-something else.
-
-
-What makes two problems the same.
+Reading skips broken rows and names them. Writing is all or nothing, and never replaces a file with other content
+unless that is asked for.
 """
 
 from __future__ import annotations
@@ -39,15 +36,15 @@ def read_corpus(
     """The conversations of a corpus, streaming.
 
     Args:
-        path: JSONL (also `.gz`), one JSON list, or a stage folder (or its `rows.jsonl`), whose `key` is dropped.
-        on_bad: collects the rows that are no conversation; without one they are named on standard error at the end.
-        seeds: take rows without a turn too, where they hold an intent, a profile or a problem.
-        tools: take conversations with tool messages too; otherwise they count as bad rows.
+        path: JSONL (also `.gz`), one JSON list, or a step's folder (or its `rows.jsonl`), whose `key` is dropped.
+        on_bad: collects the broken rows; null: name them on standard error at the end.
+        seeds: accept rows without turns, if they have an intent, a profile or a problem.
+        tools: accept conversations with tool messages, which otherwise count as broken rows.
 
     Raises:
-        MissingInput: at once, where there is no such file.
-        EmptyCorpus: at the end, where not one conversation came.
-        InputError: at the first broken row, where `on_bad` is strict.
+        MissingInput: at once, if there is no such file.
+        EmptyCorpus: at the end, if there is no conversation.
+        InputError: at the first broken row, if `on_bad` is strict.
     """
     bad = BadRows() if on_bad is None else on_bad
     return _conversations(Path(path), corpus_rows(path, bad), bad, on_bad is None, seeds, tools)
@@ -62,10 +59,10 @@ def read_source(source: Any, on_bad: BadRows, *, tools: bool = False) -> Iterato
 
 
 def corpus_rows(path: Path | str, bad: BadRows) -> Iterator[tuple[str, Any]]:
-    """The rows of a corpus, streaming, each with its place; `to_conversation` makes conversations of them.
+    """The rows of a corpus with their places, streaming; `to_conversation` makes conversations of them.
 
     Raises:
-        MissingInput: at once, where there is no such file.
+        MissingInput: at once, if there is no such file.
     """
     path = Path(path)
     if not path.exists():
@@ -83,13 +80,13 @@ def _stage(folder: Path) -> Iterator[tuple[str, Any]]:
     rows = (
         {name: item for name, item in row.items() if name != "key"}
         for row in stage_rows(folder)
-        if "failure" not in row  # a dialogue that could not be finished stands as a row, and is no corpus
+        if "failure" not in row  # a failed dialogue has a row too
     )
     return ((f"{folder}, row {number}", row) for number, row in enumerate(rows, 1))
 
 
 def _conversations(
-    path: Path, rows: Iterable[tuple[str, Any]], bad: BadRows, tell: bool, seeds: bool, tools: bool
+    path: Path, rows: Iterable[tuple[str, Any]], bad: BadRows, print_bad: bool, seeds: bool, tools: bool
 ) -> Iterator[Conversation]:
     found = 0
     for where, value in rows:
@@ -102,10 +99,10 @@ def _conversations(
         yield conversation
     if not found:
         raise EmptyCorpus(
-            f"{path}: not one conversation in it" + (f" ({bad.summary(1)})" if bad.count else ""),
-            "A corpus is JSONL with `messages`; other shapes come in through `maieutic import`.",
+            f"{path}: no conversation found" + (f" ({bad.summary(1)})" if bad.count else ""),
+            "A corpus is JSONL with `messages`; convert other formats with `maieutic import`.",
         )
-    if tell and bad.count:
+    if print_bad and bad.count:
         note(bad.summary())
 
 
@@ -118,7 +115,7 @@ def to_conversation(value: Any, seed: bool = False, tools: bool = False) -> Conv
         tools: accept tool messages, which can be imported and converted, but neither rendered nor simulated yet.
 
     Raises:
-        ValueError: it is none; the message says which field is wrong, and quotes nothing of the row.
+        ValueError: not a conversation; the message names the wrong field, and quotes nothing of the row.
     """
     if not isinstance(value, dict):
         raise ValueError(f"{_named(value)}, not an object")
@@ -151,7 +148,7 @@ def _first_problem(row: dict[str, Any], error: ValidationError) -> str:
 
 
 def key_list(row: dict[str, Any]) -> str:
-    """The keys of a row for people, at most ten, each cut short."""
+    """At most ten keys of a row as text, each cut short."""
     keys = [_short(key) for key in sorted(map(str, row))]
     return (", ".join(keys[:10]) + (", …" if len(keys) > 10 else "")) or "none"
 
@@ -176,18 +173,18 @@ def write_corpus(
     overwrite: bool = False,
     sources: Iterable[Path | str] = (),
 ) -> int:
-    """Write a corpus whole or not at all (compressed where the name ends in `.gz`), and count its rows.
+    """Write a corpus (compressed if the name ends in `.gz`), all or nothing, and return the number of its rows.
 
-    A file that already holds exactly this is left as it is.
+    A file with the same content is left as it is.
 
     Args:
-        path: JSONL; folders on the way are made.
+        path: JSONL; its folders are created.
         conversations: consumed once, streaming.
-        overwrite: replace a file that holds something else.
-        sources: what the conversations are read from: never written over, not even with `overwrite`.
+        overwrite: replace a file with other content.
+        sources: the files that the conversations are read from: never replaced, even with `overwrite`.
 
     Raises:
-        StoreError: the file exists and holds something else, or is one of the sources.
+        StoreError: the file exists with other content, or is one of the sources.
     """
     path = Path(path)
     refuse_source(path, sources)
@@ -199,39 +196,39 @@ def write_corpus(
 
 
 def refuse_source(path: Path, sources: Iterable[Path | str]) -> None:
-    """Refuse an output that is one of the inputs, or lies as an input inside one.
+    """Refuse an output file that is one of the inputs, or an existing file inside an input folder.
 
     Raises:
-        StoreError: it is.
+        StoreError: the output is an input.
     """
     for source in map(Path, sources):
         same = path.exists() and source.exists() and path.samefile(source)
         inside = source.is_dir() and path.exists() and path.resolve().is_relative_to(source.resolve())
         if same or inside:
             raise StoreError(
-                f"{path} is what is being read", "Choose another --out; the source was not touched."
+                f"{path} is an input of this command", "Choose another --out; the input was not changed."
             )
 
 
 @contextmanager
 def replacing(path: Path, *, overwrite: bool) -> Iterator[Writer]:
-    """One file that appears only when it is whole: `replacing_all` for one."""
+    """Write one file, which appears only when it is complete: `replacing_all` for one file."""
     with replacing_all([path], overwrite=overwrite) as (write,):
         yield write
 
 
 @contextmanager
 def replacing_all(paths: Sequence[Path], *, overwrite: bool) -> Iterator[list[Writer]]:
-    """Files that appear together, only when all are whole; yields a function that writes to each.
+    """Write files that appear together, only when all are complete; yields a function that writes to each.
 
     Raises:
-        StoreError: a file with other content stands there and may not be replaced, or it cannot be written.
+        StoreError: a file exists with other content and may not be replaced, or a file cannot be written.
     """
     parts = [path.with_name(f".{path.name}.{os.getpid()}.part") for path in paths]
     with full_disk(paths[0]):
         for path in paths:
             if path.exists() and not path.is_file():
-                raise StoreError(f"{path} is no ordinary file", "Give --out another name.")
+                raise StoreError(f"{path} is not an ordinary file", "Choose another --out.")
             path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with ExitStack() as stack:
@@ -242,7 +239,7 @@ def replacing_all(paths: Sequence[Path], *, overwrite: bool) -> Iterator[list[Wr
                 for raw in raws:
                     raw.flush()
                     os.fsync(raw.fileno())
-            _settle(list(zip(parts, paths, strict=True)), overwrite)
+            _move_parts(list(zip(parts, paths, strict=True)), overwrite)
         finally:
             for part in parts:
                 part.unlink(missing_ok=True)
@@ -254,19 +251,19 @@ def _packed(path: Path, raw: BinaryIO, packing: ExitStack) -> BinaryIO:
     return cast(BinaryIO, packing.enter_context(gzip.GzipFile("", "wb", 6, raw, 0)))
 
 
-def _settle(files: list[tuple[Path, Path]], overwrite: bool) -> None:
-    """Put the parts in their places: all of them, or none where one would replace something else."""
+def _move_parts(files: list[tuple[Path, Path]], overwrite: bool) -> None:
+    """Rename the parts to their final names: all of them, or none if one would replace other content."""
     for part, path in files:
         if path.exists() and not overwrite and not filecmp.cmp(part, path, shallow=False):
             raise StoreError(
-                f"{path} exists and holds something else", "Choose another --out, or replace it with --force."
+                f"{path} exists with other content", "Choose another --out, or replace the file with --force."
             )
     for part, path in files:
         part.replace(path)
 
 
 def identity(conversation: Conversation) -> str:
-    """What makes two conversations the same: messages and problem, whatever their ids and other fields."""
+    """A hash of messages and problem: equal for two conversations that differ only in id and other fields."""
     turns = [message.key() for message in conversation.messages]
     problem = conversation.problem.model_dump() if conversation.problem else None
     return fingerprint([turns, problem])
@@ -280,12 +277,12 @@ _CODE = re.compile(
 
 
 def program(problem: Problem) -> str | None:
-    """The student's attempt where it is code. A wrong solution in words is the student's, not the problem's."""
+    """The student's attempt, if it is code. A wrong solution in words does not belong to the problem."""
     return problem.attempt if problem.attempt and _CODE.search(problem.attempt) else None
 
 
 def problem_key(problem: Problem | None) -> str | None:
-    """What makes two problems the same: statement and program, up to white space; None without either."""
+    """A hash of statement and program, ignoring white space: equal for equal problems; None without either."""
     if problem is None:
         return None
     words = [" ".join(text.split()) for text in (problem.statement, program(problem) or "")]
@@ -293,6 +290,6 @@ def problem_key(problem: Problem | None) -> str | None:
 
 
 def program_key(problem: Problem | None) -> str | None:
-    """What makes two programs the same: their text up to white space, whatever the statement; None without one."""
+    """A hash of the program, ignoring white space and the statement; None without a program."""
     code = program(problem) if problem else None
     return fingerprint(" ".join(code.split())) if code and code.strip() else None

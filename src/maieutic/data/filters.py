@@ -19,9 +19,7 @@ from pydantic import Field, model_validator
 
 from maieutic.core.messages import Conversation, Record, Role
 from maieutic.data.corpus import identity, problem_key
-from maieutic.data.repair import Mended as Repaired
-from maieutic.data.repair import Repair
-from maieutic.data.repair import mend as repair_turns
+from maieutic.data.repair import Repair, Repaired, repair_turns
 
 
 class Filter(StrEnum):

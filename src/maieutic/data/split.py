@@ -24,7 +24,7 @@ from maieutic.core.json_rows import BadRows
 from maieutic.core.messages import Conversation, fingerprint
 from maieutic.data.corpus import identity, line, problem_key, read_corpus, refuse_source, replacing_all
 from maieutic.data.importing import ImportReport, read_sources
-from maieutic.data.overlap import NEAR, Held, Item, Overlap
+from maieutic.data.overlap import NEAR, Item, LeakIndex, Overlap
 from maieutic.data.steps import Import, Split
 
 PARTS = ("train", "validation", "test")
@@ -237,22 +237,22 @@ def measure_leakage(placed: Callable[[], Iterable[Placed]], near: bool = True) -
         The overlap by `test in train`, `validation in train` and `test in validation`, for parts with conversations.
     """
     least = NEAR if near else None
-    held = {(tested, seen): Held(least) for seen, tested in combinations(PARTS, 2)}
+    indexes = {(tested, seen): LeakIndex(least) for seen, tested in combinations(PARTS, 2)}
     for part, conversation in placed():
         if part != PARTS[0]:
             item = Item.of(conversation, near)
-            for (tested, _), index in held.items():
+            for (tested, _), index in indexes.items():
                 if tested == part:
-                    index.hold(item)
+                    index.add(item)
     for part, conversation in placed():
-        if into := [index for (_, seen), index in held.items() if seen == part and index.items]:
+        if into := [index for (_, seen), index in indexes.items() if seen == part and index.items]:
             item = Item.of(conversation, near)
             for index in into:
-                index.pass_by(item)
+                index.compare(item)
     return {
         f"{tested} in {seen}": index.overlap()
-        for (tested, seen), index in held.items()
-        if index.items and index.passed
+        for (tested, seen), index in indexes.items()
+        if index.items and index.compared
     }
 
 

@@ -1,7 +1,4 @@
-"""What is in a corpus, counted in one pass.
-
-A picture of a corpus: how many turns its conversations have, and how long each side's turns are.
-"""
+"""Statistics of a corpus in one pass, and a figure of its turns and lengths."""
 
 from __future__ import annotations
 
@@ -28,7 +25,7 @@ if TYPE_CHECKING:
     from maieutic.data.steps import Stats
 
 SAMPLE = 2000
-"""First turns compared with each other; from a larger corpus, those with the smallest hashes."""
+"""Number of first turns to compare; of a larger corpus, those with the smallest hashes."""
 _QUANTILES = {"p10": 0.1, "median": 0.5, "p90": 0.9, "max": 1.0}
 
 
@@ -72,11 +69,10 @@ def _identifier() -> Callable[[Conversation], str] | None:
 
 
 class Survey:
-    """What was counted: eight bytes a turn and number, whatever the texts' length.
+    """The counts of a corpus; memory: eight bytes for each turn and statistic.
 
-    A *round* is a user turn that an assistant turn answers. Lengths are in characters, words between white space and
-    tokens. *First-turn diversity* is that of the first user turns
-    (`core.words.pairwise_diversity`), from 0 to 100.
+    A *round* is a user turn followed by an assistant turn. Lengths are in characters, words between white space, and
+    tokens. *First-turn diversity* is `core.words.pairwise_diversity` of the first user turns, from 0 to 100.
     """
 
     def __init__(
@@ -96,12 +92,12 @@ class Survey:
         """By role, one number a turn."""
         self.words: Counter[Role] = Counter()
         self.tokenizer = None if tokenizer is None else str(tokenizer)
-        """What counted the tokens; null where they are estimated."""
+        """The tokenizer that counted the tokens; null: estimated."""
         self._count, self._identify = count_tokens, identify
         self._firsts: list[tuple[int, int, str]] = []
 
     def add(self, conversation: Conversation) -> None:
-        """Count one more."""
+        """Count one more conversation."""
         self.conversations += 1
         self.ended += conversation.ended
         self.problems += conversation.problem is not None
@@ -131,7 +127,7 @@ class Survey:
             heapq.heapreplace(self._firsts, entry)
 
     def json(self) -> dict[str, Any]:
-        """By role where a role matters; an undefined value is null, and so are languages nobody looked for.
+        """The counts, by role where the role matters; an undefined value is null, and so are unidentified languages.
 
         `{"conversations", "rounds", "turns", "characters", "words", "tokens", "tokenizer", "lengths", "languages",
         "first_turn_diversity", "ended", "problems", "users", "sources", "licences"}`.

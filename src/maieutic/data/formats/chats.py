@@ -1,14 +1,11 @@
-"""Lists of turns: `messages`, `sharegpt`, and the message trees of Open Assistant.
+"""Formats of chats: lists of turns, message trees, single rounds, and logs of conversations with assistants.
 
-What a shape holds beyond our fields is kept in `meta` (a turn's in `meta["turns"]`, by index). No text is changed.
+- lists of turns (`messages`, `sharegpt`), message trees (`oasst`)
+- single rounds: one instruction and its answer (`alpaca`, `dolly`, `wizardlm`); the material of an instruction
+  (`input`, `context`) follows it in the user's turn, after an empty line
+- logs: `wildchat`, `lmsys`, `ultrachat`, `baize`
 
-
-Single rounds: one instruction and its answer (`alpaca`, `dolly`, `wizardlm`).
-
-The material an instruction speaks of (`input`, `context`) follows it in the person's turn, after an empty line.
-
-
-Logs of conversations with assistants: `wildchat`, `lmsys`, `ultrachat` and Baize's transcripts.
+Other keys of a row are kept in `meta`, those of a turn in `meta["turns"]` by its index. No text is changed.
 """
 
 from __future__ import annotations
@@ -41,7 +38,7 @@ _SPEAKERS = {
     Role.TOOL: ("tool",),
 }
 ROLES = {name: role for role, names in _SPEAKERS.items() for name in names}
-"""Every name a side goes by."""
+"""The roles by the names that formats use."""
 
 _LISTS = ("messages", "turns", "conversations", "conversation", "items")
 _IDS = ("conversation_id", "conversation_hash", "prompt_id", "idx")
@@ -50,9 +47,9 @@ _IDS = ("conversation_id", "conversation_hash", "prompt_id", "idx")
 def from_turns(row: Any) -> Iterator[Conversation]:
     """`messages` and `sharegpt`: a list of turns, each with a role (`role`, `from`) and a text (`content`, `value`).
 
-    The list stands under `messages`, `turns`, `conversation(s)` or `items`. `conversation_id`, `conversation_hash`,
-    `prompt_id` or `idx` becomes the id, `task_description` the intent, and a `why_stop` says that the person ended it.
-    A `prompt` that only repeats a turn is left out.
+    The key of the list is `messages`, `turns`, `conversation(s)` or `items`. `conversation_id`, `conversation_hash`,
+    `prompt_id` or `idx` becomes the id, `task_description` the intent, and `why_stop` means that the person ended the
+    conversation. A `prompt` that only repeats a turn is dropped.
     """
     row = dict(as_object(row))
     name = turn_list(row)
@@ -71,9 +68,9 @@ def from_turns(row: Any) -> Iterator[Conversation]:
 
 
 def set_prompt_aside(row: dict[str, Any], texts: Sequence[str]) -> None:
-    """Take a row's own `prompt` out of the way: `meta["prompt"]` means a prompt that awaits its reply.
+    """Drop a row's own `prompt` if it is one of the texts, else rename it to `given_prompt`.
 
-    It goes where a text already holds it, else it becomes `given_prompt`.
+    In our corpora `meta["prompt"]` means a prompt whose reply is still to be written.
     """
     prompt = row.pop("prompt", None)
     if prompt is not None and prompt not in texts:
@@ -81,15 +78,15 @@ def set_prompt_aside(row: dict[str, Any], texts: Sequence[str]) -> None:
 
 
 def turn_list(row: Mapping[str, Any]) -> str | None:
-    """The key under which a row has a list, if that may be a list of turns."""
+    """The key of a row's list of turns, or None."""
     return next((name for name in _LISTS if isinstance(row.get(name), list)), None)
 
 
 def turn(index: int, turn: Any) -> dict[str, Any]:
-    """One turn in our shape, whatever its keys are called; what else stood in it is kept beside.
+    """A turn with the keys `role` and `content`, whatever they were called; its other keys are kept.
 
     Raises:
-        ValueError: it has no role or no text, or an unknown role.
+        ValueError: the turn has no role, no text, or an unknown role.
     """
     if not isinstance(turn, dict):
         raise ValueError(f"turn {index}: not an object with a role and a text")
@@ -106,7 +103,7 @@ def turn(index: int, turn: Any) -> dict[str, Any]:
 
 
 def _text(index: int, content: Any) -> tuple[str, list[Any]]:
-    """A turn's text, and what in it is no text: images and files cannot be spoken."""
+    """A turn's text, and its parts that are not text, such as images and files."""
     if isinstance(content, str):
         return content, []
     if content is None:
@@ -117,7 +114,7 @@ def _text(index: int, content: Any) -> tuple[str, list[Any]]:
 
 
 def set_misfits_aside(row: dict[str, Any]) -> None:
-    """Move what stands under one of our names but is something else to `meta`, so that no conversation is lost."""
+    """Move values that do not fit our field of the same name to `meta`, so that no conversation is lost."""
     meta = row.pop("meta", None)
     aside: dict[str, Any] = dict(meta) if isinstance(meta, dict) else {} if meta is None else {"meta": meta}
     for key in ("id", "intent", "profile", "user_id", "source", "licence"):
@@ -138,7 +135,7 @@ def set_misfits_aside(row: dict[str, Any]) -> None:
 def from_oasst(row: Any) -> Iterator[Conversation]:
     """Open Assistant message trees: one conversation for each path from the root to a leaf.
 
-    Deleted messages are left out with what hangs on them. All paths of a tree share `meta["tree"]`, so a split keeps
+    Deleted messages are left out with all their replies. All paths of a tree share `meta["tree"]`, so a split keeps
     them together.
     """
     tree = as_object(row)
@@ -168,10 +165,10 @@ def from_oasst(row: Any) -> Iterator[Conversation]:
 
 
 def as_object(value: Any) -> Mapping[str, Any]:
-    """The value, if it is an object.
+    """The value, which must be a JSON object.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: the value is something else.
     """
     if not isinstance(value, dict):
         raise ValueError(f"{'a list' if isinstance(value, list) else type(value).__name__}, not an object")
@@ -185,7 +182,7 @@ _ANSWERS = ("output", "response")
 def from_single(row: Any) -> Iterator[Conversation]:
     """`alpaca` (`instruction`, `input`, `output`) and `dolly` (`instruction`, `context`, `response`).
 
-    All else, `category` among it, goes to `meta`; a `text` or `prompt` that only repeats the round is left out.
+    All other keys, such as `category`, go to `meta`; a `text` or `prompt` that only repeats the round is dropped.
     """
     row = dict(as_object(row))
     keys = key_list(row)
@@ -219,7 +216,7 @@ def _string(row: dict[str, Any], name: str) -> str:
 
 
 def _drop_repetitions(row: dict[str, Any], asked: str, answered: str) -> None:
-    """Alpaca's `text` is the round once more inside a prompt template, some copies' `prompt` its first half."""
+    """Drop `text` (Alpaca: the round again, in a prompt template) and `prompt` (some copies: its first half)."""
     text, prompt = row.get("text"), row.get("prompt")
     if isinstance(text, str) and asked and answered and asked in text and answered in text:
         del row["text"]
@@ -228,7 +225,7 @@ def _drop_repetitions(row: dict[str, Any], asked: str, answered: str) -> None:
 
 _USERS = ("hashed_ip", "user_hash")
 _PERSON = (*_USERS, "country", "state", "header")
-"""What a log says of the person again in every turn."""
+"""Keys about the person that a log repeats in every turn."""
 _TRANSCRIPTS = ("input", "chat_sample", "text")
 _LABEL = re.compile(r"(?:\A|(?<=\n))\[\|(Human|AI)\|\] ?")
 _FRAME = "The conversation between human and AI assistant."
@@ -238,8 +235,8 @@ def from_log(row: Any) -> Iterator[Conversation]:
     """`wildchat` and `lmsys`: `conversation` is a list of turns with their own flags.
 
     `conversation_hash` or `conversation_id` becomes the id, `hashed_ip` (the row's, else the first turn that has one)
-    the `user_id`. Language, model, time (as text) and all moderation flags stay in `meta`, a turn's own in
-    `meta["turns"]`; nulls go, and so does what a turn only repeats of the person.
+    the `user_id`. Language, model, time (as text) and all moderation flags stay in `meta`, those of a turn
+    in `meta["turns"]`. Nulls are dropped, and so are keys about the person that a turn only repeats.
     """
     row = dict(as_object(row))
     said = row.get("conversation")
@@ -296,8 +293,8 @@ def from_ultrachat(row: Any) -> Iterator[Conversation]:
 def from_baize(value: Any) -> Iterator[Conversation]:
     """Baize: one string whose turns begin `[|Human|]` and `[|AI|]`, alone or as `input` (or `chat_sample`, `text`).
 
-    A label, one space behind it and the line break before the next are the layout; the rest of a turn is kept to the
-    byte. The empty human opening at the end is no turn.
+    A label, one space after it and the line break before the next label are layout; the rest of a turn is kept to the
+    byte. An empty human turn at the end is dropped.
     """
     row = {"input": value} if isinstance(value, str) else dict(as_object(value))
     name = next((key for key in _TRANSCRIPTS if is_transcript(row.get(key))), None)
@@ -323,5 +320,5 @@ def from_baize(value: Any) -> Iterator[Conversation]:
 
 
 def is_transcript(value: Any) -> bool:
-    """Whether a value is a text with Baize's labels."""
+    """Whether a value is a text with the labels of Baize."""
     return isinstance(value, str) and _LABEL.search(value) is not None

@@ -1,20 +1,16 @@
-r"""socratic-llm's prompts: one string a dialogue, material and speakers inside it, awaiting the tutor's reply.
+r"""Formats of tutoring: MathDial, Bridge, TutorChat, socratic-llm's prompt strings, and problems without a dialogue.
 
-Three shapes, told apart by how they begin:
+The student is the user, the tutor the assistant. Only speaker labels and a teacher's move tag, which nobody said, are
+removed from the texts.
+
+A prompt string of socratic-llm holds one dialogue with its material and speakers, up to the tutor's next reply. It has
+one of three shapes, recognised by its beginning:
 
 - MathDial: `Student: 'Professor, I have a problem, here is the text: … Here is my solution …Teacher: (move)…', …`
-- TutorChat: quoted fragments, each `\nassistant: …` or `\nuser: …`; unmarked ones before them are the lesson's text
+- TutorChat: quoted fragments, each `\nassistant: …` or `\nuser: …`, after unmarked fragments of the lesson's text
 - Debugging: `<problem>`, `<bug_code>`, `<bug_desc>`, `<bug_fixes>`, then `User: …` and `Assistant: …`
 
-The first two are pieces of printed Python lists. They are read by a small scanner of our own, never evaluated.
-
-
-Tutoring dialogues: MathDial, Bridge, TutorChat, and socratic-llm's prompt strings.
-
-Only speaker labels and a teacher's move tag, which nobody said, are taken off the texts.
-
-
-Problems without a dialogue: a teacher's table, or a benchmark of word problems. What lessons start from.
+The first two are pieces of printed Python lists. A small scanner reads them; they are never evaluated.
 """
 
 from __future__ import annotations
@@ -29,7 +25,7 @@ from maieutic.data.formats.chats import as_object, turn
 
 
 class Seed(NamedTuple):
-    """A dialogue as read: turns as `{"role", "content", "move"?}`, its material, and what else it held."""
+    """A parsed prompt string: turns as `{"role", "content", "move"?}`, the problem, and other material."""
 
     kind: str
     """`mathdial`, `tutorchat` or `debugging`."""
@@ -39,7 +35,7 @@ class Seed(NamedTuple):
 
 
 MOVE = re.compile(r"\((generic|focus|probing|telling)\)")
-"""A MathDial teacher's move, written before the words; it is not part of what was said."""
+"""A MathDial teacher's move, which is written before the text and is not part of it."""
 _MATHDIAL = re.compile(r"\s*Student: (?=['\"])")
 _OPENING = re.compile(
     r"Professor, I have a problem, here is the text: (?P<statement>.*?) Here is my solution (?P<rest>.*)",
@@ -57,14 +53,14 @@ _CLOSED = re.compile(r"\s*(?:,\s*(?=['\"])|\]?\s*\Z)")
 
 
 def seed_conversation(text: str, extra: dict[str, Any] | None = None) -> Conversation:
-    """A prompt string as a conversation that ends on the student; the string itself stays in `meta["prompt"]`.
+    """A prompt string as a conversation that ends with the student; the string itself is kept in `meta["prompt"]`.
 
     Args:
         text: one dialogue in any of the three shapes.
-        extra: further fields of its row; they go to `meta`.
+        extra: other fields of the row, for `meta`.
 
     Raises:
-        ValueError: the string has none of the shapes, or no turn in it.
+        ValueError: the string has none of the shapes, or no turn.
     """
     text = utf8(text)
     seed = parse_seed(text)
@@ -96,8 +92,8 @@ def parse_seed(text: str) -> Seed:
 def fragments(text: str) -> list[str]:
     """The quoted pieces of a printed Python list, unescaped.
 
-    A quote closes only where a comma and another quote, or the end, follows: so an apostrophe that nobody escaped
-    stays part of the words. Whatever is never closed runs to the end.
+    A quote closes only before a comma and another quote, or at the end, so an unescaped apostrophe is part of the text.
+    A piece that is never closed runs to the end.
     """
     pieces, at = [], 0
     while at < len(text):
@@ -131,19 +127,19 @@ def _mathdial(pieces: list[str]) -> Seed:
     if opening and teacher:
         attempt = opening["rest"][: teacher.start()].strip()
         problem = Problem(statement=opening["statement"].strip(), attempt=attempt or None)
-        turns.append(taught("Teacher", opening["rest"][teacher.end() :]))
+        turns.append(mathdial_turn("Teacher", opening["rest"][teacher.end() :]))
     elif first:
-        turns.append(taught("Student", first))
+        turns.append(mathdial_turn("Student", first))
     for piece in pieces[1:]:
         if name := _NAME.match(piece):
-            turns.append(taught(name[1], piece[name.end() :]))
+            turns.append(mathdial_turn(name[1], piece[name.end() :]))
         else:
             turns[-1]["content"] += "\n" + piece
     return Seed("mathdial", turns, problem, {})
 
 
-def taught(speaker: str, text: str) -> dict[str, Any]:
-    """A MathDial turn: everybody but the teacher is the student; the teacher's move is taken off the words."""
+def mathdial_turn(speaker: str, text: str) -> dict[str, Any]:
+    """A MathDial turn: every speaker but the teacher is the student; a teacher's move becomes a key of the turn."""
     if speaker.strip() != "Teacher":
         return {"role": Role.USER, "content": text}
     move = MOVE.match(text)
@@ -182,7 +178,7 @@ def _debugging(text: str) -> Seed:
         turn = {"role": Role(mark[2].lower()), "content": words}
         (others if mark[1] else turns).append(turn)
     if turns and turns[-1]["role"] == Role.ASSISTANT and not turns[-1]["content"]:
-        turns.pop()  # the opening that awaits the tutor
+        turns.pop()  # the empty turn of the tutor's reply
     problem = Problem(
         statement=material.get("problem", ""),
         attempt=material.get("bug_code"),
@@ -196,18 +192,18 @@ def _debugging(text: str) -> Seed:
 def from_mathdial(row: Any) -> Iterator[Conversation]:
     """MathDial: the student is the user, the human teacher the assistant; each teacher's move is kept in `meta`."""
     row = dict(as_object(row))
-    told, statement = row.pop("conversation", None), row.pop("question", None)
-    if not isinstance(told, str) or not isinstance(statement, str):
+    transcript, statement = row.pop("conversation", None), row.pop("question", None)
+    if not isinstance(transcript, str) or not isinstance(statement, str):
         raise ValueError(f"no MathDial dialogue (keys: {key_list(row)})")
     turns: list[dict[str, Any]] = []
-    for said in told.split("|EOM|"):
+    for said in transcript.split("|EOM|"):
         speaker, colon, words = said.partition(":")
         if colon and len(speaker) <= 40:
-            turns.append(taught(speaker, words.removeprefix(" ")))
+            turns.append(mathdial_turn(speaker, words.removeprefix(" ")))
         elif turns:
             turns[-1]["content"] += "\n" + said
         else:
-            raise ValueError("a MathDial dialogue that begins with no speaker")
+            raise ValueError("a MathDial dialogue that does not begin with a speaker")
     solution = row.pop("ground_truth", None)
     problem = {
         "statement": statement,
@@ -229,14 +225,14 @@ def from_mathdial(row: Any) -> Iterator[Conversation]:
 
 
 def last_number(solution: str) -> str | None:
-    """The number on the last line of a worked solution, as written there: MathDial's and GSM8K's gold answer."""
+    """The last number on the last line of a worked solution, as written: the gold answer of MathDial and GSM8K."""
     lines = solution.strip().splitlines() or [""]
     numbers = re.findall(r"-?\d[\d,]*(?:\.\d+)?(?:/\d+)?|-?\.\d+", lines[-1])
     return numbers[-1].rstrip(",") if numbers else None
 
 
 def from_bridge(row: Any) -> Iterator[Conversation]:
-    """Bridge: the context and the tutor's own reply; the experts' revisions are kept in `meta`."""
+    """Bridge: the context and the tutor's original reply; the experts' revisions are kept in `meta`."""
     row = dict(as_object(row))
     context, reply = row.pop("c_h", None), row.pop("c_r", None)
     if not isinstance(context, list):
@@ -246,19 +242,19 @@ def from_bridge(row: Any) -> Iterator[Conversation]:
 
 
 def opens(turns: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """A note for `clean`: here the tutor rightly speaks first."""
+    """The mark in `meta` that the tutor speaks first, so that `clean` keeps the first turn."""
     return {"opens": "assistant"} if turns and turns[0]["role"] == Role.ASSISTANT else {}
 
 
 def from_tutorchat(row: Any) -> Iterator[Conversation]:
-    """TutorChat as its authors published it: `conversation` is a list of strings, read by the row's `mode`.
+    """TutorChat: `conversation` is a list of strings, whose meaning depends on the row's `mode`.
 
-    - `openbook`: the chapter first, then the student and the teacher in turn
+    - `openbook`: the chapter, then the student and the teacher in turn
     - `closedbook`: the teacher and the student in turn
-    - `singleturn`: the last string is a whole transcript with labelled speakers; what stands before is the chapter
+    - `singleturn`: the chapter, then one transcript with labelled speakers
 
-    The chapter becomes the problem's statement. `processed_conversation`, which says the same again with the control
-    tokens of one tokenizer, is left out.
+    The chapter becomes the problem's statement. `processed_conversation`, the same text with the control tokens of one
+    tokenizer, is dropped.
     """
     row = dict(as_object(row))
     said, mode = row.pop("conversation", None), row.pop("mode", None)
@@ -293,9 +289,9 @@ _SIDES = {
 
 
 def _transcript(text: str, exam: bool) -> tuple[list[dict[str, Any]], str]:
-    """The turns of a transcript whose lines begin with the speaker, and what stood before the first.
+    """The turns of a transcript whose lines begin with the speaker, and the text before the first turn.
 
-    White space around a turn, and the `###` the transcript is fenced with, belong to the layout and go.
+    White space around a turn and the `###` around the transcript are layout, and are dropped.
     """
     wanted = ("QUESTION", "ANSWER") if exam else ("STUDENT", "TEACHER")
     marks = [mark for mark in _LABEL.finditer(text) if mark[1] in wanted]
@@ -310,7 +306,7 @@ def _transcript(text: str, exam: bool) -> tuple[list[dict[str, Any]], str]:
 
 
 def from_seeds(value: Any) -> Iterator[Conversation]:
-    """socratic-llm's prompt strings, alone or as the `prompt` of its result rows (the rest goes to `meta`)."""
+    """Prompt strings of socratic-llm, alone or as the `prompt` of its result rows (other keys go to `meta`)."""
     if isinstance(value, str):
         yield seed_conversation(value)
         return
@@ -337,9 +333,8 @@ def is_problem(row: Mapping[str, Any]) -> bool:
 def from_problems(row: Any) -> Iterator[Conversation]:
     """A problem (`problem`, `statement` or `question`) and its `answer`, as the start of a lesson.
 
-    `solution`, a student's wrong `attempt` and the `misconception` behind it come along where they are known. GSM8K's
-    answer, a worked solution with the result behind `####`, is taken apart. The statement is the system turn that lies
-    before both.
+    Optional keys are `solution`, a student's wrong `attempt` and the `misconception` in it. GSM8K's answer, a worked
+    solution with the result after `####`, is split into both. The statement becomes the system turn.
     """
     row = dict(as_object(row))
     name = next((name for name in STATEMENTS if isinstance(row.get(name), str) and row[name].strip()), None)
