@@ -1,7 +1,6 @@
-"""A checkpoint, opened for training, and the quiet to do it in.
+"""A checkpoint's config and weights for training and export, and `quiet`, which silences the libraries.
 
-Finding and reading a checkpoint is `models.checkpoint`'s; here it is loaded in the precision that training wants.
-Libraries talk a lot while they load and train; `quiet` keeps that out of a person's terminal.
+`models.checkpoint` finds and reads checkpoints; here one is loaded in the precision that training needs.
 """
 
 from __future__ import annotations
@@ -17,21 +16,21 @@ from typing import Any, NamedTuple
 from maieutic.core.errors import MissingExtra, ModelError
 from maieutic.models.checkpoint import Source, check_weights, find, plainly, settings
 
-_LOUD = ("transformers", "trl", "accelerate", "peft", "datasets", "huggingface_hub", "torch", "py.warnings")
+_NOISY = ("transformers", "trl", "accelerate", "peft", "datasets", "huggingface_hub", "torch", "py.warnings")
 
 
 class Framing(NamedTuple):
-    """How a checkpoint's conversations are framed."""
+    """How a checkpoint's conversations become text: a template and a system text."""
 
     template: str | None
     system: str | None
 
 
 def locate(model: str) -> Source:
-    """The checkpoint a MODEL means: `hf/` dropped, a finished run's folder turned into its `model`.
+    """The checkpoint that a MODEL names: without `hf/`; of a finished run's folder, its `model`.
 
     Raises:
-        MissingInput, UnknownModel, Unreachable: there is none.
+        MissingInput, UnknownModel, Unreachable: there is no such checkpoint.
     """
     name = model.removeprefix("hf/")
     inside = Path(name).expanduser() / "model"
@@ -39,9 +38,9 @@ def locate(model: str) -> Source:
 
 
 def framing(source: Source, template: str | None, system: str | None) -> Framing:
-    """Template and system text: what was asked for, else what the checkpoint's `maieutic.json` says."""
-    said = settings(source)
-    return Framing(said.template if template is None else template, said.system if system is None else system)
+    """The given template and system text; for what is null, those in the checkpoint's `maieutic.json`."""
+    own = settings(source)
+    return Framing(own.template if template is None else template, own.system if system is None else system)
 
 
 def load_config(source: Source, remote_code: bool = False) -> Any:
@@ -55,10 +54,10 @@ def load_config(source: Source, remote_code: bool = False) -> Any:
 
 
 def load_model(source: Source, dtype: str, remote_code: bool = False) -> Any:
-    """The weights of a checkpoint in a given precision, on the CPU; the trainer moves them.
+    """A checkpoint's model in a given precision, on the CPU.
 
     Raises:
-        ModelError: no safetensors weights, damaged ones, or fewer than the model has.
+        ModelError: there are no safetensors weights, or they are damaged or incomplete.
     """
     check_weights(source)
     with plainly(source.name, "model"):
@@ -73,36 +72,36 @@ def load_model(source: Source, dtype: str, remote_code: bool = False) -> Any:
             local_files_only=source.offline,
             output_loading_info=True,
         )
-    # The library fills absent weights with random numbers and goes on.
-    if lacking := sorted(map(str, {*report["missing_keys"], *report["mismatched_keys"]})):
+    # transformers fills missing weights with random numbers.
+    if missing := sorted(map(str, {*report["missing_keys"], *report["mismatched_keys"]})):
         raise ModelError(
-            f"{source.name} lacks {len(lacking)} of the model's weights ({lacking[0]}, ...)",
-            "Its files are incomplete, or of another model: download or save it again.",
+            f"{source.name} lacks {len(missing)} of the model's weights ({missing[0]}, ...)",
+            "Its files are incomplete or belong to another model: download or save it again.",
         )
     return model
 
 
 def context_length(config: Any) -> int | None:
-    """Tokens the model was built for, where its config says so."""
+    """The longest context in tokens; null where the config does not say."""
     length = getattr(config.get_text_config(), "max_position_embeddings", None)
     return int(length) if length else None
 
 
 def held_dtype(config: Any) -> str | None:
-    """The precision in which the checkpoint's weights lie, where its config says so."""
+    """The precision of the stored weights; null where the config does not say."""
     dtype = getattr(config, "dtype", None)
     return str(dtype).removeprefix("torch.") if dtype is not None else None
 
 
 def has_gpu() -> bool:
-    """Whether a CUDA device is there."""
+    """Whether there is a CUDA device."""
     import torch
 
     return bool(torch.cuda.is_available())
 
 
 def computes_in_bfloat16(precision: str) -> bool:
-    """Whether a run computes in bfloat16: as asked, and on its own only on a GPU that has it."""
+    """Whether to compute in bfloat16; `auto` does so on a GPU that supports it."""
     import torch
 
     if precision == "auto":
@@ -112,12 +111,12 @@ def computes_in_bfloat16(precision: str) -> bool:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the libraries' warnings, logs, bars and pings; ours, on `console.note`, stay."""
-    loggers = [logging.getLogger(name) for name in _LOUD]
+    """Silence the libraries' warnings, logs, progress bars and telemetry; `console.note` still prints."""
+    loggers = [logging.getLogger(name) for name in _NOISY]
     levels = [logger.level for logger in loggers]
-    asked = {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "true"}
-    before = {name: os.environ.get(name) for name in asked}
-    os.environ.update(asked)
+    wanted = {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "true"}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -211,6 +211,7 @@ def _start(cluster: Any, call: list[str]) -> None:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    kind = cluster.distributed_type.value  # writing the file makes it a string
     stopped: signal.Signals | None = None
     gpus = {} if cluster.gpu_ids in (None, "all") else {"CUDA_VISIBLE_DEVICES": cluster.gpu_ids}
     cluster.gpu_ids = (
@@ -220,7 +221,7 @@ def _start(cluster: Any, call: list[str]) -> None:
         file = Path(folder) / "accelerate.yaml"
         cluster.to_yaml_file(file)
         words = ["--config_file", str(file), "--log_dir", folder, "--module"]
-        if cluster.distributed_type.value not in ("FSDP", "DEEPSPEED"):
+        if kind not in ("FSDP", "DEEPSPEED"):
             words.append("--multi_gpu")  # this starts the agent, on a CPU too
         try:
             with patch_environment(**gpus):
