@@ -1,1 +1,1 @@
-"""What every package stands on: messages, rows, errors, run folders, workers, budget, console, prompts, statistics."""
+"""The base of all packages: messages, rows, errors, steps, run folders, workers, prompts, statistics."""

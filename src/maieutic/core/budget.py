@@ -88,7 +88,7 @@ class Spending:
         if spent:
             raise BudgetSpent(
                 f"the budget of {' and '.join(spent)} is used up",
-                "Run the same command with a larger budget: it goes on.",
+                "Run the same command with a larger budget to continue.",
             )
 
     def __str__(self) -> str:

@@ -23,7 +23,7 @@ HELD_BYTES = 2
 SAMPLE = 200
 """Rows of a file that are read to estimate how many tokens it holds."""
 _AT_ONCE = ("script/", "baseline/", "student/")
-"""Models that take no time worth counting."""
+"""Models whose time is not counted."""
 _TURNS = ("messages", "conversations", "turns", "prompt")
 
 

@@ -113,7 +113,7 @@ class Message(Record):
     """The speaker's or the tool's name."""
 
     def key(self) -> list[Any]:
-        """The part of a fingerprint that stands for this message: role and content, then the other fields if any."""
+        """What a fingerprint takes from this message: role and content, then the other fields if any."""
         extra = {name: value for name in EXTRA_FIELDS if (value := getattr(self, name))}
         return [self.role.value, self.content, *([extra] if extra else [])]
 

@@ -345,7 +345,7 @@ class FailureRow(_Open):
     error: str
 
 
-def read_step(kind: type[RowKind], source: Path | str, stage: str, tell: bool = True) -> Iterator[RowKind]:
+def read_step(kind: type[RowKind], source: Path | str, stage: str, warn: bool = True) -> Iterator[RowKind]:
     """The rows of a step, each key once.
 
     Args:
@@ -353,13 +353,13 @@ def read_step(kind: type[RowKind], source: Path | str, stage: str, tell: bool = 
         source: the step's folder, its run's folder, or a JSON, JSONL, CSV or Parquet file of the same rows. Rows of a
             file that have no `key` get one from their content.
         stage: the step's folder in a run's folder, such as `judge`.
-        tell: name the lines of a file that are not JSON on standard error; they are left out.
+        warn: name the lines of a file that are not JSON on standard error; they are skipped.
 
     Raises:
         MissingInput: there is no such file or folder.
         InputError: a row does not fit; names file and line.
     """
-    return (parse(kind, row.value, row.where) for row in read_placed(source, stage, tell))
+    return (parse(kind, row.value, row.where) for row in read_placed(source, stage, warn))
 
 
 def parse(kind: type[RowKind], value: Any, where: str) -> RowKind:
@@ -380,7 +380,7 @@ def parse(kind: type[RowKind], value: Any, where: str) -> RowKind:
         ) from None
 
 
-def read_placed(source: Path | str, stage: str, tell: bool = True) -> Iterator[Placed]:
+def read_placed(source: Path | str, stage: str, warn: bool = True) -> Iterator[Placed]:
     """The rows of a step as dicts, each with its file and line; see `read_step`."""
     path = Path(source)
     if path.is_dir():
@@ -397,7 +397,7 @@ def read_placed(source: Path | str, stage: str, tell: bool = True) -> Iterator[P
         yield Placed(
             row.where, row.value if "key" in row.value else {"key": fingerprint(row.value), **row.value}
         )
-    if bad.count and tell:
+    if bad.count and warn:
         note(bad.summary())
 
 

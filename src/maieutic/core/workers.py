@@ -35,7 +35,7 @@ from maieutic.core.errors import (
 )
 from maieutic.core.messages import Conversation, Fault
 from maieutic.core.progress import track
-from maieutic.core.rows import StageRow
+from maieutic.core.rows import FailureRow, StageRow
 from maieutic.core.store import KeyIndex, Stage
 
 _REPEAT = (
@@ -62,7 +62,7 @@ class Worked(NamedTuple):
     """What one call did."""
 
     rows: int
-    """Rows of the whole stage."""
+    """Rows of the whole step."""
     new: int
     """Rows written by this call."""
     failed: int
@@ -70,12 +70,12 @@ class Worked(NamedTuple):
 
 
 Failed = ModelError | RenderError
-"""What may happen to one item and not to the next; what would happen to all of them (`HOPELESS`) stops the run."""
-HOPELESS = (WrongKey, UnknownModel, NoTemplate)
+"""Errors of a single item. An error that every item would meet (`FATAL`) stops the run."""
+FATAL = (WrongKey, UnknownModel, NoTemplate)
 
 
 def fault_of(error: Failed, otherwise: Fault) -> Fault:
-    """Whose fault it was: ours where a template refuses, the network's where nothing was reached, else the model's."""
+    """The fault of an error: `us` where a template refuses, `network` where no server was reached, else `otherwise`."""
     if isinstance(error, RenderError):
         return Fault.US
     return Fault.NETWORK if isinstance(error, Unreachable) else otherwise
@@ -174,7 +174,7 @@ async def run_pending(
     label: str = "",
     spending: Spending | None = None,
 ) -> Worked:
-    """Write a row for each item that has none yet; in the end the rows stand in the items' order.
+    """Write a row for each item that has none yet; in the end the rows are in the items' order.
 
     Args:
         stage: open for writing.
@@ -188,8 +188,8 @@ async def run_pending(
         spending: once its budget is used up, items under way are finished and no other is begun.
 
     Raises:
-        BudgetSpent: the budget is used up. The same command with a larger one goes on.
-        TooManyFailures: more items failed than are accepted. Nothing is lost; the same command goes on.
+        BudgetSpent: the budget is used up. The same command with a larger one continues.
+        TooManyFailures: more items failed than are accepted. Nothing is lost; the same command continues.
         WrongKey, UnknownModel, NoTemplate: at once.
     """
     failures = stage.journal("failures")
@@ -199,11 +199,11 @@ async def run_pending(
     async def write(key: str, item: Item) -> None:
         try:
             row = await work(item)
-        except HOPELESS:
+        except FATAL:
             raise
         except (ModelError, RenderError) as error:
             failed[key] = (item, error)
-            failures.append(f"{key}:{len(failures.keys)}", {"row": key, "error": error.what})
+            failures.append(f"{key}:{len(failures.keys)}", FailureRow(row=key, error=error.what).model_dump())
         else:
             stage.rows.append(key, _plain(row))
 

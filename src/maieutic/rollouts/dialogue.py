@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from maieutic.core.errors import ContextFull, ModelError, RenderError
 from maieutic.core.messages import Conversation, Fault, Finish, Message, Reply, Role, Sampling, fingerprint
-from maieutic.core.workers import HOPELESS, fault_of
+from maieutic.core.workers import FATAL, fault_of
 from maieutic.models import ChatModel, with_problem
 from maieutic.rollouts import guards
 from maieutic.rollouts.tutor_prompt import TutorPrompt
@@ -166,7 +166,7 @@ class Dialogue:
                     return self._failed(Fault.US, f"the start does not fit the context: {error.what}")
                 end = End.CONTEXT
                 break
-            except HOPELESS:
+            except FATAL:
                 raise
             except (ModelError, RenderError) as error:
                 return self._failed(fault_of(error, fault), error.what)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from maieutic.core.errors import EmptyCorpus
 from maieutic.core.messages import Conversation, Message, Role, fingerprint
+from maieutic.core.rows import TurnRow, parse
 from maieutic.core.store import Journal, read_rows
 from maieutic.models.student import load_kind
 from maieutic.rollouts.dialogue import ENDED, Generated, Transcript
@@ -196,11 +197,12 @@ def tally(rows: Journal) -> Tallies:
 def unfinished(turns: Journal, rows: Journal) -> dict[str, list[Generated]]:
     """The messages already generated in dialogues that have not ended, by the dialogue's key."""
     found: dict[str, list[Generated]] = {}
-    for row in read_rows(turns.path):
-        if row["dialogue"] not in rows:
-            generated = found.setdefault(row["dialogue"], [])
-            if row["index"] == len(generated):
-                generated.append(Generated(Message.model_validate(row["turn"]), row["info"]))
+    for number, value in enumerate(read_rows(turns.path), 1):
+        if value["dialogue"] not in rows:
+            row = parse(TurnRow, value, f"{turns.path}:{number}")
+            generated = found.setdefault(row.dialogue, [])
+            if row.index == len(generated):
+                generated.append(Generated(row.turn, row.info))
     return found
 
 

@@ -277,7 +277,7 @@ class _Run:
             row = {
                 "dialogue": key,
                 "index": index,
-                "turn": {"role": generated.message.role, "content": generated.message.content},
+                "turn": generated.message.model_dump(mode="json"),
                 "info": generated.info,
             }
             self._turns.append(f"{key}:{index}", row)
