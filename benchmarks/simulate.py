@@ -83,12 +83,13 @@ def serve(slots: int) -> None:
 
 def ours(url: str, dialogues: int, concurrency: int) -> int:
     """`simulate` with the store on; one process."""
-    from maieutic.models import ModelOptions, load
+    from maieutic.core.settings import Requests
+    from maieutic.models import load
     from maieutic.rollouts.simulate import SimulateConfig, simulate
 
     with tempfile.TemporaryDirectory() as folder:
-        options = ModelOptions(concurrency=concurrency)
-        user, assistant = load(f"{url}#m", options), load(f"{url}#m", options)
+        options = Requests(concurrency=concurrency)
+        user, assistant = load(f"{url}#m", requests=options), load(f"{url}#m", requests=options)
         config = SimulateConfig(rounds=ROUNDS, guards="none", concurrency=concurrency)
         return simulate(user, assistant, Path(folder) / "run", dialogues, config).replies
 

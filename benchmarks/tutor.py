@@ -112,13 +112,14 @@ def generate(together: bool) -> Callable[[Path, str, str], Done]:
 def ours(folder: Path, size: str, device: str) -> Done:
     """The stage, all of it."""
     from maieutic.core.messages import Sampling
-    from maieutic.models import ModelOptions, load
+    from maieutic.core.settings import LocalModel
+    from maieutic.models import load
     from maieutic.rollouts.candidates import candidates
 
     sampling = Sampling(temperature=TEMPERATURE, max_tokens=TOKENS[size])
     with tempfile.TemporaryDirectory() as out:
         started = time.perf_counter()
-        options = ModelOptions(device=device, precision="float32")
+        options = LocalModel(device=device, precision="float32")
         made = candidates(
             load(f"hf/{folder / size}", options),
             folder / f"{size}.jsonl",

@@ -18,7 +18,8 @@ from maieutic.chat_templates import END
 from maieutic.cli import generate
 from maieutic.core import errors
 from maieutic.core.messages import Role, Sampling
-from maieutic.models import ChatModel, ModelOptions, load, transport
+from maieutic.core.settings import Requests
+from maieutic.models import ChatModel, load, transport
 from maieutic.rollouts.chat import Chat, ChatResult, Terminal, chat
 
 
@@ -93,7 +94,7 @@ def test_a_served_simulator_ends_by_its_token() -> None:
 def test_a_passing_fault_leaves_the_turn_pending() -> None:
     with Loopback("fine", faults=[500, 500, None, 500, 500, 500, 500]) as server:
         person = Person("one", "", "two", "three")
-        held = person.meets(load(server.spec, ModelOptions(attempts=2)))
+        held = person.meets(load(server.spec, requests=Requests(attempts=2)))
         assert [seen.body["messages"][-1]["content"] for seen in server.chats][-2:] == ["three", "three"]
     assert texts(held) == [("user", "one"), ("assistant", "fine")]
     assert held.failure is not None and server.url in held.failure

@@ -29,7 +29,7 @@ from maieutic.core.messages import Conversation, Message, Reply, Role, Sampling
 from maieutic.core.step import build
 from maieutic.data.corpus import write_corpus
 from maieutic.evals.likelihood import add_intent, score_likelihood
-from maieutic.models import ModelOptions, load
+from maieutic.models import load
 from maieutic.models.weights import Framing, quiet
 from maieutic.rollouts.users import next_user_message
 from maieutic.train.config import read_rates, whole_rates
@@ -312,7 +312,7 @@ def test_a_trained_simulator_is_told_its_intent(tmp_path: Path) -> None:
     record = json.loads((result.model / "maieutic.json").read_text())
     assert record["condition"] == {"rates": {"none": 0.0, "intent": 1.0}, "wording": wording()}
     assert "- `What the person wants: {{intent}}`" in (result.model / "README.md").read_text()
-    model: Any = load(f"hf/{result.model}", ModelOptions())
+    model: Any = load(f"hf/{result.model}")
     assert model.conditioning.kinds == ("intent",)
 
     scores = score_likelihood(model, talks).scores

@@ -21,12 +21,13 @@ from tiny import tiny_checkpoint
 
 from maieutic.chat_templates import prompt_ids
 from maieutic.core.messages import Conversation, Message, Problem, Role, Sampling
+from maieutic.core.settings import Requests
 from maieutic.core.store import stage_rows
 from maieutic.data.corpus import write_corpus
 from maieutic.judging.judges import judge_prompt
 from maieutic.judging.pairwise import Side, Two, pair_prompt
 from maieutic.judging.rubrics import load_rubric as rubric_of
-from maieutic.models import ModelOptions, load
+from maieutic.models import load
 from maieutic.models.checkpoint import find, load_tokenizer
 
 torch.set_num_threads(1)
@@ -163,14 +164,14 @@ def verdicts(folder: Path, model: Any, cases: Sequence[Case] = CASES, retries: i
 )
 def test_a_judge_of_one_reply_gives_its_own_verdict(answer: Any, tmp_path: Path) -> None:
     with Loopback(answer) as server:
-        said = verdicts(tmp_path / "j", load(server.spec, ModelOptions(attempts=1)))
+        said = verdicts(tmp_path / "j", load(server.spec, requests=Requests(attempts=1)))
     assert {name: one["values"] for name, one in said.items()} == {case.name: VALUES for case in CASES}
 
 
 @pytest.mark.parametrize("answer", [obedient, parrot])
 def test_nothing_is_taken_from_the_material(answer: Any, tmp_path: Path) -> None:
     with Loopback(answer) as server:
-        said = verdicts(tmp_path / "j", load(server.spec, ModelOptions(attempts=1)))
+        said = verdicts(tmp_path / "j", load(server.spec, requests=Requests(attempts=1)))
         asked = len(server.chats)
     assert all(one["values"] == {} and one["error"].startswith("no verdict: ") for one in said.values())
     assert asked == 2 * len(CASES), "each was asked again"
@@ -202,7 +203,7 @@ def test_a_judge_of_pairs_gives_its_own_verdict(answer: str, tmp_path: Path) -> 
         return (itself(own) if answer == "itself" else won_over(own))(body)
 
     with Loopback(reply) as server:
-        rows = pairs(tmp_path, load(server.spec, ModelOptions(attempts=1)))
+        rows = pairs(tmp_path, load(server.spec, requests=Requests(attempts=1)))
     assert len(rows) == len(CASES)
     assert {row["winner"] for row in rows.values()} == {"b"}, "by code or by the judge, the honest reply wins"
 
@@ -210,7 +211,7 @@ def test_a_judge_of_pairs_gives_its_own_verdict(answer: str, tmp_path: Path) -> 
 @pytest.mark.parametrize("answer", [obedient, parrot])
 def test_no_pair_is_decided_by_the_material(answer: Any, tmp_path: Path) -> None:
     with Loopback(answer) as server:
-        rows = pairs(tmp_path, load(server.spec, ModelOptions(attempts=1)))
+        rows = pairs(tmp_path, load(server.spec, requests=Requests(attempts=1)))
     assert len(rows) == len(CASES)
     for row in rows.values():
         assert row["winner"] is None if row["decided"] == "judge" else row["winner"] == "b"

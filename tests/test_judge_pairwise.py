@@ -21,10 +21,10 @@ from loopback import Loopback, status
 from maieutic.core.budget import Budget
 from maieutic.core.errors import BudgetSpent, EmptyCorpus, InputError, RunConflict, TooManyFailures
 from maieutic.core.messages import Message, Sampling
+from maieutic.core.settings import Requests
 from maieutic.core.store import stage_rows
 from maieutic.evals.tutor import score_comparisons
 from maieutic.judging.pairwise import Game, Side, settle, vote
-from maieutic.models import ModelOptions
 from maieutic.models import load as open_model
 
 PROBLEM = {"statement": "Ann has 3 bags with 4 nuts each. How many nuts?", "answer": "12"}
@@ -223,7 +223,7 @@ def test_a_server_without_schemas_is_asked_without(two: tuple[Path, Path], tmp_p
         return status(400, "response_format is not supported") if "response_format" in body else None
 
     with Loopback(reply, faults=refuse) as server:
-        model = open_model(server.spec, ModelOptions(attempts=2))
+        model = open_model(server.spec, requests=Requests(attempts=2))
         result = compare(*two, tmp_path / "p", model=model, concurrency=1)
         refused = [seen for seen in server.chats if "response_format" in seen.body]
     assert (result.won, result.lost, result.tied, result.unscored) == (1, 2, 1, 0)
@@ -238,7 +238,7 @@ def test_a_judge_that_is_down_and_a_budget_that_is_spent(two: tuple[Path, Path],
         return status(400, "no") if number % 2 else None
 
     with Loopback(says("A"), faults=gone) as server:
-        model = open_model(server.spec, ModelOptions(attempts=1))
+        model = open_model(server.spec, requests=Requests(attempts=1))
         result = compare(*two, tmp_path / "p", model=model, max_failure_rate=1, concurrency=1)
         assert result.calls == 2, "an answer beside one that failed is paid for"
     failed = [row for row in rows(tmp_path / "p") if "fault" in row]

@@ -13,10 +13,10 @@ from loopback import Loopback, status
 
 from maieutic.core.errors import EmptyCorpus, InputError, RunConflict, TooManyFailures, Unreachable, WrongKey
 from maieutic.core.messages import Conversation, Message, Sampling, Verdict
+from maieutic.core.settings import Requests
 from maieutic.core.store import stage_rows
 from maieutic.judging.judge import merge
 from maieutic.judging.rubrics import load_rubric
-from maieutic.models import ModelOptions
 from maieutic.models import load as open_model
 from maieutic.rollouts.candidates import candidates
 
@@ -274,15 +274,20 @@ def test_what_a_failed_row_cost_is_paid_for_all_the_same(tmp_path: Path) -> None
     """One of four draws fails: the other three count; so does a judge's answer whose re-ask fails."""
 
     seed = Conversation.model_validate({"messages": [{"role": "user", "content": "Why?"}]})
-    options = ModelOptions(attempts=1)
+    requests = Requests(attempts=1)
     draws = lambda _, body: status(400, "no") if body["seed"] == 1 else None  # noqa: E731
     with Loopback("Because?", faults=draws) as server:
-        done = candidates(open_model(server.spec, options), [seed], tmp_path / "c", k=4, max_failure_rate=1)
+        done = candidates(
+            open_model(server.spec, requests=requests), [seed], tmp_path / "c", k=4, max_failure_rate=1
+        )
     assert (done.failed, done.replies) == (1, 3)
     row = {"messages": [{"role": "user", "content": "Why?"}], "candidates": [{"text": "Because?"}]}
     again = lambda number, _: status(400, "no") if number else None  # noqa: E731
     with Loopback("no verdict", faults=again) as server:
         judged = judge(
-            [{"key": "k", **row}], tmp_path / "j", model=open_model(server.spec, options), max_failure_rate=1
+            [{"key": "k", **row}],
+            tmp_path / "j",
+            model=open_model(server.spec, requests=requests),
+            max_failure_rate=1,
         )
     assert (judged.unscored, judged.calls) == (1, 1)

@@ -17,7 +17,8 @@ from loopback import Loopback
 from maieutic.chat_templates import END
 from maieutic.core import errors
 from maieutic.core.messages import Finish, Message, Reply, Role, Sampling
-from maieutic.models import ModelOptions, load, remote, transport
+from maieutic.core.settings import LocalModel, Requests
+from maieutic.models import load, remote, transport
 from maieutic.models.address import Key, address, how_to_set, key
 from maieutic.models.remote import RemoteModel
 
@@ -34,7 +35,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def model_of(server: Loopback, **options: object) -> RemoteModel:
-    model = load(server.spec, ModelOptions(**{"timeout": 20.0, **options}))
+    model = load(server.spec, requests=Requests(**{"timeout": 20.0, **options}))
     assert isinstance(model, RemoteModel)
     return model
 
@@ -87,13 +88,13 @@ def test_ollama_fetches_a_model_on_request_only(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setenv("OLLAMA_HOST", server.url.removesuffix("/v1"))
         with pytest.raises(errors.UnknownModel, match="has no model 'tiny'"):
             asyncio.run(load("ollama/tiny").check())
-        asyncio.run(load("ollama/tiny", ModelOptions(pull=True)).check())
+        asyncio.run(load("ollama/tiny", requests=Requests(pull=True)).check())
         assert [seen.body for seen in server.requests if seen.path == "/api/pull"] == [
             {"model": "tiny", "stream": False}
         ]
-        assert ask(load("ollama/tiny", ModelOptions(pull=True))).text == "Hi."
+        assert ask(load("ollama/tiny", requests=Requests(pull=True))).text == "Hi."
         with pytest.raises(errors.ModelError, match="manifest"):
-            asyncio.run(load("ollama/no-such", ModelOptions(pull=True)).check())
+            asyncio.run(load("ollama/no-such", requests=Requests(pull=True)).check())
 
 
 def test_first_tokens_come_where_the_server_gives_them() -> None:
@@ -140,9 +141,9 @@ def test_a_request_says_everything_and_a_reply_is_whole() -> None:
 def test_a_free_start_is_one_system_message() -> None:
     with Loopback("Hi") as server:
         ask(load(server.spec), [], role=Role.USER)
-        ask(load(server.spec, ModelOptions(system="You are shy.")), [], role=Role.USER)
-        ask(load(server.spec, ModelOptions(system="You are shy.")))
-        ask(load(server.spec, ModelOptions(system="no")), [Message(role=Role.SYSTEM, content="mine"), *HELLO])
+        ask(load(server.spec, LocalModel(system="You are shy.")), [], role=Role.USER)
+        ask(load(server.spec, LocalModel(system="You are shy.")))
+        ask(load(server.spec, LocalModel(system="no")), [Message(role=Role.SYSTEM, content="mine"), *HELLO])
     first, second, third, fourth = (seen.body["messages"] for seen in server.chats)
     assert [turn["role"] for turn in first] == ["system"] and first[0]["content"].strip()
     assert second == [{"role": "system", "content": "You are shy."}]
@@ -287,13 +288,13 @@ def test_a_server_may_restart_meanwhile() -> None:
 def test_nobody_there() -> None:
     with Loopback() as server:
         spec = server.spec
-    model = load(spec, ModelOptions(attempts=3, timeout=5))
+    model = load(spec, requests=Requests(attempts=3, timeout=5))
     for call in (model.reply(HELLO, Sampling()), model.check()):
         with pytest.raises(errors.Unreachable, match=r"refused \(after 3 calls\)") as caught:
             asyncio.run(call)
         assert spec.partition("#")[0] in str(caught.value)
     with pytest.raises(errors.Unreachable, match="not known"):
-        ask(load("http://no.such.host.invalid/v1#m", ModelOptions(attempts=1)))
+        ask(load("http://no.such.host.invalid/v1#m", requests=Requests(attempts=1)))
 
 
 # Retry-After, and storms
@@ -501,7 +502,7 @@ def test_proxies_of_the_machine_are_not_used(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     with Loopback("ok") as server:
-        assert ask(load(server.spec, ModelOptions(attempts=1))).text == "ok"
+        assert ask(load(server.spec, requests=Requests(attempts=1))).text == "ok"
 
 
 def test_the_key_stands_nowhere(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
