@@ -536,3 +536,8 @@ def test_answers_to_unknown_questions_are_counted(
     assert (
         "2 answers to questions that are not in the question file are not judged" in capsys.readouterr().err
     )
+
+
+def test_a_result_reads_its_file(questions: Path, tmp_path: Path) -> None:
+    done = answer(Speaker(lambda *_: "said"), questions, tmp_path / "A.jsonl")
+    assert [row["question_id"] for row in done.rows()] == [1, 2, 3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -42,7 +43,17 @@ class BenchmarkStep(Step):
         raise NotImplementedError
 
 
-class BenchmarkAnswers(Result):
+class BenchmarkFile(Result):
+    """A file of answers or judgments."""
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The rows of the file."""
+        from maieutic.evals.files import read_table
+
+        return iter(read_table(self.run or "").rows)
+
+
+class BenchmarkAnswers(BenchmarkFile):
     """Counts of an answer file, and of the call that made it."""
 
     answers: int
@@ -62,7 +73,7 @@ class BenchmarkAnswers(Result):
         say(f"this call: {self.replies} replies, {self.tokens} tokens, {self.seconds} s")
 
 
-class BenchmarkJudgments(Result):
+class BenchmarkJudgments(BenchmarkFile):
     """Counts of a judgment file, and of the call that made it."""
 
     judged: int

@@ -144,13 +144,9 @@ def _outcome(row: Mapping[str, Any]) -> str:
     found = outcome(Conversation.model_validate({key: value for key, value in row.items() if key != "key"}))
     if found is None:
         return ""
-    return (
-        "solved by the student"
-        if found.solved
-        else "told by the tutor"
-        if found.told
-        else "neither solved nor told"
-    )
+    if found.solved:
+        return "solved by the student"
+    return "told by the tutor" if found.told else "neither solved nor told"
 
 
 def _facts(info: Mapping[str, Any]) -> Iterator[Mark]:
@@ -206,14 +202,13 @@ def _marks(verdict: Mapping[str, Any], score: Any, rubric: Rubric | None) -> Ite
         yield Mark(f"score {score:.2f}")
     known = {criterion.name: criterion for criterion in rubric.criteria} if rubric else {}
     for name, value in (verdict.get("values") or {}).items():
-        said, criterion = str(name).replace("_", " "), known.get(str(name))
+        title, criterion = str(name).replace("_", " "), known.get(str(name))
         if criterion is None or criterion.kind != Kind.YES_NO:
             top = f" of {criterion.high}" if criterion else ""
-            yield Mark(f"{said}: {value:g}{top}")
+            yield Mark(f"{title}: {value:g}{top}")
         else:
             answer = "yes" if value >= 1 else "no" if value <= 0 else f"{value:.0%} yes"
             good = None if 0 < value < 1 else (value >= 1) == (criterion.better == Better.HIGH)
-            yield Mark(f"{said}: {answer}", good)
-    judged = str(verdict.get("judge") or "")
-    if judged:
-        yield Mark(f"by {judged}")
+            yield Mark(f"{title}: {answer}", good)
+    if judge := verdict.get("judge"):
+        yield Mark(f"by {judge}")
