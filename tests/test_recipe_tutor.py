@@ -232,9 +232,8 @@ def test_people_in_either_form_and_nobody(tmp_path: Path) -> None:
     ]
     (tmp_path / "h.json").write_text(json.dumps(rows))
     found = list(rated_replies(tmp_path / "h.json"))
-    assert [row["human"] for row in found] == [evaluation, evaluation] and found[0]["messages"][0][
-        "content"
-    ] == "p"
+    assert [row.human for row in found] == [evaluation, evaluation]
+    assert found[0].messages[0].content == "p"
     (tmp_path / "n.json").write_text(json.dumps([{"prompt": "p", "output": "o"}]))
     with pytest.raises(InputError, match="row 1"):
         list(rated_replies(tmp_path / "n.json"))

@@ -18,6 +18,7 @@ import numpy as np
 from maieutic.core import statistics as stats
 from maieutic.core.errors import InputError
 from maieutic.core.messages import Conversation, Estimate, Message, Role, fingerprint
+from maieutic.core.rows import Candidate, CandidateRow, JudgedRow, read_step
 from maieutic.data.formats.tutoring import seed_conversation
 from maieutic.evals import agreement, tutor
 from maieutic.evals.files import Row, parse_number, parse_yes_no, read_table
@@ -242,7 +243,22 @@ def _enough_variation(pairs: Sequence[RatedPair]) -> bool:
     return sum((count / len(pairs)) ** len(pairs) for count in counts) <= _CHANCE
 
 
-def rated_replies(path: Path | str) -> Iterator[dict[str, Any]]:
+class RatedRow(CandidateRow):
+    """A candidate row with one reply, and people's evaluation of it."""
+
+    prompt: str
+    """The prompt as published."""
+    human: Any
+
+
+class JudgedRatedRow(JudgedRow):
+    """A rated row with the judge's verdict."""
+
+    prompt: str
+    human: Any
+
+
+def rated_replies(path: Path | str) -> Iterator[RatedRow]:
     """Replies that people rated, as candidate rows for a judge: one reply each, the evaluation under `human`.
 
     Formats read: socratic-llm's `[{prompt, output, evaluation}]` (the evaluation is a person's) and `[{prompt, output,
@@ -260,16 +276,16 @@ def rated_replies(path: Path | str) -> Iterator[dict[str, Any]]:
                 "Expected: socratic-llm's `prompt`, `output`, and `human` or `evaluation`.",
             )
         conversation = _parse_prompt(prompt)
-        yield {
-            "key": fingerprint([place, prompt, output]),
-            "id": conversation.id,
-            "index": place,
-            "messages": [turn.model_dump(mode="json") for turn in conversation.messages],
-            "problem": conversation.problem.model_dump(exclude_none=True) if conversation.problem else None,
-            "candidates": [{"text": output}],
-            "prompt": prompt,
-            "human": human,
-        }
+        yield RatedRow(
+            key=fingerprint([place, prompt, output]),
+            id=conversation.id,
+            index=place,
+            messages=conversation.messages,
+            problem=conversation.problem,
+            candidates=(Candidate(text=output),),
+            prompt=prompt,
+            human=human,
+        )
 
 
 def _parse_prompt(prompt: str) -> Conversation:
@@ -286,20 +302,19 @@ def human_and_judge(path: Path | str) -> list[dict[str, Any]]:
     The judge's evaluation is under `gpt4o`, the key of the published form, whatever the judge; it is null where there
     is no readable verdict, and then counts as unscored.
     """
-    rows = sorted(read_table(path).rows, key=lambda row: int(row["index"]))
+    rows = sorted(read_step(JudgedRatedRow, path, "judge"), key=lambda row: row.index or 0)
     return [
         {
-            "prompt": row["prompt"],
-            "output": row["candidates"][0]["text"],
-            "human": row["human"],
+            "prompt": row.prompt,
+            "output": row.candidates[0].text,
+            "human": row.human,
             "gpt4o": _judge_evaluation(row),
         }
         for row in rows
     ]
 
 
-def _judge_evaluation(row: Row) -> dict[str, Any] | None:
-    verdict = (row.get("verdicts") or [{}])[0]
-    values = verdict.get("values") or {}
-    complete = not verdict.get("error") and set(tutor.CRITERIA) <= values.keys()
-    return tutor.published_criteria(values) if complete else None
+def _judge_evaluation(row: JudgedRow) -> dict[str, Any] | None:
+    verdict = row.verdicts[0]
+    complete = verdict.scored and set(tutor.CRITERIA) <= verdict.values.keys()
+    return tutor.published_criteria(verdict.values) if complete else None

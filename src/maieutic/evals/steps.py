@@ -405,7 +405,7 @@ class EvalJudgeRated(Step):
         count = 0
         with replacing(Path(out), overwrite=self.force) as write:
             for row in rated_replies(self.data):
-                write(orjson.dumps(row) + b"\n")
+                write(orjson.dumps(row.model_dump(mode="json")) + b"\n")
                 count += 1
         return RatedReplies(run=str(out), replies=count)
 
