@@ -114,7 +114,7 @@ def test_hours_by_hand() -> None:
 
 @pytest.mark.parametrize("who", ["student-other", "student-second"])
 def test_the_student_that_made_the_pairs_does_not_evaluate(full: dict[str, Any], who: str) -> None:
-    with pytest.raises(RecipeError, match=r"student hf/.*student made the pairs .*would evaluate"):
+    with pytest.raises(RecipeError, match=r"student hf/.*student made the preference pairs .*would evaluate"):
         runner.resolve("closed-loop", Path("run"), full | {who: "hf/${student}"})
     assert not Path("run").exists()
 
@@ -159,7 +159,7 @@ def test_the_small_one_is_the_same_recipe_behind_its_own_first_stages(full: dict
     assert [step.name for step in small.stages] == ["world", "tiny", *(step.name for step in big.stages)]
     stages = {step.name: step.step.model_dump() for step in small.stages}
     assert stages["single-1"]["model"] == str(Path("run", "tiny", "model"))
-    assert "second=student/run/world/students.yaml" in stages["evaluation"]["students"]
+    assert stages["evaluation"]["students"]["second"] == "student/run/world/students.yaml"
     assert stages["evaluation"]["answer_prompt"] == "run/world/answer_prompt.md"
     assert stages["continuations-1"]["assistant_prompt"] is None
 
@@ -208,7 +208,7 @@ def test_the_loop_runs_with_speakers_of_fixed_words_and_the_page_shows_all_five(
     assert "Told against solved" in page and "Rubric score and outcome" in page
     for student in ("scripted", "other"):
         assert page.count(f"Whole dialogues with the student “{student}”") >= 1
-        for name in ("no tutor", "one that tells", "base", "tuned", "third"):
+        for name in ("no tutor", "tutor that tells", "base", "tuned", "third"):
             assert (
                 f"{name} with {student}: solved " in page
             )  # each a point of the figure, in its alt text too

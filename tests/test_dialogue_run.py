@@ -20,8 +20,7 @@ from maieutic.core.messages import Message, Role
 from maieutic.core.settings import Requests
 from maieutic.core.store import stage_rows
 from maieutic.evals.dialogue import score_dialogues
-from maieutic.evals.dialogue_run import parse_named_models
-from maieutic.evals.dialogue_steps import EvalDialogueRun
+from maieutic.evals.dialogue_steps import EvalDialogueRun, parse_named_models
 from maieutic.models import load
 from maieutic.recipes import runner
 from maieutic.report.page import write_report
@@ -295,7 +294,7 @@ def test_what_was_lost_can_be_mended_and_tutors_added_later(problems: Path, tmp_
         first = step.run(tmp_path / "run").values
         assert first["tutors"]["served"]["coop"]["failed_by_tutor"] == 1
         server.faults = []
-        more = [f"served={server.spec}", "more=baseline/sycophant"]
+        more = {"served": server.spec, "more": "baseline/sycophant"}
         second = step.model_copy(update={"tutors": more}).run(tmp_path / "run").values
     assert second["tutors"]["served"]["coop"]["failed_by_tutor"] == 0
     assert second["tutors"]["served"]["coop"]["delta_solve"]["n"] == 4

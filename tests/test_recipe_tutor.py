@@ -220,7 +220,7 @@ def test_clean_items_are_those_the_tutor_was_not_given(tmp_path: Path) -> None:
     assert by_y["clean"]["summary_score"] is None and by_y["difference"]["clean"] is None
     assert "none of the 4 test items is clean" in by_y["clean"]["reasons"]["summary_score"]
     assert found["leakage"]["y"]["t"]["leaked"] == 4 and "ids" not in found["leakage"]["y"]["t"]
-    with pytest.raises(InputError, match="leaks of t in z are not known"):
+    with pytest.raises(InputError, match="of t in z"):
         score_grid([GridCell("t", GridTutor("from_z", "z"), tuned)], {"x": tmp_path / "x.json"})
 
 

@@ -7,7 +7,6 @@ and after (`after-T-with-S`), the tutor's first replies judged by code (`judged-
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 
 from maieutic.checks.outcomes import States, solves
 from maieutic.core.budget import Budget
-from maieutic.core.errors import BudgetSpent, InputError
+from maieutic.core.errors import BudgetSpent
 from maieutic.core.messages import Conversation, Role
 from maieutic.core.store import Stage, stage_rows, write_json
 from maieutic.data.corpus import read_corpus
@@ -30,24 +29,6 @@ from maieutic.rollouts.pre_post_test import load_solve_rates, pre_post_test
 from maieutic.rollouts.simulate import SimulateConfig, simulate
 
 RUBRIC = "socratic_checks"
-_NAME = re.compile(r"[\w.-]+")
-
-
-def parse_named_models(texts: Sequence[str]) -> dict[str, str]:
-    """MODELs by name, from texts `[NAME=]MODEL`; without a name, the last part of the MODEL is the name.
-
-    Raises:
-        InputError: a name occurs twice, or has characters other than letters, digits, `_`, `.` and `-`.
-    """
-    found: dict[str, str] = {}
-    for text in texts:
-        name, equals, spec = text.partition("=")
-        if not equals or not _NAME.fullmatch(name):
-            name, spec = re.sub(r"[^\w.-]+", "-", Path(text.rpartition("#")[2]).stem), text
-        if name in found or not _NAME.fullmatch(name):
-            raise InputError(f"{text}: needs a name of its own", "Write NAME=MODEL, each NAME once.")
-        found[name] = spec
-    return found
 
 
 def with_controls(tutors: Mapping[str, str]) -> dict[str, str]:
@@ -200,7 +181,7 @@ def run_dialogues(step: EvalDialogueRun, out: Path) -> dict[str, Any]:
         of this call, `run`.
     """
     run = _DialogueRun(step, out)
-    tutors, students = step.named_models()
+    tutors, students = step.named_tutors, step.named_students
     everyone = with_controls(tutors)
     for student, spec in students.items():
         for tutor in everyone.items():

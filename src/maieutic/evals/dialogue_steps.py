@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import BeforeValidator, Field
 
 from maieutic.core.budget import Budget
 from maieutic.core.console import say, table
 from maieutic.core.costs import Ask, Cost, Flow, Size, taking_turns
-from maieutic.core.errors import RecipeError
+from maieutic.core.errors import InputError, RecipeError
 from maieutic.core.messages import Sampling
 from maieutic.core.settings import LocalModel, PromptName, Requests
 from maieutic.core.step import Step
 from maieutic.evals.printing import Measurements, interval_text, words
 
 
-def _named_list(value: Any) -> Any:
-    return [f"{name}={spec}" for name, spec in value.items()] if isinstance(value, Mapping) else value
+def parse_named_models(texts: Sequence[str]) -> dict[str, str]:
+    """MODELs by name, from texts `[NAME=]MODEL`; without a name, the last part of the MODEL is the name.
+
+    Raises:
+        InputError: a name occurs twice, or has characters other than letters, digits, `_`, `.` and `-`.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, spec = text.partition("=")
+        if not equals or not _NAME.fullmatch(name):
+            name, spec = re.sub(r"[^\w.-]+", "-", Path(text.rpartition("#")[2]).stem), text
+        if name in found or not _NAME.fullmatch(name):
+            raise InputError(f"{text}: needs a name of its own", "Write NAME=MODEL, each NAME once.")
+        found[name] = spec
+    return found
+
+
+def _by_name(value: Any) -> Any:
+    return parse_named_models(value) if isinstance(value, (list, tuple)) else value
 
 
 def _split_names(value: Any) -> Any:
@@ -30,8 +48,9 @@ def _split_names(value: Any) -> Any:
     )
 
 
-NamedModels = Annotated[list[str], BeforeValidator(_named_list)]
-"""Texts `[NAME=]MODEL`, or a mapping of names to MODELs."""
+NamedModels = Annotated[list[str] | dict[str, str], BeforeValidator(_by_name)]
+"""MODELs by name, or texts `[NAME=]MODEL`."""
+_NAME = re.compile(r"[\w.-]+")
 _SUMMARY = ("solved", "told", "collapse", "over_refusal", "delta_solve", "turns")
 
 
@@ -148,18 +167,21 @@ class EvalDialogueRun(Step):
         with Stage(folder, self.settings(folder.parent)) as stage:
             stage.finish(self.run(folder).manifest())
 
-    def named_models(self) -> tuple[dict[str, str], dict[str, str]]:
-        """The tutors and the students, by name."""
-        from maieutic.evals.dialogue_run import parse_named_models
+    @property
+    def named_tutors(self) -> dict[str, str]:
+        """The tutors by name."""
+        return cast("dict[str, str]", self.tutors)
 
-        return parse_named_models(self.tutors), parse_named_models(self.students)
+    @property
+    def named_students(self) -> dict[str, str]:
+        """The students by name."""
+        return cast("dict[str, str]", self.students)
 
     def check(self) -> None:
         from maieutic.core import prompts
         from maieutic.models.student import load_kind
         from maieutic.rollouts.guards import parse
 
-        self.named_models()
         parse(self.guards)
         for kind in self.kinds:
             load_kind(kind)
@@ -173,11 +195,10 @@ class EvalDialogueRun(Step):
         return [*super().inputs(), *(Path(name) for name in prompts if name and name.endswith(".md"))]
 
     def check_among(self, steps: Mapping[str, Step]) -> None:
-        _refuse_training_students(self.named_models()[1].values(), steps)
+        _refuse_training_students(self.named_students.values(), steps)
 
     def models(self) -> list[str]:
-        tutors, students = self.named_models()
-        return [*tutors.values(), *students.values()]
+        return [*self.named_tutors.values(), *self.named_students.values()]
 
     def describe(self) -> str:
         return f"{len(self.tutors)} tutors and two controls with {len(self.students)} students"
@@ -192,15 +213,14 @@ class EvalDialogueRun(Step):
         """What is asked of each model at most: the answers before are asked once for all tutors."""
         from maieutic.evals.dialogue_run import with_controls
 
-        tutors, students = self.named_models()
         start, tokens, reply = (
             size.tokens // max(1, size.rows),
             self.student_sampling.max_tokens,
             self.sampling.max_tokens,
         )
         dialogues = size.rows * self.repeat * max(1, len(self.kinds))
-        for student in students.values():
-            for tutor in with_controls(tutors).values():
+        for student in self.named_students.values():
+            for tutor in with_controls(self.named_tutors).values():
                 yield from taking_turns(
                     dialogues, start, (student, self.rounds, tokens), (tutor, self.rounds, reply)
                 )
