@@ -194,7 +194,7 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
         write_corpus(path, read_corpus(path), overwrite=True, sources=[tmp_path / "." / "c.jsonl"])
     with pytest.raises(EmptyCorpus):
         write_corpus(path, _empty(tmp_path), overwrite=True)
-    with pytest.raises(StoreError, match="no ordinary file"):
+    with pytest.raises(StoreError, match="not an ordinary file"):
         write_corpus(tmp_path, [talk("c", "d")], overwrite=True)
     assert path.read_bytes() == before
     assert write_corpus(path, [talk("c", "d")], overwrite=True) == 1

@@ -24,7 +24,8 @@ from maieutic.core.errors import InputError, RecipeError
 from maieutic.core.messages import Message, Problem
 from maieutic.core.store import read_json, stage_rows
 from maieutic.data.corpus import read_corpus
-from maieutic.data.steps import Decontaminate, Split, SplitResult
+from maieutic.data.results import SplitResult
+from maieutic.data.steps import Decontaminate, Split
 from maieutic.evals import judge_agreement, tutor
 from maieutic.evals.judge_agreement import rated_replies
 from maieutic.evals.tutor_grid import GridCell, GridTutor, score_grid

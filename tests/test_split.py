@@ -21,6 +21,7 @@ from maieutic.data.importing import import_files
 from maieutic.data.lengths import cut, estimate
 from maieutic.data.near_duplicates import jaccard as share
 from maieutic.data.overlap import check, grams, overlap
+from maieutic.data.results import FoldsResult, SplitResult
 from maieutic.data.split import (
     PARTS,
     By,
@@ -28,7 +29,7 @@ from maieutic.data.split import (
     fold_name,
     split,
 )
-from maieutic.data.steps import FoldsResult, Split, SplitResult
+from maieutic.data.steps import Split
 
 BY = st.sampled_from(list(By))
 FEW = conversations(st.sampled_from(["a", "b", "c"]))

@@ -14,9 +14,10 @@ from maieutic.core.json_rows import BadRows
 from maieutic.core.messages import Conversation, Problem, Role
 from maieutic.data.corpus import Writer, line, read_source, refuse_source, replacing
 from maieutic.data.importing import Stratum, draw_sample
+from maieutic.data.results import ConvertResult
 
 if TYPE_CHECKING:
-    from maieutic.data.steps import Convert, ConvertResult
+    from maieutic.data.steps import Convert
 
 SPEAKERS = {Role.USER: "human", Role.ASSISTANT: "gpt", Role.SYSTEM: "system", Role.TOOL: "tool"}
 _ROWS, _BYTES = 1000, 16 << 20
@@ -150,8 +151,6 @@ def convert_file(step: Convert, out: Path) -> ConvertResult:
         InputError: the corpus has fewer conversations than the sample, and the sample must be exact.
         StoreError: the output exists with other content, or is the corpus.
     """
-    from maieutic.data.steps import ConvertResult
-
     bad = BadRows(step.strict)
     refuse_source(out, [step.corpus] if isinstance(step.corpus, Path) else [])
     conversations = read_source(step.corpus, bad, tools=True)

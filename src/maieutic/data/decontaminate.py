@@ -25,9 +25,10 @@ from maieutic.core.messages import Conversation, fingerprint
 from maieutic.core.reading import read_rows
 from maieutic.data.corpus import line, read_source, refuse_source, replacing_all
 from maieutic.data.near_duplicates import GRAM, Words, runs, words
+from maieutic.data.results import DecontaminateResult
 
 if TYPE_CHECKING:
-    from maieutic.data.steps import Decontaminate, DecontaminateResult
+    from maieutic.data.steps import Decontaminate
 
 RUN = 13
 WHOLE = 8
@@ -263,8 +264,6 @@ def decontaminate_file(step: Decontaminate, out: Path | None) -> DecontaminateRe
     Raises:
         EmptyCorpus: no question, no conversation, or no conversation left to write.
     """
-    from maieutic.data.steps import DecontaminateResult
-
     report = ContaminationReport(step.strict)
     asked = [question for path in step.against for question in questions(path, report.bad)]
     left: Iterable[Conversation] = decontaminate(
