@@ -23,7 +23,7 @@ from maieutic.core.messages import Conversation, Fault, Message, Problem, Role, 
 from maieutic.core.rows import Candidate, CandidateRow, parse, read_placed
 from maieutic.core.settings import LocalModel, Requests
 from maieutic.core.store import Stage
-from maieutic.core.workers import Failed, check_rate, fault_of, run_pending
+from maieutic.core.workers import Failed, check_rate, fault_of, open_stage, run_pending
 from maieutic.judging.judges import Judgement, ask_judge, prompt_hash
 from maieutic.judging.rubrics import Rubric, load_rubric, summary_score
 from maieutic.judging.steps import Judge, JudgeResult
@@ -110,29 +110,26 @@ class _Judging:
         started = time.monotonic()
         source, limits = self._step.data, self._step.requests
         count, data = _hash(read_replies(source, self._step.replies))
-        try:
-            with Stage(out, {"stage": "judge", **self._settings, "data": data}) as stage:
-                await asyncio.gather(*(model.check() for model in self._panel))
-                worked = await run_pending(
-                    stage,
-                    self._pending(read_replies(source, self._step.replies, warn=False)),
-                    self._row,
-                    self._failed_row,
-                    concurrency=limits.concurrency,
-                    max_failure_rate=limits.max_failure_rate,
-                    total=count,
-                    label="judge",
-                    spending=self._spending,
-                )
-                if not worked.rows:
-                    raise EmptyCorpus("there is no reply to judge", "Make some with `maieutic candidates`.")
-                result = self._counted(stage, time.monotonic() - started)
-                replies = result.judged + result.unscored + result.undecided
-                first = _first_error(stage)
-                check_rate(result.unscored, replies, limits.max_failure_rate, "verdicts", first, UNREADABLE)
-                stage.finish(result.model_dump(mode="json", exclude={"run", "calls"}))
-        finally:
-            await asyncio.gather(*(model.close() for model in self._panel))
+        settings = {"stage": "judge", **self._settings, "data": data}
+        async with open_stage(out, settings, self._panel) as stage:
+            worked = await run_pending(
+                stage,
+                self._pending(read_replies(source, self._step.replies, warn=False)),
+                self._row,
+                self._failed_row,
+                concurrency=limits.concurrency,
+                max_failure_rate=limits.max_failure_rate,
+                total=count,
+                label="judge",
+                spending=self._spending,
+            )
+            if not worked.rows:
+                raise EmptyCorpus("there is no reply to judge", "Make some with `maieutic candidates`.")
+            result = self._counted(stage, time.monotonic() - started)
+            replies = result.judged + result.unscored + result.undecided
+            first = _first_error(stage)
+            check_rate(result.unscored, replies, limits.max_failure_rate, "verdicts", first, UNREADABLE)
+            stage.finish(result.model_dump(mode="json", exclude={"run", "calls"}))
         return result
 
     def _pending(self, rows: Iterable[CandidateRow]) -> Iterator[tuple[str, CandidateRow]]:

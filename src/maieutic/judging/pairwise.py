@@ -24,9 +24,9 @@ from maieutic.core.budget import Spending
 from maieutic.core.errors import EmptyCorpus
 from maieutic.core.messages import Fault, Message, Problem, Record, Reply, Role, Sampling, fingerprint
 from maieutic.core.prompts import fenced
-from maieutic.core.rows import CandidateRow
+from maieutic.core.rows import CandidateRow, ComparedRow
 from maieutic.core.store import Stage
-from maieutic.core.workers import Failed, check_rate, fault_of, run_pending
+from maieutic.core.workers import Failed, check_rate, fault_of, open_stage, run_pending
 from maieutic.judging.judge import UNREADABLE, open_panel, panel_settings, read_replies, samplings
 from maieutic.judging.judges import (
     BETTER,
@@ -126,27 +126,24 @@ class _Comparing:
         pairs, unmatched = _matched(self._step.a, self._step.b)
         pending = [(self._key(pair), pair) for pair in pairs]
         data = sha256("\n".join(key for key, _ in pending).encode()).hexdigest()[:32]
-        try:
-            with Stage(out, {"stage": "pairwise", **self._settings, "data": data}) as stage:
-                await asyncio.gather(*(model.check() for model in self._panel))
-                await run_pending(
-                    stage,
-                    pending,
-                    self._row,
-                    self._failed_row,
-                    concurrency=limits.concurrency,
-                    max_failure_rate=limits.max_failure_rate,
-                    total=len(pending),
-                    label="pairs",
-                    spending=self._spending,
-                )
-                result = self._counted(stage, unmatched, time.monotonic() - started)
-                first = next((row["error"] for row in stage.rows.rows() if row["error"]), "")
-                rate = limits.max_failure_rate
-                check_rate(result.unscored, result.pairs, rate, "pairs", first, UNREADABLE)
-                stage.finish(result.model_dump(mode="json", exclude={"run", "calls"}))
-        finally:
-            await asyncio.gather(*(model.close() for model in self._panel))
+        settings = {"stage": "pairwise", **self._settings, "data": data}
+        async with open_stage(out, settings, self._panel) as stage:
+            await run_pending(
+                stage,
+                pending,
+                self._row,
+                self._failed_row,
+                concurrency=limits.concurrency,
+                max_failure_rate=limits.max_failure_rate,
+                total=len(pending),
+                label="pairs",
+                spending=self._spending,
+            )
+            result = self._counted(stage, unmatched, time.monotonic() - started)
+            first = next((row["error"] for row in stage.rows.rows() if row["error"]), "")
+            rate = limits.max_failure_rate
+            check_rate(result.unscored, result.pairs, rate, "pairs", first, UNREADABLE)
+            stage.finish(result.model_dump(mode="json", exclude={"run", "calls"}))
         return result
 
     def _key(self, pair: _Pair) -> str:
@@ -208,9 +205,9 @@ class _Comparing:
         }
 
     def _counted(self, stage: Stage, unmatched: int, seconds: float) -> EvalTutorPairwiseResult:
-        rows = [(row["winner"], row["decided"]) for row in stage.rows.rows()]
-        winners = Counter(winner for winner, _ in rows)
-        decided = Counter(by for _, by in rows)
+        rows = [ComparedRow.model_validate(row) for row in stage.rows.rows()]
+        winners = Counter(row.winner for row in rows)
+        decided = Counter(row.decided for row in rows)
         return EvalTutorPairwiseResult(
             run=str(stage.folder),
             pairs=len(rows),
