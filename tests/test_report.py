@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from judges import Speaker, judge, verdict
 
-from maieutic.core.errors import InputError, MissingInput
+from maieutic.core.errors import InputError, MissingExtra, MissingInput
 from maieutic.core.messages import Conversation
 from maieutic.core.store import Stage, write_json
 from maieutic.data.corpus import write_corpus
@@ -265,6 +265,13 @@ def test_escaped_text_reads_back_as_it_is_shown(text: str) -> None:
     assert not set("<>\"'") & set(once)
     assert template.render(text=html.unescape(once)) == once  # nothing is left that would change
     once.encode()
+
+
+def test_without_jinja2_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(MissingExtra, match="jinja2") as missing:
+        environment()
+    assert "maieutic[report]" in missing.value.hint
 
 
 def test_the_same_run_gives_the_same_bytes(made: Path, whole: Path, tmp_path: Path) -> None:

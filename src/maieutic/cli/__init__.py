@@ -24,9 +24,9 @@ app = typer.Typer(
 
 _EXTRAS = {
     **dict.fromkeys(("markdownify", "py3langid", "rensa"), "data"),
-    **dict.fromkeys(("accelerate", "datasets", "huggingface_hub", "jinja2", "peft", "pyarrow"), "train"),
+    **dict.fromkeys(("accelerate", "datasets", "huggingface_hub", "peft", "pyarrow"), "train"),
     **dict.fromkeys(("safetensors", "tokenizers", "torch", "transformers", "trl"), "train"),
-    "matplotlib": "report",
+    **dict.fromkeys(("jinja2", "matplotlib"), "report"),
     "gguf": "export",
 }
 """The extra that installs a library, for the error where an import fails."""
