@@ -215,7 +215,6 @@ def test_recorded_verdicts_are_read_right_too(
     (tmp_path / "train_dataset.json").write_text(json.dumps(items))
     words = (
         "preferences",
-        "--from",
         tmp_path / "train_dataset.json",
         "--min-chosen",
         0.8,

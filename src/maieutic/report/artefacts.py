@@ -1,6 +1,6 @@
 """A run as socratic-llm's files: `dpo/{set}/train_dataset.json` and `evaluation/{set}/{model}.json`.
 
-`eval tutor score` and `prefer --from` read these files and find the same scores and the same pairs.
+`eval tutor score` and `preferences` read these files and find the same scores and the same pairs.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def training_item(row: Mapping[str, Any]) -> dict[str, Any] | None:
     """A judged row with several candidates as an item of `train_dataset.json`, or null where the form does not fit.
 
     `chosen` is the best candidate and `rejected` the worst (of equal ones the first), as in the published files;
-    `prefer` decides whether the two make a pair.
+    `preferences` decides whether the two make a pair.
     """
     evaluations = [_evaluation(*one) for one in _graded(row)]
     scored = [(score, place) for place, (_, _, score) in enumerate(_graded(row)) if score is not None]
@@ -121,7 +121,7 @@ def _evaluation(text: str, verdict: Mapping[str, Any], score: float | None) -> d
 def _judge_stages(run: Run) -> tuple[list[StageRun], list[tuple[StageRun, str]]]:
     """The judge stages whose verdicts made pairs, and the others with the file name of the model that they score.
 
-    Decided by what the later stages read. Without a `prefer` stage, several candidates a prompt are training data. A
+    Decided by what the later stages read. Without a `preferences` stage, several candidates a prompt are training data. A
     judge that was only compared with people scores no model.
     """
     judged = [stage for stage in run.stages if stage.kind == "judge"]

@@ -1,4 +1,4 @@
-"""Tables and findings of whole dialogues: tutors with students (`play`), and rewards from continuations (`mix`)."""
+"""Tables and findings of whole dialogues: tutors with students (`play`), and rewards from continuations (`rewards`)."""
 
 from __future__ import annotations
 

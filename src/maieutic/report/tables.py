@@ -357,7 +357,7 @@ def differences(stage: StageRun) -> Table | None:
 
 
 def preferences(runs: Sequence[Run]) -> Iterator[Table]:
-    """The pairs of each `prefer` stage: both sides, and the counts by strategy."""
+    """The pairs of each `preferences` stage: both sides, and the counts by strategy."""
     for stage in (stage for run in runs for stage in run.stages if stage.kind == "preferences"):
         if "pairs" in stage.result:
             yield _pair_sides(stage.label, stage.result)

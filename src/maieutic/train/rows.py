@@ -305,7 +305,7 @@ def _completion(
 ) -> list[int]:
     """The ids of a reply and of the end of its turn, as fine-tuning has them in its loss."""
     if len(reply) != 1 or reply[0].role != Role.ASSISTANT:
-        raise InputError(f"{where}: not one assistant turn", "Make pairs with `maieutic prefer`.")
+        raise InputError(f"{where}: not one assistant turn", "Make pairs with `maieutic preferences`.")
     whole = Conversation.model_validate({"messages": [*prompt, *reply]})
     rendered = render(whole, tokenizer, Role.ASSISTANT, frame.template, frame.system, end=False)
     if rendered.input_ids[: len(ids)] != ids:
@@ -396,7 +396,7 @@ def read_preferences(path: Path) -> Preferences:
     """
     file = path / "rows.jsonl" if path.is_dir() else path
     if not file.is_file():
-        raise MissingInput(f"{path}: no such file", "Make one with `maieutic prefer`.")
+        raise MissingInput(f"{path}: no such file", "Make one with `maieutic preferences`.")
     pairs: list[PreferenceRow] = []
     broken = 0
     with file.open("rb") as lines:
