@@ -30,7 +30,9 @@ def write(path: Path, rows: list[Any]) -> Path:
 def simulated(folder: Path, tutor: list[Any], *words: object, starts: int = 2) -> Path:
     """The run folder of `simulate` with scripts on both sides, from starts that end on the student."""
     folder.mkdir(parents=True)
-    user = write(folder / "user.jsonl", [{"trained_role": "user"}, {"texts": ["Is it 7?", "Hm.", "Is it 9?"]}])
+    user = write(
+        folder / "user.jsonl", [{"trained_role": "user"}, {"texts": ["Is it 7?", "Hm.", "Is it 9?"]}]
+    )
     replies = write(folder / "tutor.jsonl", tutor)
     seeds = write(folder / "seeds.jsonl", [
         {"id": f"s{n}", "messages": [{"role": "assistant", "content": "Hello!"},

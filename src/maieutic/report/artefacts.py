@@ -121,8 +121,8 @@ def _evaluation(text: str, verdict: Mapping[str, Any], score: float | None) -> d
 def _judge_stages(run: Run) -> tuple[list[StageRun], list[tuple[StageRun, str]]]:
     """The judge stages whose verdicts made pairs, and the others with the file name of the model that they score.
 
-    Decided by what the later stages read. Without a `preferences` stage, several candidates a prompt are training data. A
-    judge that was only compared with people scores no model.
+    Decided by what the later stages read. Without a `preferences` stage, several candidates a prompt are training data.
+    A judge that was only compared with people scores no model.
     """
     judged = [stage for stage in run.stages if stage.kind == "judge"]
     sources = [stage.setting("data") for stage in run.stages if stage.kind == "preferences"]
