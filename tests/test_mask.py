@@ -299,3 +299,12 @@ def test_the_command(tmp_path, forked):
     assert failed.code == 1
     assert "is not Jinja" in failed.err
     assert len(failed.err.strip().splitlines()) == 2
+
+
+def test_a_notebook_shows_conversation_and_mask_with_their_text_escaped():
+    conversation = Conversation.model_validate(
+        {"messages": [{"role": "user", "content": "<b>1 & 2"}, {"role": "assistant", "content": "So?"}]}
+    )
+    for shown in (conversation, render(conversation, fresh(), "assistant")):
+        html = shown._repr_html_()
+        assert "&lt;b&gt;1 &amp; 2" in html and "<b>" not in html and "So?" in html

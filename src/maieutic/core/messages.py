@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from enum import StrEnum
+from html import escape
 from typing import Annotated, Any, NamedTuple
 
 import orjson
@@ -200,6 +201,16 @@ class Conversation(Record):
     def turns(self, role: Role) -> tuple[str, ...]:
         """The texts of one side, in order."""
         return tuple(turn.content for turn in self.messages if turn.role == role)
+
+    def _repr_html_(self) -> str:
+        """For a notebook: each message with its role, the text escaped."""
+        messages = "".join(
+            f'<tr><th style="vertical-align: top; text-align: left">{escape(message.role)}</th>'
+            f'<td style="white-space: pre-wrap; text-align: left">{escape(message.content)}</td></tr>'
+            for message in self.messages
+        )
+        ended = " (ended)" if self.ended else ""
+        return f"<table><caption>{escape(self.id)}{ended}</caption>{messages}</table>"
 
     def row(self) -> dict[str, Any]:
         """The row as written: empty optional fields left out."""
