@@ -276,9 +276,7 @@ def test_the_commands_and_a_kill(tmp_path: Path) -> None:
         assert 0 < whole < 30 and len(server.chats) - before == 2 * (30 - whole)
     told = json.loads(done.stdout)
     assert (told["pairs"], told["won"], told["unscored"]) == (30, 30, 0)
-    scored = subprocess.run(
-        command("pairwise-score", tmp_path / "p"), capture_output=True, text=True, check=False
-    )
+    scored = subprocess.run(command("score", tmp_path / "p"), capture_output=True, text=True, check=False)
     assert scored.returncode == 0 and "A won 30, lost 0, tied 0; 0 unscored" in scored.stdout, scored.stderr
 
 

@@ -117,9 +117,6 @@ class TutorScores(Measurements):
 
     def show(self) -> None:
         values = self.values
-        if "win_rate" in values:
-            self._show_comparisons()
-            return
         say(f"{self.source}: {values['n']} scored replies, {values['unscored']} unscored")
         rows = [(name, values[name], interval_text(values[f"{name}_ci"])) for name in CRITERIA]
         rows += [
@@ -129,21 +126,6 @@ class TutorScores(Measurements):
         if "difference" in values:
             _show_paired(values["difference"])
 
-    def _show_comparisons(self) -> None:
-        values = self.values
-        counts = f"A won {values['win']}, lost {values['loss']}, tied {values['tie']}, {values['unscored']} unscored"
-        say(f"{self.source}: {counts}")
-        rows = [("win rate of A", values["win_rate"])]
-        judges = values["judges"].items() if len(values["judges"]) > 1 else ()
-        for name, of in (("all judges", values), *judges):
-            rows.append((f"{name}: games won by the reply shown first", of["position_bias"]))
-            rows.append((f"{name}: votes whose games differ", of["inconsistent"]))
-        table(
-            "",
-            ("", "value", "95 %", "n"),
-            [(name, e["value"], interval_text(e["ci"]), e["n"]) for name, e in rows],
-        )
-
 
 def _show_paired(result: Mapping[str, Any]) -> None:
     rows = [
@@ -151,45 +133,6 @@ def _show_paired(result: Mapping[str, Any]) -> None:
         for name, m in result["metrics"].items()
     ]
     table("", ("", "A", "B", "difference", "95 %", "n", "p (Holm)"), rows)
-
-
-class EvalTutorScore(Step):
-    """Average recorded verdicts on a tutor's replies; no model is asked.
-
-    Of recorded comparisons (`eval tutor pairwise`): the win rate of A, and how much the order of the replies decided.
-    """
-
-    command: ClassVar = "eval tutor score"
-    arguments: ClassVar = ("data",)
-    examples: ClassVar = (
-        "maieutic eval tutor score evaluation/mathdial/base.json",
-        "maieutic eval tutor score runs/tuned-base",
-    )
-    writes: ClassVar = "result"
-    outputs: ClassVar = ("scores.json",)
-
-    data: Path = Field(description="An evaluation file, or the folder of a judge or pairwise step.")
-    rater: str | None = Field(None, description="Whose evaluations to use, where a file has several raters.")
-    against: Path | None = Field(
-        None, description="Another tutor's on the same dialogues: adds the paired difference."
-    )
-
-    def run(self, out: Path | str = "") -> TutorScores:
-        from maieutic.evals.paired import compare_files
-        from maieutic.evals.tutor import has_comparisons, score_comparisons, score_tutor
-
-        if has_comparisons(self.data):
-            return TutorScores(source=str(self.data), values=score_comparisons(self.data))
-        values = score_tutor(self.data, self.rater)
-        if self.against:
-            values |= {
-                "against": score_tutor(self.against, self.rater),
-                "difference": compare_files(self.data, self.against),
-            }
-        return TutorScores(source=str(self.data), values=values)
-
-    def describe(self) -> str:
-        return "score the tutor" + (" and compare it with another" if self.against else "")
 
 
 class ComparisonScores(Measurements):
@@ -215,24 +158,43 @@ class ComparisonScores(Measurements):
         )  # fmt: skip
 
 
-class EvalTutorPairwiseScore(Step):
-    """Score recorded comparisons of two tutors: win rate of A over B and the judges' position bias."""
+class EvalTutorScore(Step):
+    """Average recorded verdicts on a tutor's replies; no model is asked.
 
-    command: ClassVar = "eval tutor pairwise-score"
+    Of recorded comparisons (`eval tutor pairwise`): the win rate of A, and how much the order of the replies decided.
+    """
+
+    command: ClassVar = "eval tutor score"
     arguments: ClassVar = ("data",)
-    examples: ClassVar = ("maieutic eval tutor pairwise-score runs/tuned-base",)
+    examples: ClassVar = (
+        "maieutic eval tutor score evaluation/mathdial/base.json",
+        "maieutic eval tutor score runs/tuned-base",
+    )
     writes: ClassVar = "result"
     outputs: ClassVar = ("scores.json",)
 
-    data: Path = Field(description="The output of eval tutor pairwise.")
+    data: Path = Field(description="An evaluation file, or the folder of a judge or pairwise step.")
+    rater: str | None = Field(None, description="Whose evaluations to use, where a file has several raters.")
+    against: Path | None = Field(
+        None, description="Another tutor's on the same dialogues: adds the paired difference."
+    )
 
-    def run(self, out: Path | str = "") -> ComparisonScores:
-        from maieutic.evals.tutor import score_comparisons
+    def run(self, out: Path | str = "") -> Measurements:
+        from maieutic.evals.paired import compare_files
+        from maieutic.evals.tutor import has_comparisons, score_comparisons, score_tutor
 
-        return ComparisonScores(source=str(self.data), values=score_comparisons(self.data))
+        if has_comparisons(self.data):
+            return ComparisonScores(source=str(self.data), values=score_comparisons(self.data))
+        values = score_tutor(self.data, self.rater)
+        if self.against:
+            values |= {
+                "against": score_tutor(self.against, self.rater),
+                "difference": compare_files(self.data, self.against),
+            }
+        return TutorScores(source=str(self.data), values=values)
 
     def describe(self) -> str:
-        return "score the comparisons of two tutors"
+        return "score the tutor" + (" and compare it with another" if self.against else "")
 
 
 class GridScores(Measurements):

@@ -21,7 +21,6 @@ from maieutic.evals.steps import (
     EvalPaired,
     EvalSimulator,
     EvalTutorGrid,
-    EvalTutorPairwiseScore,
     EvalTutorScore,
 )
 from maieutic.judging.steps import EvalTutorPairwise, Judge, Preferences, Rewards
@@ -47,7 +46,6 @@ STEPS: tuple[type[Step], ...] = (
     EvalTutorScore,
     EvalTutorGrid,
     EvalTutorPairwise,
-    EvalTutorPairwiseScore,
     EvalJudgeRated,
     EvalJudgeScore,
     EvalDialogueRun,
