@@ -434,7 +434,7 @@ SETTINGS = {
     "preferences seeds.jsonl --out new.jsonl": "not a JudgedRow",
     "preferences --out new.jsonl": "data is missing",
     "eval simulator --people talk.jsonl --model tiny": "hf/PATH_OR_ID",
-    "eval plan --difference 0": "cannot plan",
+    "eval paired --difference 0": "cannot plan",
     "train sft --model tiny --data talk.jsonl --role user": "out is missing",
     "train sft --model tiny --data talk.jsonl --role user --out new --epochs -1": "epochs",
     "train sft --model tiny --data talk.jsonl --role user --out new --max-tokens-per-batch 0": "max_tokens_per_batch",
