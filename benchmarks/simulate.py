@@ -84,14 +84,13 @@ def serve(slots: int) -> None:
 def ours(url: str, dialogues: int, concurrency: int) -> int:
     """`simulate` with the store on; one process."""
     from maieutic.core.settings import Requests
-    from maieutic.models import load
-    from maieutic.rollouts.simulate import SimulateConfig, simulate
+    from maieutic.rollouts.steps import Simulate
 
     with tempfile.TemporaryDirectory() as folder:
-        options = Requests(concurrency=concurrency)
-        user, assistant = load(f"{url}#m", requests=options), load(f"{url}#m", requests=options)
-        config = SimulateConfig(rounds=ROUNDS, guards="none", concurrency=concurrency)
-        return simulate(user, assistant, Path(folder) / "run", dialogues, config).replies
+        models = {"user": f"{url}#m", "assistant": f"{url}#m"}
+        requests = Requests(concurrency=concurrency)
+        step = Simulate(**models, n=dialogues, rounds=ROUNDS, guards="none", requests=requests)
+        return step.run(Path(folder) / "run").replies
 
 
 def asked(*command: object) -> dict[str, Any]:
@@ -150,8 +149,7 @@ def speed(slots: int, concurrency: int, ways: list[Way], rounds: int) -> dict[st
 
 def scripted(dialogues: int) -> None:
     """Simulate scripted dialogues and print the peak memory and the time."""
-    from maieutic.models import load
-    from maieutic.rollouts.simulate import SimulateConfig, simulate
+    from maieutic.rollouts.steps import Simulate
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -163,9 +161,9 @@ def scripted(dialogues: int) -> None:
         ]
         (folder / "user.jsonl").write_text("\n".join(map(json.dumps, lines)))
         (folder / "assistant.jsonl").write_text(json.dumps({"text": WORDS}))
-        user, assistant = (load(f"script/{folder / side}.jsonl") for side in ("user", "assistant"))
+        user, assistant = (f"script/{folder / side}.jsonl" for side in ("user", "assistant"))
         started = time.perf_counter()
-        simulate(user, assistant, folder / "run", dialogues, SimulateConfig(guards="none"))
+        Simulate(user=user, assistant=assistant, n=dialogues, guards="none").run(folder / "run")
         seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"peak_mb": round(peak, 1), "seconds": round(seconds, 1)}))

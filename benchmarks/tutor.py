@@ -113,20 +113,18 @@ def ours(folder: Path, size: str, device: str) -> Done:
     """The stage, all of it."""
     from maieutic.core.messages import Sampling
     from maieutic.core.settings import LocalModel
-    from maieutic.models import load
-    from maieutic.rollouts.candidates import candidates
+    from maieutic.rollouts.steps import Candidates
 
     sampling = Sampling(temperature=TEMPERATURE, max_tokens=TOKENS[size])
     with tempfile.TemporaryDirectory() as out:
         started = time.perf_counter()
-        options = LocalModel(device=device, precision="float32")
-        made = candidates(
-            load(f"hf/{folder / size}", options),
-            folder / f"{size}.jsonl",
-            Path(out) / "c",
+        made = Candidates(
+            model=f"hf/{folder / size}",
+            data=folder / f"{size}.jsonl",
             k=K,
             sampling=sampling,
-        )
+            local=LocalModel(device=device, precision="float32"),
+        ).run(Path(out) / "c")
         return Done(made.replies, made.tokens, time.perf_counter() - started)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 import pytest
+from generate import candidates, continuations
 from hypothesis import given
 from hypothesis import strategies as st
 from judges import preferences, rewards
@@ -25,13 +26,10 @@ from maieutic.core.rows import CandidateRow, Episode, JudgedRow, parse, read_ste
 from maieutic.core.store import Stage, stage_rows
 from maieutic.judging.rewards import noise, reward
 from maieutic.models import load
-from maieutic.rollouts.candidates import candidates
-from maieutic.rollouts.continuations import continuations
-from maieutic.rollouts.simulate import SimulateConfig
 
 PROBLEM = {"statement": "Ana packs 4 bags of 6 nuts. How many nuts is that?", "answer": "24", "attempt": "10"}
 GOOD, IDLE, TELLS = "What do 4 bags of 6 nuts look like?", "Do you like nuts?", "The answer is 24."
-EXACT = SimulateConfig(guards="none", concurrency=4, user_mode="prompted")
+EXACT = {"guards": "none", "concurrency": 4, "user_mode": "prompted"}
 
 
 def judged(*graded: tuple[str, float | None], **extra: Any) -> dict[str, Any]:
@@ -109,7 +107,7 @@ def test_a_play_lost_to_the_student_does_not_count_and_one_lost_to_the_tutor_is_
     tmp_path: Path,
 ) -> None:
     source = stage(tmp_path / "judge", judged((GOOD, 0.5), (IDLE, 0.5)))
-    config = EXACT.model_copy(update={"concurrency": 1, "max_failure_rate": 1.0})
+    config = EXACT | {"concurrency": 1, "max_failure_rate": 1.0}
 
     def faults(_: int, body: dict[str, Any]) -> Any:
         student = body["messages"][0]["role"] == "system"
@@ -172,7 +170,7 @@ def test_the_student_never_sees_what_the_tutor_alone_is_told(tmp_path: Path) -> 
     [reply] = replies(row)
     assert reply.start is not None and reply.start.profile == "In a hurry."
     assert [turn.content for turn in reply.start.messages] == ["It is 10.", GOOD]
-    config = EXACT.model_copy(update={"assistant_prompt": "tutor_socratic"})
+    config = EXACT | {"tutor_prompt": "tutor_socratic"}
     with Loopback(reply="Hm.") as server:
         continuations(
             tmp_path / "candidates",
@@ -193,7 +191,7 @@ def test_a_budget_stops_it_and_a_larger_one_goes_on(tmp_path: Path) -> None:
     source = stage(tmp_path / "judge", judged((GOOD, 0.5), (IDLE, 1.0)))
 
     def run(tokens: int | None) -> Any:
-        config = EXACT.model_copy(update={"budget": Budget(tokens=tokens), "concurrency": 1})
+        config = EXACT | {"budget": Budget(tokens=tokens), "concurrency": 1}
         return continuations(
             source, load(server.spec), load(server.spec), tmp_path / "play", m=3, turns=2, config=config
         )
@@ -210,12 +208,10 @@ def test_a_budget_stops_it_and_a_larger_one_goes_on(tmp_path: Path) -> None:
 
 RUNNER = """
 import sys
-from maieutic.models import load
-from maieutic.rollouts.continuations import continuations
-from maieutic.rollouts.simulate import SimulateConfig
+from maieutic.rollouts.steps import Continuations
 source, spec, out = sys.argv[1:]
-config = SimulateConfig(guards="none", concurrency=4, user_mode="prompted")
-continuations(source, load(spec), load(spec), out, m=4, turns=3, config=config)
+settings = dict(guards="none", requests={"concurrency": 4}, user_mode="prompted")
+Continuations(data=source, student=spec, tutor=spec, m=4, turns=3, **settings).run(out)
 """
 
 

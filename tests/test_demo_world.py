@@ -8,6 +8,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from generate import candidates
 from hypothesis import given
 from hypothesis import strategies as st
 from judges import judge
@@ -21,7 +22,6 @@ from maieutic.models.scripted import MUST_NOT_WIN
 from maieutic.models.student import load_kind
 from maieutic.recipes.demo import everyday, students
 from maieutic.recipes.demo.world import PARTS, Part, Sizes, build, vocabulary, write
-from maieutic.rollouts.candidates import candidates
 
 SIZES = {"train": Sizes(300, 60, 12), "validation": Sizes(60, 20), "test": Sizes(80, 30)}
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from dialogues import OPENING, PROBLEM, row, stage
+from generate import pre_post_test
 from loopback import Loopback
 from typer.testing import CliRunner
 
@@ -24,7 +25,7 @@ from maieutic.evals.dialogue_steps import EvalDialogueRun, parse_named_models
 from maieutic.models import load
 from maieutic.recipes import runner
 from maieutic.report.page import write_report
-from maieutic.rollouts.pre_post_test import pre_post_test, with_question
+from maieutic.rollouts.pre_post_test import with_question
 
 gather()
 

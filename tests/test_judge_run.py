@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from generate import candidates
 from judges import Speaker, judge, verdict
 from loopback import Loopback, status
 
@@ -18,7 +19,6 @@ from maieutic.core.store import stage_rows
 from maieutic.judging.judge import merge
 from maieutic.judging.rubrics import load_rubric
 from maieutic.models import load as open_model
-from maieutic.rollouts.candidates import candidates
 
 MATH = {
     "statement": "Ann has 3 bags with 4 nuts each. How many nuts?",

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from generate import candidates, simulate
 from tiny import tiny_checkpoint, tiny_tokenizer
 
 from maieutic import write_corpus
@@ -32,8 +33,6 @@ from maieutic.core.store import stage_rows
 from maieutic.models import load
 from maieutic.models.checkpoint import find, load_tokenizer, parameters
 from maieutic.models.local import TransformersModel
-from maieutic.rollouts.candidates import candidates
-from maieutic.rollouts.simulate import SimulateConfig, simulate
 
 torch.set_num_threads(1)
 
@@ -106,14 +105,14 @@ def test_a_conversation_that_the_template_refuses_is_a_row_and_stops_nobody(
     assert done.failed == 1 and [row.get("fault") for row in rows] == [None, "us", None]
     assert "not this" in rows[1]["error"]
     write_corpus(tmp_path / "seeds.jsonl", seeds)
-    config = SimulateConfig(
-        seeds=tmp_path / "seeds.jsonl",
-        rounds=1,
-        user=short,
-        assistant=short,
-        guards="none",
-        max_failure_rate=0.4,
-    )
+    config = {
+        "seeds": tmp_path / "seeds.jsonl",
+        "rounds": 1,
+        "user_sampling": short,
+        "sampling": short,
+        "guards": "none",
+        "max_failure_rate": 0.4,
+    }
     summary = simulate(simulator, load(f"hf/{folder}", options), tmp_path / "talk", config=config)
     assert (summary.dialogues, summary.failed, summary.faults) == (2, 1, {"us": 1})
 

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from generate import candidates, simulate
 from judges import Speaker
 
 from maieutic.core.errors import InputError, ModelError
@@ -15,8 +16,6 @@ from maieutic.core.store import read_rows
 from maieutic.data.corpus import write_corpus
 from maieutic.models import load, with_problem
 from maieutic.models.scripted import CONTROLS, MUST_NOT_WIN
-from maieutic.rollouts.candidates import candidates
-from maieutic.rollouts.simulate import SimulateConfig, simulate
 from maieutic.rollouts.tutor_prompt import TutorPrompt
 
 PROBLEM = Problem(statement="Ana has 3 pens and gets 4. How many?", answer="7", attempt="1", solution="3 + 4")
@@ -56,7 +55,7 @@ def test_probes_answer_wherever_a_tutor_does(seeds: Path, tmp_path: Path) -> Non
     assert [one["text"] for one in row["candidates"]] == ["The answer is 7."] * 2
     user = tmp_path / "user.jsonl"
     user.write_text('{"trained_role": "user"}\n' + json.dumps({"text": "Ah."}) + "\n")
-    config = SimulateConfig(seeds=seeds, rounds=2, guards="none")
+    config = {"seeds": seeds, "rounds": 2, "guards": "none"}
     simulate(load(f"script/{user}"), load("baseline/telling"), tmp_path / "talk", config=config)
     (row,) = read_rows(tmp_path / "talk" / "rows.jsonl")
     assert [turn["content"] for turn in row["messages"]][1::2] == ["The answer is 7."] * 2
@@ -65,10 +64,10 @@ def test_probes_answer_wherever_a_tutor_does(seeds: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize("shown", [False, True])
 def test_the_assistant_alone_is_told_the_problem(seeds: Path, tmp_path: Path, shown: bool) -> None:
     user, tutor = Speaker(lambda *_: "Hm."), Speaker(lambda *_: "What do you add?")
-    config = SimulateConfig(
-        seeds=seeds, rounds=2, guards="none", assistant_prompt="tutor_socratic", show_solution=shown,
-        user_mode="prompted",
-    )  # fmt: skip
+    config = {
+        "seeds": seeds, "rounds": 2, "guards": "none", "assistant_prompt": "tutor_socratic", "show_solution": shown,
+        "user_mode": "prompted",
+    }  # fmt: skip
     simulate(user, tutor, tmp_path / "talk", config=config)
     told = [asked[0] for asked in tutor.asked]
     assert len(told) == 2

@@ -29,7 +29,7 @@ from maieutic.core.store import stage_rows
 from maieutic.models import load
 from maieutic.models.checkpoint import find, load_tokenizer
 from maieutic.recipes import runner
-from maieutic.recipes.stages.talking import Candidates
+from maieutic.rollouts.steps import Candidates
 from maieutic.train.rows import Framing, preference_rows
 
 torch.set_num_threads(1)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from generate import candidates, simulate
 from judges import Speaker, judge, verdict
 
 from maieutic.core.errors import InputError, MissingExtra, MissingInput
@@ -33,8 +34,6 @@ from maieutic.report.extract import extract
 from maieutic.report.figures import label
 from maieutic.report.page import environment, write_report
 from maieutic.report.sample_dialogues import sample_dialogues
-from maieutic.rollouts.candidates import candidates
-from maieutic.rollouts.simulate import SimulateConfig, simulate
 
 HOSTILE = (
     "<script>alert(1)</script></textarea><img src=x onerror=alert(2)> & &lt;b&gt; \"' {{css}} $x^2$ **bold** "
@@ -124,7 +123,7 @@ def talk(folder: Path, out: Path, said: str = "How do I bake bread?") -> Path:
     ]  # fmt: skip
     replies = [{"text": f"With flour. {said}"}, {"text": "Forty minutes."}, {"text": "You are welcome."}]
     models = load(script(folder, "user", user)), load(script(folder, "assistant", replies))
-    simulate(*models, out, 4, SimulateConfig(guards="none"))
+    simulate(*models, out, 4, {"guards": "none"})
     return out
 
 

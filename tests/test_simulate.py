@@ -14,18 +14,20 @@ from pathlib import Path
 
 import loopback
 import pytest
+from generate import simulate, simulation
 from hypothesis import given
 from hypothesis import strategies as st
 from loopback import EVERY, HTML, TRUNCATED, Loopback, stall, status
 
 from maieutic.core.budget import Budget, Price, Spending, prices
+from maieutic.core.costs import Flow
 from maieutic.core.errors import BudgetSpent, EmptyCorpus, InputError, RunConflict, TooManyFailures, WrongKey
 from maieutic.core.messages import Conversation, Finish, Message, Reply, Role, Sampling
 from maieutic.core.store import read_rows
 from maieutic.data.corpus import read_corpus
 from maieutic.models import ModelOptions, load, transport
 from maieutic.rollouts.guards import DEFAULT, GUARDS, Context, first_broken, parse
-from maieutic.rollouts.simulate import SimulateConfig, simulate, simulation_cost
+from maieutic.rollouts.simulate import count_starts, planned_requests
 from maieutic.rollouts.users import END_WORD, swapped
 
 USER = [
@@ -86,13 +88,13 @@ def test_rounds_count_those_of_the_seed_and_cut_chats_do_not_teach_an_end(tmp_pa
         json.dumps({"messages": [*turns, {"role": "user", "content": "Two?"}], "licence": "MIT"}) + "\n"
     )
     user = [{"trained_role": "user"}, {"text": "a"}, {"text": "b c"}, {"text": "d"}]
-    config = SimulateConfig(seeds=seeds, rounds=2, min_rounds=9)
+    config = {"seeds": seeds, "rounds": 2, "min_rounds": 9}
     simulate(*pair(tmp_path, user), tmp_path / "run", None, config)
     (conversation,) = read_corpus(tmp_path / "run")
     assert len(conversation.messages) == 4
     assert not conversation.ended
     assert conversation.licence == "MIT"
-    first = SimulateConfig(seeds=seeds, rounds=2, seed_turns=1)
+    first = {"seeds": seeds, "rounds": 2, "seed_turns": 1}
     simulate(*pair(tmp_path, user), tmp_path / "other", None, first)
     (conversation,) = read_corpus(tmp_path / "other")
     assert [turn.content for turn in conversation.messages][:2] == ["One?", "With flour."]
@@ -115,7 +117,7 @@ def test_a_seed_may_be_no_more_than_an_intent_a_profile_or_a_problem(tmp_path):
         return "And then?"
 
     with Loopback(reply=reply) as server:
-        config = SimulateConfig(seeds=tmp_path / "seeds.jsonl", rounds=1, guards="none", concurrency=1)
+        config = {"seeds": tmp_path / "seeds.jsonl", "rounds": 1, "guards": "none", "concurrency": 1}
         summary = simulate(load(server.spec), load(server.spec), tmp_path / "run", config=config)
     assert summary.dialogues == 3
     for words, system in zip(("bake bread", "a shy student", "2/5"), told[::2], strict=True):
@@ -128,7 +130,7 @@ def test_a_seed_may_be_no_more_than_an_intent_a_profile_or_a_problem(tmp_path):
 
 def test_the_user_may_not_end_before_the_minimum(tmp_path):
     user = [{"trained_role": "user"}, {"text": "bye", "finish": "end"}]
-    config = SimulateConfig(min_rounds=3, rounds=5, guards="none")
+    config = {"min_rounds": 3, "rounds": 5, "guards": "none"}
     simulate(*pair(tmp_path, user), tmp_path / "run", 1, config)
     (conversation,) = read_corpus(tmp_path / "run")
     assert len(conversation.turns(Role.ASSISTANT)) == 3
@@ -143,13 +145,13 @@ def test_more_dialogues_later_go_on_in_the_same_run_and_other_settings_are_refus
     assert (more.dialogues, more.replies) == (5, 15)
     assert rows(tmp_path / "run")[:2] == before
     with pytest.raises(RunConflict, match="rounds"):
-        simulate(*pair(tmp_path), tmp_path / "run", 5, SimulateConfig(rounds=3))
+        simulate(*pair(tmp_path), tmp_path / "run", 5, {"rounds": 3})
 
 
 def test_a_served_pair_talks_with_exactly_one_call_a_turn_without_guards(tmp_path):
     with Loopback(reply="the same words again and again") as server:
         user, assistant = (load(server.spec) for _ in range(2))
-        config = SimulateConfig(rounds=4, guards="none", concurrency=8)
+        config = {"rounds": 4, "guards": "none", "concurrency": 8}
         summary = simulate(user, assistant, tmp_path / "run", 5, config)
         assert len(server.chats) == 5 * 4 * 2 == summary.replies
         # A free start reaches the server as messages it can answer.
@@ -160,7 +162,7 @@ def test_a_served_pair_talks_with_exactly_one_call_a_turn_without_guards(tmp_pat
 def test_repeats_are_drawn_again_and_counted(tmp_path):
     with Loopback(reply="the same words again and again") as server:
         user, assistant = (load(server.spec) for _ in range(2))
-        config = SimulateConfig(rounds=2, redraws=2)
+        config = {"rounds": 2, "redraws": 2}
         summary = simulate(user, assistant, tmp_path / "run", 1, config)
         assert summary.guards == {"repeat": 4}
         assert len(server.chats) == 8
@@ -183,7 +185,7 @@ def test_empty_turns_never_crash_and_name_who_gave_them(tmp_path):
         list(read_corpus(tmp_path / "run"))
     with Loopback(reply="") as server:
         user, assistant = (load(server.spec) for _ in range(2))
-        config = SimulateConfig(rounds=2, guards="none")
+        config = {"rounds": 2, "guards": "none"}
         assert simulate(user, assistant, tmp_path / "none", 2, config).dialogues == 2
 
 
@@ -192,7 +194,7 @@ def test_failed_dialogues_are_rows_with_a_cause_and_only_they_are_asked_again(tm
     with Loopback(reply="Yes?", models=None) as server:
         spec = server.spec
         server.faults = lambda number, body: status(500) if number >= 10 else None
-        config = SimulateConfig(rounds=1, concurrency=1, guards="none")
+        config = {"rounds": 1, "concurrency": 1, "guards": "none"}
         with pytest.raises(TooManyFailures, match=r"3 by network.*3 of 8"):
             simulate(load(spec, options), load(spec, options), tmp_path / "run", 8, config)
         causes = [row["failure"]["fault"] for row in rows(tmp_path / "run") if "failure" in row]
@@ -211,7 +213,7 @@ def test_one_faulty_answer_in_five_loses_no_dialogue(tmp_path):
         return EVERY[number // 5 % len(EVERY)] if number % 5 == 0 else None
 
     with Loopback(reply=lambda body: f"Why {len(body['messages'])}?", faults=faults) as server:
-        config = SimulateConfig(rounds=3, concurrency=16, guards="none")
+        config = {"rounds": 3, "concurrency": 16, "guards": "none"}
         summary = simulate(load(server.spec), load(server.spec), tmp_path / "run", 20, config)
     assert (summary.dialogues, summary.failed, summary.replies) == (20, 0, 120)
     assert len({row["key"] for row in rows(tmp_path / "run")}) == 20
@@ -226,10 +228,10 @@ def test_a_refused_key_stops_the_run_at_once(tmp_path):
 
 
 def test_a_spent_budget_stops_cleanly_and_a_larger_one_goes_on(tmp_path):
-    config = SimulateConfig(concurrency=1, budget=Budget(tokens=30))
+    config = {"concurrency": 1, "budget": Budget(tokens=30)}
     with pytest.raises(BudgetSpent):
         simulate(*pair(tmp_path), tmp_path / "run", 20, config)
-    summary = simulate(*pair(tmp_path), tmp_path / "run", 20, config.model_copy(update={"budget": Budget()}))
+    summary = simulate(*pair(tmp_path), tmp_path / "run", 20, config | {"budget": Budget()})
     assert summary.dialogues == 20
 
 
@@ -238,20 +240,20 @@ def test_a_budget_in_dollars_keeps_every_turn_that_was_paid_for(tmp_path):
         free = Budget(
             prices={server.spec: Price(1e6 / 100, 1e6 / 10)}
         )  # a cent a token read, ten one written
-        config = SimulateConfig(rounds=3, guards="none", concurrency=4)
+        config = {"rounds": 3, "guards": "none", "concurrency": 4}
         with pytest.raises(BudgetSpent, match=r"\$5"):
-            with_limit = config.model_copy(update={"budget": free.model_copy(update={"usd": 5})})
+            with_limit = config | {"budget": free.model_copy(update={"usd": 5})}
             simulate(load(server.spec), load(server.spec), tmp_path / "run", 30, with_limit)
         asked = len(server.chats)
         assert len(list(read_rows(tmp_path / "run" / "turns.jsonl"))) == asked
-        whole = config.model_copy(update={"budget": free})
+        whole = config | {"budget": free}
         summary = simulate(load(server.spec), load(server.spec), tmp_path / "run", 30, whole)
         assert len(server.chats) == 30 * 3 * 2 and summary.usd is not None and summary.replies == 180 - asked
     paid = [info["cost"] for row in rows(tmp_path / "run") for info in row["meta"]["turns"].values()]
     assert len(paid) == 180 and min(paid) > 0
     with pytest.raises(InputError, match="the price of"):
         simulate(load(server.spec), load(server.spec), tmp_path / "other", 1,
-                 SimulateConfig(budget=Budget(usd=1)))  # fmt: skip
+                 {"budget": Budget(usd=1)})  # fmt: skip
 
 
 @given(st.lists(st.tuples(st.integers(0, 999), st.integers(0, 999)), max_size=9), st.integers(1, 5000))
@@ -286,20 +288,25 @@ def test_each_seed_is_talked_over_as_often_as_asked_and_the_cost_is_known_before
     ))  # fmt: skip
     user = [{"trained_role": "user"}, {"texts": [f"What about {n}?" for n in range(50)]}]
     said = Sampling(max_tokens=10)
-    config = SimulateConfig(
-        seeds=tmp_path / "seeds.jsonl", repeat=3, rounds=2, guards="none", user=said, assistant=said,
-        budget=Budget(prices={"u": Price(1, 0), "a": Price(0, 1)}),
-    )  # fmt: skip
+    config = {
+        "seeds": tmp_path / "seeds.jsonl", "repeat": 3, "rounds": 2, "guards": "none", "user_sampling": said, "sampling": said,
+        "budget": Budget(prices={"u": Price(1, 0), "a": Price(0, 1)}),
+    }  # fmt: skip
     simulate(*pair(tmp_path, user), tmp_path / "run", config=config)
     openings = [row["messages"][0]["content"] for row in rows(tmp_path / "run")]
     assert openings == ["abcd"] * 3 + ["abcdefgh"] * 3
     assert len({tuple(c.turns(Role.USER)) for c in read_corpus(tmp_path / "run")}) > 2
     # Each side reads the start (1 or 2 tokens) and the first round (20), the assistant also what the user just said.
-    expected = simulation_cost(config, "u", "a")
+    step = simulation("u", "a", config=config)
+    starts = count_starts(step)
+    asks = planned_requests(step, starts)
     user_reads, assistant_reads = 2 * 9 + 6 * 20, 2 * 9 + 6 * (20 + 2 * 10)
-    assert (expected.dialogues, expected.calls) == (6, 24)
-    assert (expected.read, expected.written) == (user_reads + assistant_reads, 6 * 2 * 20)
-    assert expected.usd == pytest.approx((user_reads + 6 * 2 * 10) / 1e6)
+    assert (starts.dialogues, [ask.calls for ask in asks]) == (6, [12, 12])
+    assert [ask.read for ask in asks] == [user_reads, assistant_reads]
+    assert [ask.written for ask in asks] == [6 * 2 * 10] * 2
+    cost = step.expect(tmp_path / "run", Flow())
+    assert (cost.calls, cost.tokens) == (24, 6 * 2 * 20)
+    assert cost.usd == pytest.approx((user_reads + 6 * 2 * 10) / 1e6)
 
 
 @pytest.mark.parametrize(
@@ -316,16 +323,17 @@ def test_no_run_reads_or_calls_more_than_its_plan_says(tmp_path, ending, mode):
 
     (tmp_path / "seeds.jsonl").write_text(json.dumps({"messages": [], "intent": "bake bread"}) + "\n")
     said = Sampling(max_tokens=10)
-    config = SimulateConfig(
-        seeds=tmp_path / "seeds.jsonl", rounds=3, ending=ending, user_mode=mode, min_rounds=9, guards="none",
-        user=said, assistant=said,
-    )  # fmt: skip
+    config = {
+        "seeds": tmp_path / "seeds.jsonl", "rounds": 3, "ending": ending, "user_mode": mode, "min_rounds": 9, "guards": "none",
+        "user_sampling": said, "sampling": said,
+    }  # fmt: skip
     with Loopback(reply=reply) as server:
-        plan = simulation_cost(config, server.spec, server.spec, 4)
+        step = simulation(server.spec, server.spec, 4, config)
+        asks = planned_requests(step, count_starts(step))
         summary = simulate(load(server.spec), load(server.spec), tmp_path / "run", 4, config)
-    assert summary.replies == plan.calls == 4 * (7 if ending == "force" else 6)
+    assert summary.replies == sum(ask.calls for ask in asks) == 4 * (7 if ending == "force" else 6)
     counted_once = 4 * 7 * 40  # instructions that not every call holds are counted for each; roundings
-    assert -4 * 14 <= plan.read + plan.written - summary.tokens <= counted_once
+    assert -4 * 14 <= sum(ask.read + ask.written for ask in asks) - summary.tokens <= counted_once
 
 
 @pytest.mark.parametrize(
@@ -339,7 +347,7 @@ def test_no_run_reads_or_calls_more_than_its_plan_says(tmp_path, ending, mode):
 def test_modes_of_ending(tmp_path, ending, end, ended, last):
     user = [*USER[:3], {"text": "Bye.", "finish": "end"}] if ending == "suppress" else USER
     rounds = 2 if ending == "force" else 4
-    config = SimulateConfig(rounds=rounds, guards="none", ending=ending)
+    config = {"rounds": rounds, "guards": "none", "ending": ending}
     if ending == "force":
         user = [
             {"trained_role": "user"},
@@ -363,7 +371,7 @@ def test_a_prompted_user_is_told_to_take_leave_and_may_not_go_before(tmp_path):
         return f"Goodbye then. {END_WORD}" if "your last message" in system else f"Why? {END_WORD}"
 
     with Loopback(reply=reply) as server:
-        config = SimulateConfig(rounds=3, min_rounds=9, guards="none", ending="force", user_mode="prompted")
+        config = {"rounds": 3, "min_rounds": 9, "guards": "none", "ending": "force", "user_mode": "prompted"}
         simulate(load(server.spec), load(server.spec), tmp_path / "run", 1, config)
     [row] = rows(tmp_path / "run")
     said = [turn["content"] for turn in row["messages"] if turn["role"] == "user"]
@@ -372,10 +380,10 @@ def test_a_prompted_user_is_told_to_take_leave_and_may_not_go_before(tmp_path):
 
 def test_a_controller_that_fails_is_blamed_itself_and_what_it_cost_stands_in_the_turn(tmp_path):
     with Loopback(reply="Yes and no.") as server, Loopback(faults=lambda *_: status(400, "no")) as broken:
-        config = SimulateConfig(
-            rounds=2, guards="none", user_mode="prompted", max_failure_rate=1,
-            budget=Budget(prices={server.spec: Price(0, 1e6)}),
-        )  # fmt: skip
+        config = {
+            "rounds": 2, "guards": "none", "user_mode": "prompted", "max_failure_rate": 1,
+            "budget": Budget(prices={server.spec: Price(0, 1e6)}),
+        }  # fmt: skip
         user, assistant, controller = (load(server.spec) for _ in range(3))
         failed = simulate(user, assistant, tmp_path / "one", 1, config, load(broken.spec))
         assert failed.faults == {"judge": 1}
@@ -396,7 +404,7 @@ def test_a_controller_ends_the_dialogue_and_no_turn_speaks_for_it(tmp_path):
         return "YES, the person stops here. Answer YES."
 
     with Loopback(reply=reply) as server:
-        config = SimulateConfig(rounds=5, guards="none", user_mode="prompted", concurrency=2)
+        config = {"rounds": 5, "guards": "none", "user_mode": "prompted", "concurrency": 2}
         models = [load(server.spec) for _ in range(3)]
         summary = simulate(*models[:2], tmp_path / "run", 2, config, models[2])
     assert summary.ends == {"controller": 2}
@@ -409,7 +417,7 @@ def test_a_controller_ends_the_dialogue_and_no_turn_speaks_for_it(tmp_path):
 
 def test_a_controller_s_unreadable_answers_are_counted_the_same_after_any_number_of_calls(tmp_path):
     with Loopback(reply="Yes and no.") as server:
-        config = SimulateConfig(rounds=3, guards="none", user_mode="prompted")
+        config = {"rounds": 3, "guards": "none", "user_mode": "prompted"}
         first = simulate(
             *(load(server.spec) for _ in range(2)), tmp_path / "run", 2, config, load(server.spec)
         )
@@ -429,7 +437,7 @@ def test_redraws_of_a_dialogue_that_failed_and_was_mended_count_once(tmp_path):
 
     number = [0]
     with Loopback(reply=reply, faults=faults) as server:
-        config = SimulateConfig(rounds=2, redraws=1, concurrency=1, max_failure_rate=1)
+        config = {"rounds": 2, "redraws": 1, "concurrency": 1, "max_failure_rate": 1}
         failed = simulate(load(server.spec), load(server.spec), tmp_path / "run", 1, config)
         assert (failed.faults, failed.guards) == ({"assistant_model": 1}, {"repeat": 1})  # the turn before it
         whole = simulate(load(server.spec), load(server.spec), tmp_path / "run", 1, config)
@@ -441,10 +449,9 @@ def test_redraws_of_a_dialogue_that_failed_and_was_mended_count_once(tmp_path):
 
 RUNNER = """
 import sys
-from maieutic.models import load
-from maieutic.rollouts.simulate import SimulateConfig, simulate, simulation_cost
+from maieutic.rollouts.steps import Simulate
 spec, out = sys.argv[1:]
-simulate(load(spec), load(spec), out, 12, SimulateConfig(rounds=3, concurrency=4, guards="none"))
+Simulate(user=spec, assistant=spec, n=12, rounds=3, requests={"concurrency": 4}, guards="none").run(out)
 """
 
 
@@ -499,10 +506,9 @@ def test_ctrl_c_stops_with_a_word_and_a_second_process_is_refused_meanwhile(tmp_
 
 SCRIPTED = """
 import resource, sys
-from maieutic.models import load
-from maieutic.rollouts.simulate import SimulateConfig, simulate
+from maieutic.rollouts.steps import Simulate
 user, assistant, out, n = sys.argv[1:]
-simulate(load(user), load(assistant), out, int(n), SimulateConfig(guards="none"))
+Simulate(user=user, assistant=assistant, n=int(n), guards="none").run(out)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
 
@@ -608,7 +614,7 @@ def test_guards_take_any_text(text, said, role):
 def test_garbage_with_status_200_is_asked_again(tmp_path, monkeypatch):
     monkeypatch.setattr(transport, "FIRST_WAIT", 0.01)
     with Loopback(reply="Yes?", faults=[HTML, TRUNCATED, HTML, TRUNCATED, HTML, TRUNCATED, HTML]) as server:
-        config = SimulateConfig(rounds=1, guards="none", concurrency=1)
+        config = {"rounds": 1, "guards": "none", "concurrency": 1}
         summary = simulate(load(server.spec), load(server.spec), tmp_path / "run", 1, config)
         assert summary.dialogues == 1
         assert len(server.chats) == 9
@@ -616,7 +622,7 @@ def test_garbage_with_status_200_is_asked_again(tmp_path, monkeypatch):
 
 def test_the_same_seed_draws_the_same_and_dialogues_differ(tmp_path):
     user = [{"trained_role": "user"}, {"texts": [f"What about {n}?" for n in range(50)]}]
-    config = SimulateConfig(rounds=2, guards="none")
+    config = {"rounds": 2, "guards": "none"}
     for name in ("one", "two"):
         simulate(*pair(tmp_path, user), tmp_path / name, 6, config)
     said = [[c.turns(Role.USER) for c in read_corpus(tmp_path / name)] for name in ("one", "two")]

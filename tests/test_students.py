@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from generate import simulate
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,7 +17,6 @@ from maieutic.core.messages import Finish, Message, Problem, Role, Sampling
 from maieutic.core.store import stage_rows
 from maieutic.models import load, student, with_problem
 from maieutic.models.student import move
-from maieutic.rollouts.simulate import SimulateConfig, simulate
 
 NUTS = Problem(
     statement="Ana packs 4 bags of 6 nuts. How many nuts is that?",
@@ -157,7 +157,7 @@ def test_every_kind_with_every_start(tmp_path: Path) -> None:
         '{"id": "a", "profile": "Says little.", "messages": [{"role": "user", "content": "It is 10."}], "problem": '
         f"{NUTS.model_dump_json()}}}\n"
     )
-    config = SimulateConfig(seeds=seeds, kinds=("cooperative", "adversarial"), rounds=2, guards="empty")
+    config = {"seeds": seeds, "kinds": ["cooperative", "adversarial"], "rounds": 2, "guards": "empty"}
     simulate(load("student/cooperative"), load("baseline/telling"), tmp_path / "run", config=config)
     rows = list(stage_rows(tmp_path / "run"))
     assert [row["meta"]["kind"] for row in rows] == ["cooperative", "adversarial"]

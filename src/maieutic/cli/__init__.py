@@ -97,21 +97,8 @@ def steps() -> tuple[type[Step], ...]:
 
 
 def gather() -> None:
-    """Import the command files, in the order of the pipeline; none of them imports a heavy library."""
-    from maieutic.cli import (
-        generate,
-        intents,
-        judge,
-        play,
-        simulate,
-    )
+    """Add the commands of all steps, in the order of the pipeline; none of them imports a heavy library."""
+    from maieutic.cli import generate
 
-    if app.registered_commands:
-        return
-    for room in (intents, simulate, judge, play):
-        room.register(app)
-    # Groups that still have hand-written commands: generated ones are added to them.
-    apps = {
-        "": app,
-    }
-    generate.add(apps, steps(), GROUPS)
+    if not app.registered_commands:
+        generate.add({"": app}, steps(), GROUPS)

@@ -13,11 +13,13 @@ from collections.abc import (
     Awaitable,
     Callable,
     Container,
+    Coroutine,
     Iterable,
     Iterator,
     Mapping,
     Sequence,
 )
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -42,6 +44,7 @@ _REPEAT = (
     "Repair the cause and run the same command: only those are asked again. Or raise --max-failure-rate."
 )
 Item = TypeVar("Item")
+Made = TypeVar("Made")
 AnyRow = Mapping[str, Any] | StageRow | Conversation
 """What a step writes for an item: a typed row, or its JSON object."""
 
@@ -79,6 +82,16 @@ def fault_of(error: Failed, otherwise: Fault) -> Fault:
     if isinstance(error, RenderError):
         return Fault.US
     return Fault.NETWORK if isinstance(error, Unreachable) else otherwise
+
+
+def run_async(work: Coroutine[Any, Any, Made]) -> Made:
+    """Run a coroutine to its end, also where an event loop runs already, as in a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
 
 
 @asynccontextmanager

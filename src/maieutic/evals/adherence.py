@@ -30,7 +30,8 @@ from maieutic.evals.realism import NOT_GIVEN, Comparison, split_in_halves
 from maieutic.judging.judges import ask_judge
 from maieutic.judging.rubrics import Rubric, load_rubric
 from maieutic.models import ChatModel
-from maieutic.rollouts.users import UserMode, can_condition, next_user_message, user_mode
+from maieutic.rollouts.steps import UserMode
+from maieutic.rollouts.users import can_condition, next_user_message, user_mode
 
 Corpus = Sequence[Conversation]
 ITEMS = 100

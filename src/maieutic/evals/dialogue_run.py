@@ -23,10 +23,9 @@ from maieutic.evals import tutor as single
 from maieutic.evals.dialogue import compare_starts, load_outcomes, metrics_by_start, score_outcomes
 from maieutic.evals.dialogue_steps import EvalDialogueRun
 from maieutic.judging.steps import Judge
-from maieutic.models import ChatModel, load
 from maieutic.models.scripted import CONTROLS
-from maieutic.rollouts.pre_post_test import load_solve_rates, pre_post_test
-from maieutic.rollouts.simulate import SimulateConfig, simulate
+from maieutic.rollouts.pre_post_test import load_solve_rates
+from maieutic.rollouts.steps import PrePostTest, Simulate
 
 RUBRIC = "socratic_checks"
 
@@ -84,9 +83,6 @@ class _DialogueRun:
         self.states: States | None = solves if step.run_code else None
         self.budget = _RemainingBudget(step.budget)
 
-    def load(self, spec: str) -> ChatModel:
-        return load(spec, self.step.local, self.step.requests)
-
     def pair(self, tutor: str, student: str) -> _Pair:
         return _Pair(
             self.out / f"{tutor}-with-{student}",
@@ -97,15 +93,13 @@ class _DialogueRun:
     def simulate(self, tutor: tuple[str, str], student: tuple[str, str]) -> None:
         """The dialogues of one tutor with one student, each given as name and MODEL."""
         step = self.step
-        config = SimulateConfig(
-            seeds=step.problems, kinds=tuple(step.kinds), rounds=step.rounds, repeat=step.repeat,
-            seed_turns=step.seed_turns, user_mode=step.user_mode, user=step.student_sampling,
-            assistant=step.sampling, assistant_prompt=step.tutor_prompt, show_solution=step.show_solution,
-            guards=step.guards, seed=step.seed, concurrency=step.requests.concurrency,
-            max_failure_rate=step.requests.max_failure_rate, budget=self.budget.now(),
-        )  # fmt: skip
-        folder = self.pair(tutor[0], student[0]).dialogues
-        done = simulate(self.load(student[1]), self.load(tutor[1]), folder, None, config)
+        done = Simulate(
+            user=student[1], assistant=tutor[1], seeds=step.problems, kinds=step.kinds, rounds=step.rounds,
+            repeat=step.repeat, seed_turns=step.seed_turns, user_mode=step.user_mode,
+            user_sampling=step.student_sampling, sampling=step.sampling, assistant_prompt=step.tutor_prompt,
+            show_solution=step.show_solution, guards=step.guards, seed=step.seed, requests=step.requests,
+            budget=self.budget.now(), local=step.local,
+        ).run(self.pair(tutor[0], student[0]).dialogues)  # fmt: skip
         self.budget.charge(done.tokens, done.usd, done.replies)
 
     def pre_post_test(self, tutors: Sequence[str], student: str, spec: str) -> None:
@@ -118,13 +112,12 @@ class _DialogueRun:
 
     def _test(self, spec: str, source: Sequence[Conversation], folder: Path, *, before: bool) -> None:
         step = self.step
-        done = pre_post_test(
-            self.load(spec), source, folder, "before" if before else "after",
-            n=step.answers, prompt=step.answer_prompt, mode=step.user_mode, states=self.states,
+        done = PrePostTest(
+            model=spec, data=source, when="before" if before else "after", n=step.answers,
+            prompt=step.answer_prompt, user_mode=step.user_mode, run_code=step.run_code,
             sampling=step.student_sampling.model_copy(update={"seed": step.seed}),
-            concurrency=step.requests.concurrency, max_failure_rate=step.requests.max_failure_rate,
-            budget=self.budget.now(),
-        )  # fmt: skip
+            requests=step.requests, budget=self.budget.now(), local=step.local,
+        ).run(folder)  # fmt: skip
         self.budget.charge(done.tokens, done.usd, done.replies)
 
     def score(self, tutor: str, student: str) -> dict[str, Any]:

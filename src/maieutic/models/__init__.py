@@ -14,6 +14,6 @@ requests that wait together in batches.
 """
 
 from maieutic.models.chat_model import ChatModel, ModelOptions, identity, with_problem
-from maieutic.models.loading import check, load
+from maieutic.models.loading import check, load, load_all
 
-__all__ = ["ChatModel", "ModelOptions", "check", "identity", "load", "with_problem"]
+__all__ = ["ChatModel", "ModelOptions", "check", "identity", "load", "load_all", "with_problem"]

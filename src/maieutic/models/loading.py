@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from maieutic.core.errors import InputError
 from maieutic.core.settings import LocalModel, Requests
 from maieutic.models.chat_model import ChatModel, ModelOptions
@@ -45,6 +47,14 @@ def load(
         "Write hf/PATH_OR_ID, openai/NAME, http://HOST:PORT/v1#NAME, ollama/NAME, script/FILE, baseline/NAME or "
         "student/NAME.",
     )
+
+
+def load_all(
+    models: Sequence[str | ChatModel], local: LocalModel | None = None, requests: Requests | None = None
+) -> list[ChatModel]:
+    """The models of a step. A MODEL that is named twice is loaded once; a model that is an object stays as it is."""
+    loaded = {spec: load(spec, local, requests) for spec in models if isinstance(spec, str)}
+    return [loaded[model] if isinstance(model, str) else model for model in models]
 
 
 async def check(spec: str) -> None:

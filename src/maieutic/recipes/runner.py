@@ -35,11 +35,10 @@ from maieutic.core.step import Result, Step, build
 from maieutic.core.store import changed_keys, full_disk, listed, read_json, write_json
 from maieutic.recipes.expand import expand
 from maieutic.recipes.independence import refuse_training_judges
-from maieutic.recipes.stages import ACTIONS
 from maieutic.recipes.steps import STEPS
 
 _REFERENCE = re.compile(r"\$\{([^{}]*)\}")
-_KINDS: dict[str, Any] = {**ACTIONS, **{kind.command: kind for kind in STEPS}}
+_KINDS = {kind.command: kind for kind in STEPS}
 
 
 class Recipe(Record):

@@ -26,6 +26,7 @@ from maieutic.evals.steps import (
 from maieutic.judging.steps import EvalTutorPairwise, Judge, Preferences, Rewards
 from maieutic.recipes.demo.steps import DemoBase, DemoWorld
 from maieutic.recipes.utility import EvalUtility
+from maieutic.rollouts.steps import Candidates, Continuations, Intents, PrePostTest, Simulate
 from maieutic.train.steps import TrainDpo, TrainSft
 
 STEPS: tuple[type[Step], ...] = (
@@ -37,7 +38,12 @@ STEPS: tuple[type[Step], ...] = (
     Decontaminate,
     Stats,
     Convert,
+    Intents,
     TrainSft,
+    Simulate,
+    Candidates,
+    Continuations,
+    PrePostTest,
     Judge,
     Rewards,
     Preferences,

@@ -13,35 +13,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from maieutic.core.budget import Budget, Spending
+from maieutic.core.budget import Spending
 from maieutic.core.errors import EmptyCorpus, MaieuticError
-from maieutic.core.messages import Conversation, Fault, Message, Reply, Role, Sampling, fingerprint
-from maieutic.core.workers import Failed, fault_of, open_stage, run_pending
-from maieutic.models import ChatModel, identity, with_problem
+from maieutic.core.messages import Conversation, Fault, Message, Reply, Role, fingerprint
+from maieutic.core.workers import Failed, fault_of, open_stage, run_async, run_pending
+from maieutic.models import ChatModel, identity, load_all, with_problem
 from maieutic.rollouts.episodes import Source
+from maieutic.rollouts.steps import Candidates, CandidatesResult
 from maieutic.rollouts.tutor_prompt import TutorPrompt
-
-TUTOR = Sampling(temperature=1.2, max_tokens=400)
-"""As published in socratic-llm: 400 new tokens at temperature 1.2."""
-
-
-class CandidatesResult(NamedTuple):
-    """What the run folder holds, and what this call did."""
-
-    prompts: int
-    """Dialogues with candidates in the run folder."""
-    failed: int
-    """Dialogues that failed in this call."""
-    skipped: int
-    """Conversations without a user message, and repeated prompts."""
-    truncated: int
-    """Conversations that ended on the tutor: their last reply was dropped and generated anew."""
-    replies: int
-    """Replies generated in this call."""
-    tokens: int
-    """New tokens of this call."""
-    seconds: float
-    run: str
 
 
 class _Prompt(NamedTuple):
@@ -53,71 +32,35 @@ class _Prompt(NamedTuple):
     position: int
 
 
-def candidates(
-    model: ChatModel,
-    data: Path | str | Iterable[Conversation],
-    out: Path | str,
-    *,
-    k: int = 5,
-    sampling: Sampling = TUTOR,
-    prompt: str | None = "tutor_socratic",
-    show_solution: bool = False,
-    limit: int | None = None,
-    concurrency: int = 32,
-    max_failure_rate: float = 0.05,
-    budget: Budget | None = None,
-) -> CandidatesResult:
-    """Generate `k` replies to each dialogue, into the run folder `out`.
-
-    Args:
-        model: the tutor; closed at the end.
-        data: a corpus, or conversations. One that ends on the assistant is answered at its last user message.
-        out: the run folder; the same call resumes it.
-        k: replies per dialogue; reply i is sampled with the seed `sampling.seed + i`.
-        sampling: how each reply is sampled.
-        prompt: the tutor's system prompt, a prompt's name or a `.md` file; null for none.
-        show_solution: include the misconception, the solution and the known answer in the prompt.
-        limit: use only the first `limit` conversations.
-        concurrency: dialogues at the same time.
-        max_failure_rate: the share of failed dialogues above which the run fails.
-        budget: what this call may spend.
+def generate_candidates(step: Candidates, out: Path) -> CandidatesResult:
+    """Generate the replies of a step into the run folder `out`; the same call resumes it.
 
     Raises:
         BudgetSpent, TooManyFailures, ModelError, RunConflict, RunLocked, DiskFull, MissingInput, EmptyCorpus.
     """
-    budget = (budget or Budget()).checked([model.id])
-    work = _Candidates(model, k, sampling, prompt, show_solution, limit, Spending(budget))
-    return asyncio.run(work.run(Source(data), Path(out), concurrency, max_failure_rate))
+    connections = step.requests.model_copy(update={"concurrency": step.requests.concurrency * step.k})
+    [model] = load_all([step.model], step.local, connections)
+    step.budget.checked([model.id])
+    return run_async(_Candidates(step, model).run(out))
 
 
 class _Candidates:
-    def __init__(
-        self,
-        model: ChatModel,
-        k: int,
-        sampling: Sampling,
-        prompt: str | None,
-        show_solution: bool,
-        limit: int | None,
-        spending: Spending,
-    ) -> None:
-        self._spending = spending
-        self._model, self._k, self._sampling, self._limit = model, k, sampling, limit
-        self._tutor_prompt = TutorPrompt.load(prompt, show_solution)
+    def __init__(self, step: Candidates, model: ChatModel) -> None:
+        self._step, self._model = step, model
+        self._spending = Spending(step.budget)
+        self._tutor_prompt = TutorPrompt.load(step.prompt, step.show_solution)
         self._skipped = self._truncated = self._tokens = 0
 
-    async def run(
-        self, source: Source, out: Path, concurrency: int, max_failure_rate: float
-    ) -> CandidatesResult:
-        started = time.monotonic()
+    async def run(self, out: Path) -> CandidatesResult:
+        started, step, source = time.monotonic(), self._step, Source(self._step.data)
         prompt = self._tutor_prompt.prompt
         settings = {
             "stage": "candidates",
             "model": identity(self._model),
             "prompt": prompt.hash if prompt else None,
-            "show_solution": self._tutor_prompt.show_solution,
-            "sampling": self._sampling,
-            "k": self._k,
+            "show_solution": step.show_solution,
+            "sampling": step.sampling,
+            "k": step.k,
             "data": source.hash,
         }
         async with open_stage(out, settings, [self._model]) as stage:
@@ -126,9 +69,9 @@ class _Candidates:
                 self._pending(source.read()),
                 self._row,
                 self._failure_row,
-                concurrency=concurrency,
-                max_failure_rate=max_failure_rate,
-                total=min(source.count, self._limit or source.count),
+                concurrency=step.requests.concurrency,
+                max_failure_rate=step.requests.max_failure_rate,
+                total=min(source.count, step.limit or source.count),
                 label="candidates",
                 spending=self._spending,
             )
@@ -137,7 +80,7 @@ class _Candidates:
             counts = {"failed": worked.failed, "skipped": self._skipped, "truncated": self._truncated}
             stage.finish(counts)
         return CandidatesResult(
-            worked.rows,
+            prompts=worked.rows,
             **counts,
             replies=self._spending.replies,
             tokens=self._tokens,
@@ -148,7 +91,7 @@ class _Candidates:
     def _pending(self, conversations: Iterable[Conversation]) -> Iterator[tuple[str, _Prompt]]:
         known: set[str] = set()
         for index, conversation in enumerate(conversations):
-            if self._limit is not None and index >= self._limit:
+            if self._step.limit is not None and index >= self._step.limit:
                 return
             messages = conversation.messages
             users = [place for place, message in enumerate(messages) if message.role == Role.USER]
@@ -171,14 +114,14 @@ class _Candidates:
                 "messages": [[message.role, message.content] for message in prompt.messages],
                 "problem": problem.model_dump() if problem else None,
                 "model": self._model.id,
-                "sampling": self._sampling.model_dump(),
-                "k": self._k,
+                "sampling": self._step.sampling.model_dump(),
+                "k": self._step.k,
             }
         )
 
     async def _row(self, prompt: _Prompt) -> dict[str, Any]:
-        seeds = range(self._sampling.seed, self._sampling.seed + self._k)
-        draws = [self._sampling.model_copy(update={"seed": seed}) for seed in seeds]
+        seeds = range(self._step.sampling.seed, self._step.sampling.seed + self._step.k)
+        draws = [self._step.sampling.model_copy(update={"seed": seed}) for seed in seeds]
         async with asyncio.TaskGroup() as group:
             model = with_problem(self._model, prompt.conversation.problem)
             tasks = [group.create_task(_caught(model.reply(prompt.messages, draw))) for draw in draws]
@@ -211,7 +154,7 @@ class _Candidates:
                 for reply in replies
             ],
             "model": self._model.id,
-            "sampling": self._sampling.model_dump(),
+            "sampling": self._step.sampling.model_dump(),
         }
 
     def _student_fields(self, prompt: _Prompt) -> dict[str, Any]:

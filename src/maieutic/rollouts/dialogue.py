@@ -9,15 +9,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from maieutic.core.errors import ContextFull, ModelError, RenderError
 from maieutic.core.messages import Conversation, Fault, Finish, Message, Reply, Role, Sampling, fingerprint
 from maieutic.core.workers import FATAL, fault_of
 from maieutic.models import ChatModel, with_problem
 from maieutic.rollouts import guards
+from maieutic.rollouts.steps import Ending, UserMode
 from maieutic.rollouts.tutor_prompt import TutorPrompt
-from maieutic.rollouts.users import CONTROLLER, UserMode, next_user_message
+from maieutic.rollouts.users import CONTROLLER, next_user_message
 
 
 class End(StrEnum):
@@ -39,7 +40,6 @@ class End(StrEnum):
 
 ENDED = (End.END, End.CONTROLLER, End.FORCED)
 """Endings that are the user's own; only these may teach END."""
-Ending = Literal["allow", "suppress", "force"]
 StopWhen = Callable[[Conversation], bool]
 """A stop condition, checked after every generated message."""
 

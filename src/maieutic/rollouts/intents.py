@@ -8,7 +8,6 @@ all conversations, in order.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -17,15 +16,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from maieutic.core import prompts
-from maieutic.core.budget import Budget, Spending
+from maieutic.core.budget import Spending
 from maieutic.core.errors import EmptyCorpus, ModelError
 from maieutic.core.messages import Conversation, Finish, Message, Reply, Role, Sampling, fingerprint
 from maieutic.core.words import words
-from maieutic.core.workers import Failed, open_stage, run_pending
-from maieutic.models import ChatModel, identity
+from maieutic.core.workers import Failed, open_stage, run_async, run_pending
+from maieutic.models import ChatModel, identity, load_all
 from maieutic.rollouts.episodes import Source
+from maieutic.rollouts.steps import Intents, IntentsResult
 
-SAMPLING = Sampling(temperature=0, max_tokens=128)
 REDRAWS = 2
 REDRAW_TEMPERATURE = 0.7
 COPIED = 8
@@ -42,82 +41,37 @@ class IntentStatus(StrEnum):
     NO_USER = "no_user"
 
 
-class IntentsResult(NamedTuple):
-    """What the run folder holds, and what this call did."""
-
-    rows: int
-    """All conversations."""
-    written: int
-    kept: int
-    """Conversations that already had an intent."""
-    failed: int
-    """Conversations without an intent: the model gave no usable one."""
-    no_user: int
-    """Conversations without an intent: they have no user message."""
-    replies: int
-    """Replies generated in this call."""
-    tokens: int
-    seconds: float
-    run: str
-
-
 class _Item(NamedTuple):
     position: int
     conversation: Conversation
 
 
-def intents(
-    model: ChatModel,
-    corpus: Path | str | Iterable[Conversation],
-    out: Path | str,
-    *,
-    replace: bool = False,
-    sampling: Sampling = SAMPLING,
-    prompt: str = "intent",
-    concurrency: int = 32,
-    max_failure_rate: float = 0.05,
-    budget: Budget | None = None,
-) -> IntentsResult:
-    """Write the intent of each conversation, into the run folder `out`, which is a corpus.
-
-    Args:
-        model: a chat model; closed at the end.
-        corpus: a corpus, or conversations.
-        out: the run folder; the same call resumes it.
-        replace: write a new intent also where a conversation has one.
-        sampling: how an intent is sampled; a rejected intent is generated again at a temperature of at least 0.7.
-        prompt: a prompt's name or a `.md` file, with `{{mark}}` and `{{talk}}`.
-        concurrency: conversations at the same time.
-        max_failure_rate: the share of failed conversations above which the run fails.
-        budget: what this call may spend.
+def write_intents(step: Intents, out: Path) -> IntentsResult:
+    """Write the intents of a step into the run folder `out`, which is a corpus; the same call resumes it.
 
     Raises:
         BudgetSpent, TooManyFailures, ModelError, RunConflict, RunLocked, DiskFull, MissingInput, EmptyCorpus.
     """
-    budget = (budget or Budget()).checked([model.id])
-    work = _Intents(model, replace, sampling, prompts.load(prompt), Spending(budget))
-    return asyncio.run(work.run(Source(corpus), Path(out), concurrency, max_failure_rate))
+    [model] = load_all([step.model], step.local, step.requests)
+    step.budget.checked([model.id])
+    return run_async(_Intents(step, model).run(out))
 
 
 class _Intents:
-    def __init__(
-        self, model: ChatModel, replace: bool, sampling: Sampling, prompt: prompts.Prompt, spending: Spending
-    ) -> None:
-        self._model, self._replace, self._sampling = model, replace, sampling
-        self._prompt, self._spending = prompt, spending
+    def __init__(self, step: Intents, model: ChatModel) -> None:
+        self._step, self._model = step, model
+        self._prompt, self._spending = prompts.load(step.prompt), Spending(step.budget)
 
-    async def run(
-        self, source: Source, out: Path, concurrency: int, max_failure_rate: float
-    ) -> IntentsResult:
-        started = time.monotonic()
+    async def run(self, out: Path) -> IntentsResult:
+        started, step, source = time.monotonic(), self._step, Source(self._step.data)
         if not source.count:
             raise EmptyCorpus("there is no conversation", "Give a corpus.")
         settings = {
             "stage": "intents",
             "model": identity(self._model),
             "prompt": self._prompt.hash,
-            "replace": self._replace,
-            "sampling": self._sampling,
+            "replace": step.replace,
+            "sampling": step.sampling,
             "data": source.hash,
         }
         async with open_stage(out, settings, [self._model]) as stage:
@@ -126,8 +80,8 @@ class _Intents:
                 self._pending(source.read()),
                 self._row,
                 self._failure_row,
-                concurrency=concurrency,
-                max_failure_rate=max_failure_rate,
+                concurrency=step.requests.concurrency,
+                max_failure_rate=step.requests.max_failure_rate,
                 total=source.count,
                 label="intents",
                 spending=self._spending,
@@ -136,7 +90,7 @@ class _Intents:
             counts = {status.value: found[status] for status in IntentStatus}
             stage.finish(counts)
         return IntentsResult(
-            source.count,
+            conversations=source.count,
             **counts,
             replies=self._spending.replies,
             tokens=self._spending.tokens,
@@ -150,7 +104,7 @@ class _Intents:
 
     async def _row(self, item: _Item) -> dict[str, Any]:
         conversation = item.conversation
-        if conversation.intent and not self._replace:
+        if conversation.intent and not self._step.replace:
             return _make_row(conversation, IntentStatus.KEPT)
         if not conversation.turns(Role.USER):
             return _make_row(conversation, IntentStatus.NO_USER)
@@ -166,9 +120,9 @@ class _Intents:
         raise ModelError(f"{self._model.id}: {problem}, {1 + REDRAWS} times in a row", "Use another model.")
 
     def _draw(self, index: int, draw: int) -> Sampling:
-        seed = self._sampling.seed + (1 + REDRAWS) * index + draw
-        temperature = max(self._sampling.temperature, REDRAW_TEMPERATURE if draw else 0)
-        return self._sampling.model_copy(update={"seed": seed, "temperature": temperature})
+        seed = self._step.sampling.seed + (1 + REDRAWS) * index + draw
+        temperature = max(self._step.sampling.temperature, REDRAW_TEMPERATURE if draw else 0)
+        return self._step.sampling.model_copy(update={"seed": seed, "temperature": temperature})
 
     def _question(self, conversation: Conversation) -> str:
         said = [message for message in conversation.messages if message.role != Role.SYSTEM]

@@ -9,161 +9,106 @@ minus before. Protocol: PedagogicalRL, 8 answers.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from maieutic.checks.outcomes import States, is_known
+from maieutic.checks.outcomes import States, is_known, solves
 from maieutic.checks.turns import states_answer
 from maieutic.core import prompts
-from maieutic.core.budget import Budget, Spending
+from maieutic.core.budget import Spending
 from maieutic.core.errors import EmptyCorpus
-from maieutic.core.messages import Conversation, Fault, Finish, Message, Role, Sampling, fingerprint
+from maieutic.core.messages import Conversation, Fault, Finish, Message, Role, fingerprint
 from maieutic.core.rows import PrePostRow, read_step
-from maieutic.core.workers import Failed, fault_of, open_stage, run_pending
+from maieutic.core.workers import Failed, fault_of, open_stage, run_async, run_pending
 from maieutic.data.corpus import read_corpus
-from maieutic.models import ChatModel, identity
-from maieutic.rollouts.users import UserMode, next_user_message, prompt_hash, user_mode
-
-N = 8
-STUDENT = Sampling(temperature=1.0, top_p=0.8, max_tokens=256)
-When = Literal["before", "after"]
+from maieutic.models import ChatModel, identity, load_all
+from maieutic.rollouts.steps import PrePostTest, PrePostTestResult
+from maieutic.rollouts.users import next_user_message, prompt_hash, user_mode
 
 
-class PrePostTestResult(NamedTuple):
-    """What the run folder holds, and what this call did."""
+def run_test(step: PrePostTest, out: Path) -> PrePostTestResult:
+    """Let the student answer at each start or after each dialogue; the same call resumes the run folder `out`.
 
-    tested: int
-    """Starts (before) or dialogues (after) in the run folder."""
-    failed: int
-    """Those of them that failed in this call."""
-    correct: float | None
-    """The share of correct answers."""
-    replies: int
-    """Replies generated in this call."""
-    tokens: int
-    usd: float | None
-    run: str
-
-
-def pre_post_test(
-    model: ChatModel,
-    data: Path | str | Iterable[Conversation],
-    out: Path | str,
-    when: When,
-    *,
-    n: int = N,
-    prompt: str = "attempt",
-    sampling: Sampling = STUDENT,
-    mode: UserMode | None = None,
-    states: States | None = None,
-    concurrency: int = 64,
-    max_failure_rate: float = 0.05,
-    budget: Budget | None = None,
-) -> PrePostTestResult:
-    """Let the student answer `n` times at each start (before) or after each dialogue, into the run folder `out`.
-
-    Args:
-        model: the student; closed at the end.
-        data: a simulate step's folder, or its conversations. Those without a known answer are skipped.
-        out: the run folder; the same call resumes it.
-        when: `before` shows the student each start once; `after` shows it each whole dialogue.
-        n: answers; each has its own random seed.
-        prompt: the assistant's question, a prompt's name or a `.md` file.
-        sampling: how each answer is sampled.
-        mode: `trained` or `prompted`; by default what the checkpoint says.
-        states: whether an answer is correct; null: it states the known answer.
-        concurrency: starts or dialogues at the same time.
-        max_failure_rate: the share of failures above which the run fails.
-        budget: what this call may spend.
+    Dialogues without a known answer are skipped.
 
     Raises:
         BudgetSpent, TooManyFailures, ModelError, RunConflict, RunLocked, DiskFull, MissingInput, EmptyCorpus.
     """
-    spending = Spending((budget or Budget()).checked([model.id]))
-    work = _PrePostTest(
-        model, when, n, prompts.load(prompt), sampling, user_mode(model, mode), states, spending
-    )
-    conversations = read_corpus(data) if isinstance(data, (Path, str)) else data
-    known = [conversation for conversation in conversations if is_known(conversation.problem, states)]
-    return asyncio.run(work.run(known, Path(out), concurrency, max_failure_rate))
+    [model] = load_all([step.model], step.local, step.requests)
+    step.budget.checked([model.id])
+    is_correct = solves if step.run_code else None
+    conversations = read_corpus(step.data) if isinstance(step.data, Path) else step.data
+    known = [conversation for conversation in conversations if is_known(conversation.problem, is_correct)]
+    return run_async(_PrePostTest(step, model, is_correct or states_answer).run(known, out))
 
 
 class _PrePostTest:
-    def __init__(
-        self,
-        model: ChatModel,
-        when: When,
-        n: int,
-        prompt: prompts.Prompt,
-        sampling: Sampling,
-        mode: UserMode,
-        states: States | None,
-        spending: Spending,
-    ) -> None:
-        self._model, self._when, self._n, self._mode = model, when, n, mode
-        self._prompt, self._sampling, self._states = prompt, sampling, states or states_answer
-        self._spending = spending
+    def __init__(self, step: PrePostTest, model: ChatModel, is_correct: States) -> None:
+        self._step, self._model, self._is_correct = step, model, is_correct
+        self._mode = user_mode(model, step.user_mode)
+        self._prompt, self._spending = prompts.load(step.prompt), Spending(step.budget)
 
-    async def run(
-        self, conversations: list[Conversation], out: Path, concurrency: int, max_failure_rate: float
-    ) -> PrePostTestResult:
+    async def run(self, conversations: list[Conversation], out: Path) -> PrePostTestResult:
+        started, step = time.monotonic(), self._step
         async with open_stage(out, self._run_settings(), [self._model]) as stage:
             worked = await run_pending(
                 stage,
                 self._pending(conversations),
                 self._row,
                 self._failure_row,
-                concurrency=concurrency,
-                max_failure_rate=max_failure_rate,
+                concurrency=step.requests.concurrency,
+                max_failure_rate=step.requests.max_failure_rate,
                 total=len(conversations),
-                label=f"test {self._when}",
+                label=f"test {step.when}",
                 spending=self._spending,
             )
             if not worked.rows:
                 raise EmptyCorpus("no dialogue has a known answer", "Seed the dialogues with problems.")
             correct = [answer["correct"] for row in stage.rows.rows() for answer in row["answers"]]
             share = sum(correct) / len(correct) if correct else None
-            stage.finish({"failed": worked.failed, "correct": share, "when": self._when})
+            stage.finish({"failed": worked.failed, "correct": share, "when": step.when})
         return PrePostTestResult(
-            worked.rows,
-            worked.failed,
-            share,
-            self._spending.replies,
-            self._spending.tokens,
-            round(self._spending.usd, 6) or None,
-            str(out),
+            tested=worked.rows,
+            failed=worked.failed,
+            correct=share,
+            replies=self._spending.replies,
+            tokens=self._spending.tokens,
+            usd=round(self._spending.usd, 6) or None,
+            seconds=round(time.monotonic() - started, 3),
+            run=str(out),
         )
 
     def _run_settings(self) -> dict[str, Any]:
         """Without the dialogues: a later call may have more of them, and each is part of its row's key."""
         return {
             "stage": "pre-post-test",
-            "when": self._when,
+            "when": self._step.when,
             "model": identity(self._model),
             "mode": self._mode,
             "user_prompt": prompt_hash(self._mode),
             "prompt": self._prompt.hash,
-            "sampling": self._sampling,
-            "n": self._n,
+            "sampling": self._step.sampling,
+            "n": self._step.n,
         }
 
     def _pending(self, conversations: Iterable[Conversation]) -> Iterator[tuple[str, Conversation]]:
         for conversation in conversations:
             content = (
                 [[message.role, message.content] for message in conversation.messages]
-                if self._when == "after"
+                if self._step.when == "after"
                 else None
             )
-            yield fingerprint([self._when, self._subject(conversation), content]), conversation
+            yield fingerprint([self._step.when, self._subject(conversation), content]), conversation
 
     def _subject(self, conversation: Conversation) -> str:
-        return start_key(conversation) if self._when == "before" else conversation.id
+        return start_key(conversation) if self._step.when == "before" else conversation.id
 
     async def _row(self, conversation: Conversation) -> dict[str, Any]:
-        shown = start_messages(conversation) if self._when == "before" else conversation.messages
+        shown = start_messages(conversation) if self._step.when == "before" else conversation.messages
         messages = with_question(shown, self._prompt.text)
-        calls = [self._answer(conversation, messages, index) for index in range(self._n)]
+        calls = [self._answer(conversation, messages, index) for index in range(self._step.n)]
         # return_exceptions: an answer that fails does not cancel the others
         answers = await asyncio.gather(*calls, return_exceptions=True)
         for answer in answers:
@@ -174,9 +119,9 @@ class _PrePostTest:
     async def _answer(
         self, conversation: Conversation, messages: tuple[Message, ...], index: int
     ) -> dict[str, Any]:
-        drawn = fingerprint([self._when, self._subject(conversation), index])
-        seed = int(drawn[:7], 16) + self._sampling.seed
-        sampling = self._sampling.model_copy(update={"seed": seed})
+        drawn = fingerprint([self._step.when, self._subject(conversation), index])
+        seed = int(drawn[:7], 16) + self._step.sampling.seed
+        sampling = self._step.sampling.model_copy(update={"seed": seed})
         reply = await next_user_message(
             self._model, self._mode, conversation, messages, sampling, may_end=False
         )
@@ -184,7 +129,7 @@ class _PrePostTest:
         assert conversation.problem
         return {
             "text": reply.text,
-            "correct": self._states(reply.text, conversation.problem),
+            "correct": self._is_correct(reply.text, conversation.problem),
             "seed": seed,
             **({"finish": reply.finish} if reply.finish != Finish.STOP else {}),
         }
@@ -201,11 +146,11 @@ class _PrePostTest:
         return {
             "subject": self._subject(conversation),
             "seed": str(conversation.meta.get("seed", conversation.id)),
-            "when": self._when,
+            "when": self._step.when,
             "model": self._model.id,
             "mode": self._mode,
             "prompt": self._prompt.hash,
-            "sampling": self._sampling.model_dump(),
+            "sampling": self._step.sampling.model_dump(),
         }
 
 

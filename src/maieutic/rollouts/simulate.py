@@ -8,144 +8,48 @@ fifty bytes of memory.
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import Field
-
 from maieutic.core import prompts
-from maieutic.core.budget import Budget, Spending
-from maieutic.core.costs import CHARS_A_TOKEN, Flow, Speaker, taking_turns
-from maieutic.core.messages import Conversation, Message, Record, Role, Sampling, fingerprint
+from maieutic.core.budget import Spending
+from maieutic.core.costs import CHARS_A_TOKEN, Ask, Speaker, taking_turns
+from maieutic.core.messages import Message, Role, fingerprint
 from maieutic.core.store import Stage
-from maieutic.core.workers import check_rate, open_stage, run_pool
-from maieutic.models import ChatModel, identity
+from maieutic.core.workers import check_rate, open_stage, run_async, run_pool
+from maieutic.models import ChatModel, identity, load_all
 from maieutic.models.student import load_kind
 from maieutic.rollouts import guards
-from maieutic.rollouts.dialogue import Dialogue, Ending, Generated, Rules, Side, StopWhen
+from maieutic.rollouts.dialogue import Dialogue, Generated, Rules, Side, StopWhen
 from maieutic.rollouts.episodes import Start, Starts, episode_row, first_error, tally, unfinished
+from maieutic.rollouts.steps import Simulate, SimulateResult
 from maieutic.rollouts.tutor_prompt import TutorPrompt
-from maieutic.rollouts.users import CONTROLLER, UserMode, prompt_hash, swapped, user_mode
+from maieutic.rollouts.users import CONTROLLER, prompt_hash, swapped, user_mode
 
 _SERVED = ("openai/", "ollama/", "http://", "https://")
 """Models that are prompted to play the user unless `user_mode` is `trained`."""
 
 
-class SimulateConfig(Record):
-    """The settings of a simulation. All but the last three decide the content of the dialogues."""
-
-    seeds: Path | None = None
-    """A corpus whose conversations are the starts; without one, the user begins freely."""
-    seed_turns: int | None = Field(None, ge=0)
-    """Keep only this many messages of each seed: 1 for its first question, 2 for its first round."""
-    repeat: int = Field(1, ge=1)
-    """Dialogues per seed, each sampled with its own random seeds."""
-    kinds: tuple[str, ...] = ()
-    """Kinds of students, each combined with every seed (see `maieutic.models.student`); a kind's profile
-    conditions the user before the seed's own."""
-    user_mode: UserMode | None = None
-    """`trained` or `prompted`; by default what the user's checkpoint says."""
-    user: Sampling = Sampling(temperature=1.0, top_p=0.8, max_tokens=256)
-    assistant: Sampling = Sampling(temperature=0.7, max_tokens=512)
-    assistant_system: str | None = None
-    """System text of dialogues that have none. The assistant and a trained user see it, a prompted user does not."""
-    assistant_prompt: str | None = None
-    """A system prompt that only the assistant sees, with the dialogue's problem: a prompt's name or a `.md` file."""
-    show_solution: bool = False
-    """Include the misconception, the solution and the known answer in `assistant_prompt`."""
-    rounds: int = Field(10, ge=1)
-    """Rounds at most: an assistant's reply ends a round; those of the start count."""
-    user_turns: int | None = Field(None, ge=1)
-    """The user generates at most this many messages; a user message is the last."""
-    min_rounds: int = Field(1, ge=0)
-    """The user may not end the dialogue before this many rounds."""
-    ending: Ending = "allow"
-    """`allow` the user to end from `min_rounds` on, `suppress` endings, or `force` one: after the last round the user
-    writes a goodbye, and the dialogue counts as ended."""
-    guards: str = "default"
-    """`default`, `none`, or a list such as `empty,repeat`."""
-    redraws: int = Field(3, ge=0)
-    """How often one message may be generated again after a guard rejected it."""
-    seed: int = 0
-    concurrency: int = Field(64, ge=1)
-    """Dialogues at the same time."""
-    max_failure_rate: float = Field(0.05, ge=0, le=1)
-    """The share of failed dialogues above which the run fails."""
-    budget: Budget = Budget()
-    """Stop cleanly when this call has spent this much; messages that are being generated are finished and kept."""
-
-
-class SimulateResult(NamedTuple):
-    """What the run folder holds, and what this call did."""
-
-    dialogues: int
-    """Finished dialogues of the whole run."""
-    failed: int
-    """Failed dialogues of the whole run."""
-    replies: int
-    """Replies that models gave in this call."""
-    seconds: float
-    run: str
-    ends: dict[str, int]
-    """Finished dialogues, by why they ended."""
-    faults: dict[str, int]
-    """Failed dialogues, by fault."""
-    guards: dict[str, int]
-    """Rejected replies, by guard."""
-    unreadable: int
-    """Answers of the controller that were neither yes nor no; the dialogues continued."""
-    tokens: int
-    """Tokens of this call, prompts included."""
-    usd: float | None
-    """Dollars that this call spent; null where no model has a price."""
-
-
-def simulate(
-    user: ChatModel,
-    assistant: ChatModel,
-    out: Path | str,
-    n: int | None = None,
-    config: SimulateConfig | None = None,
-    controller: ChatModel | None = None,
-    *,
-    starts: Sequence[Conversation] | None = None,
-    stop_when: StopWhen | None = None,
-) -> SimulateResult:
-    """Simulate `n` dialogues into the run folder `out`.
+def run_simulation(step: Simulate, out: Path, stop_when: StopWhen | None = None) -> SimulateResult:
+    """Simulate the dialogues of a step.
 
     Args:
-        user: the user's model.
-        assistant: the assistant's model.
+        step: the settings; the models are closed at the end.
         out: the run folder; the same call resumes it.
-        n: dialogues; by default `repeat` for each seed and kind.
-        config: all other settings.
-        controller: a model that is asked after each reply whether such a person would stop here. Prompted users need
-            it: they seldom end a dialogue themselves.
-        starts: conversations instead of the corpus that `config.seeds` names.
         stop_when: ends a dialogue once its messages meet this condition.
 
     Raises:
-        TooManyFailures: above `max_failure_rate`; every dialogue has its row all the same.
+        TooManyFailures: above the accepted share of failures; every dialogue has its row all the same.
         BudgetSpent: the budget is used up; the same call with a larger one resumes the run.
         ModelError: the key or a model's name is wrong.
         RunConflict, RunLocked, DiskFull: the folder cannot be used.
     """
     with _rare_garbage_collection():
-        return asyncio.run(
-            _simulate(
-                _Models(user, assistant, controller),
-                Path(out),
-                n,
-                config or SimulateConfig(),
-                starts,
-                stop_when,
-            )
-        )
+        return run_async(_simulate(step, out, stop_when))
 
 
 @contextmanager
@@ -167,101 +71,96 @@ class _Models(NamedTuple):
     assistant: ChatModel
     controller: ChatModel | None
 
-    def all(self) -> list[ChatModel]:
-        return [model for model in self if model is not None]
+
+async def _simulate(step: Simulate, out: Path, stop_when: StopWhen | None) -> SimulateResult:
+    starts = _starts(step)
+    given = [step.user, step.assistant, *([step.controller] if step.controller else [])]
+    loaded = load_all(given, step.local, step.requests)
+    models = _Models(loaded[0], loaded[1], loaded[2] if step.controller else None)
+    step.budget.checked([model.id for model in loaded])
+    settings = _run_settings(models, step, starts.hash) | ({"stop_when": True} if stop_when else {})
+    async with open_stage(out, settings, loaded) as stage:
+        run = _Run(models, stage, step, stop_when)
+        return _finish(stage, await run.all(starts), step)
 
 
-async def _simulate(
-    models: _Models,
-    out: Path,
-    n: int | None,
-    config: SimulateConfig,
-    given: Sequence[Conversation] | None,
-    stop_when: StopWhen | None,
-) -> SimulateResult:
-    starts = _starts(config, given)
-    config.budget.checked([model.id for model in models.all()])
-    settings = _run_settings(models, config, starts.hash) | ({"stop_when": True} if stop_when else {})
-    async with open_stage(out, settings, models.all()) as stage:
-        run = _Run(models, stage, config, stop_when)
-        return _finish(stage, await run.all(starts, n), config)
+def _starts(step: Simulate) -> Starts:
+    return Starts(step.seeds, step.seed_turns, step.assistant_system, step.repeat, step.kinds)
 
 
-def _starts(config: SimulateConfig, given: Sequence[Conversation] | None = None) -> Starts:
-    return Starts(
-        config.seeds if given is None else given,
-        config.seed_turns,
-        config.assistant_system,
-        config.repeat,
-        config.kinds,
-    )
+def _tutor_prompt(step: Simulate) -> TutorPrompt:
+    return TutorPrompt.load(step.assistant_prompt, step.show_solution)
 
 
-def _run_settings(models: _Models, config: SimulateConfig, seeds: str | None) -> dict[str, Any]:
+def _run_settings(models: _Models, step: Simulate, seeds: str | None) -> dict[str, Any]:
     """The settings that decide the dialogues: a second call with other values is another run."""
     user, assistant, controller = models
-    mode = user_mode(user, config.user_mode)
+    mode = user_mode(user, step.user_mode)
     plain = {"seed_turns", "rounds", "min_rounds", "ending", "redraws", "repeat", "seed"}
     settings = {
         "stage": "simulate",
-        "user": {"model": identity(user), "mode": mode, "prompt": prompt_hash(mode), "sampling": config.user},
+        "user": {
+            "model": identity(user),
+            "mode": mode,
+            "prompt": prompt_hash(mode),
+            "sampling": step.user_sampling,
+        },
         "assistant": {
             "model": identity(assistant),
-            "system": config.assistant_system,
-            "sampling": config.assistant,
+            "system": step.assistant_system,
+            "sampling": step.sampling,
         },
         "controller": controller and f"{identity(controller)} {CONTROLLER.hash()}",
         "seeds": seeds,
-        "guards": guards.parse(config.guards),
-        **config.model_dump(mode="json", include=plain),
+        "guards": guards.parse(step.guards),
+        **step.model_dump(mode="json", include=plain),
     }
-    tutor_prompt = TutorPrompt.load(config.assistant_prompt, config.show_solution)
+    tutor_prompt = _tutor_prompt(step)
     if tutor_prompt.prompt:
         shown = {"prompt": tutor_prompt.prompt.hash, "show_solution": tutor_prompt.show_solution}
         settings["assistant"] |= shown
-    if config.kinds:
-        settings["kinds"] = [f"{kind} {load_kind(kind).hash}" for kind in config.kinds]
-    if config.user_turns is not None:
-        settings["user_turns"] = config.user_turns
+    if step.kinds:
+        settings["kinds"] = [f"{kind} {load_kind(kind).hash}" for kind in step.kinds]
+    if step.user_turns is not None:
+        settings["user_turns"] = step.user_turns
     return settings
 
 
 class _Run:
     """The dialogues of one call."""
 
-    def __init__(
-        self, models: _Models, stage: Stage, config: SimulateConfig, stop_when: StopWhen | None
-    ) -> None:
-        self._sides = (Side(models.user, config.user), Side(models.assistant, config.assistant))
+    def __init__(self, models: _Models, stage: Stage, step: Simulate, stop_when: StopWhen | None) -> None:
+        self._sides = (Side(models.user, step.user_sampling), Side(models.assistant, step.sampling))
         self._rules = Rules(
-            user_mode(models.user, config.user_mode),
-            config.rounds,
-            config.min_rounds,
-            guards.parse(config.guards),
-            config.redraws,
-            config.ending,
+            user_mode(models.user, step.user_mode),
+            step.rounds,
+            step.min_rounds,
+            guards.parse(step.guards),
+            step.redraws,
+            step.ending,
             models.controller,
-            TutorPrompt.load(config.assistant_prompt, config.show_solution),
-            config.user_turns,
+            _tutor_prompt(step),
+            step.user_turns,
             stop_when,
         )
-        self._config = config
+        self._step = step
         self._stage = stage
         self._turns = stage.journal("turns")
         self._unfinished = unfinished(self._turns, stage.rows)
         self._tallies = tally(stage.rows)
-        self._spending = Spending(config.budget)
+        self._spending = Spending(step.budget)
         self._started = time.monotonic()
 
-    async def all(self, starts: Starts, n: int | None) -> SimulateResult:
+    async def all(self, starts: Starts) -> SimulateResult:
         """Generate every pending dialogue."""
+        n = self._step.n
         total = starts.total(n)
-        pending = starts.take(n, fingerprint(self._stage.config), self._config.seed)
+        pending = starts.take(n, fingerprint(self._stage.config), self._step.seed)
         keys = await run_pool(
             ((start.key, start) for start in pending),
             self._stage.rows,
             self._one,
-            concurrency=min(self._config.concurrency, total),
+            concurrency=min(self._step.requests.concurrency, total),
             total=total,
             label="simulate",
             spending=self._spending,
@@ -312,64 +211,56 @@ class _Run:
             guards=dict(tallies.guards),
             unreadable=tallies.unreadable,
             tokens=self._spending.tokens,
-            usd=round(self._spending.usd, 6) if self._config.budget.prices else None,
+            usd=round(self._spending.usd, 6) if self._step.budget.prices else None,
         )
 
 
-def _finish(stage: Stage, result: SimulateResult, config: SimulateConfig) -> SimulateResult:
+def _finish(stage: Stage, result: SimulateResult, step: Simulate) -> SimulateResult:
     total = result.dialogues + result.failed
-    stage.finish({**result._asdict(), "run": None})
+    stage.finish({**result.json(), "run": None})
     faults = ", ".join(f"{count} by {fault}" for fault, count in sorted(result.faults.items()))
-    check_rate(
-        result.failed, total, config.max_failure_rate, f"dialogues ({faults})", first_error(stage.rows)
-    )
+    limit = step.requests.max_failure_rate
+    check_rate(result.failed, total, limit, f"dialogues ({faults})", first_error(stage.rows))
     return result
 
 
-class SimulationCost(NamedTuple):
-    """An upper bound, if no reply is rejected and no call fails."""
+class StartTokens(NamedTuple):
+    """The starts of a simulation, and how many tokens each side reads before the first generated message, in all."""
 
     dialogues: int
-    calls: int
-    read: int
-    """Prompt tokens: each call reads the dialogue so far."""
-    written: int
-    usd: float | None
-    """Null where neither model has a price."""
+    user: int
+    assistant: int
+    text: int
+    """Tokens of the starts' own messages."""
 
 
-def simulation_cost(
-    config: SimulateConfig, user: str, assistant: str, n: int | None = None
-) -> SimulationCost:
-    """The cost of a simulation in which every dialogue uses all rounds and every message all its tokens.
-
-    Args:
-        config: of the simulation. The text of starts is counted at four characters per token.
-        user: the user's MODEL.
-        assistant: the assistant's MODEL.
-        n: dialogues.
-    """
-    starts = _starts(config)
-    total, rounds = starts.total(n), config.rounds
-    forced, served = config.ending == "force", user.startswith(_SERVED)
-    turns = rounds + forced  # of the user; a forced ending adds a goodbye
-    prompted = config.user_mode == "prompted" or (config.user_mode is None and served)
+def count_starts(step: Simulate) -> StartTokens:
+    """The number and the tokens of a step's starts, at four characters per token; reads the corpus of seeds."""
+    starts = _starts(step)
+    served = isinstance(step.user, str) and step.user.startswith(_SERVED)
+    prompted = step.user_mode == "prompted" or (step.user_mode is None and served)
     free_start = [Message(role=Role.SYSTEM, content=prompts.load("dyadic").text)] if served else []
-    tutor_prompt = TutorPrompt.load(config.assistant_prompt, config.show_solution)
-    assistant_start = user_start = 0
-    for start in starts.take(n, "", config.seed):
+    tutor_prompt = _tutor_prompt(step)
+    user = assistant = text = 0
+    for start in starts.take(step.n, "", step.seed):
         messages = start.conversation.messages
-        seen = swapped(start.conversation, messages, forced) if prompted else messages or free_start
-        user_start += _tokens(seen)
-        assistant_start += _tokens(tutor_prompt.apply(start.conversation.problem, messages))
-    asks = taking_turns(
-        total,
-        0,
-        Speaker(user, turns, config.user.max_tokens, user_start),
-        Speaker(assistant, rounds, config.assistant.max_tokens, assistant_start),
-    )
-    cost = Flow().asked(asks, config.budget.prices)
-    return SimulationCost(total, cost.calls or 0, cost.read or 0, cost.tokens or 0, cost.usd)
+        seen = swapped(start.conversation, messages, step.ending == "force") if prompted else messages
+        user += _tokens(seen or free_start)
+        assistant += _tokens(tutor_prompt.apply(start.conversation.problem, messages))
+        text += _tokens(messages)
+    return StartTokens(starts.total(step.n), user, assistant, text)
+
+
+def planned_requests(step: Simulate, starts: StartTokens) -> list[Ask]:
+    """What is asked of each side at most: all rounds and all tokens are used, no reply is rejected, no call fails."""
+    turns = step.rounds + (step.ending == "force")  # of the user; a forced ending adds a goodbye
+    user = Speaker(_name(step.user), turns, step.user_sampling.max_tokens, starts.user)
+    assistant = Speaker(_name(step.assistant), step.rounds, step.sampling.max_tokens, starts.assistant)
+    return taking_turns(starts.dialogues, 0, user, assistant)
+
+
+def _name(model: str | ChatModel) -> str:
+    return model if isinstance(model, str) else model.id
 
 
 def _tokens(messages: Iterable[Message]) -> int:

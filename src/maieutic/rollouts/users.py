@@ -11,13 +11,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Literal
 
 from maieutic.core import prompts
 from maieutic.core.messages import Conversation, Finish, Message, Reply, Role, Sampling
 from maieutic.models import ChatModel, with_problem
+from maieutic.rollouts.steps import UserMode
 
-UserMode = Literal["trained", "prompted"]
 END_WORD = "[DONE]"
 """The word with which a prompted user ends the conversation; its prompt names it."""
 UNREADABLE = "unreadable"
