@@ -161,7 +161,7 @@ def test_the_small_one_is_the_same_recipe_behind_its_own_first_stages(full: dict
     assert stages["single-1"]["model"] == str(Path("run", "tiny", "model"))
     assert stages["evaluation"]["students"]["second"] == "student/run/world/students.yaml"
     assert stages["evaluation"]["answer_prompt"] == "run/world/answer_prompt.md"
-    assert stages["continuations-1"]["assistant_prompt"] is None
+    assert stages["continuations-1"]["tutor_prompt"] is None
 
 
 def test_a_value_may_name_a_stage_but_not_itself() -> None:

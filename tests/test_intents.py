@@ -49,7 +49,7 @@ def plain(messages: Sequence[Message], sampling: Sampling) -> str:
 def test_every_conversation_is_a_row_in_its_order(tmp_path: Path) -> None:
     model = Speaker(plain)
     found = intents(model, CORPUS, tmp_path / "run")
-    assert (found.rows, found.written, found.kept, found.failed, found.no_user) == (5, 3, 1, 0, 1)
+    assert (found.conversations, found.written, found.kept, found.failed, found.no_user) == (5, 3, 1, 0, 1)
     assert found.replies == len(model.asked) == 3 and model.closed
     rows = list(read_corpus(tmp_path / "run"))
     assert [row.messages for row in rows] == [one.messages for one in CORPUS]

@@ -291,7 +291,7 @@ RECIPE: dict[str, Any] = {
         "base": {"do": "demo-base", "corpus": "${clean}/corpus.jsonl", "steps": 0, "hidden": 32, "layers": 1,
                  "vocab_size": 300, "context": 1024, "seed": "${seed}"},
         "talk": {"do": "simulate", "user": "${user}", "assistant": "${assistant}", "n": "${n}", "rounds": 2,
-                 "concurrency": 2, "guards": "none", "seed": "${seed}"},
+                 "requests": {"concurrency": 2}, "guards": "none", "seed": "${seed}"},
         "split": {"do": "split", "corpus": "${talk}", "parts": [0.5, 0.0, 0.5]},
         "answers": {"do": "candidates", "model": "hf/${base}/model", "data": "${clean}/corpus.jsonl", "k": 1,
                     "limit": 2, "prompt": None, "sampling": {"max_tokens": 4}},

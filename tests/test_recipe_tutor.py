@@ -55,11 +55,11 @@ def test_replies_are_drawn_alike_in_training_and_in_testing() -> None:
     found = stages(resolved(show_solution=True))
     drawn = {name: one for name, one in found.items() if name.startswith(("candidates-", "answers-"))}
     assert len(drawn) == 3 + 3 * 5
-    for setting in ("prompt", "show_solution", "options"):
+    for setting in ("prompt", "show_solution", "local"):
         assert len({json.dumps(one[setting]) for one in drawn.values()}) == 1
     assert {one["sampling"]["max_tokens"] for one in drawn.values()} == {400}
     assert (
-        {one["options"]["precision"] for one in drawn.values()}
+        {one["local"]["precision"] for one in drawn.values()}
         == {found["tutor-mathdial"]["precision"]}
         == {"bfloat16"}
     )

@@ -638,7 +638,7 @@ def test_a_script_that_changed_is_another_run(tmp_path):
         simulate(*pair(tmp_path, changed), tmp_path / "run", 1)
 
 
-@pytest.mark.parametrize(("option", "known"), [("--ending", "allow, suppress"), ("--user-mode", "prompted")])
+@pytest.mark.parametrize(("option", "known"), [("--ending", "suppress"), ("--user-mode", "prompted")])
 def test_a_mode_that_is_none_is_a_wrong_call(capsys, option, known):
     from maieutic import cli
 
