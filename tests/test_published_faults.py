@@ -283,7 +283,7 @@ def test_base_and_tuned_tutor_answer_with_the_same_dtype_and_length(
             for step in runner.resolve(name, tmp_path / "run", given).stages
             if isinstance(step.step, Candidates) and step.step.k == 1
         ]
-        ways = {json.dumps([one.sampling.model_dump(), one.options.model_dump(), one.prompt, one.show_solution])
+        ways = {json.dumps([one.sampling.model_dump(), one.local.model_dump(), one.prompt, one.show_solution])
                 for one in answers}  # fmt: skip
         assert len(answers) >= 2 and len(ways) == 1, name
         compared += len(answers)
