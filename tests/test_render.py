@@ -244,7 +244,7 @@ def test_what_cannot_be_trained_on_is_refused_with_a_way_out():
         ("{% for m in messages %}<s>{{ m.content | upper }}</s>{% endfor %}", "rewrites"),
         (
             "{% for m in messages | reverse %}<s>{{ m.content }}</s>{% endfor %}",
-            "writes a turn otherwise|reorders",
+            "writes a turn differently|reorders",
         ),
     ],
 )
