@@ -17,6 +17,7 @@ from maieutic.core.messages import Sampling
 from maieutic.core.settings import LocalModel, PromptName, Requests
 from maieutic.core.step import Step
 from maieutic.evals.printing import Measurements, interval_text, words
+from maieutic.rollouts.steps import Continuations, Simulate
 
 
 def parse_named_models(texts: Sequence[str]) -> dict[str, str]:
@@ -98,7 +99,7 @@ def _show_differences(title: str, metrics: Mapping[str, Any]) -> None:
 
 def _refuse_training_students(students: Iterable[str], steps: Mapping[str, Any]) -> None:
     """A student that helped to make preference pairs never evaluates: the tutor may have adapted to it alone."""
-    used = {step.student for step in steps.values() if type(step).__name__ == "Continuations"}
+    used = {step.student for step in steps.values() if isinstance(step, Continuations)}
     if both := [student for student in students if student in used]:
         raise RecipeError(
             f"the student {both[0]} made the preference pairs (`continuations`) and would evaluate as well",
@@ -315,7 +316,7 @@ class EvalDialogueScore(Step):
     def check_among(self, steps: Mapping[str, Step]) -> None:
         paths = [path for path in (self.data, self.against) if path]
         made = [steps.get(str(path)) or steps.get(str(path.parent)) for path in paths]
-        users = [str(getattr(step, "user", "")) for step in made if type(step).__name__ == "Simulate"]
+        users = [str(step.user) for step in made if isinstance(step, Simulate)]
         _refuse_training_students(users, steps)
 
     def describe(self) -> str:
