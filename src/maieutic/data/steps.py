@@ -366,17 +366,13 @@ class Stats(Step):
 
     def run(self, out: Path | str = "") -> StatsResult:
         """Count, and draw the figure."""
-        from maieutic.core.store import write_json
         from maieutic.data.stats import draw, survey_file
 
         survey, bad = survey_file(self)
         if self.figure:
             draw(survey, self.figure)
         figure = str(self.figure) if self.figure else None
-        result = StatsResult(**survey.json(), figure=figure, bad=bad.json(), name=_name(self.corpus))
-        if str(out):
-            write_json(Path(out), result.json())
-        return result
+        return StatsResult(**survey.json(), figure=figure, bad=bad.json(), name=_name(self.corpus))
 
     def check(self) -> None:
         """Refuse a figure's name that ends in an unknown format."""
