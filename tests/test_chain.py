@@ -19,7 +19,7 @@ import torch
 from loopback import Loopback
 from typer.testing import CliRunner
 
-from maieutic.chat_templates import IGNORED, add_end, end_id
+from maieutic.chat_templates.rendering import IGNORED, add_end, end_id
 from maieutic.cli import app, gather
 from maieutic.core.errors import BudgetSpent, RunConflict
 from maieutic.core.messages import Conversation, Role, fingerprint

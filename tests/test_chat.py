@@ -14,7 +14,7 @@ import typer
 from loopback import Loopback
 from typer.testing import CliRunner
 
-from maieutic.chat_templates import END
+from maieutic.chat_templates.encode import END
 from maieutic.cli import generate
 from maieutic.core import errors
 from maieutic.core.messages import Role, Sampling

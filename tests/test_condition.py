@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from jobs import sft_job
 from tiny import tiny_checkpoint, tiny_tokenizer
 
-from maieutic.chat_templates import IGNORED, prompt_ids, serving_template
 from maieutic.chat_templates.conditioning import (
     Conditioning,
     check_kind,
@@ -24,6 +23,8 @@ from maieutic.chat_templates.conditioning import (
     read_conditioning,
     wording,
 )
+from maieutic.chat_templates.rendering import IGNORED, prompt_ids
+from maieutic.chat_templates.templates import serving_template
 from maieutic.core.errors import InputError
 from maieutic.core.messages import Conversation, Message, Reply, Role, Sampling
 from maieutic.core.step import build
@@ -141,7 +142,7 @@ def test_a_given_round_is_not_in_the_loss() -> None:
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=40))
 def test_without_the_first_turn(numbers: list[int]) -> None:
-    from maieutic.chat_templates import Rendered
+    from maieutic.chat_templates.rendering import Rendered
 
     labels = [number or IGNORED for number in numbers]
     rest = without_first_turn(Rendered(numbers, labels))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from maieutic.chat_templates import prompt_ids, render, turn_end_id
+from maieutic.chat_templates.rendering import prompt_ids, render, turn_end_id
 from maieutic.core.errors import EmptyCorpus, InputError, RunConflict
 from maieutic.core.messages import Conversation, Message
 from maieutic.recipes.demo.base import train_tokenizer

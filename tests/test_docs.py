@@ -52,7 +52,7 @@ def test_options_named_in_prose_exist(page: Path) -> None:
         for one in command.params
         for option in one.opts + one.secondary_opts
     }
-    theirs = {"--index-url", "--help", "--extra-index-url", "--system-site-packages"}
+    theirs = {"--index-url", "--help", "--extra-index-url", "--system-site-packages", "--config_file"}
     prose = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
     named = {
         option

@@ -18,7 +18,8 @@ from shapes import PHI3, pieces, shaped
 from tiny import CHATML, tiny_checkpoint, tiny_tokenizer
 from tokenizers_of_ours import TEMPLATES, tokenizer
 
-from maieutic.chat_templates import END, add_end, prompt_ids
+from maieutic.chat_templates.encode import END
+from maieutic.chat_templates.rendering import add_end, prompt_ids
 from maieutic.core.errors import MissingInput, ModelError, NoTemplate, RenderError, RunConflict
 from maieutic.core.messages import Conversation, Message
 from maieutic.data.corpus import write_corpus

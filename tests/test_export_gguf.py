@@ -16,7 +16,8 @@ from shapes import LLAMA3, SHAPES, pieces, shaped, splitting
 from tiny import CHATML, tiny_checkpoint, tiny_tokenizer
 from tokenizers_of_kinds import of_kind
 
-from maieutic.chat_templates import END, add_end
+from maieutic.chat_templates.encode import END
+from maieutic.chat_templates.rendering import add_end
 from maieutic.core.errors import MaieuticError, ModelError
 
 INNER = {

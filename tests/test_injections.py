@@ -19,7 +19,7 @@ from judges import compare, judge
 from loopback import Loopback
 from tiny import tiny_checkpoint
 
-from maieutic.chat_templates import prompt_ids
+from maieutic.chat_templates.rendering import prompt_ids
 from maieutic.core.messages import Conversation, Message, Problem, Role, Sampling
 from maieutic.core.settings import Requests
 from maieutic.core.store import stage_rows

@@ -24,7 +24,7 @@ from shapes import LLAMA3, MIXED, SHAPES, pieces, shaped, splitting
 from tiny import tiny_checkpoint, tiny_tokenizer
 from trained import PUPILS, talk
 
-from maieutic.chat_templates import IGNORED, render
+from maieutic.chat_templates.rendering import IGNORED, render
 from maieutic.core.messages import Conversation
 from maieutic.models.weights import quiet
 

@@ -17,8 +17,7 @@ from generate import candidates, simulate
 from tiny import tiny_checkpoint, tiny_tokenizer
 
 from maieutic import write_corpus
-from maieutic.chat_templates import add_end, prompt_ids, render
-from maieutic.chat_templates.rendering import turn_lead
+from maieutic.chat_templates.rendering import add_end, prompt_ids, render, turn_lead
 from maieutic.core.errors import (
     ContextFull,
     MaieuticError,

@@ -13,7 +13,8 @@ from tokenizers_of_kinds import of_kind
 from tokenizers_of_ours import tokenizer
 
 from maieutic import Conversation, render
-from maieutic.chat_templates import END, end_id
+from maieutic.chat_templates.encode import END
+from maieutic.chat_templates.rendering import end_id
 from maieutic.chat_templates.turns import fit
 from maieutic.core.errors import (
     BadMask,

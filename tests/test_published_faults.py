@@ -19,7 +19,7 @@ from loopback import Loopback
 from tiny import tiny_checkpoint
 from typer.testing import CliRunner
 
-from maieutic.chat_templates import prompt_ids
+from maieutic.chat_templates.rendering import prompt_ids
 from maieutic.cli import app as _app
 from maieutic.cli import gather
 from maieutic.core.errors import ContextTooShort, InputError, MaieuticError, RunConflict, TooManyFailures

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from loopback import Loopback
 
-from maieutic.chat_templates import END
+from maieutic.chat_templates.encode import END
 from maieutic.core import errors
 from maieutic.core.messages import Finish, Message, Reply, Role, Sampling
 from maieutic.core.settings import LocalModel, Requests

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from tokenizers_of_ours import CONTROL, SHAPES, tokenizer
 
 from maieutic import Conversation, render
-from maieutic.chat_templates import END, IGNORED, add_end, end_id, prompt_ids, serving_template, stop_ids
+from maieutic.chat_templates.encode import END
+from maieutic.chat_templates.rendering import IGNORED, add_end, end_id, prompt_ids, stop_ids
+from maieutic.chat_templates.templates import serving_template
 from maieutic.core.errors import BadMask, InputError, NoTemplate, RenderError, UnstablePrefix
 from maieutic.core.messages import Message, Role
 

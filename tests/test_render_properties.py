@@ -12,8 +12,8 @@ from tokenizers_of_kinds import KINDS, of_kind
 from tokenizers_of_ours import SHAPES
 
 from maieutic import Conversation
-from maieutic.chat_templates import END, IGNORED, add_end, prompt_ids, render
-from maieutic.chat_templates.rendering import Renderer
+from maieutic.chat_templates.encode import END
+from maieutic.chat_templates.rendering import IGNORED, Renderer, add_end, prompt_ids, render
 from maieutic.core.errors import BadMask, RenderError
 from maieutic.core.messages import Role
 

@@ -8,10 +8,9 @@ from hypothesis import strategies as st
 from tokenizers_of_ours import SHAPES, TEMPLATES, tokenizer
 
 from maieutic import Conversation, render
-from maieutic.chat_templates import IGNORED, add_end, prompt_ids, serving_template, stop_ids
 from maieutic.chat_templates.encode import Encoder
-from maieutic.chat_templates.rendering import renderer
-from maieutic.chat_templates.templates import ChatFrames
+from maieutic.chat_templates.rendering import IGNORED, add_end, prompt_ids, renderer, stop_ids
+from maieutic.chat_templates.templates import ChatFrames, serving_template
 from maieutic.core.errors import BadMask, MaieuticError, RenderError, UnstablePrefix
 from maieutic.core.messages import Message, Role
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from tokenizers_of_kinds import BYTES, CONTROL, KINDS, LOSSY, of_kind
 
 from maieutic import Conversation
-from maieutic.chat_templates import END, IGNORED, prompt_ids, render, render_many
-from maieutic.chat_templates.rendering import renderer
+from maieutic.chat_templates.encode import END
+from maieutic.chat_templates.rendering import IGNORED, prompt_ids, render, render_many, renderer
 from maieutic.core.errors import RenderError
 from maieutic.core.messages import Role
 

@@ -21,7 +21,7 @@ from exporting import export
 from trained import PUPILS, talk
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from maieutic.chat_templates import prompt_ids
+from maieutic.chat_templates.rendering import prompt_ids
 from maieutic.core.messages import Finish, Message, Role, Sampling
 from maieutic.models import load
 from maieutic.models.weights import quiet

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny import tiny_tokenizer
 
-from maieutic.chat_templates import END, prompt_ids, render
+from maieutic.chat_templates.encode import END
+from maieutic.chat_templates.rendering import prompt_ids, render
 from maieutic.core.errors import ContextTooShort, EmptyCorpus, InputError, MissingInput
 from maieutic.core.messages import Conversation, Role
 from maieutic.core.rows import PreferenceRow

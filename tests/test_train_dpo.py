@@ -15,7 +15,7 @@ import torch
 from jobs import Job, dpo_job
 from tiny import tiny_checkpoint
 
-from maieutic.chat_templates import prompt_ids, render
+from maieutic.chat_templates.rendering import prompt_ids, render
 from maieutic.core.errors import ContextTooShort, EmptyCorpus
 from maieutic.core.messages import Conversation
 from maieutic.core.rows import PreferenceRow

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import tiny_llama
 
-from maieutic.chat_templates import IGNORED
+from maieutic.chat_templates.rendering import IGNORED
 from maieutic.train.attention import NAME, Segment, attend, positions, segmented
 from maieutic.train.packing import bins, micro_batches, pack_rows, supports_packing, token_logps
 

@@ -12,7 +12,8 @@ from jobs import Job, sft_job
 from tiny import CHATML, tiny_checkpoint
 from transformers import DataCollatorForSeq2Seq
 
-from maieutic.chat_templates import END, end_id, prompt_ids, turn_end_id
+from maieutic.chat_templates.encode import END
+from maieutic.chat_templates.rendering import end_id, prompt_ids, turn_end_id
 from maieutic.core.errors import ContextTooShort, DiskFull, InputError, ModelError, RunConflict
 from maieutic.core.messages import Conversation, Message
 from maieutic.core.store import stage_rows, write_json

@@ -12,7 +12,7 @@ from jobs import Job, sft_job
 from tiny import tiny_checkpoint, tiny_llama
 from tokenizers_of_kinds import of_kind
 
-from maieutic.chat_templates import end_id, prompt_ids, turn_end_id
+from maieutic.chat_templates.rendering import end_id, prompt_ids, turn_end_id
 from maieutic.core.errors import NoTemplate
 from maieutic.core.messages import Conversation
 from maieutic.data.corpus import write_corpus

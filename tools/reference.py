@@ -32,7 +32,7 @@ for comparison) or `student/NAME` (scripted students).
 ## Shared settings
 
 A command that has a group takes all of its options. In recipes, `--config` files and Python the group is one setting,
-such as `sampling: {temperature: 0}`. `user_sampling` has the options of `sampling` with the prefix `--user-`.
+such as `sampling: {temperature: 0}`. `user_sampling` has the options of `sampling` with the prefix `user-`.
 """
 GROUPS: dict[str, type[Record]] = {
     "sampling": Sampling,

@@ -15,7 +15,7 @@ from maieutic.core.errors import MaieuticError
 from maieutic.core.messages import Conversation, Message, Problem, Role, Sampling
 
 if TYPE_CHECKING:
-    from maieutic.chat_templates import render
+    from maieutic.chat_templates.rendering import render
     from maieutic.cli.demo import Demo
     from maieutic.core.rows import CandidateRow, Episode, JudgedRow, PreferenceRow
     from maieutic.core.settings import Budget, LocalModel, Requests
@@ -59,7 +59,7 @@ _MODULES = {
     "core.settings": ("Budget", "LocalModel", "Requests"),
     "core.rows": ("CandidateRow", "Episode", "JudgedRow", "PreferenceRow"),
     "data.corpus": ("read_corpus", "write_corpus"),
-    "chat_templates": ("render",),
+    "chat_templates.rendering": ("render",),
     "data.steps": ("Clean", "Convert", "Decontaminate", "Import", "Split", "Stats"),
     "rollouts.steps": ("Candidates", "Continuations", "Intents", "PrePostTest", "Simulate"),
     "judging.steps": ("EvalTutorPairwise", "Judge", "Preferences", "Rewards"),

@@ -47,7 +47,7 @@ RowKind = TypeVar("RowKind", bound=BaseModel)
 class _Open(BaseModel):
     """A part of a row: frozen; unknown keys are kept, and only what was given is written."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
 
     @model_serializer(mode="wrap")
     def _given_only(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from maieutic.chat_templates import end_id, serving_template, stop_ids
+from maieutic.chat_templates.rendering import end_id, stop_ids
+from maieutic.chat_templates.templates import serving_template
 from maieutic.core.errors import MissingExtra, ModelError, RunConflict
 from maieutic.core.store import full_disk, read_json, write_json
 from maieutic.models.checkpoint import Source, check_weights, end_of_text_ids, find, load_tokenizer

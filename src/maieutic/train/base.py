@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from maieutic.chat_templates import add_end, end_id, turn_end_id
+from maieutic.chat_templates.rendering import add_end, end_id, turn_end_id
 from maieutic.core.console import note
 from maieutic.core.errors import ContextTooShort
 from maieutic.models.checkpoint import Source, check_weights, end_of_text_ids, load_tokenizer

@@ -13,8 +13,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from maieutic.chat_templates import END, end_id, serving_template, stop_ids
 from maieutic.chat_templates.conditioning import PARTS, wording
+from maieutic.chat_templates.encode import END
+from maieutic.chat_templates.rendering import end_id, stop_ids
+from maieutic.chat_templates.templates import serving_template
 from maieutic.core.errors import ModelError
 from maieutic.core.store import Stage, full_disk, read_json, write_json
 from maieutic.models.weights import Framing

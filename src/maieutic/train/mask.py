@@ -23,7 +23,7 @@ from maieutic.core.step import Result, Step
 from maieutic.core.store import Stage, full_disk
 
 if TYPE_CHECKING:
-    from maieutic.chat_templates import Rendered
+    from maieutic.chat_templates.rendering import Rendered
 
 RENDERING = 2
 """Raised whenever the same corpus, tokenizer and template give other ids or labels than before."""
@@ -131,7 +131,7 @@ class Mask(Step):
             RunConflict: the folder was made with other settings, or holds other files.
             RenderError: the template cannot write a conversation.
         """
-        from maieutic.chat_templates import render_many
+        from maieutic.chat_templates.rendering import render_many
         from maieutic.models.checkpoint import find, load_tokenizer
         from maieutic.models.weights import framing
 
@@ -191,7 +191,7 @@ def write_masks(step: Mask, tokenizer: Any, frame: Any, out: Path) -> MasksWritt
 
 def tokenizer_hash(tokenizer: Any) -> str:
     """A hash of what a tokenizer does to a text; an added END does not change it."""
-    from maieutic.chat_templates import END
+    from maieutic.chat_templates.encode import END
 
     shape = orjson.loads(tokenizer.backend_tokenizer.to_str())
     added = [token for token in shape["added_tokens"] if token["content"] != END]

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn.functional import cross_entropy
 
-from maieutic.chat_templates import IGNORED
+from maieutic.chat_templates.rendering import IGNORED
 from maieutic.train.attention import CannotPack, Segment, layout, positions, segmented
 
 Row = dict[str, Any]

@@ -18,8 +18,8 @@ from typing import Any, Literal, NamedTuple
 import orjson
 from pydantic import ValidationError
 
-from maieutic.chat_templates import IGNORED, Rendered, prompt_ids, render, render_many
 from maieutic.chat_templates.conditioning import NONE, ROUND, conditioned, wording
+from maieutic.chat_templates.rendering import IGNORED, Rendered, prompt_ids, render, render_many
 from maieutic.chat_templates.turns import Keep, fit
 from maieutic.core.console import note
 from maieutic.core.errors import ContextTooShort, EmptyCorpus, InputError, MissingInput, UnstablePrefix

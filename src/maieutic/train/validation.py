@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from transformers import TrainerCallback
 
-from maieutic.chat_templates import end_id, prompt_ids, stop_ids
+from maieutic.chat_templates.rendering import end_id, prompt_ids, stop_ids
 from maieutic.chat_templates.turns import Decisions, Openings, decisions, openings
 from maieutic.core.console import note
 from maieutic.core.errors import ModelError

@@ -185,7 +185,7 @@ def _pieces(tokenizer: Any, conversations: Sequence[Conversation]) -> list[list[
 
     A row holds one conversation only: with several, a tiny model does not learn to use its context.
     """
-    from maieutic.chat_templates import render
+    from maieutic.chat_templates.rendering import render
 
     pieces: list[list[int]] = []
     for conversation in conversations:
