@@ -106,7 +106,7 @@ class EvalUtility(Step):
         "--questions question.jsonl --judge openai/NAME --out runs/utility",
         "maieutic eval utility --arms arms.jsonl",
     )
-    writes: ClassVar = "result"
+    writes: ClassVar = "files"
     outputs: ClassVar = ("utility.json",)
 
     corpora: dict[str, Path] = Field(
@@ -139,16 +139,24 @@ class EvalUtility(Step):
 
     def run(self, out: Path | str = "") -> UtilityResult:
         """Compare the arms, or train and judge them first, each stage in a folder of its own in `out`."""
-        from maieutic.core.store import read_json
+        from maieutic.core.store import read_json, write_json
         from maieutic.evals.utility import compare_corpora
         from maieutic.recipes.runner import run_plan
 
         if self.arms:
-            return UtilityResult(values=compare_corpora(self.arms))
+            result = UtilityResult(values=compare_corpora(self.arms))
+            if str(out):
+                Path(out).mkdir(parents=True, exist_ok=True)
+                write_json(Path(out) / "utility.json", result.json())
+            return result
         if not str(out):
             raise InputError("out is missing", "Give --out, the run folder.")
         run_plan(self.plan(Path(out)))
         return UtilityResult(values=read_json(Path(out) / "utility" / "utility.json"))
+
+    def needs_out(self) -> bool:
+        """Only to train: a comparison of arms may just be printed."""
+        return not self.arms
 
     def check(self) -> None:
         """Refuse missing settings, and a value that is given twice."""
