@@ -164,7 +164,7 @@ def test_two_processes_match_one_on_preferences(settings: Job, tmp_path: Path) -
     data = tmp_path / "pairs.jsonl"
     data.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     one = dpo_job(
-        model=settings.model,
+        model=settings.step.model,
         data=data,
         validation=data,
         out=tmp_path / "one",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from maieutic.core.messages import Conversation, Message
 from maieutic.core.store import stage_rows, write_json
 from maieutic.data.corpus import write_corpus
 from maieutic.models.weights import Framing, quiet
+from maieutic.train import loop
 from maieutic.train.base import add_end_embedding, load_trainable, lora_config, open_base
 from maieutic.train.loop import failures
 from maieutic.train.rows import conversation_rows
@@ -221,6 +224,24 @@ def test_a_recipe_s_stage_names_its_recipe(start: Path, corpus: Path, tmp_path: 
     )
 
 
+def test_a_log_shows_how_far_it_is(
+    start: Path,
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(loop, "track", partial(loop.track, every=0.02))
+    result = config(start, corpus, tmp_path / "run", max_steps=40).run()
+    lines = re.findall(
+        r"train sft: (\d+)/40, .*; loss (\d+\.\d+), (\d+) tokens, (\d+) tokens/s", capsys.readouterr().err
+    )
+    assert lines and any(int(steps) > 0 for steps, *_ in lines)
+    assert max(int(tokens) for _, _, tokens, _ in lines) <= result.metrics["tokens"]
+    losses = [row["loss"] for row in stage_rows(tmp_path / "run")]
+    assert all(any(abs(float(loss) - one) < 1e-3 for one in losses) for _, loss, _, _ in lines)
+
+
 def test_done_is_done_and_another_run_is_refused(simulator: Path, start: Path, corpus: Path) -> None:
     before = (simulator / "model" / "model.safetensors").stat().st_mtime_ns
     again = config(start, corpus, simulator, validation=corpus, save_steps=7).run()
@@ -254,7 +275,7 @@ def test_a_tracker_that_is_none_is_refused_before_the_model_is_looked_for(
     start: Path, corpus: Path, tmp_path: Path
 ) -> None:
     nowhere = tmp_path / "no-model"
-    with pytest.raises(InputError, match="no tracker 'nobody'"):
+    with pytest.raises(InputError, match="nobody"):
         config(nowhere, corpus, tmp_path / "run", report_to="nobody").run()
 
 
@@ -324,7 +345,7 @@ def test_where_no_row_shows_its_end_the_checkpoint_has_none(
     start: Path, corpus: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     result = config(start, corpus, tmp_path / "run", max_steps=1, max_length=50, validation=corpus).run()
-    assert "0 teach the end of a conversation, 3 lost theirs" in capfd.readouterr().err
+    assert "0 teach the end of a conversation, 3 lost" in capfd.readouterr().err
     model, tokenizer = opened(result.model)
     assert end_id(tokenizer) is None
     assert model.get_input_embeddings().weight.shape[0] == len(tokenizer)
