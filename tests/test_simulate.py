@@ -23,9 +23,10 @@ from maieutic.core.budget import Budget, Price, Spending, prices
 from maieutic.core.costs import Flow
 from maieutic.core.errors import BudgetSpent, EmptyCorpus, InputError, RunConflict, TooManyFailures, WrongKey
 from maieutic.core.messages import Conversation, Finish, Message, Reply, Role, Sampling
+from maieutic.core.settings import Requests
 from maieutic.core.store import read_rows
 from maieutic.data.corpus import read_corpus
-from maieutic.models import ModelOptions, load, transport
+from maieutic.models import load, transport
 from maieutic.rollouts.guards import DEFAULT, GUARDS, Context, first_broken, parse
 from maieutic.rollouts.simulate import count_starts, planned_requests
 from maieutic.rollouts.users import END_WORD, swapped
@@ -190,19 +191,23 @@ def test_empty_turns_never_crash_and_name_who_gave_them(tmp_path):
 
 
 def test_failed_dialogues_are_rows_with_a_cause_and_only_they_are_asked_again(tmp_path):
-    options = ModelOptions(attempts=2, timeout=5)
+    requests = Requests(attempts=2, timeout=5)
     with Loopback(reply="Yes?", models=None) as server:
         spec = server.spec
         server.faults = lambda number, body: status(500) if number >= 10 else None
         config = {"rounds": 1, "concurrency": 1, "guards": "none"}
         with pytest.raises(TooManyFailures, match=r"3 by network.*3 of 8"):
-            simulate(load(spec, options), load(spec, options), tmp_path / "run", 8, config)
+            simulate(
+                load(spec, requests=requests), load(spec, requests=requests), tmp_path / "run", 8, config
+            )
         causes = [row["failure"]["fault"] for row in rows(tmp_path / "run") if "failure" in row]
         assert causes == ["network"] * 3
         assert len(list(read_corpus(tmp_path / "run"))) == 5
         server.faults = ()
         asked = len(server.chats)
-        summary = simulate(load(spec, options), load(spec, options), tmp_path / "run", 8, config)
+        summary = simulate(
+            load(spec, requests=requests), load(spec, requests=requests), tmp_path / "run", 8, config
+        )
         assert (summary.dialogues, summary.failed) == (8, 0)
         assert len(server.chats) - asked == 6
     assert len(list(read_corpus(tmp_path / "run"))) == 8

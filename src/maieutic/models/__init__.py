@@ -13,7 +13,7 @@ Every request is asynchronous, so that thousands of dialogues advance independen
 requests that wait together in batches.
 """
 
-from maieutic.models.chat_model import ChatModel, ModelOptions, identity, with_problem
+from maieutic.models.chat_model import ChatModel, identity, with_problem
 from maieutic.models.loading import check, load, load_all
 
-__all__ = ["ChatModel", "ModelOptions", "check", "identity", "load", "load_all", "with_problem"]
+__all__ = ["ChatModel", "check", "identity", "load", "load_all", "with_problem"]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from maieutic.core.messages import Message, Problem, Reply, Role, Sampling
-from maieutic.core.settings import LocalModel, Precision, Requests
 
 
 class ChatModel(Protocol):
@@ -50,32 +49,6 @@ class ChatModel(Protocol):
     async def close(self) -> None:
         """Free memory and connections."""
         ...
-
-
-class ModelOptions(NamedTuple):
-    """How models are asked and loaded, in one value: for callers that do not have `Requests` and `LocalModel` yet."""
-
-    template: str | None = None
-    system: str | None = None
-    batch: int = 16
-    device: str | None = None
-    precision: Precision = "auto"
-    remote_code: bool = False
-    attempts: int = 8
-    timeout: float = 600.0
-    concurrency: int = 64
-    pull: bool = False
-
-    def groups(self) -> tuple[LocalModel, Requests]:
-        """The same settings as the groups that steps share."""
-        local = LocalModel(
-            template=self.template, system=self.system, batch_size=self.batch, device=self.device,
-            precision=self.precision, remote_code=self.remote_code,
-        )  # fmt: skip
-        reach = Requests(
-            attempts=self.attempts, timeout=self.timeout, concurrency=self.concurrency, pull=self.pull
-        )
-        return local, reach
 
 
 def with_problem(model: ChatModel, problem: Problem | None) -> ChatModel:

@@ -6,12 +6,10 @@ from collections.abc import Sequence
 
 from maieutic.core.errors import InputError
 from maieutic.core.settings import LocalModel, Requests
-from maieutic.models.chat_model import ChatModel, ModelOptions
+from maieutic.models.chat_model import ChatModel
 
 
-def load(
-    spec: str, local: LocalModel | ModelOptions | None = None, requests: Requests | None = None
-) -> ChatModel:
+def load(spec: str, local: LocalModel | None = None, requests: Requests | None = None) -> ChatModel:
     """The model that a MODEL names.
 
     Args:
@@ -23,8 +21,6 @@ def load(
         InputError: the text has none of the known forms.
         ModelError, MissingInput, MissingExtra: the model cannot be loaded.
     """
-    if isinstance(local, ModelOptions):
-        local, requests = local.groups()
     kind, _, name = spec.partition("/")
     if kind == "hf" and name:
         from maieutic.models.local import TransformersModel

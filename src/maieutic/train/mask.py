@@ -98,7 +98,6 @@ class Mask(Step):
     arguments: ClassVar = ("data",)
     flags: ClassVar = {"n": "-n"}
     examples: ClassVar = ("maieutic mask corpus.jsonl --model hf/runs/base --role user -n 2",)
-    writes: ClassVar = "result"
     out_help: ClassVar = (
         "Folder to write ids and labels to, for `datasets.load_from_disk`; default: print them."
     )
@@ -119,6 +118,10 @@ class Mask(Step):
         "start", description="With --out: which turns of a conversation that is too long are kept."
     )
     remote_code: bool = Field(False, description="Run Python code that the tokenizer brings along.")
+
+    def needs_out(self) -> bool:
+        """Without `out` the rows are printed."""
+        return False
 
     def run(self, out: Path | str = "") -> MaskResult | MasksWritten:
         """Render the corpus.
