@@ -25,6 +25,7 @@ from maieutic.core.errors import ModelError, UnknownModel, WrongKey
 from maieutic.core.messages import Conversation, Estimate, Message, Problem, Role, Sampling, fingerprint
 from maieutic.core.progress import Progress, track
 from maieutic.core.prompts import mark_for
+from maieutic.core.workers import run_async
 from maieutic.evals.likelihood import NO_INTENT, add_intent
 from maieutic.evals.realism import NOT_GIVEN, Comparison, split_in_halves
 from maieutic.judging.judges import ask_judge
@@ -90,7 +91,7 @@ def judge_simulator(
     """
     models = {**({"": model} if model else {}), **(base_models or {})}
     corpora = {**({"": simulated} if simulated else {}), **(base_corpora or {})}
-    return asyncio.run(_judge_simulator(judge, people, models, corpora))
+    return run_async(_judge_simulator(judge, people, models, corpora))
 
 
 async def _judge_simulator(

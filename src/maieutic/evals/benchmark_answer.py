@@ -6,7 +6,6 @@ asked again, also after a kill in the middle of a question.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
 from maieutic.core.budget import Spending
 from maieutic.core.messages import Fault, Finish, Message, Role, Sampling, fingerprint
 from maieutic.core.store import Journal, Stage, write_json
-from maieutic.core.workers import Failed, fault_of, open_stage, run_pending
+from maieutic.core.workers import Failed, fault_of, open_stage, run_async, run_pending
 from maieutic.evals.benchmark_files import read_outputs, read_questions, refuse_fewer_rows, write_lines
 from maieutic.models import ChatModel, identity, load
 
@@ -109,7 +108,7 @@ class Run(NamedTuple):
                 stage.finish(counts)
             return counts
 
-        return asyncio.run(run())
+        return run_async(run())
 
 
 def start(step: AskingStep, model: Any, folder: Path) -> Run:

@@ -6,7 +6,6 @@ given is null, with the reason.
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 from maieutic.core import statistics as stats
 from maieutic.core.errors import EmptyCorpus, InputError, MissingInput
 from maieutic.core.messages import Conversation, Estimate, Role
+from maieutic.core.workers import run_async
 from maieutic.evals import adherence, likelihood, realism
 from maieutic.evals.likelihood import END_METRICS, PERPLEXITIES, Likelihood
 from maieutic.evals.realism import Comparison
@@ -160,7 +160,7 @@ def run_eval_simulator(step: EvalSimulator) -> dict[str, Any]:
         )
     finally:
         for each in loaded.values():
-            asyncio.run(each.close())
+            run_async(each.close())
 
 
 def is_model(text: str) -> bool:

@@ -23,7 +23,7 @@ from maieutic.core.messages import Conversation, Fault, Message, Problem, Role, 
 from maieutic.core.rows import Candidate, CandidateRow, parse, read_placed
 from maieutic.core.settings import LocalModel, Requests
 from maieutic.core.store import Stage
-from maieutic.core.workers import Failed, check_rate, fault_of, open_stage, run_pending
+from maieutic.core.workers import Failed, check_rate, fault_of, open_stage, run_async, run_pending
 from maieutic.judging.judges import Judgement, ask_judge, prompt_hash
 from maieutic.judging.rubrics import Rubric, load_rubric, summary_score
 from maieutic.judging.steps import Judge, JudgeResult
@@ -44,7 +44,7 @@ def judge(step: Judge, out: Path) -> JudgeResult:
     rubric = load_rubric(step.rubric)
     panel = open_panel(step.judge, step.local, step.requests)
     check_rubric(rubric, with_model=bool(panel))
-    return asyncio.run(_Judging(step, rubric, panel).run(out))
+    return run_async(_Judging(step, rubric, panel).run(out))
 
 
 def open_panel(judges: Sequence[Any], local: LocalModel, requests: Requests) -> list[ChatModel]:

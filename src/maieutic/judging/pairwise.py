@@ -26,7 +26,7 @@ from maieutic.core.messages import Fault, Message, Problem, Record, Reply, Role,
 from maieutic.core.prompts import fenced
 from maieutic.core.rows import CandidateRow, ComparedRow
 from maieutic.core.store import Stage
-from maieutic.core.workers import Failed, check_rate, fault_of, open_stage, run_pending
+from maieutic.core.workers import Failed, check_rate, fault_of, open_stage, run_async, run_pending
 from maieutic.judging.judge import UNREADABLE, open_panel, panel_settings, read_replies, samplings
 from maieutic.judging.judges import (
     BETTER,
@@ -109,7 +109,7 @@ def compare_tutors(step: EvalTutorPairwise, out: Path) -> EvalTutorPairwiseResul
     """
     step.check()
     panel = open_panel(step.judge, step.local, step.requests)
-    return asyncio.run(_Comparing(step, panel).run(out))
+    return run_async(_Comparing(step, panel).run(out))
 
 
 class _Comparing:

@@ -33,6 +33,7 @@ from maieutic.core.errors import InputError, MaieuticError, MissingInput, Recipe
 from maieutic.core.messages import Record
 from maieutic.core.step import Result, Step, build
 from maieutic.core.store import changed_keys, full_disk, listed, read_json, write_json
+from maieutic.core.workers import run_async
 from maieutic.recipes.expand import expand
 from maieutic.recipes.independence import refuse_training_judges
 from maieutic.recipes.steps import STEPS
@@ -376,8 +377,6 @@ def _is_file(value: Any) -> bool:
 
 def _check_models(stages: list[PlannedStage]) -> None:
     """Check every model that no pending stage trains: reachable, known by its name, key accepted."""
-    import asyncio
-
     from maieutic.models import check
 
     made = [str(stage.out) for stage in stages]
@@ -385,7 +384,7 @@ def _check_models(stages: list[PlannedStage]) -> None:
     for spec in specs:
         if not any(path in spec for path in made):
             try:
-                asyncio.run(check(spec))
+                run_async(check(spec))
             except MaieuticError as error:
                 raise type(error)(
                     f"{spec}: {error.what}" if spec not in error.what else error.what, error.hint
