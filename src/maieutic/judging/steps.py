@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -10,7 +11,10 @@ from pydantic import BeforeValidator, Field, PlainSerializer
 from maieutic.core.budget import Budget
 from maieutic.core.console import note, say, table
 from maieutic.core.costs import VERDICT_TOKENS, Ask, Cost, Flow, Size
+from maieutic.core.json_rows import BadRows
 from maieutic.core.messages import Estimate, Sampling
+from maieutic.core.reading import read_rows
+from maieutic.core.rows import JudgedRow, PreferenceRow, RewardRow, parse, read_step
 from maieutic.core.settings import LocalModel, ModelSpec, Requests, Source
 from maieutic.core.step import Result, Step
 
@@ -86,6 +90,10 @@ class JudgeResult(Result):
     calls: int
     """Calls to judges in this call."""
     seconds: float
+
+    def rows(self) -> Iterator[JudgedRow]:
+        """The dialogues with their replies, verdicts and scores."""
+        return read_step(JudgedRow, self.run or "", "judge")
 
     def show(self) -> None:
         mean = "no mean" if self.mean is None else f"mean {self.mean:.3f}"
@@ -250,6 +258,11 @@ class PreferencesResult(Result):
     """`paired`, `pairs` and `refused` for each strategy, all other rules being equal."""
     strategy: Strategy
 
+    def rows(self) -> Iterator[PreferenceRow]:
+        """The pairs."""
+        file = read_rows(Path(self.run or ""), BadRows(strict=True))
+        return (parse(PreferenceRow, row.value, row.where) for row in file)
+
     def show(self) -> None:
         say(f"{self.pairs} pairs of {self.prompts} prompts, in {self.run}")
         table("", ("", "chosen", "rejected"), [
@@ -362,6 +375,10 @@ class RewardsResult(Result):
     """The same after subtracting each prompt's means: does the rubric find the better of two replies?"""
     margin: float
     """One standard error of the difference of two replies' rewards, at its largest: closer rewards are noise."""
+
+    def rows(self) -> Iterator[RewardRow]:
+        """The judged rows with rewards as their scores."""
+        return read_step(RewardRow, self.run or "", "rewards")
 
     def show(self) -> None:
         say(
