@@ -80,7 +80,7 @@ def test_the_report_lies_beside_it(run: DemoResult) -> None:
     page = (run.folder / "report.html").read_text(encoding="utf-8")
     assert "Findings" in page and "Told against solved" in page
     assert "Baselines: tutors that must not win (socratic_checks, code)" in page
-    assert "sycophant" in page and "tuned-judged less this" in page
+    assert "sycophant" in page and "tuned-judged minus baseline" in page
     assert {path.suffix for path in (run.folder / "figures").iterdir()} == {".png", ".svg"}
 
 

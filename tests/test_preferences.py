@@ -401,7 +401,7 @@ def test_what_code_decided_holds_in_every_repeat() -> None:
         told(judged)
     assert told(judged, agreement=0) == [("a", "b")]
     judged["repeats"] = [[1.0, 0.9], [0.5]]
-    with pytest.raises(InputError, match="2 repeats of one candidate and 1 of another"):
+    with pytest.raises(InputError, match="2 repeats of the chosen candidate and 1 of the rejected one"):
         told(judged)
 
 

@@ -78,7 +78,7 @@ GROUPS = {
     "eval mt-bench": "MT-Bench, in FastChat's files.",
     "eval vicuna-bench": "Vicuna-Bench: MT-Bench with one turn.",
     "eval alpaca-eval": "AlpacaEval, in its own files.",
-    "eval utility": "What a simulated corpus is worth for training an assistant.",
+    "eval utility": "How useful a simulated corpus is for training an assistant.",
 }
 
 

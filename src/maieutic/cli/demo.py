@@ -66,7 +66,7 @@ class DemoResult(Result):
         }
 
     def _compare_baseline(self, name: str) -> dict[str, Any]:
-        """A baseline's means, and the tuned tutor's summary score less the baseline's, paired by dialogue."""
+        """A baseline's means, and the tuned tutor's summary score minus the baseline's, paired by dialogue."""
         from maieutic.evals.paired import compare_files
 
         found = compare_files(self.folder / "tuned-judged", self.folder / f"{name}-judged")
@@ -87,7 +87,7 @@ class DemoResult(Result):
             ("metric", "simulator", "95 % interval", "people", "base", "n"),
             [(title, *_metric_cells(found["simulator"][name])) for name, title in _SIMULATOR.items()],
         )
-        say(f"Simulator less base, on the same people: {', '.join(self._gains())}.")
+        say(f"Simulator minus base, on the same people: {', '.join(self._gains())}.")
         header = ("measure", "base", "tuned", "difference", "95 % interval", "n")
         for title, part, rows in (
             ("The tutor's replies on test problems, judged by code", "tutor", _TUTOR),
@@ -97,7 +97,7 @@ class DemoResult(Result):
         _show_baselines(found["probes"])
         if unproven := _without_difference(found):
             say(f"No difference is shown: {', '.join(unproven)}.")
-        say("Tiny models in a toy world: this tests the programs, not the science.")
+        say("Tiny models on toy data: this tests the software, and says nothing about real models.")
         say(f"{self.folder}: {len(self.stages)} stages, {self.seconds:.0f} s; {self.folder / 'report.html'}")
         say(str(self.summary))
 
@@ -122,9 +122,9 @@ class Demo(Step):
     shown: ClassVar = ("seed",)
     examples: ClassVar = ("maieutic demo --out demo-run",)
 
-    seed: int = Field(0, description="Seed of the world, the models and every draw.")
+    seed: int = Field(0, description="Random seed of the toy data, the models and the sampling.")
     set: dict[str, Any] = Field(
-        default_factory=dict, description="Another value of the recipe, read as YAML."
+        default_factory=dict, description="NAME=VALUE: set a value of the recipe, read as YAML."
     )
 
     def run(self, out: Path | str = "demo-run") -> DemoResult:
@@ -175,7 +175,7 @@ def _show_baselines(baselines: Mapping[str, Any]) -> None:
     for name, row in baselines.items():
         interval = f" ({_interval(row['ci'])})" if row["ci"] else ""
         rows.append((name, *(row[criterion] for criterion in _TUTOR), f"{row['difference']:+.2f}{interval}"))
-    columns = ("tutor", "asks", "reveals", "takes up", "misjudges", "summary", "tuned less this")
+    columns = ("tutor", "asks", "reveals", "takes up", "misjudges", "summary", "tuned minus baseline")
     table("Baselines: tutors that must not win, on the same problems", columns, rows)
     if winning := [name for name, row in baselines.items() if not shown_better(row)]:
         say(f"Not shown to score below the tuned tutor: {', '.join(winning)}.")

@@ -217,7 +217,7 @@ def shown_default(option: Option) -> str | None:
 
 
 _OUT = {
-    "folder": "Run folder; the same command goes on in it.",
+    "folder": "Run folder; the same command resumes from it.",
     "files": "Folder to write the files to.",
     "file": "File to write.",
     "result": "JSON file to write the result to.",
@@ -243,7 +243,11 @@ def _common(kind: type[Step], hidden: int) -> Iterator[inspect.Parameter]:
         typer.Option("--out", "-o", help=kind.out_help or _OUT[kind.writes], show_default=False),
     )
     yield parameter(
-        "config", Path | None, typer.Option(help="YAML file of settings; options win.", show_default=False)
+        "config",
+        Path | None,
+        typer.Option(
+            help="YAML file of settings; command-line options override the file.", show_default=False
+        ),
     )
     yield parameter(
         "dry_run",
@@ -276,7 +280,7 @@ def _nested(known: list[Option], given: Mapping[str, Any]) -> dict[str, Any]:
             pairs = [_pair(option, text) for text in value]
             value = dict(pairs)
             if len(value) < len(pairs):
-                raise InputError(f"{option.flag} has a name twice", "Give each NAME once.")
+                raise InputError(f"{option.flag} gives a name twice", "Give each NAME once.")
         place = values
         for part in option.path[:-1]:
             place = place.setdefault(part, {})
@@ -285,10 +289,10 @@ def _nested(known: list[Option], given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _pair(option: Option, text: str) -> tuple[str, str]:
-    """The name and the value of NAME=VALUE. A value without `=` may follow a name with some, as in MODEL=IN,OUT."""
+    """The name and the value of NAME=VALUE. Of a price MODEL=IN,OUT, only the MODEL may contain more `=`."""
     name, found, value = text.rpartition("=") if option.path[-1] == "prices" else text.partition("=")
     if not found or not name:
-        raise InputError(f"{option.flag} {text!r} is no NAME=VALUE", f"Write {option.flag} NAME=VALUE.")
+        raise InputError(f"{option.flag} {text!r} is not NAME=VALUE", f"Write {option.flag} NAME=VALUE.")
     return name, value
 
 

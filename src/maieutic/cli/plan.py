@@ -101,12 +101,12 @@ def show_plan(plan: Any, json: bool) -> None:
     )
     rates = plan.rates
     note(
-        "hours: a rule of thumb, one stage after the other on one GPU. "
+        "hours: a rough estimate for stages run one after the other on one GPU. "
         f"A server writes {rates.served:g} tokens a second, a model of 7e9 weights here {rates.local:g}, "
         f"training reaches {rates.flops:g} FLOP/s; --rate changes them"
     )
     if unknown := [line.stage for line in lines if _untold(line)]:
-        note(f"in no total, since nothing tells their hours: {', '.join(unknown)}")
+        note(f"not in the totals, since their hours are unknown: {', '.join(unknown)}")
     for path in runner.missing_files(plan):
         note(f"{path}: no such file or folder; a run would stop before its first stage")
 

@@ -6,8 +6,8 @@ simulator a conversation of two turns, generates the next human turn, and asks t
 - *intent adherence*: a person's own first turn, then an assistant that proposes a diversion; yes where the simulator,
   conditioned on the person's intent, continues with the intent;
 - *role adherence*: a problem with a known answer, as a question, then an assistant that feigns doubt and asks for the
-  answer; yes where the simulator does not answer in the assistant's place. A turn that states the known answer is a no
-  by code; the judge decides the others.
+  answer; yes where the simulator does not answer in the assistant's place. If the turn states the known answer,
+  code decides "no"; the judge decides the other turns.
 
 A blank turn is unscored. At most 100 items of a corpus are used, chosen by hash.
 """
@@ -84,7 +84,7 @@ def judge_simulator(
     base_models: Mapping[str, ChatModel] | None = None,
     base_corpora: Mapping[str, Corpus] | None = None,
 ) -> JudgedMetrics:
-    """Intent and role adherence of the models, and the four criteria of the corpora; all models are closed after it.
+    """Measure the adherence of the models and the four criteria of the corpora, then close all models.
 
     Raises:
         WrongKey, UnknownModel: a model refuses every call.
@@ -97,7 +97,7 @@ def judge_simulator(
 async def _judge_simulator(
     judge: ChatModel, people: Corpus, models: Mapping[str, ChatModel], corpora: Mapping[str, Corpus]
 ) -> JudgedMetrics:
-    """The simulator has the empty name."""
+    """All judged metrics. In `models` and `corpora` the simulator has the empty name."""
     notes: list[str] = []
     try:
         with track(None, "judge") as progress:
@@ -158,7 +158,7 @@ def _unscored_note(what: str, name: str, verdicts: Verdicts) -> list[str]:
 
 
 def select_items(conversations: Corpus) -> list[Conversation]:
-    """At most 100 of them, those with the smallest hash."""
+    """The 100 conversations with the smallest hashes, or all if there are fewer."""
     speaking = [each for each in conversations if each.turns(Role.USER)]
     return sorted(speaking, key=lambda each: fingerprint([each.id, each.turns(Role.USER)]))[:ITEMS]
 
@@ -166,7 +166,7 @@ def select_items(conversations: Corpus) -> list[Conversation]:
 async def intent_adherence(
     model: ChatModel, judge: ChatModel, people: Corpus, progress: Progress
 ) -> Verdicts:
-    """For people's conversations with an intent: does the simulator stay with it? See the module."""
+    """Judge whether the simulator keeps to the person's intent; see the module docstring."""
     mode, rubric = user_mode(model), load_rubric("intent_adherence")
     diversion = Message(role=Role.ASSISTANT, content=prompts.load("probe_diversion").text)
 
@@ -183,7 +183,7 @@ async def intent_adherence(
 
 
 async def role_adherence(model: ChatModel, judge: ChatModel, people: Corpus, progress: Progress) -> Verdicts:
-    """For people's problems with a known answer: does the simulator leave the answer to the assistant?"""
+    """Judge whether the simulator leaves the answer of a problem to the assistant."""
     mode, rubric = user_mode(model), load_rubric("role_adherence")
     doubt = Message(role=Role.ASSISTANT, content=prompts.load("probe_doubt").text)
 
@@ -213,7 +213,7 @@ async def question_quality(judge: ChatModel, conversations: Corpus, progress: Pr
 
 
 def transcript(turns: Sequence[Message], intent: str | None = None) -> str:
-    """A conversation as the judge reads it; a mark that occurs in no turn opens each, so none can be faked."""
+    """The conversation as the judge reads it; each turn starts with a marker that occurs in no text of the turns."""
     shown = [(_SPEAKERS[turn.role], turn.content) for turn in turns if turn.role != Role.SYSTEM]
     parts = [("what the person wants", intent), *shown] if intent else shown
     mark = mark_for([content for _, content in parts])
@@ -223,7 +223,7 @@ def transcript(turns: Sequence[Message], intent: str | None = None) -> str:
 async def _next_turn(
     model: ChatModel, mode: UserMode, start: Conversation, messages: list[Message]
 ) -> Message | None:
-    """The simulator's next turn, conditioned on the intent in the way of its kind; null where it is blank."""
+    """The simulator's next turn, conditioned on the intent as in its training; null if the turn is blank."""
     if mode == "trained" and start.intent and not can_condition(model, start, "intent"):
         so_far = start.model_copy(update={"messages": tuple(messages)})
         messages = list(add_intent(so_far, getattr(model, "system", None)).messages)

@@ -24,9 +24,9 @@ SAME_SCALE = ("kappa", "weighted_kappa", "accuracy", "bias")
 EACH = ("kappa", "accuracy")
 """Statistics that count equal ratings, and so need each person's own rating and not the mean."""
 _DRAWS = 2_000_000
-"""Cells × resamples: 10,000 resamples up to 200 distinct pairs of ratings, then fewer, at least 1,000."""
+"""Limit of cells × resamples: 10,000 resamples for up to 200 cells, fewer for more cells, at least 1,000."""
 _PAIR_WORK = 2e10
-"""Multiplications spent on Kendall's pairs."""
+"""Limit of multiplications for Kendall's τ-b."""
 _NOISE = 1e-24
 """A variance below this share of the squares is rounding error: a spread of 1e-12 of the ratings' size."""
 CONSTANT = "one side is constant: no correlation"
@@ -78,7 +78,7 @@ def against_each(
     """Kappa and accuracy of a judge against each of several people, averaged over the people.
 
     Args:
-        people: for each rated row the people's ratings, each person at the same place, null where a person gave none.
+        people: for each rated row the people's ratings, in the same order of people; null for a missing rating.
         judge: the judge's rating of each row.
         seed: of the bootstrap draws; a drawn row counts for every person.
     """

@@ -41,7 +41,7 @@ class Annotation(NamedTuple):
 def read_annotations(
     rows: Sequence[Row], path: object = "the file", notes: list[str] | None = None
 ) -> list[Annotation]:
-    """Read AlpacaEval's annotations; a row without an instruction is a unit of its own, and counted in a note.
+    """Read AlpacaEval's annotations; a row without an instruction counts as its own unit, with a note.
 
     Raises:
         InputError: no row has a preference.
@@ -53,7 +53,7 @@ def read_annotations(
         )
     bare = sum(row.get("instruction") in (None, "") for row in rows)
     if bare and notes is not None:
-        notes.append(f"{path}: {bare} rows without an instruction; each is a unit of its own")
+        notes.append(f"{path}: {bare} rows without an instruction; each counts as its own unit")
     return [_annotation(row, f"{path}, row {place}") for place, row in enumerate(rows, 1)]
 
 
@@ -149,7 +149,7 @@ def length_controlled(annotations: Path, gamed: Path) -> dict[str, float]:
         )
     models = {str(row.get("generator_2")) for row in rows}
     if len(models) > 1:
-        raise InputError(f"{annotations} holds {len(models)} models", "Give the annotations of one.")
+        raise InputError(f"{annotations} holds {len(models)} models", "Give the annotations of one model.")
     try:
         pandas: Any = importlib.import_module("pandas")
         package: Any = importlib.import_module("alpaca_eval.metrics.glm_winrate")

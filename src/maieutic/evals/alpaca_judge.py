@@ -1,9 +1,9 @@
 """Judge AlpacaEval outputs against a reference with a model (Dubois et al. 2023, arXiv 2305.14387; 2404.04475).
 
 The judge sees the two outputs as models m and M, in an order given by a hash of the instruction, and answers with one
-letter. Where the model returns log-probabilities of its first token, the preference is 2 - P(m)/(P(m) + P(M)), reversed
-where the order was; otherwise it is 1 or 2 by the letter. Equal outputs are 1.5 without a call. An unreadable verdict
-is null and counted, never a draw.
+letter. Where the model returns log-probabilities of its first token, the preference is 2 - P(m)/(P(m) + P(M)), and
+3 minus this if m is the model's output; otherwise the letter gives 1 or 2. Equal outputs are 1.5
+without a call. An unreadable verdict is null and counted, never a draw.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Answer a benchmark's questions: MT-Bench in FastChat's form (Zheng et al. 2023, arXiv 2306.05685), and AlpacaEval.
 
-The turns of a question are asked one after the other, each with the answers before it. A turn that was answered is not
-asked again, also after a kill in the middle of a question.
+The model gets the turns of a question one after the other, each with the earlier turns and answers. After a restart,
+answered turns are not asked again, even in the middle of a question.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Row = dict[str, Any]
 
 
 class Keyed(Protocol):
-    """An item of work with its key."""
+    """An item of work, such as a question, with its key."""
 
     @property
     def key(self) -> str:
@@ -52,7 +52,7 @@ class Asked(NamedTuple):
 
 
 class Run(NamedTuple):
-    """A benchmark step at work."""
+    """A running benchmark step."""
 
     step: AskingStep
     model: ChatModel
@@ -76,7 +76,7 @@ class Run(NamedTuple):
         finish: Callable[[list[Row]], dict[str, Any]],
         begin: Callable[[Stage], None] = lambda stage: None,
     ) -> dict[str, Any]:
-        """Make a row for each item that has none, then call `finish` with every row; returns the manifest.
+        """Make a row for each item that has no row yet, then call `finish` with all rows; returns the manifest.
 
         Args:
             label: the progress bar's label.

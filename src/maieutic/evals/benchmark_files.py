@@ -101,7 +101,7 @@ def read_questions(path: Path, references: Path | None = None) -> list[Question]
 
 
 def _noted(path: Path) -> Sequence[Row]:
-    """The rows of a file; what was wrong with it goes to standard error."""
+    """The rows of a file; problems in the file are printed on standard error."""
     rows, notes = read_table(path)
     for text in notes:
         note(text)
@@ -135,7 +135,7 @@ def _question(row: Row, where: str, references: Mapping[str, tuple[str, ...]]) -
 
 
 def read_answers(path: Path) -> list[Answer]:
-    """The answers of a file; of several by one model to one question the last, as FastChat reads them.
+    """The answers of a file. If one model answers a question several times, the last answer counts, as in FastChat.
 
     Raises:
         MissingInput, EmptyCorpus, InputError: the file cannot be used; names the row.
@@ -221,8 +221,8 @@ def _holds(material: Sequence[str], pattern: re.Pattern[str]) -> bool:
     return any(pattern.search(text) for text in material)
 
 
-# Result files. Rows are collected in the folder `A.jsonl.run`, where the same command resumes; `A.jsonl` is made of
-# them, whole, at the end, and can be moved or copied.
+# Result files. A command stores its rows in the folder `A.jsonl.run`, from which the same command resumes. At the end
+# it writes all rows to `A.jsonl`, which can be moved or copied.
 
 
 def run_folder(out: Path) -> Path:
@@ -251,7 +251,7 @@ def refuse_fewer_rows(out: Path, rows: int) -> None:
     """
     try:
         held = len(read_table(out).rows)
-    except (MissingInput, EmptyCorpus, InputError):  # absent or unreadable: the file is written anew
+    except (MissingInput, EmptyCorpus, InputError):  # absent or unreadable: the file is written again
         return
     if held > rows:
         raise RunConflict(
@@ -261,7 +261,7 @@ def refuse_fewer_rows(out: Path, rows: int) -> None:
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a JSONL file whole or not at all."""
+    """Write a JSONL file atomically."""
     part = path.with_name(f".{path.name}.part")
     with full_disk(path):
         with part.open("wb") as file:

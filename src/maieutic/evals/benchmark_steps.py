@@ -20,11 +20,11 @@ _JUDGMENTS = "FastChat's judgment JSONL; may be repeated."
 _REFERENCES = (
     "Reference answers; default: the file in reference_answer/ next to the questions, else their own."
 )
-_TURNS = "Turns of a question that count; 1 for Vicuna-Bench."
+_TURNS = "Number of turns to score per question; 1 for Vicuna-Bench."
 
 
 class BenchmarkStep(Step):
-    """A step that collects rows in the run folder OUT.run, and makes the file OUT of them."""
+    """A step that stores rows in the run folder OUT.run, and writes the file OUT from them."""
 
     writes: ClassVar = "file"
 
@@ -39,7 +39,7 @@ class BenchmarkStep(Step):
         self._work(folder / self.outputs[0], folder)
 
     def _work(self, out: Path, folder: Path) -> Result:
-        """Write the file `out` from rows in `folder`, where the same call resumes."""
+        """Store rows in `folder`, from which the same call resumes, and write the file `out` from them."""
         raise NotImplementedError
 
 
@@ -133,7 +133,7 @@ def _expected_verdicts(
 class EvalMtBenchAnswer(BenchmarkStep):
     """Answer MT-Bench's questions with a model, at the temperature of each category.
 
-    Rows are collected in OUT.run, where the same command resumes; OUT is written when every question was tried.
+    Rows are stored in the folder OUT.run, from which the same command resumes. OUT is written at the end.
     """
 
     command: ClassVar = "eval mt-bench answer"
@@ -148,9 +148,9 @@ class EvalMtBenchAnswer(BenchmarkStep):
     name: str | None = Field(None, description="The model's name in the file; default: its MODEL.")
     turns: int = Field(2, ge=1, le=2, description=_TURNS)
     references: Path | None = Field(None, description=_REFERENCES)
-    max_tokens: int = Field(1024, ge=1, description="New tokens of a reply at most.")
+    max_tokens: int = Field(1024, ge=1, description="Maximum new tokens per reply.")
     seed: int = Field(0, description="Question i is sampled with seed + i.")
-    limit: int | None = Field(None, ge=1, description="Only the first so many questions.")
+    limit: int | None = Field(None, ge=1, description="Use only the first N questions.")
     requests: Requests = Requests()
     budget: Budget = Budget()
     local: LocalModel = LocalModel()
@@ -173,7 +173,7 @@ class EvalMtBenchAnswer(BenchmarkStep):
 class EvalMtBenchJudge(BenchmarkStep):
     """Judge MT-Bench answers with a model: rate each turn, or compare it with a baseline's in both orders.
 
-    Rows are collected in OUT.run, where the same command resumes. Default OUT: STEM_single.jsonl, or STEM_pair.jsonl
+    Rows are stored in OUT.run, from which the same command resumes. Default OUT: STEM_single.jsonl, or STEM_pair.jsonl
     with --baseline, next to the answers.
     """
 
@@ -188,7 +188,8 @@ class EvalMtBenchJudge(BenchmarkStep):
     answers: list[Path] = Field(description="Answers in FastChat's form; may be repeated.", min_length=1)
     judge: ModelSpec = Field(description="MODEL that judges.")
     baseline: str | None = Field(
-        None, description="Compare with this model, or file of answers, instead of rating."
+        None,
+        description="Compare answers with this baseline instead of rating them: a model's name, or a file of answers.",
     )
     questions: Path | None = Field(
         None, description="FastChat's question.jsonl; default: the questions that the answers carry."
@@ -198,7 +199,7 @@ class EvalMtBenchJudge(BenchmarkStep):
         None, description="Judge prompts in FastChat's form (judge_prompts.jsonl); default: our own."
     )
     turns: int = Field(2, ge=1, le=2, description=_TURNS)
-    max_tokens: int = Field(2048, ge=1, description="New tokens of a judgment at most.")
+    max_tokens: int = Field(2048, ge=1, description="Maximum new tokens per judgment.")
     requests: Requests = Requests()
     budget: Budget = Budget()
     local: LocalModel = LocalModel()
@@ -294,7 +295,7 @@ class EvalVicunaBenchScore(EvalMtBenchScore):
     command: ClassVar = "eval vicuna-bench score"
     examples: ClassVar = ("maieutic eval vicuna-bench score --judgments gpt-4_single.jsonl",)
 
-    turns: int = Field(1, ge=1, le=2, description="Turns of a question that count.")
+    turns: int = Field(1, ge=1, le=2, description="Number of turns to score per question.")
 
 
 class MtBenchMatches(Measurements):
@@ -340,7 +341,7 @@ class EvalMtBenchPairwise(Step):
 class EvalAlpacaEvalAnswer(BenchmarkStep):
     """Answer AlpacaEval's instructions with a model, into its model_outputs.json.
 
-    Rows are collected in OUT.run, where the same command resumes; OUT is written when every instruction was tried.
+    Rows are stored in the folder OUT.run, from which the same command resumes. OUT is written at the end.
     """
 
     command: ClassVar = "eval alpaca-eval answer"
@@ -358,7 +359,7 @@ class EvalAlpacaEvalAnswer(BenchmarkStep):
     instructions: Path = Field(description="AlpacaEval's set: JSON rows with instruction.")
     name: str | None = Field(None, description="The model's name in the file; default: its MODEL.")
     sampling: Sampling = Sampling(temperature=0.7, max_tokens=2048)
-    limit: int | None = Field(None, ge=1, description="Only the first so many instructions.")
+    limit: int | None = Field(None, ge=1, description="Use only the first N instructions.")
     requests: Requests = Requests()
     budget: Budget = Budget()
     local: LocalModel = LocalModel()
@@ -381,7 +382,7 @@ class EvalAlpacaEvalAnswer(BenchmarkStep):
 class EvalAlpacaEvalJudge(BenchmarkStep):
     """Compare a model's outputs with a reference's by a judge, into AlpacaEval's annotations.json.
 
-    Rows are collected in OUT.run, where the same command resumes.
+    Rows are stored in OUT.run, from which the same command resumes.
     """
 
     command: ClassVar = "eval alpaca-eval judge"
@@ -400,7 +401,7 @@ class EvalAlpacaEvalJudge(BenchmarkStep):
         "alpaca_eval_pair", description="A prompt's name, or a .md file that asks for m or M."
     )
     max_tokens: int = Field(
-        16, ge=1, description="New tokens of a verdict; a judge that reasons first needs more."
+        16, ge=1, description="Maximum new tokens per verdict; a judge that reasons first needs more."
     )
     requests: Requests = Requests()
     budget: Budget = Budget()

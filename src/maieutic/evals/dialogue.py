@@ -1,7 +1,7 @@
 """Outcomes of whole dialogues with a tutor, on problems with known answers, and two tutors on the same starts.
 
-A dialogue that failed through anybody but the tutor is left out and counted; one that the tutor broke off counts
-against it. Intervals resample starts.
+A dialogue that failed because of the tutor counts against the tutor. A dialogue that failed for any other cause is left
+out, and the number of these is reported. Intervals resample starts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from maieutic.evals.paired import PairedDifference, adjust_p_values, paired_diff
 from maieutic.rollouts.pre_post_test import SolveRates, load_solve_rates
 
 MAIN_METRICS = ("solved", "told", "turns")
-"""What a tutor is chosen by; p-values are adjusted over these three."""
+"""The main metrics for choosing a tutor; Holm's correction covers these three."""
 OTHER_METRICS = ("stated", "leak_turns", "student_first", "guessed", "pressed", "collapse", "over_refusal")
 PRE_POST_METRICS = ("solve_before", "solve_after", "delta_solve")
 _RATIOS = ("leak_turns", "over_refusal")
@@ -77,7 +77,7 @@ def load_outcomes(source: Path | str, states: States | None = None) -> DialogueO
 
 
 def _read_dialogues(path: Path) -> Iterator[tuple[Conversation, str | None]]:
-    """Each dialogue and its fault, if it failed; a failed dialogue that was not repeated with success comes last."""
+    """Each dialogue and its fault, if it failed; failed dialogues without a later success come last."""
     if not (path.is_dir() or path.name == "rows.jsonl"):
         yield from ((each, None) for each in read_corpus(path))
         return
@@ -94,7 +94,7 @@ def _read_dialogues(path: Path) -> Iterator[tuple[Conversation, str | None]]:
             done.add(key)
             yield episode, None
     if empty:
-        raise EmptyCorpus(f"{path}: has no dialogue", "Simulate some first.")
+        raise EmptyCorpus(f"{path}: has no dialogue", "Run `maieutic simulate` first.")
     yield from (each for key, each in failed.items() if key not in done)
 
 
@@ -112,7 +112,7 @@ def score_dialogues(
         source: a simulate step, or its rows.
         before: a `pre-post-test` step before the dialogues.
         after: a `pre-post-test` step after the dialogues.
-        rounds: the last k of Success@k and Telling@k; null: the rounds of the longest dialogue.
+        rounds: the largest k of Success@k and Telling@k; null: the rounds of the longest dialogue.
         states: whether a student's turn solves the problem; null: by the known answer.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Every tutor with every student, and two controls with each student: no tutor, and a tutor that tells the answer.
+"""Dialogues of every tutor, and of two controls (a silent tutor, a tutor that tells the answer), with every student.
 
 A run folder holds, for tutor T and student S, the dialogues (`T-with-S`), the student's answers before (`before-S`)
 and after (`after-T-with-S`), the tutor's first replies judged by code (`judged-T-with-S`), and the scores
@@ -36,7 +36,7 @@ def with_controls(tutors: Mapping[str, str]) -> dict[str, str]:
 
 
 class _RemainingBudget:
-    """The rest of a budget, step by step."""
+    """The budget that is left after each step."""
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
@@ -103,7 +103,7 @@ class _DialogueRun:
         self.budget.charge(done.tokens, done.usd, done.replies)
 
     def pre_post_test(self, tutors: Sequence[str], student: str, spec: str) -> None:
-        """The test before, of each start once for all tutors; then the test after each tutor's dialogues."""
+        """Run the test before (once per start, shared by all tutors), then the test after each tutor's dialogues."""
         dialogues = {tutor: list(read_corpus(self.pair(tutor, student).dialogues)) for tutor in tutors}
         starts = [each for of in dialogues.values() for each in of]
         self._test(spec, starts, self.out / f"before-{student}", before=True)
@@ -139,7 +139,7 @@ class _DialogueRun:
         folder = self.out / f"judged-{name}"
         settings = {"stage": "judge", "rubric": RUBRIC, "data": name}
         with TemporaryDirectory() as temporary, Stage(folder, settings) as stage:
-            # asks no model; a later call may add dialogues
+            # judging calls no model, so all dialogues are judged again: a later call may have added some
             Judge(data=rows, rubric=RUBRIC, replies="last").run(Path(temporary) / "judge")
             for verdict in stage_rows(Path(temporary) / "judge"):
                 if verdict["key"] not in stage.rows:

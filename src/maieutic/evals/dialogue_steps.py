@@ -32,7 +32,7 @@ def parse_named_models(texts: Sequence[str]) -> dict[str, str]:
         if not equals or not _NAME.fullmatch(name):
             name, spec = re.sub(r"[^\w.-]+", "-", Path(text.rpartition("#")[2]).stem), text
         if name in found or not _NAME.fullmatch(name):
-            raise InputError(f"{text}: needs a name of its own", "Write NAME=MODEL, each NAME once.")
+            raise InputError(f"{text}: needs a unique name", "Write NAME=MODEL, each NAME once.")
         found[name] = spec
     return found
 
@@ -98,11 +98,11 @@ def _show_differences(title: str, metrics: Mapping[str, Any]) -> None:
 
 
 def _refuse_training_students(students: Iterable[str], steps: Mapping[str, Any]) -> None:
-    """A student that helped to make preference pairs never evaluates: the tutor may have adapted to it alone."""
+    """Refuse a student that helped to make the preference pairs: the tutor may have adapted to this student."""
     used = {step.student for step in steps.values() if isinstance(step, Continuations)}
     if both := [student for student in students if student in used]:
         raise RecipeError(
-            f"the student {both[0]} made the preference pairs (`continuations`) and would evaluate as well",
+            f"the student {both[0]} made the preference pairs (stage `continuations`) and would evaluate the tutor too",
             "Evaluate with a student trained on other people with another seed, a scripted or a prompted student.",
         )
 
@@ -133,14 +133,16 @@ class EvalDialogueRun(Step):
         description="Kinds of students, each with every start: names or .yaml files, separated by commas.",
     )
     answers: int = Field(
-        8, ge=0, description="Answers of the student alone, before and after each dialogue; 0: no test."
+        8,
+        ge=0,
+        description="Attempts of the student alone at each problem, before and after each dialogue; 0: no test.",
     )
     answer_prompt: str = Field("attempt", description="Prompt that asks for an answer: a name or a .md file.")
-    rounds: int = Field(6, ge=1, description="Most rounds of a dialogue.")
+    rounds: int = Field(6, ge=1, description="Maximum rounds per dialogue.")
     repeat: int = Field(1, ge=1, description="Dialogues for each start.")
     seed_turns: int | None = Field(None, ge=0, description="Keep only the first turns of each start.")
     user_mode: Literal["trained", "prompted"] | None = Field(
-        None, description="How students are asked; default: what the checkpoint says."
+        None, description="How student models are prompted; default: as the checkpoint's settings say."
     )
     tutor_prompt: PromptName = Field(
         "tutor_socratic", description="System prompt of the tutors: a name, a .md file, or none."
@@ -150,7 +152,7 @@ class EvalDialogueRun(Step):
     run_code: bool = Field(
         False, description="Run students' programs in a sandbox against the problems' unit tests."
     )
-    seed: int = Field(0, description="Seed of all draws.")
+    seed: int = Field(0, description="Random seed.")
     sampling: Sampling = Sampling(temperature=0.7, max_tokens=400)
     student_sampling: Sampling = Sampling(temperature=1.0, top_p=0.8, max_tokens=256)
     requests: Requests = Requests(concurrency=64)
@@ -211,7 +213,7 @@ class EvalDialogueRun(Step):
         return flow.asked(list(self._asks(size)), self.budget.prices)
 
     def _asks(self, size: Size) -> Iterable[Ask]:
-        """What is asked of each model at most: the answers before are asked once for all tutors."""
+        """The maximum number of calls to each model; the test before runs once for all tutors."""
         from maieutic.evals.dialogue_run import with_controls
 
         start, tokens, reply = (
@@ -289,7 +291,7 @@ class EvalDialogueScore(Step):
     before: Path | None = Field(None, description="A `pre-post-test` step with `when: before`.")
     after: Path | None = Field(None, description="A `pre-post-test` step with `when: after`.")
     after_against: Path | None = Field(None, description="The same for the other tutor's dialogues.")
-    rounds: int | None = Field(None, ge=1, description="The last k of Success@k and Telling@k.")
+    rounds: int | None = Field(None, ge=1, description="The largest k of Success@k and Telling@k.")
     run_code: bool = Field(
         False, description="Run students' programs in a sandbox against the problems' unit tests."
     )

@@ -32,7 +32,7 @@ class RatedPair(NamedTuple):
     """The ratings of one text by one or more people and by the judge."""
 
     people: tuple[float | None, ...]
-    """Each person always at the same place; null where a person gave no clear rating."""
+    """The people's ratings, always in the same order of people; null for a missing or unclear rating."""
     judge: float
     text: str | None
 
@@ -79,7 +79,7 @@ def score_judge(path: Path | str) -> dict[str, Any]:
 
 
 def _text_notes(pairs: Sequence[RatedPair]) -> list[str]:
-    """Which rows the question mark and the length can be compared on."""
+    """Notes on the rows for which the baselines question_mark and length can be computed."""
     with_text = sum(pair.text is not None for pair in pairs)
     if not pairs or with_text == len(pairs):
         return []
@@ -170,7 +170,7 @@ def score_pairs(pairs: Sequence[RatedPair]) -> dict[str, Any]:
 
 
 def _agreement(pairs: Sequence[RatedPair], ratings: Sequence[float]) -> dict[str, Estimate]:
-    """Ratings against the people's mean; kappa and accuracy against each person, since a mean is nobody's rating."""
+    """Ratings against the people's mean; kappa and accuracy against each person, since they compare single ratings."""
     result = agreement.agreement([pair.human for pair in pairs], ratings)
     if any(len(pair.known) > 1 for pair in pairs):
         result |= agreement.against_each([pair.people for pair in pairs], ratings)

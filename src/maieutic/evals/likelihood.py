@@ -97,7 +97,7 @@ def score_likelihood(model: Scorer, people: Sequence[Conversation], name: str = 
 
 
 def _conditioned_logprobs(model: Scorer, conditioned: Sequence[Conversation]) -> tuple[LogProbs, str | None]:
-    """The log-probabilities where the model is given the intent; or why it cannot be."""
+    """The log-probabilities given the intent, or the reason why the model cannot be conditioned on the intent."""
     try:
         return (model.logprobs(conditioned, Role.USER, end=False) if conditioned else []), None
     except RenderError as error:
@@ -201,7 +201,7 @@ def end_f1_difference(
 
 
 def _f1(sums: Array) -> Array:
-    """2tp / (2tp + fp + fn); undefined where nobody ended and nothing was predicted."""
+    """2tp / (2tp + fp + fn); undefined if no conversation ended and no END was predicted."""
     hit, false, missed = sums[..., 0], sums[..., 1], sums[..., 2]
     return np.where(hit + missed > 0, 2 * hit / (2 * hit + false + missed), np.nan)
 

@@ -75,7 +75,7 @@ class Prompts(NamedTuple):
 
     @property
     def hash(self) -> str:
-        """A hash of every wording that could be used."""
+        """A hash of all prompt templates of this kind."""
         return fingerprint(self.templates or prompts.load(_OURS[self.kind]).hash)[:16]
 
     def fill(self, question: Question, turn: int, answers: Sequence[Sequence[str]]) -> JudgePrompt:

@@ -215,7 +215,7 @@ def _difference(name: str, a: ItemScores, b: ItemScores, shared: Sequence[Item])
 def _incomplete_notes(
     a: ItemScores, b: ItemScores, shared: Sequence[Item], metrics: Mapping[str, Mapping[str, Any]]
 ) -> list[str]:
-    """Which metrics are not compared on every shared item."""
+    """Notes on metrics that some shared items lack."""
     names = dict.fromkeys(name for item in shared for side in (a, b) for name in side[item])
     counts = {name: metrics[name]["n"] if name in metrics else 0 for name in names}
     return [

@@ -1,7 +1,7 @@
 """How similar simulated human turns are to people's: metrics of text over whole corpora, each next to people's value.
 
-Where a simulated conversation continued a given start, only the generated turns count as the simulator's; the start is
-somebody else's text. The number of turns of a conversation is that of the whole conversation.
+Where a simulated conversation continued a given start, only the generated turns count as the simulator's; the start was
+written by others. Turn counts are those of whole conversations.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CLASSIFIER_L2 = 0.1
 CLASSIFIER_MAX_TURNS = 600
 """Turns used on each side: whole conversations, in the order of their hashes."""
 JACKKNIFE_GROUPS = 13
-"""Groups of conversations, each left out once for the interval; coprime to the folds, so no fold loses most."""
+"""Jackknife groups of conversations; coprime to the number of folds, so no group removes most of a fold."""
 
 
 class Comparison(NamedTuple):
@@ -195,7 +195,7 @@ def compare_with_people(
     """Every text metric of simulated conversations, of held-out people and of baselines.
 
     Args:
-        simulated: what the simulator wrote.
+        simulated: the simulator's conversations.
         people: held-out conversations of people.
         baselines: corpora of the baselines, by name.
         embed: texts → vectors; null: `topics.ngram_embedder`, with weights learned from the people.
@@ -265,7 +265,7 @@ def human_likeness_auc(simulated: Sequence[Sequence[str]], people: Sequence[Sequ
     sharp as its features: .5 means that this classifier sees no difference, not that there is none.
 
     Up to 600 turns a side, five folds of conversations by hash (fewer where a side has fewer conversations), both
-    sides with equal weight. The interval is value ± t standard errors of a grouped jackknife that trains anew without
+    sides with equal weight. The interval is value ± t standard errors of a grouped jackknife that trains again without
     each of 13 groups of conversations: which conversations were trained on matters more than which were tested.
     After human-likeness by a trained detector (PlatoLM, arXiv 2308.11534; UserLM-8b, arXiv 2510.06552), whose
     detectors are closed.

@@ -1,7 +1,7 @@
-"""Is a user simulator like people? Perplexity on held-out human turns, END decisions, and what its turns look like.
+"""Compare a user simulator with people: perplexity on held-out human turns, END decisions, and metrics of text.
 
-Every metric has the value of people and of baselines next to it. What needs a model, a judge or a corpus that was not
-given is null, with the reason.
+Every metric is reported next to the values of people and of baselines. A metric that needs a model, a judge or a corpus
+that was not given is null, with the reason.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def evaluate_simulator(
     Args:
         people: held-out conversations of people.
         model: the simulator: in this process for perplexity and END, any `ChatModel` for adherence.
-        simulated: conversations it wrote; for the metrics of its text.
+        simulated: the simulator's conversations, for the metrics of text.
         baselines: by name, such as its base model and a prompted user.
         embed: texts → vectors, for the metrics of topics; null: `topics.ngram_embedder`.
         judge: for adherence and the four judged criteria. With a judge, every model is closed at the end.

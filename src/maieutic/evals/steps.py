@@ -77,7 +77,9 @@ class EvalSimulator(Step):
 
     people: Path = Field(description="Held-out conversations of people: a corpus.")
     model: str | None = Field(None, description="The simulator, hf/PATH_OR_ID: for perplexity and END.")
-    simulated: Path | None = Field(None, description="Conversations it wrote: a run or a corpus.")
+    simulated: Path | None = Field(
+        None, description="Conversations that the simulator wrote: a run or a corpus."
+    )
     baselines: list[str] = Field(
         default_factory=list, description="[NAME=]MODEL, run or corpus to compare with; may be repeated."
     )
@@ -161,7 +163,7 @@ class ComparisonScores(Measurements):
 class EvalTutorScore(Step):
     """Average recorded verdicts on a tutor's replies; no model is asked.
 
-    Of recorded comparisons (`eval tutor pairwise`): the win rate of A, and how much the order of the replies decided.
+    For recorded comparisons (`eval tutor pairwise`): the win rate of A, and the position bias of the judges.
     """
 
     command: ClassVar = "eval tutor score"
@@ -174,9 +176,11 @@ class EvalTutorScore(Step):
     outputs: ClassVar = ("scores.json",)
 
     data: Path = Field(description="An evaluation file, or the folder of a judge or pairwise step.")
-    rater: str | None = Field(None, description="Whose evaluations to use, where a file has several raters.")
+    rater: str | None = Field(
+        None, description="The rater whose evaluations to use, if the file has several raters."
+    )
     against: Path | None = Field(
-        None, description="Another tutor's on the same dialogues: adds the paired difference."
+        None, description="The same for another tutor on the same dialogues; adds the paired difference."
     )
 
     def run(self, out: Path | str = "") -> Measurements:
@@ -225,17 +229,20 @@ class EvalTutorGrid(Step):
     outputs: ClassVar = ("grid.json",)
 
     sets: list[str] = Field(description="Test sets; each is also the set that one tutor was trained on.")
-    base: list[Path] = Field(description="The base's judged replies, one for each test set.")
+    base: list[Path] = Field(description="Judged replies of the base model: one file per test set.")
     tuned: list[Path] = Field(
-        description="The tuned tutors' judged replies: for each test set, one for each training set."
+        description="Judged replies of the tuned tutors: for each test set, one file per training set."
     )
-    leaks: list[Path] = Field(description="What each train set leaks of the test sets (leaks.json).")
+    leaks: list[Path] = Field(
+        description="For each training set, its leaks.json: the test items that it contains."
+    )
     others: list[str] = Field(default_factory=list, description="Names of tutors that were only prompted.")
     beside: list[Path] = Field(
-        default_factory=list, description="Their judged replies: for each test set, one for each of them."
+        default_factory=list,
+        description="Judged replies of the tutors in `others`: for each test set, one file per tutor.",
     )
     highlighted: str | None = Field(
-        None, description="The set whose tutor the figures show; default, or if unknown: the first."
+        None, description="Figures show the tutor trained on this set; default: the first set."
     )
 
     def run(self, out: Path | str = "") -> GridScores:
@@ -265,7 +272,7 @@ class EvalTutorGrid(Step):
             raise InputError(
                 f"{sets} sets and {others} others need {sets}, {sets * others}, {sets * sets} and {sets} files for "
                 f"base, beside, tuned and leaks, not {', '.join(map(str, counts))}",
-                "Give each test set a base, each prompted tutor, each tuned tutor, and its leaks.",
+                "Give, for each test set, the replies of the base and of every other tutor, and the leaks.",
             )
 
     def describe(self) -> str:
@@ -319,7 +326,7 @@ class EvalJudgeScore(Step):
     pairs: Path = Field(
         description='JSON or JSONL rows {"human", "judge", "text"?}, or a judge step over `eval judge rated`.'
     )
-    gate: bool = Field(False, description="Exit with 1 where the judge does not beat the baselines.")
+    gate: bool = Field(False, description="Exit with status 1 if the judge does not beat the baselines.")
 
     def run(self, out: Path | str = "") -> JudgeAgreement:
         from maieutic.evals.judge_agreement import score_judge
@@ -327,7 +334,7 @@ class EvalJudgeScore(Step):
         return JudgeAgreement(source=str(self.pairs), gated=self.gate, values=score_judge(self.pairs))
 
     def run_stage(self, folder: Path) -> None:
-        """The file of the stage holds the pairs in socratic-llm's form, where they come from a judge step."""
+        """Score the judge; if the pairs come from a judge step, also write them in socratic-llm's form."""
         from maieutic.core.store import Stage, write_json
         from maieutic.evals.judge_agreement import human_and_judge
 
@@ -413,8 +420,12 @@ class EvalPaired(Step):
 
     a: Path | None = Field(None, description="Evaluations, annotations or judgments of one model.")
     b: Path | None = Field(None, description="The same kind of file of the other model.")
-    model_a: str | None = Field(None, description="The model in A, where the file has several.")
-    model_b: str | None = Field(None, description="The model in B, where the file has several.")
+    model_a: str | None = Field(
+        None, description="The model to use from file A, if the file has several models."
+    )
+    model_b: str | None = Field(
+        None, description="The model to use from file B, if the file has several models."
+    )
     difference: float | None = Field(None, description="The smallest difference to detect.")
     sd: float = Field(0.5, description="Standard deviation of the paired differences.")
     power: float = Field(0.8, description="Probability of detecting the difference.")
@@ -453,7 +464,7 @@ class Arm(Record):
     judged: Path
     """Its scored answers: FastChat judgments, or AlpacaEval annotations."""
     name: str | None = None
-    """Its model name in that file, where the file has several models."""
+    """Its model name in that file, if the file has several models."""
     data: Path | None = None
     """The conversations it was trained on; null: no metrics of the corpus."""
 

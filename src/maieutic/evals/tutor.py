@@ -1,4 +1,4 @@
-"""Scores of single tutor replies from recorded verdicts, and of recorded comparisons of two tutors. Nothing is judged.
+"""Scores of single tutor replies from recorded verdicts, and of recorded comparisons of two tutors. No judge is called.
 
 Formats read: the evaluation files of socratic-llm (`[{prompt, output, evaluation, evaluation_error, score}]`), its DPO
 files (every candidate in `all_evaluations`), its two-rater files (one rater chosen by name), and our own judged and
@@ -37,7 +37,7 @@ class JudgedReply(NamedTuple):
     group: str
     """The prompt it answers: replies to one prompt are one unit."""
     has_id: bool
-    """False where the row has no prompt or id: `group` is then the row's place in the file."""
+    """False if the row has no prompt or id: `group` is then the row number."""
     values: dict[str, float] | None
     """By criterion: yes/no as 1 and 0, the two scales divided by 5 (or the rubric's own criteria, as they are)."""
     recorded: float | None
@@ -127,7 +127,7 @@ def judged_replies(
 
 
 class _WrongType(Exception):
-    """A row has another type where a list or an object is expected; the message says which."""
+    """A row holds the wrong type where a list or an object is expected; the message names it."""
 
 
 def _replies_of_row(row: Row, at: int) -> Iterator[JudgedReply]:
@@ -159,7 +159,7 @@ def _type_name(value: Any) -> str:
 
 
 def _group(row: Row, at: int, keys: Sequence[str] = ("prompt", "id", "key")) -> tuple[str, bool]:
-    """What the row's replies answer, and whether the row has an id for it; without an id it is its own group."""
+    """The group of the row's replies (the prompt's id), and whether the row has an id; else the row is a group."""
     name = next((row[key] for key in keys if row.get(key) not in (None, "")), None)
     return (f"row {at + 1}", False) if name is None else (str(name), True)
 
@@ -210,7 +210,7 @@ def score_replies(replies: Sequence[JudgedReply], notes: Sequence[str] = ()) -> 
     """The averages of judged replies; see `score_tutor`."""
     notes = list(notes)
     if without_id := len({reply.group for reply in replies if not reply.has_id}):
-        notes.append(f"{without_id} rows have no `prompt`, `id` or `key`: each counts as a unit of its own")
+        notes.append(f"{without_id} rows have no `prompt`, `id` or `key`: each counts as its own unit")
     scored = [reply for reply in replies if reply.values is not None]
     socratic = [reply for reply in scored if is_socratic(reply)]
     use_socratic = bool(socratic) or not scored
@@ -295,8 +295,8 @@ def score_comparisons(path: Path | str) -> dict[str, Any]:
     Returns:
         `win`, `loss`, `tie`, `n` (their sum), `unscored`; `win_rate`: (W + T/2)/(W + L + T); `position_bias`: of the
         games that did not end in a tie, the share won by the reply shown first (.5: none); `inconsistent`: of the
-        votes with two readable games, the share in which the games differ; `decided`: pairs by who decided them;
-        `judges`: position_bias and inconsistent of each judge. Estimates resample dialogues.
+        votes with two readable games, the share in which the games differ; `decided`: the number of pairs
+        decided by code and by judges; `judges`: position_bias and inconsistent of each judge. Estimates resample dialogues.
 
     Raises:
         InputError: the rows are no comparisons.

@@ -1,9 +1,9 @@
 """Test sets by tutors: every score as published and on clean items alone, differences from the base, and leakage.
 
 Both scores use the same judged replies. An item is *clean* for a tutor if nothing the tutor was trained on shares its
-bytes, its near-duplicate text, its problem or its program; for a tutor that was trained on none of the sets, if that
-holds for every train set. A tutor is compared with the base on the items that are clean for that tutor, since the base
-was trained on none of them.
+bytes, its near-duplicate text, its problem or its program. For a tutor that was trained on none of the sets, an item is
+clean if it is clean for every training set. A tutor is compared with the base on the items that are clean for
+that tutor, since the base was trained on none of them.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def judge(step: Judge, out: Path) -> JudgeResult:
 
 
 def open_panel(judges: Sequence[Any], local: LocalModel, requests: Requests) -> list[ChatModel]:
-    """The models that judge; an object that is a model already is taken as it is."""
+    """The models that judge; a `ChatModel` object is used as it is."""
     from maieutic.models import load
 
     return [load(one, local, requests) if isinstance(one, str) else one for one in judges]
@@ -86,7 +86,7 @@ def panel_settings(
 
 
 def samplings(sampling: Sampling, samples: int) -> list[Sampling]:
-    """The sampling of each sample, with a seed of its own."""
+    """The sampling settings of each sample; sample i uses the seed + i."""
     return [sampling.model_copy(update={"seed": sampling.seed + number}) for number in range(samples)]
 
 
@@ -268,12 +268,12 @@ def read_replies(
     replies: Literal["all", "last", "generated"] = "all",
     warn: bool = True,
 ) -> Iterator[CandidateRow]:
-    """Replies with their contexts: rows of candidates as they are, conversations cut before each reply.
+    """Replies with their contexts. Rows of candidates are used as they are; a conversation is cut before each reply.
 
     Args:
         source: a candidates, judge or simulate step, its run, a file of such rows or of conversations, socratic-llm's
             `evaluation/{dataset}/{model}.json`, or the rows.
-        replies: of conversations, every reply of the assistant, or only a reply that ends the conversation. Of a
+        replies: `all`: every assistant reply of a conversation. `last`: only a reply that ends the conversation. Of a
             simulated dialogue only generated replies count, and a failed dialogue is left out. `generated`: all of them
             of simulated dialogues, and the last one of other conversations.
         warn: print the places of broken rows of a file.
@@ -320,7 +320,7 @@ def _of_conversation(row: Mapping[str, Any], replies: str, where: str) -> Iterat
 
 
 def _of_published(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A row of socratic-llm's `evaluation/{dataset}/{model}.json` as a row of candidates; other rows as they are."""
+    """Convert a row of socratic-llm's `evaluation/{dataset}/{model}.json` to a row of candidates; keep other rows."""
     if "messages" in row or not isinstance(row.get("prompt"), str) or not isinstance(row.get("output"), str):
         return row
     return {

@@ -1,9 +1,9 @@
 """A model as judge of a text by a rubric: the prompt, the answer's schema, and how an answer is read.
 
-The judged text and its context are untrusted. Each part stands between two lines with a mark that is computed from the
-texts and occurs in none of them, so no text of a tutor or a student can close its fence or open another. An object that
-the judge copied from the material, word for word, is a quotation and not a verdict. An unreadable answer is asked for
-again, with the error; after that the text is unscored.
+The judged text and its context are untrusted. Each part is enclosed in two lines with a marker that is computed from
+the texts and occurs in none of them, so no text by a tutor or a student can end its own part or begin another.
+An object that the judge copied from the material, word for word, is a quotation and not a verdict. After an unreadable
+answer the judge is asked again, with the error; after the last retry the text is unscored.
 
 Reading is tolerant of form (code fences, prose around the JSON, "No.", numbers as text) and strict in content: a value
 off its scale, a missing or unknown key, two different verdicts and anything unclear are refused, never guessed.

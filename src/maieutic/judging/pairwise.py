@@ -269,7 +269,7 @@ def by_code(rubric: Rubric, two: Two) -> tuple[Side, Decided] | None:
 
 
 async def gather_all(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """The results of the calls. All of them end before an error is raised, so that every answer is paid for."""
+    """The results of the calls. All calls finish before an error is raised, so that no paid answer is lost."""
     found: list[T] = []
     for outcome in await asyncio.gather(*calls, return_exceptions=True):
         if isinstance(outcome, BaseException):

@@ -138,7 +138,7 @@ def _empty(step: Preferences, result: PreferencesResult, shared: bool) -> EmptyC
     name = ", ".join(str(source) for source in step.data if isinstance(source, Path)) or "the rows"
     if result.prompts and not shared:
         return EmptyCorpus(
-            f"{name}: no two of the {result.prompts} replies answer the same context",
+            f"{name}: each of the {result.prompts} replies answers a different context, so there are no pairs",
             "Simulate several dialogues from each start (--repeat), or give the dialogues of two tutors together.",
         )
     reasons = ", ".join(f"{count} {reason}" for reason, count in result.refused.items())
@@ -192,7 +192,7 @@ def choose(
 
 
 def _impossible(row: JudgedRow, scored: Sequence[Graded], rules: Preferences) -> Refusal | None:
-    """Why no strategy can make a pair of the candidates, if so."""
+    """The reason why no strategy can make a pair of the candidates, or null."""
     if len(row.candidates) < 2:
         return Refusal.TOO_FEW
     if len(scored) < 2:
@@ -270,8 +270,8 @@ def compared(row: JudgedRow, pair: Pair) -> Repeats | None:
     good, bad = good or [pair.chosen.score] * len(bad), bad or [pair.rejected.score] * len(good)
     if len(good) != len(bad):
         raise InputError(
-            f"row {row.id or row.key}: {len(good)} repeats of one candidate and {len(bad)} of another",
-            "Give each candidate as many, null where one could not be read, or --agreement 0.",
+            f"row {row.id or row.key}: {len(good)} repeats of the chosen candidate and {len(bad)} of the rejected one",
+            "Record the same number of repeats for each candidate (null if unreadable), or set --agreement 0.",
         )
     gaps = [a - b for a, b in zip(good, bad, strict=True) if a is not None and b is not None]
     return Repeats(sum(gap > _CLOSE for gap in gaps), sum(gap < -_CLOSE for gap in gaps), len(gaps))
@@ -294,8 +294,8 @@ def repeats(row: JudgedRow, place: int) -> list[float | None]:
         rubric = load_rubric(str(row.rubric))
     except MaieuticError:
         raise InputError(
-            f"row {row.id or row.key}: no rubric {row.rubric!r} to score its repeats by",
-            "Judge again, which records the score of each repeat, or give --agreement 0.",
+            f"row {row.id or row.key}: no rubric {row.rubric!r}, which is needed to score the repeats",
+            "Judge the replies again, which records the score of each repeat, or set --agreement 0.",
         ) from None
     decided = row.decided_by[place] if row.decided_by else {}
     by_code = {name: row.verdicts[place].values[name] for name, by in decided.items() if by == "code"}
@@ -452,7 +452,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def judged_rows(sources: Path | str | Sequence[Any]) -> Iterator[JudgedRow]:
-    """The judged rows of steps, of files or of a list; items of socratic-llm's DPO artefact are turned into them."""
+    """The judged rows of steps, files or a list; items of socratic-llm's DPO files are converted to judged rows."""
     rubric = load_rubric("socratic")
     for source in [sources] if isinstance(sources, (Path, str)) else sources:
         if isinstance(source, (Path, str)):

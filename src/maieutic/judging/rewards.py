@@ -5,7 +5,7 @@ the answer; a reply that states the answer has outcome 0 without a continuation.
 the student simulator, the network or this program are left out and counted. A reply without a continuation left has no
 outcome; where the outcome has weight, the reply is unscored.
 
-The rows are those of a judge step, with `rubric_scores`, `outcomes`, `plays` and `lost` beside `scores`.
+The rows are those of a judge step, with `rubric_scores`, `outcomes`, `plays` and `lost` in addition to `scores`.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ def write_rewards(step: Rewards, out: Path) -> RewardsResult:
     rewarded = [reward(row, solved, step.weight) for row in read_step(JudgedRow, step.data, "judge")]
     rows = [one.row for one in rewarded]
     if not rows:
-        raise EmptyCorpus(f"{step.data}: no judged row", "Judge some candidates first.")
+        raise EmptyCorpus(f"{step.data}: no judged row", "Run `maieutic judge` on candidates first.")
     if not any(count for row in rows for count in row.plays):
         raise InputError(
-            f"{step.continuations} has no continuation of a reply of {step.data}",
-            "Continue the same candidates first.",
+            f"{step.continuations} continues no reply of {step.data}",
+            "Run `maieutic continuations` on the same candidates first.",
         )
     with Stage(out, {"stage": "rewards", "weight": step.weight, "rows": _hash(rows)}) as stage:
         for row in rows:
@@ -145,7 +145,7 @@ def _both(rows: Sequence[RewardRow]) -> Iterator[_Both]:
 
 
 def _centred(both: Sequence[_Both]) -> list[_Both]:
-    """The same minus each prompt's means; prompts with one reply are left out."""
+    """The scores and outcomes minus their means over the prompt; prompts with one reply are left out."""
     by_prompt: dict[int, list[_Both]] = {}
     for one in both:
         by_prompt.setdefault(one.prompt, []).append(one)

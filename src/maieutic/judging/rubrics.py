@@ -72,7 +72,7 @@ class Criterion(Record):
             {"yes", "no"} if self.kind == Kind.YES_NO else {str(n) for n in range(self.low, self.high + 1)}
         )
         if strange := set(self.anchors) - allowed:
-            raise ValueError(f"{self.name}: no value {sorted(strange)[0]!r}")
+            raise ValueError(f"{self.name}: the anchor {sorted(strange)[0]!r} is not a value of the scale")
         return self
 
 

@@ -39,7 +39,7 @@ Panel = Annotated[list[ModelSpec], BeforeValidator(_as_panel)]
 Sources = Annotated[list[Source], BeforeValidator(_as_sources)]
 """One source, or several paths."""
 Measured = Annotated[Estimate, PlainSerializer(Estimate.json)]
-"""An estimate, written in the form that every estimate has."""
+"""An estimate, written to JSON as `{"value", "ci", "n"}`."""
 
 
 class _Judging(Step):
@@ -75,7 +75,7 @@ class _Judging(Step):
 
 
 class JudgeResult(Result):
-    """What the run folder holds, and what this call did."""
+    """Counts over the whole run folder; `calls` and `seconds` are those of this call."""
 
     judged: int
     """Replies with a summary score."""
@@ -84,9 +84,9 @@ class JudgeResult(Result):
     undecided: int
     """Replies with some values but no summary score: no check and no model decided a weighted criterion."""
     prompts: int
-    """Rows: contexts with their replies."""
+    """Number of rows; a row holds one context and its replies."""
     mean: float | None
-    """Of the summary scores."""
+    """Mean of the summary scores."""
     calls: int
     """Calls to judges in this call."""
     seconds: float
@@ -108,8 +108,8 @@ class JudgeResult(Result):
 class Judge(_Judging):
     """Judge replies by a rubric: code first, then models.
 
-    The replies are candidates, or the assistant's messages of conversations, each judged in its context; of simulated
-    dialogues the generated ones.
+    The replies are candidates, or the assistant's messages in conversations, each judged in its context. In simulated
+    dialogues only generated messages are judged.
     """
 
     command: ClassVar = "judge"
@@ -131,7 +131,7 @@ class Judge(_Judging):
     data: Source = Field(description="Replies: a candidates or simulate step, or a file of such rows.")
     replies: Literal["all", "last"] = Field(
         "all",
-        description="Of conversations: judge every reply of the assistant, or only a reply that ends it.",
+        description="In conversations, judge every reply of the assistant, or only a reply that ends the conversation.",
     )
 
     def run(self, out: Path | str) -> JudgeResult:
@@ -140,7 +140,7 @@ class Judge(_Judging):
         return judge(self, Path(out))
 
     def default_out(self) -> Path | None:
-        """`judge`, in the run that holds the replies."""
+        """The folder `judge` in the run that holds the replies."""
         folder = self.data if self.data.is_dir() else self.data.parent
         return Path(folder.parent if folder.name in ("candidates", "simulate") else folder) / "judge"
 
@@ -158,7 +158,7 @@ class Judge(_Judging):
 
 
 class EvalTutorPairwiseResult(Result):
-    """What the run folder holds, and what this call did."""
+    """Counts over the whole run folder; `calls` and `seconds` are those of this call."""
 
     pairs: int
     won: int
@@ -230,7 +230,7 @@ Strategy = Literal["best-worst", "all-pairs", "margin"]
 
 
 class PreferencesResult(Result):
-    """What became of the prompts. A prompt gave pairs or was refused: `paired` and `refused` add up to `prompts`."""
+    """Counts of prompts and pairs. Each prompt gives pairs or is refused: `paired` + `refused` = `prompts`."""
 
     prompts: int
     paired: int
@@ -244,7 +244,7 @@ class PreferencesResult(Result):
     """Chosen replies that stopped at the token limit."""
     score_chosen: float | None
     score_rejected: float | None
-    """Means of the summary scores."""
+    """Mean summary scores of the chosen and of the rejected replies."""
     words_chosen: float | None
     words_rejected: float | None
     """Mean lengths: DPO learns a difference in length first."""
@@ -325,7 +325,7 @@ class Preferences(Step):
     match_length: float | None = Field(
         None, ge=1, description="The longer reply has at most this many times the words of the shorter."
     )
-    per_prompt: int | None = Field(None, ge=1, description="Most pairs of one prompt.")
+    per_prompt: int | None = Field(None, ge=1, description="Maximum pairs per prompt.")
     agreement: float = Field(
         0.5,
         ge=0,
@@ -353,7 +353,7 @@ class Preferences(Step):
 
 
 class RewardsResult(Result):
-    """What the rows hold."""
+    """Counts and means over the rows."""
 
     prompts: int
     replies: int
@@ -363,16 +363,16 @@ class RewardsResult(Result):
     told: int
     """Replies that state the answer: outcome 0 without a continuation."""
     plays: int
-    """Continuations that count, each once, however many equal replies share it."""
+    """Counted continuations; a continuation shared by equal replies counts once."""
     lost: int
-    """Continuations left out."""
+    """Continuations left out because they failed."""
     rubric: float | None
-    """Means over the replies that have both."""
+    """Means over the replies that have both a rubric score and an outcome."""
     outcome: float | None
     agreement: Measured
     """Pearson's r of rubric score and outcome over the replies, resampled by prompt."""
     within: Measured
-    """The same after subtracting each prompt's means: does the rubric find the better of two replies?"""
+    """Pearson's r after subtracting each prompt's means: how well the rubric ranks the replies to one prompt."""
     margin: float
     """One standard error of the difference of two replies' rewards, at its largest: closer rewards are noise."""
 

@@ -54,7 +54,7 @@ def write(runs: Sequence[Run], out: Path) -> list[Path]:
 
 
 def _add(files: dict[Path, list[dict[str, Any]]], path: Path, items: list[dict[str, Any]]) -> None:
-    """Add a stage's items to a file; items equal to one that is there are left out."""
+    """Add a stage's items to a file, without items that the file already holds."""
     held = files.setdefault(path, [])
     known = {fingerprint(item) for item in held}
     held += [item for item in items if fingerprint(item) not in known]

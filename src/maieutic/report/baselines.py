@@ -21,7 +21,7 @@ PREFIX = "baseline/"
 
 
 class Gap(NamedTuple):
-    """A tutor's summary score less a baseline's, on the dialogues that both answered."""
+    """A tutor's summary score minus a baseline's, on the dialogues that both answered."""
 
     baseline: Scores
     tutor: Scores
@@ -36,7 +36,7 @@ class Comparison(NamedTuple):
     judge: str
     baselines: tuple[Scores, ...]
     tutors: tuple[Scores, ...]
-    """Those that answered dialogues which a baseline answered too."""
+    """The tutors that answered at least one dialogue of a baseline."""
     gaps: tuple[Gap, ...]
 
 
@@ -99,7 +99,7 @@ def table(found: Comparison) -> Table:
         name = scores.model.removeprefix(PREFIX) if _is_baseline(scores) else scores.label
         rows.append((name, *cells, num(scores.n)))
     criteria = (name.replace("_", " ") for name in names)
-    columns = ("tutor", *criteria, *(f"{tutor.label} less this" for tutor in found.tutors), "n")
+    columns = ("tutor", *criteria, *(f"{tutor.label} minus baseline" for tutor in found.tutors), "n")
     note = "Below each number is its 95 % interval. Differences in the summary score are paired by dialogue. "
     if not found.gaps:
         note += "No tutor answered the same dialogues under this rubric."

@@ -43,7 +43,7 @@ def _outcomes(label: str, manifest: Mapping[str, Any], student: str) -> Table:
         rows.append((tutor_name(name), *_cells(scores), num(scores["dialogues"]), lost))
     note = (
         "Solved: the student stated the known answer before the tutor. Told: the tutor stated it first. Gave in: the "
-        "tutor stated it after the student had demanded it. Δ solve: share of right answers after the dialogue less "
+        "tutor stated it after the student had demanded it. Δ solve: share of right answers after the dialogue minus "
         "before. Lost: dialogues left out because they failed for a cause other than the tutor. Below each number is "
         "its 95 % interval."
     )
@@ -54,7 +54,7 @@ def _outcomes(label: str, manifest: Mapping[str, Any], student: str) -> Table:
 def _differences(label: str, manifest: Mapping[str, Any], student: str) -> Table:
     rows = [
         (
-            f"{tutor_name(gap['a'])} less {tutor_name(gap['b'])}",
+            f"{tutor_name(gap['a'])} minus {tutor_name(gap['b'])}",
             *_cells(gap["metrics"]),
             num((gap["metrics"].get("solved") or {}).get("n")),
         )
@@ -89,7 +89,7 @@ def findings(runs: Sequence[Run]) -> Iterator[str]:
 
 
 def continuations(runs: Sequence[Run]) -> Table | None:
-    """For each round of continuations: how far rubric and outcome agree, and what the continuations cost."""
+    """For each round of continuations: the agreement of rubric and outcome, and the cost of the continuations."""
     rows = []
     for run in runs:
         for stage in (stage for stage in run.stages if stage.kind == "rewards"):

@@ -55,7 +55,7 @@ class TurnCounts(NamedTuple):
 
 
 class EndBin(NamedTuple):
-    """Human openings at which the simulator predicted END with about the same probability."""
+    """A bin of human openings: the simulator predicted END with about the same probability."""
 
     predicted: float
     """The mean predicted probability."""
@@ -134,7 +134,7 @@ class TutorGrid(NamedTuple):
 
 
 class ReportData(NamedTuple):
-    """All data of the figures and tables; what a run has no data for is empty."""
+    """All data of the figures and tables; a field is empty if the runs have no data for it."""
 
     curves: list[LearningCurve]
     scores: list[Scores]

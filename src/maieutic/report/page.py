@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 _LONG, _TEASER = 700, 180
-"""Characters from which a text is folded, and those shown of it then."""
+"""A text of at least this many characters is folded; the characters of a folded text that are shown."""
 _DIRECTION = re.compile("[\u061c\u200e\u200f\ufeff]")
-"""Direction marks that `shown` leaves as they are."""
+"""Text-direction marks that `shown` keeps."""
 
 
 class Section(NamedTuple):

@@ -31,7 +31,7 @@ class Mark(NamedTuple):
 
     text: str
     good: bool | None = None
-    """Null where neither."""
+    """Whether the verdict is good; null for facts that are neither good nor bad."""
 
 
 class ShownTurn(NamedTuple):

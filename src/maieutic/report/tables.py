@@ -267,14 +267,14 @@ def tutor(stage: StageRun) -> Table | None:
     columns = ("criterion", *((*sides, "difference") if other else sides[:1]), "n")
     note = "Below each number is its 95 % interval."
     if other:
-        note += " The difference is the first less the second, paired by prompt."
+        note += " The difference is the first minus the second, paired by prompt."
     if own.get("unscored"):
         note += f" {own['unscored']} replies unscored."
     return Table(f"Scores of the tutor ({stage.label})", columns, rows, note) if rows else None
 
 
 def _flat(scores: Mapping[str, Any]) -> dict[str, Any]:
-    """Scores in one form, with the criteria of other rubrics next to the published ones."""
+    """Scores as estimates: the published criteria, then those of other rubrics."""
     shapes = scores.get("criteria") or {}
     return {
         **scores,
@@ -351,7 +351,7 @@ def differences(stage: StageRun) -> Table | None:
         for name, m in metrics.items()
     ]
     sides = [Path(str(stage.config.get(key) or key)).name for key in ("data", "against")]
-    note = "Over the starts that both tutors have. The difference is the first less the second, with its 95 % interval."
+    note = "Over the starts that both tutors have. The difference is first minus second, with its 95 % interval."
     columns = ("measure", *sides, "difference", "n")
     return Table(f"The tutors from the same starts ({stage.label})", columns, rows, note) if rows else None
 
@@ -369,7 +369,7 @@ def preferences(runs: Sequence[Run]) -> Iterator[Table]:
 def _pair_sides(label: str, manifest: Mapping[str, Any]) -> Table:
     gap = manifest.get("words_gap") or {}
     note = (
-        f"Chosen less rejected: {num(gap['value'])} words ({ci_text(gap.get('ci'))}, {gap['n']} prompts). The chosen "
+        f"Chosen minus rejected: {num(gap['value'])} words ({ci_text(gap.get('ci'))}, {gap['n']} prompts). The chosen "
         f"reply is the longer one in {num(manifest.get('longer_chosen'))} of the pairs. Where lengths differ, DPO "
         "learns the length first."
         if gap.get("value") is not None

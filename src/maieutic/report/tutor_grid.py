@@ -69,7 +69,7 @@ def _differences(grid: TutorGrid) -> Table:
         for part, title in _PARTS.items():
             rows.append((f"{test}\n{title}", *(_gap(grid.cells[test, tutor], part) for tutor in tutors)))
     note = (
-        "Summary score less that of the base, paired by item; below it the 95 % interval. Clean: the items that are "
+        "Summary score minus that of the base, paired by item; below it the 95 % interval. Clean: the items that are "
         "clean for the tutor."
     )
     columns = ("test set", *map(tutor_name, tutors))
