@@ -296,7 +296,8 @@ def score_comparisons(path: Path | str) -> dict[str, Any]:
         `win`, `loss`, `tie`, `n` (their sum), `unscored`; `win_rate`: (W + T/2)/(W + L + T); `position_bias`: of the
         games that did not end in a tie, the share won by the reply shown first (.5: none); `inconsistent`: of the
         votes with two readable games, the share in which the games differ; `decided`: the number of pairs
-        decided by code and by judges; `judges`: position_bias and inconsistent of each judge. Estimates resample dialogues.
+        decided by code and by judges; `judges`: position_bias and inconsistent of each judge. Estimates resample
+        dialogues.
 
     Raises:
         InputError: the rows are no comparisons.

@@ -351,7 +351,9 @@ def differences(stage: StageRun) -> Table | None:
         for name, m in metrics.items()
     ]
     sides = [Path(str(stage.config.get(key) or key)).name for key in ("data", "against")]
-    note = "Over the starts that both tutors have. The difference is first minus second, with its 95 % interval."
+    note = (
+        "Over the starts that both tutors have. The difference is first minus second, with its 95 % interval."
+    )
     columns = ("measure", *sides, "difference", "n")
     return Table(f"The tutors from the same starts ({stage.label})", columns, rows, note) if rows else None
 
