@@ -1,11 +1,11 @@
 """Attention for several rows packed into one sequence: each token attends to its own row only.
 
-Padding rows of different lengths to the longest computes the padding too. Packed rows need none: attention is computed
-one row at a time by torch's `scaled_dot_product_attention`, without a mask. A row may also continue the first tokens of
-an earlier one, so that two replies share one prompt, which is computed once.
+A padded batch computes its padding too. Packed rows need no padding: torch's `scaled_dot_product_attention` computes
+attention for one row at a time, without a mask. A row may also continue the first tokens of an earlier row: two
+replies then share one prompt, and the prompt is computed once.
 
-The function is registered as one of transformers' attention functions. It is active inside `segmented` only; generation
-and measurements elsewhere use the model's own.
+The function is registered as one of transformers' attention functions. It is active inside `segmented` only; all other
+calls use the model's own attention.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class Segment(NamedTuple):
     length: int
     """Tokens."""
     parent: int | None = None
-    """Index of the earlier segment whose first tokens this one continues; null: it has no prefix."""
+    """Index of the earlier segment (the parent) whose first tokens this segment continues; null: no prefix."""
     prefix: int = 0
-    """How many first tokens of the parent precede this segment."""
+    """Number of the parent's first tokens that precede this segment."""
 
 
 def attend(
@@ -61,9 +61,9 @@ def attend(
         query: (1, heads, tokens, size); `key` and `value` may have fewer heads.
         key: see `query`.
         value: see `query`.
-        attention_mask: unused; transformers makes none for an attention that is not its own.
+        attention_mask: unused; transformers creates no mask for a custom attention function.
         segments: in order; together they cover all tokens.
-        scaling: of the scores; null: one over the root of the size.
+        scaling: factor of the attention scores; null: one over the square root of `size`.
         dropout: share of the weights dropped.
         sliding_window: tokens that each token attends to at most, itself included; null: all before it.
         softcap: refused, as are `s_aux` and `position_bias`.
@@ -122,7 +122,7 @@ AttentionInterface.register(NAME, attend)
 
 @contextmanager
 def segmented(model: Any, flash: bool = False) -> Iterator[None]:
-    """Let a model use this attention, or FlashAttention where no row has a prefix; call the model with `layout`."""
+    """Make a model use this attention, or FlashAttention if no row has a prefix. Pass the arguments from `layout`."""
     config = model.config
     before = config._attn_implementation
     config._attn_implementation = FLASH if flash else NAME
@@ -133,7 +133,7 @@ def segmented(model: Any, flash: bool = False) -> Iterator[None]:
 
 
 def layout(segments: Sequence[Segment], flash: bool = False, device: Any = None) -> dict[str, Any]:
-    """Arguments of a model's call inside `segmented` that say where its rows are."""
+    """Arguments for a model call inside `segmented`: the places of the rows in the packed sequence."""
     if not flash:
         return {"segments": segments}
     longest = max(segment.length for segment in segments)

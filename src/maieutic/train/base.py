@@ -1,4 +1,4 @@
-"""The model that training starts from: found, framed, loaded in the right precision, with END and adapters added."""
+"""Load the model that training starts from: checkpoint, chat template, precision, END token and LoRA adapters."""
 
 from __future__ import annotations
 
@@ -29,16 +29,17 @@ class Base(NamedTuple):
     tokenizer: Any
     frame: Framing
     longest: int
-    """Tokens a row may have."""
+    """Maximum number of tokens of a row."""
     dtype: str | None
-    """The precision in which its weights are stored; the trained ones are stored in the same."""
+    """The dtype of the stored weights; the trained weights are stored in the same dtype."""
 
 
 def open_base(config: TrainConfig) -> Base:
-    """Find the checkpoint, its tokenizer and its framing.
+    """Find the checkpoint, its tokenizer and its chat template.
 
-    A base model without a chat template is framed as `plain`, which needs no token but the end of text: the tokens of
-    a chat format would have to be learned first. END is then initialised as the end of text.
+    A base model without a chat template gets the template `plain`, which needs no special token except the end of
+    text: the model would first have to learn the special tokens of a chat format. END is then initialised with the
+    embedding of the end of text.
 
     Raises:
         UnknownModel, MissingInput: there is no such checkpoint.
@@ -58,14 +59,14 @@ def open_base(config: TrainConfig) -> Base:
     if config.max_length and context and config.max_length > context:
         raise ContextTooShort(
             f"max_length {config.max_length} is more than the model's context of {context} tokens",
-            "Lower --max-length, or take a model with a longer context.",
+            "Lower --max-length, or use a model with a longer context.",
         )
     longest = config.max_length or min(2048, context or 2048)
     return Base(source, tokenizer, frame, longest, held_dtype(held))
 
 
 def writes_end(config: TrainConfig, start: Base, rows: Rows) -> bool:
-    """Whether the trained model writes END: the rows teach it, or the base already did and a user's side is trained."""
+    """Whether the trained model writes END: the rows teach END, or the base writes END and the user is trained."""
     if rows.report.ends:
         return True
     return getattr(config, "role", "assistant") != "assistant" and (
@@ -74,7 +75,7 @@ def writes_end(config: TrainConfig, start: Base, rows: Rows) -> bool:
 
 
 def load_trainable(config: TrainConfig, source: Source) -> Any:
-    """The model to train: trained weights in float32, a frozen base in the precision it computes in."""
+    """The model to train: trained weights in float32, a frozen base in the compute precision."""
     halved = config.lora_r is not None and computes_in_bfloat16(config.precision)
     model = load_model(source, "bfloat16" if halved else "float32", config.remote_code)
     model.config.use_cache = False
@@ -82,7 +83,7 @@ def load_trainable(config: TrainConfig, source: Source) -> Any:
 
 
 def add_end_embedding(model: Any, tokenizer: Any, frame: Framing) -> list[int]:
-    """Initialise the embeddings of END with those of a turn's end, unless the model has learned END before.
+    """Initialise the embeddings of END with those of the end-of-turn token, unless the model already knows END.
 
     Returns:
         The ids whose embeddings are new.

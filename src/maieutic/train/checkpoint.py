@@ -1,7 +1,8 @@
 """Checkpoints that survive a kill, and the finished model, which any server can load.
 
-A trainer writes a checkpoint file by file, so a kill can leave half of one. After the last file `complete.json` is
-written with the size of each, and only a folder that matches it counts as a checkpoint.
+A trainer writes a checkpoint file by file, so a kill can leave an incomplete checkpoint. After the last file,
+`complete.json` is written with the size of each file. A folder counts as a checkpoint only if its files match
+`complete.json`.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def _is_complete(checkpoint: Path) -> bool:
 
 
 def delete_incomplete(folder: Path) -> None:
-    """Delete incomplete checkpoints: they would count among those to keep, and mix with a rewrite."""
+    """Delete incomplete checkpoints: they would count as checkpoints to keep, and mix with a new one of that step."""
     for path in folder.glob("checkpoint-*"):
         if _NAME.fullmatch(path.name) and not _is_complete(path):
             shutil.rmtree(path)
@@ -69,7 +70,7 @@ def gather_model(trainer: Any) -> Any:
     """The trained model with all its weights in this process, ready to be merged and written.
 
     Weights that are spread over processes (FSDP2's DTensors, DeepSpeed's stage 3) are gathered: the first process gets
-    a new model on the CPU that holds them all, the other processes null.
+    a new model on the CPU that holds all weights, the other processes get null.
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
     weights = _gathered(trainer, model)
@@ -151,7 +152,7 @@ def save_result(
 
 
 def _public_name(model: str) -> str:
-    """A model's name without paths of this machine: of an absolute path, the last two parts."""
+    """A model's name without local folders: only the last two parts of an absolute path."""
     path = Path(model.removeprefix("hf/")).expanduser()
     return "/".join(path.parts[-2:]) if path.is_absolute() else model.removeprefix("hf/")
 
@@ -170,7 +171,7 @@ def save_model(
 
     Args:
         model: a plain (merged) model.
-        tokenizer: with END if it was taught.
+        tokenizer: contains END if training taught END.
         folder: written whole or not at all; replaced if it exists.
         role: the side that was trained; `both` is served as an assistant.
         frame: template and system text of the training.
@@ -212,7 +213,7 @@ def save_model(
 
 
 def _recipe(run: Path) -> dict[str, str] | None:
-    """Name and hash of the recipe that the run belongs to; null: it was run by itself."""
+    """Name and hash of the recipe that the run belongs to; null: the run belongs to no recipe."""
     file = run.parent / "recipe.json"
     if not file.is_file():
         return None
@@ -256,7 +257,7 @@ def model_card(record: dict[str, Any]) -> str:
             f"Fine-tuned from `{record['base']}` to write {side}.",
             notes,
             f"## Data\n\n`{data['name']}` (SHA-256 `{data['sha256']}`), {data['rows']} rows.",
-            f"Licences: {licences}; that of `{record['base']}` holds for these weights too.\n",
+            f"Licences: {licences}; the licence of `{record['base']}` also applies to these weights.\n",
             f"## Recipe\n\nMade by {made}, with {versions}.\n",
             f"## Result\n\n| | |\n|---|---|\n{rows}\n",
             f"## Settings\n\n```json\n{settings.decode()}\n```\n",

@@ -1,6 +1,6 @@
-"""The settings of `train sft` and `train dpo`, what decides the trained weights among them, and the result of a run.
+"""The settings of `train sft` and `train dpo`, the identity of a run, and its result.
 
-Nothing here imports torch: the command line reads and refuses settings before anything heavy is loaded.
+This module does not import torch, so the command line checks settings before it loads heavy libraries.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _NOT_DECISIVE = {
     *("save_steps", "report_to", "processes", "accelerate_config", "parameters"),
     *("data", "validation", "forgetting"),
 }
-"""Settings that do not decide the trained weights. The files among them do, by their content."""
+"""Settings that are not part of a run's identity. Files in this list are identified by their content instead."""
 
 Epochs = Annotated[float, Field(gt=0, description="Passes over the data.")]
 LearningRate = Annotated[
     float, Field(gt=0, description="Highest learning rate; after the warm-up it falls along a cosine.")
 ]
-BatchSize = Annotated[int, Field(ge=1, description="Rows of one optimizer step.")]
+BatchSize = Annotated[int, Field(ge=1, description="Rows per optimizer step.")]
 WarmupRatio = Annotated[
-    float, Field(ge=0, lt=1, description="Share of the steps over which the learning rate rises.")
+    float, Field(ge=0, lt=1, description="Share of the steps in which the learning rate warms up.")
 ]
 MaxGradNorm = Annotated[float, Field(gt=0, description="Gradients are clipped to this norm.")]
 
@@ -51,7 +51,7 @@ class TrainResult(Result):
     """The step of the checkpoint from which an interrupted run continued."""
 
     def json(self) -> dict[str, Any]:  # type: ignore[override]
-        """As printed: the manifest's keys beside `model` and `resumed_from`."""
+        """The printed JSON: `model`, `resumed_from` and the manifest's keys."""
         return {"model": str(self.model), **self.metrics, "resumed_from": self.resumed_from}
 
     def show(self) -> None:
@@ -85,7 +85,7 @@ class TrainConfig(Step):
     method: ClassVar[str]
     texts_per_row: ClassVar[int] = 1
     operations: ClassVar[int] = FORWARD + BACKWARD
-    """Operations a weight and token, for the cost estimate."""
+    """Operations per weight and token, for the cost estimate."""
     outputs: ClassVar = ("model",)
 
     model: str = Field(description="Model to start from: a folder, a finished training run, or a Hub id.")
@@ -98,7 +98,7 @@ class TrainConfig(Step):
     learning_rate: LearningRate = 2e-5
     batch_size: BatchSize = 128
     max_tokens_per_batch: int = Field(
-        4096, ge=1, description="Tokens computed at once; lower it where memory is short."
+        4096, ge=1, description="Tokens per micro-batch; lower this if memory is short."
     )
     warmup_ratio: WarmupRatio = 0.03
     weight_decay: float = Field(0.0, ge=0, description="Weight decay of AdamW.")
@@ -109,11 +109,11 @@ class TrainConfig(Step):
     lora_r: int | None = Field(
         None,
         ge=1,
-        description="Rank of LoRA adapters on every linear layer; 0 or default: train all weights.",
+        description="Rank of LoRA adapters on every linear layer; default or 0: train all weights.",
     )
     precision: Precision = Field(
         "auto",
-        description="bfloat16 computes in it and keeps trained weights in float32; auto: that on a GPU, else float32.",
+        description="bfloat16: compute in bfloat16, keep float32 weights; auto: bfloat16 on a GPU, else float32.",
     )
     gradient_checkpointing: bool = Field(
         False, description="Recompute activations in the backward pass: less memory, about a fifth slower."
@@ -122,20 +122,24 @@ class TrainConfig(Step):
     save_steps: int = Field(100, ge=1, description="Steps between checkpoints.")
     template: str | None = Field(
         None,
-        description="chat, dyadic, plain or a Jinja file; default: what the checkpoint says, else its chat template.",
+        description="chat, dyadic, plain or a Jinja file; default: the one in maieutic.json, else the chat template.",
     )
     system: str | None = Field(None, description="System text for conversations that have none.")
-    remote_code: bool = Field(False, description="Run Python code that the checkpoint brings along.")
-    report_to: str = Field("none", description="Trackers that also get every metric: wandb,tensorboard.")
+    remote_code: bool = Field(False, description="Run Python code from the checkpoint's repository.")
+    report_to: str = Field(
+        "none", description="Experiment trackers that receive the metrics: wandb,tensorboard."
+    )
     processes: int | None = Field(
         None, ge=1, description="Processes that share each batch: one per GPU, or on the CPU."
     )
     accelerate_config: str | None = Field(
         None,
-        description="accelerate config file (FSDP2, DeepSpeed, several machines), or a shipped one's name.",
+        description="accelerate config (FSDP2, DeepSpeed, several machines): a file, or the name of a shipped config.",
     )
     parameters: float | None = Field(
-        None, gt=0, description="Weights of the model, for a cost estimate where its name does not say."
+        None,
+        gt=0,
+        description="Number of weights, for the cost estimate if the model's name does not contain it.",
     )
 
     @field_validator("lora_r", mode="before")
@@ -144,7 +148,7 @@ class TrainConfig(Step):
         return value or None
 
     def identity(self) -> dict[str, Any]:
-        """What decides the trained weights. A run folder refuses to continue with another identity.
+        """The settings that decide the trained weights. A run folder refuses to continue with other such settings.
 
         Data, and a template that is a file, are identified by their content.
         """
@@ -158,7 +162,7 @@ class TrainConfig(Step):
         return {"method": self.method, **values}
 
     def run_stage(self, folder: Path) -> None:
-        """Train as a stage of a recipe. An empty validation file, as a small split writes it, is left out."""
+        """Train as a stage of a recipe. An empty validation file (from the split of a small corpus) is ignored."""
         if self.validation and self.validation.is_file() and self.validation.stat().st_size == 0:
             note(f"{self.validation} is empty: training without validation")
             self.model_copy(update={"validation": None}).run(folder)
@@ -170,7 +174,7 @@ class TrainConfig(Step):
         return [self.model if self.model.startswith("hf/") else f"hf/{self.model}"]
 
     def declare_models(self, out: Path, flow: Flow) -> None:
-        """The trained model is as large as the one it starts from."""
+        """The trained model is as large as the starting model."""
         flow.weigh(self.model, self.parameters)
         flow.weigh(out, flow.weights(self.model))
 
@@ -203,18 +207,18 @@ class SftConfig(TrainConfig):
     method: ClassVar = "sft"
 
     role: Literal["user", "assistant", "both"] = Field(
-        description="Whose turns are in the loss; user makes a simulator."
+        description="Side whose turns are in the loss; user trains a user simulator."
     )
     keep: Literal["start", "end"] = Field(
         "start",
-        description="Which whole turns of a conversation that is too long are kept; without its end it teaches no END.",
+        description="Which turns of too long conversations to keep; a row without the last turn does not teach END.",
     )
     condition: Annotated[Any, PlainValidator(_conditioning)] = Field(
         None,
-        description="Conditioning of a simulator by share of rows: none=0.4,round=0.2,intent=0.3,profile=0.1.",
+        description="Share of rows per conditioning of a simulator: none=0.4,round=0.2,intent=0.3,profile=0.1.",
     )
     early_stopping: int | None = Field(
-        None, ge=1, description="Stop after so many evaluations without a lower validation loss."
+        None, ge=1, description="Stop after this many evaluations without a lower validation loss."
     )
 
     @model_validator(mode="after")
@@ -226,12 +230,12 @@ class SftConfig(TrainConfig):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """See `TrainConfig.identity`; the prompts that condition a simulator are part of it, by their hash."""
+        """See `TrainConfig.identity`; it also includes the hash of the prompts that condition a simulator."""
         words = {"wording": fingerprint(wording())} if self.condition else {}
         return {**super().identity(), **words}
 
     def describe(self) -> str:
-        """For the plan of a recipe."""
+        """The stage's description in a recipe's plan."""
         return f"train on the turns of {'both sides' if self.role == 'both' else f'the {self.role}'}"
 
 
@@ -240,29 +244,30 @@ class DpoConfig(TrainConfig):
 
     method: ClassVar = "dpo"
     texts_per_row: ClassVar[int] = 2
-    operations: ClassVar[int] = 2 * FORWARD + BACKWARD  # the reference reads every pair once too
+    operations: ClassVar[int] = 2 * FORWARD + BACKWARD  # the reference model also reads every pair once
 
     epochs: Epochs = 2.0
     learning_rate: LearningRate = 5e-5
     batch_size: BatchSize = 4
     micro_batch_size: int | None = Field(
-        None, ge=1, description="Pairs computed at once at most; divides batch_size."
+        None, ge=1, description="Maximum pairs per micro-batch; must divide batch_size."
     )
     warmup_ratio: WarmupRatio = 0.05
     max_grad_norm: MaxGradNorm = 0.3
     loss: Literal["sigmoid", "ipo", "sigmoid_norm"] = Field(
         "sigmoid",
-        description="sigmoid is DPO, ipo is IPO, sigmoid_norm is DPO on means over a reply's tokens (TRL's names).",
+        description="TRL's loss_type: sigmoid is DPO, ipo is IPO, sigmoid_norm is DPO on per-token means of a reply.",
     )
-    beta: float = Field(0.1, gt=0, description="Strength of the pull towards the reference model.")
+    beta: float = Field(0.1, gt=0, description="DPO's beta: higher keeps the model closer to the reference.")
     keep: Literal["end"] | None = Field(
-        None, description="end: leave out the oldest whole turns of a prompt until its pair fits."
+        None, description="end: drop the oldest turns of a prompt until the pair fits."
     )
     drop_too_long: bool = Field(
         False, description="Leave out pairs that do not fit; otherwise one such pair stops the run."
     )
     forgetting: Path | None = Field(
-        None, description="Conversations not trained on; their perplexity before and after shows forgetting."
+        None,
+        description="Held-out conversations; their perplexity before and after training shows forgetting.",
     )
 
     @model_validator(mode="after")
@@ -274,7 +279,7 @@ class DpoConfig(TrainConfig):
         return self
 
     def describe(self) -> str:
-        """For the plan of a recipe."""
+        """The stage's description in a recipe's plan."""
         return "train on preferences (DPO)"
 
 
@@ -295,10 +300,10 @@ def read_rates(text: str) -> dict[str, float]:
 
 
 def whole_rates(rates: Mapping[str, float]) -> dict[str, float]:
-    """Rates that sum to 1, in a fixed order; the rest to 1 is `none`.
+    """Rates that sum to 1, in a fixed order; `none` gets the remainder.
 
     Raises:
-        ValueError: a kind of conditioning is unknown, or the rates do not fit into 1.
+        ValueError: a kind of conditioning is unknown, or the rates sum to more than 1.
     """
     checked: dict[str, float] = defaultdict(float)
     for name, rate in rates.items():

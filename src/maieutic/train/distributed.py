@@ -1,6 +1,6 @@
-"""Training in several processes: which process this is, and what only the first process does.
+"""Training in several processes: the rank of this process, and the tasks of the first process.
 
-The first process writes the rows, the marks of complete checkpoints, the model and the manifest, and prints. The other
+The first process prints, and writes the rows, the checkpoint marks, the model and the manifest. The other
 processes compute and never open the run folder for writing. In a single process all of this does nothing.
 """
 
@@ -22,7 +22,7 @@ Value = TypeVar("Value")
 class UnwrittenRows:
     """A run's rows in a process that does not write: the rows on disk at the start, and those added since, in memory.
 
-    Every process measures the same values, and so decides alike, such as when to stop.
+    All processes measure the same values, so they make the same decisions, such as when to stop.
     """
 
     def __init__(self, rows: Iterable[dict[str, Any]]) -> None:
@@ -95,7 +95,7 @@ def is_first() -> bool:
 
 
 def from_first(make: Callable[[], Value]) -> Value:
-    """What `make` returns in the first process, in all processes; the others do not call it."""
+    """Call `make` in the first process only, and return its result in all processes."""
     if count() == 1:
         return make()
     import torch.distributed as group
@@ -129,10 +129,10 @@ def open_stage(folder: Path, config: Mapping[str, Any]) -> Iterator[AnyStage]:
 
 
 def unshared(loader: Any) -> Any:
-    """A trainer's data loader that gives every process each whole batch, in the order of a single process.
+    """A trainer's data loader that gives whole batches to every process, in the order of a single process.
 
-    accelerate's own sharing gives each process equally many rows, not tokens, and fills the last batch with rows of the
-    first.
+    accelerate's own data loader would balance rows instead of tokens between processes, and would fill up the last
+    batch with rows of the first batch.
     """
     from accelerate.data_loader import BatchSamplerShard
 

@@ -1,8 +1,8 @@
 """Direct preference optimisation (Rafailov et al., arXiv 2305.18290) of an assistant on pairs of replies.
 
-A prompt's ids are those that generation starts from, and nothing is cut inside a turn. The reference is the model that
-training starts from: its log-probabilities are computed once, before the first step, and kept in the run folder, so
-that no second model is held and a killed run does not compute them again.
+A prompt has the same ids as in generation, and no turn is truncated. The reference is the model before training. Its
+log-probabilities are computed once, before the first step, and stored in the run folder. So memory holds one model
+only, and a resumed run does not compute them again.
 """
 
 from __future__ import annotations
@@ -63,11 +63,11 @@ Item = TypeVar("Item")
 
 
 def dpo(config: DpoConfig, out: Path) -> TrainResult:
-    """Tune in this process. See `steps.TrainDpo.run`."""
+    """Train in this process. See `steps.TrainDpo.run`."""
     with open_stage(out, config.identity()) as stage, quiet():
         if stage.done:
             return TrainResult(run=str(out), model=out / "model", metrics=stage.manifest)
-        trackers(config.report_to)  # refuse a wrong name before anything is rendered
+        trackers(config.report_to)  # reject a wrong name before rendering rows
         base = open_base(config)
         rows = _rows(config.data, config, base, "train")
         validation = _rows(config.validation, config, base, "validation") if config.validation else None
@@ -102,8 +102,8 @@ def dpo(config: DpoConfig, out: Path) -> TrainResult:
 def chosen_falls(measured: dict[str, Any]) -> bool:
     """Whether chosen replies became less likely while the margin grew; on validation pairs if there are some.
 
-    The margin then grows only because rejected replies fall faster, and neither becomes more likely (Pal et al., arXiv
-    2402.13228). A note on standard error says so.
+    In this case, the margin grows only because the likelihood of rejected replies falls faster (Pal et al., arXiv
+    2402.13228). A note on standard error reports it.
     """
     prefix = "eval_" if measured.get("eval_margin") is not None else ""
     falls = bool(measured[f"{prefix}chosen_reward"] < 0 < measured[f"{prefix}margin"])
@@ -111,7 +111,7 @@ def chosen_falls(measured: dict[str, Any]) -> bool:
         note(
             f"chosen replies{' of validation pairs' if prefix else ''} became less likely than before training while "
             f"the margin grew to {measured[f'{prefix}margin']:.3f}: a lower --learning-rate, a higher --beta or "
-            "--loss ipo keeps the model closer to its start"
+            "--loss ipo keeps the model closer to the reference"
         )
     return falls
 
@@ -129,14 +129,14 @@ def _rows(path: Path, config: DpoConfig, base: Base, name: str) -> Rows:
 def make_trainer(
     config: DpoConfig, out: Path, model: Any, base: Base, rows: Rows, validation: Rows | None
 ) -> Any:
-    """TRL's trainer over finished columns; the reference's log-probabilities are computed here, or read."""
+    """TRL's trainer for tokenized pairs. The reference's log-probabilities are read from the run folder or computed."""
     from trl import DPOConfig as Arguments
 
     args = Arguments(
         **arguments(config, out / "checkpoints"),
         beta=config.beta,
         loss_type=[config.loss],
-        # The loss that balances a mixture of experts is computed in a model's own loss, which is not used here.
+        # A mixture-of-experts model computes its balancing loss in its own loss function, which is not used here.
         router_aux_loss_coef=0.0,
         precompute_ref_log_probs=True,
     )
@@ -144,7 +144,7 @@ def make_trainer(
     packed = supports_packing(model, base.longest)
     if not packed:
         note(
-            "the attention of this model cannot share a prompt between two replies: each is computed with its own"
+            "this model's attention cannot share a prompt between two replies: each prompt is computed twice"
         )
     return PairsDPOTrainer(
         model=model,
@@ -170,7 +170,7 @@ def _forgetting_rows(config: DpoConfig, base: Base) -> Sequence[Row]:
 
 
 def _measure_forgetting(trainer: Any, rows: Sequence[Row], stage: AnyStage, when: str) -> None:
-    """Write the likelihood of the rows, `before` or `after` training, into the run's rows, unless it is there."""
+    """Write the likelihood of the rows, `before` or `after` training, into the run's rows, unless they have it."""
     key, first = f"forgetting-{when}", trainer.accelerator.is_main_process
     known = broadcast_object_list([first and key in stage.rows])
     if rows and not known[0]:
@@ -194,7 +194,7 @@ def _forgetting(stage: AnyStage) -> dict[str, float]:
 
 
 class Likelihood(NamedTuple):
-    """How likely a model finds text."""
+    """The likelihood of text under a model."""
 
     nll: float
     """Mean negative natural-log probability per token."""
@@ -202,21 +202,22 @@ class Likelihood(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """What is computed together."""
+    """The limits of a micro-batch."""
 
     tokens: int
-    """Tokens of a micro-batch; a longer pair is one by itself."""
+    """Maximum tokens of a micro-batch; a longer pair gets its own micro-batch."""
     pairs: int | None = None
-    """Pairs of a micro-batch; null: no limit."""
+    """Maximum pairs of a micro-batch; null: no limit."""
     packed: bool = True
     """Whether the model can compute a prompt once for both replies."""
 
 
 class PairsDPOTrainer(DPOTrainer):  # type: ignore[misc]  # trl is not typed
-    """`DPOTrainer` over `prompt_ids`, `chosen_ids` and `rejected_ids` as they are; each prompt is computed once.
+    """`DPOTrainer` over `prompt_ids`, `chosen_ids` and `rejected_ids` unchanged; prompts are computed once.
 
-    The pairs of one optimizer step are one batch, computed in micro-batches that are weighted by their pairs: the loss
-    of a step is the mean over its pairs, however they are divided into micro-batches and over processes.
+    The pairs of one optimizer step are one batch. The batch is divided into micro-batches, and each micro-batch is
+    weighted by its number of pairs. So the loss of a step is the mean over its pairs, regardless of the division into
+    micro-batches and processes.
 
     Args:
         limits: see `Limits`.
@@ -240,7 +241,7 @@ class PairsDPOTrainer(DPOTrainer):  # type: ignore[misc]  # trl is not typed
         """Send nothing."""
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write none: the finished model gets ours."""
+        """Write no model card here; `checkpoint.save_model` writes it."""
 
     def get_train_dataloader(self) -> Any:
         """Give every process all pairs of a step; it computes its share of them."""
@@ -275,7 +276,7 @@ class PairsDPOTrainer(DPOTrainer):  # type: ignore[misc]  # trl is not typed
         return pair_batch(pairs, indices, self.limits.packed, self.accelerator.device)
 
     def shared(self, items: Sequence[Item]) -> Iterator[tuple[Item, bool]]:
-        """This process's items, as many as every other's; an item that only fills up does not count."""
+        """This process's items. All processes get equally many items; items that fill up the count are marked false."""
         processes, index = self.accelerator.num_processes, self.accelerator.process_index
         for start in range(0, len(items), processes):
             yield items[min(start + index, len(items) - 1)], start + index < len(items)
@@ -300,7 +301,7 @@ class PairsDPOTrainer(DPOTrainer):  # type: ignore[misc]  # trl is not typed
         parts = list(self.shared(self._plan(pairs, processes)))
         weight = processes / len(pairs)
         sums = torch.zeros(len(_METRICS), device=self.accelerator.device)
-        # The backward pass is inside too: recomputed activations need the same attention.
+        # The backward pass is in this block too: recomputed activations need the same attention.
         with self._attention():
             for number, (indices, counts) in enumerate(parts, 1):
                 last = number == len(parts)
@@ -389,19 +390,19 @@ def pair_losses(
 
 
 def _pairs_as_they_are(rows: Sequence[Pair]) -> dict[str, Any]:
-    """A batch. accelerate searches lists for tensors to move, number by number, but not arrays."""
+    """A batch of arrays: accelerate would search lists for tensors element by element."""
     return {"pairs": [{name: np.asarray(value) for name, value in row.items()} for row in rows]}
 
 
 class Reference:
     """The reference's log-probabilities of chosen and rejected replies, kept in a file.
 
-    They are kept under what decides them: the reference's weights, the precision, and the ids.
+    Each key is a hash of the reference's weights, the precision and the ids.
 
     Args:
         path: the file. The first process writes it, and gives its content to the others.
         identity: the weights and the precision.
-        accelerator: knows the processes.
+        accelerator: the trainer's accelerator.
     """
 
     def __init__(self, path: Path, identity: str, accelerator: Any) -> None:

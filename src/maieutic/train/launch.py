@@ -1,11 +1,11 @@
-"""`accelerate launch` for `train sft` and `train dpo`: starts the processes, and turns their end into one result.
+"""`accelerate launch` for `train sft` and `train dpo`: starts the processes and returns one result.
 
 accelerate reads the config, starts a process per GPU (or on the CPU) under torch's elastic agent, and ends all of them
-when one dies. Three things are added here, which it does not do:
+when one dies. This module adds three things:
 
 - the error of the process that failed first is raised again in this process (`ProcessLost`, or the error itself);
-- the processes end when this one is killed, even by SIGKILL: each watches its parent;
-- signal handlers, which the agent replaces and leaves replaced, are restored.
+- the processes end when this one is killed, even by SIGKILL: each process watches its parent;
+- signal handlers, which the agent replaces, are restored at the end.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def _processes(number: int) -> str:
 
 
 def plan(config: TrainConfig) -> Any:
-    """The launch as accelerate's `ClusterConfig`: from its config file or for this machine, checked against it.
+    """The `ClusterConfig` of accelerate for the launch: from a config file or for this machine, and checked.
 
     Raises:
         InputError, MissingInput: processes, batch and machine do not fit together, or the config is not usable.
@@ -215,7 +215,7 @@ def _start(cluster: Any, call: list[str]) -> None:
     stopped: signal.Signals | None = None
     gpus = {} if cluster.gpu_ids in (None, "all") else {"CUDA_VISIBLE_DEVICES": cluster.gpu_ids}
     cluster.gpu_ids = (
-        "all"  # of the visible ones: with another value accelerate starts one process without the agent
+        "all"  # all visible GPUs; with another value accelerate starts one process without the agent
     )
     with tempfile.TemporaryDirectory(prefix="maieutic-launch-") as folder, quiet(), _restored():
         file = Path(folder) / "accelerate.yaml"
@@ -283,7 +283,7 @@ def _raise(rank: int, failure: Any, processes: int) -> NoReturn:
 
 
 def main() -> None:
-    """One of the processes: `python -m maieutic.train.launch METHOD SETTINGS OUT PARENT`."""
+    """Entry point of a training process: `python -m maieutic.train.launch METHOD SETTINGS OUT PARENT`."""
     method, settings, out, parent = sys.argv[1:]
     threading.Thread(target=_end_with, args=(int(parent),), daemon=True).start()
     try:
@@ -297,7 +297,7 @@ def main() -> None:
         _write_error(error)
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(1)  # at once: an orderly exit would wait for peers that wait for this process
+        os._exit(1)  # exit now: a normal exit would wait for peers that wait for this process
 
 
 def _end_with(parent: int) -> None:

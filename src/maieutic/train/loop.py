@@ -1,4 +1,4 @@
-"""What both training methods share: trainer arguments, metrics as rows, resuming, errors, summary, loss curve."""
+"""Shared by both training methods: trainer arguments, metrics as rows, resuming, errors, summary, loss curve."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _NAMES = {
     "end_f1": "end_f1",
     "first_turn_diversity": "first_turn_diversity",
 }
-"""Names in the trainers' logs → names in rows. Those of validation have `eval_` before both."""
+"""Metric names in the trainers' logs → names in rows. Validation metrics have the prefix `eval_` in both."""
 _VALIDATION = ("perplexity", "end_f1", "first_turn_diversity")
 _PAIR_METRICS = (
     *("accuracy", "margin", "chosen_reward", "rejected_reward"),
@@ -60,7 +60,7 @@ _FIGURE_STYLE: dict[Any, Any] = {
 
 
 Callbacks = Callable[[Any], Sequence[TrainerCallback]]
-"""Makes further callbacks for a trainer."""
+"""Creates additional callbacks for a trainer."""
 
 
 def arguments(config: TrainConfig, folder: Path) -> dict[str, Any]:
@@ -87,13 +87,13 @@ def arguments(config: TrainConfig, folder: Path) -> dict[str, Any]:
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
         "save_steps": config.save_steps,
-        # One more with validation: beside the best checkpoint and the one being written, a complete one must exist.
+        # With validation, keep three: the best checkpoint, the last complete one, and the one being written.
         "save_total_limit": 3 if config.validation else 2,
         "eval_strategy": "epoch" if config.validation else "no",
         "report_to": trackers(config.report_to),
         "push_to_hub": False,
         "disable_tqdm": True,
-        # Otherwise the other processes log warnings that the first one does not.
+        # Otherwise the other processes log warnings that the first process does not log.
         "log_level_replica": "passive",
         "dataloader_pin_memory": has_gpu(),
         "max_length": None,
@@ -123,7 +123,7 @@ def trackers(names: str) -> list[str]:
 
 
 class _NoStepLeft(Exception):
-    """The checkpoint is the one of the last step."""
+    """The checkpoint already contains the last step."""
 
 
 class Recorder(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
@@ -137,7 +137,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]  # transformers is not ty
         self._loss = math.nan  # of the last step
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Stop if no step is left: the trainer would take one more before it checks.
+        """Stop if no step is left: the trainer would train one more step before it checks.
 
         Raises:
             _NoStepLeft: the weights of the last step are loaded.
@@ -197,10 +197,10 @@ def run(
     """Train to the end, from the last complete checkpoint if there is one.
 
     Args:
-        make: makes the TRL trainer.
+        make: creates the TRL trainer.
         stage: the run; its checkpoints are in its folder `checkpoints`.
         label: name of the progress bar.
-        callbacks: makes further callbacks, which run after the one that writes the rows.
+        callbacks: creates additional callbacks, which run after `Recorder`.
 
     Returns:
         The trainer, and the step from which it resumed.
@@ -245,7 +245,7 @@ def _steps(trainer: Any) -> int:
 
 @contextmanager
 def failures(folder: Path) -> Iterator[None]:
-    """Turn a full disk and a full device into our errors; libraries raise them in many ways."""
+    """Convert errors about a full disk or full device memory into our errors; libraries raise many types for them."""
     import torch
 
     try:
@@ -284,9 +284,9 @@ def _says_full(error: BaseException) -> bool:
 def summary(
     stage: AnyStage, trainer: Any, tokens: int, best: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The manifest's measurements, from the rows: a resumed run has the same as an uninterrupted one.
+    """The manifest's metrics, computed from the rows, so that a resumed run reports the same as an uninterrupted one.
 
-    Those of validation are of the model that is kept: of the `best` evaluation, else of the last one.
+    The validation metrics belong to the saved model: the `best` evaluation, else the last one.
     """
     rows = list(stage.rows.rows())
     train = [row for row in rows if "loss" in row]

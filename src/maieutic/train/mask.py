@@ -1,8 +1,8 @@
-"""`mask`: the exact tokens in the loss, printed, or written to disk for any trainer.
+"""`mask`: print the exact tokens in the loss, or write them to disk for any trainer.
 
-Rows on disk come from the function that `train sft` itself uses. What decides them (the corpus', the tokenizer's and
-the template's hashes among it) is in `config.json`, so the same call again does nothing, and a call with other
-settings is refused with the settings that differ.
+The rows on disk come from the same function that `train sft` uses. `config.json` holds the settings that decide the
+rows, and hashes of the corpus, the tokenizer and the template. A repeated call does nothing. A call with other
+settings is refused, and the error names the settings that differ.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from maieutic.chat_templates.rendering import Rendered
 
 RENDERING = 2
-"""Raised whenever the same corpus, tokenizer and template give other ids or labels than before."""
+"""Version of the rows: increased when the same corpus, tokenizer and template give other ids or labels."""
 
 
 class MaskedRow(NamedTuple):
@@ -37,7 +37,7 @@ class MaskedRow(NamedTuple):
     tokens: list[str]
 
     def json(self) -> dict[str, Any]:
-        """As printed."""
+        """The printed JSON."""
         return {"id": self.id, **self.rendered._asdict(), "tokens": self.tokens}
 
 
@@ -73,7 +73,7 @@ class MasksWritten(Result):
     """The folder that was written, and its counts."""
 
     new: bool
-    """False where the folder was complete already."""
+    """False if the folder was already complete."""
     counts: dict[str, Any]
 
     def json(self) -> dict[str, Any]:  # type: ignore[override]
@@ -106,18 +106,18 @@ class Mask(Step):
     model: str = Field(description="hf/PATH_OR_ID, or a folder that holds a tokenizer.")
     role: Literal["user", "assistant"] = Field(description="Side whose turns are in the loss.")
     template: str | None = Field(
-        None, description="chat, dyadic, plain or a Jinja file; default: what the checkpoint says."
+        None, description="chat, dyadic, plain or a Jinja file; default: the checkpoint's template."
     )
     system: str | None = Field(None, description="System text for conversations that have none.")
     end: bool = Field(True, description="Teach END where a conversation is `ended`.")
     n: int | None = Field(None, ge=1, description="Print only the first N conversations.")
     max_length: int | None = Field(
-        None, ge=1, description="With --out: tokens a row may have; longer conversations lose whole turns."
+        None, ge=1, description="With --out: maximum tokens of a row; longer conversations lose whole turns."
     )
     keep: Literal["start", "end"] = Field(
         "start", description="With --out: which turns of a conversation that is too long are kept."
     )
-    remote_code: bool = Field(False, description="Run Python code that the tokenizer brings along.")
+    remote_code: bool = Field(False, description="Run Python code from the tokenizer's repository.")
 
     def needs_out(self) -> bool:
         """Without `out` the rows are printed."""
@@ -193,7 +193,7 @@ def write_masks(step: Mask, tokenizer: Any, frame: Any, out: Path) -> MasksWritt
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
-    """A hash of what a tokenizer does to a text; an added END does not change it."""
+    """A hash of how a tokenizer encodes text; an added END does not change the hash."""
     from maieutic.chat_templates.encode import END
 
     shape = orjson.loads(tokenizer.backend_tokenizer.to_str())

@@ -1,12 +1,12 @@
-"""Rows or preference pairs of an optimizer step → micro-batches of at most so many tokens, and their log-probabilities.
+"""Divide the rows or pairs of an optimizer step into micro-batches, and compute their log-probabilities.
 
 Rows are packed into one sequence without padding where the model supports it (`attention`); otherwise rows of similar
 length are padded together. A packed pair is its prompt with the chosen reply, and the rejected reply as a segment that
 continues the prompt's tokens: the prompt is computed once. Without packing each reply follows its own
 copy of the prompt.
 
-Most positions of a conversation are outside the loss. The output head, in a small model the largest matrix of all, is
-applied to the others only, through the argument `logits_to_keep` of transformers' models.
+Most tokens of a conversation are outside the loss. The output head, the largest matrix of a small model, is applied
+only to the tokens in the loss, through the argument `logits_to_keep` of transformers' models.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class MicroBatch(NamedTuple):
     positions: torch.Tensor
     """Indices, over all rows, of the positions whose next token is in the loss."""
     targets: torch.Tensor
-    """Those next tokens."""
+    """The next tokens at these positions."""
 
 
 class PairBatch(NamedTuple):
@@ -56,7 +56,7 @@ class PairBatch(NamedTuple):
 
 
 class TokenLogps(NamedTuple):
-    """What a model says of the targets of a micro-batch."""
+    """A model's predictions for the targets of a micro-batch."""
 
     logps: torch.Tensor
     """Natural-log probability of each target, float32."""
@@ -67,7 +67,7 @@ class TokenLogps(NamedTuple):
 def micro_batches(
     rows: Sequence[Row], max_tokens: int, packed: bool = True, device: Any = None
 ) -> list[MicroBatch]:
-    """The rows in micro-batches of at most `max_tokens` tokens, padding included; a longer row is one by itself."""
+    """The rows in micro-batches of at most `max_tokens` tokens, padding included; a longer row gets its own."""
     if packed:
         return [
             pack_rows([rows[index] for index in each], device) for each in bins(_lengths(rows), max_tokens)
@@ -82,11 +82,11 @@ def micro_batches(
 
 
 def bins(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Indices of rows to pack together: the longest first, each into the first bin with room for it.
+    """Indices of rows to pack together: the longest first, each into the first bin with enough space.
 
     Args:
         lengths: tokens of each row.
-        max_tokens: tokens of all rows in a bin; a longer row has a bin of its own.
+        max_tokens: maximum tokens of all rows in a bin; a longer row gets its own bin.
     """
     found: list[list[int]] = []
     room: list[int] = []
@@ -152,7 +152,7 @@ def _on(
 
 
 def _next_labels(row: Row) -> torch.Tensor:
-    """The label of the token after each; none after the last, which another row follows."""
+    """The label of each token's next token; ignored for the last token, which another row follows."""
     labels = torch.as_tensor(row["labels"], dtype=torch.long)
     return torch.cat((labels[1:], labels.new_full((1,), IGNORED)))
 
@@ -172,10 +172,10 @@ def plan_pairs(
 
     Args:
         pairs: of an optimizer step, or of a whole data set.
-        max_tokens: tokens of a micro-batch; a longer pair is one by itself.
-        max_pairs: pairs of a micro-batch; null: no limit.
+        max_tokens: maximum tokens of a micro-batch; a longer pair gets its own micro-batch.
+        max_pairs: maximum pairs of a micro-batch; null: no limit.
         packed: whether prompts are computed once.
-        at_least: micro-batches to make, as far as there are pairs: all processes must make equally many passes.
+        at_least: minimum number of micro-batches, if there are enough pairs: all processes need equally many passes.
     """
     found = [
         each[start : start + (max_pairs or len(each))]
@@ -267,10 +267,10 @@ def token_logps(model: Any, batch: MicroBatch, flash: bool = False) -> TokenLogp
 
 
 def supports_packing(model: Any, longest: int) -> bool:
-    """Whether a model gives packed rows the same log-probabilities as each row alone: by its kind, then by a trial.
+    """Whether packed rows get the same log-probabilities as separate rows: checks the model's type, then runs a test.
 
     Args:
-        model: not wrapped by anything yet.
+        model: without wrappers such as PEFT's or accelerate's.
         longest: tokens of the longest row.
     """
     config = model.config.get_text_config()

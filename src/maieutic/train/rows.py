@@ -1,11 +1,11 @@
 """Conversations and preference pairs → token ids and labels, with a count of every row that is left out, and why.
 
-Nothing is cut inside a turn: a conversation that is too long loses whole turns (see `chat_templates.turns`), and one
-of which no turn fits is left out and counted.
+No turn is truncated: a conversation that is too long loses whole turns (see `chat_templates.turns`). A conversation
+without any turn that fits is left out and counted.
 
-A user simulator can be conditioned: a row's system text may state its person's intent, problem or profile, or the first
-round may be given (see `chat_templates.conditioning`). `Mixture` draws the condition of each row at stated rates, so
-that one simulator serves all ways to start.
+A user simulator can be conditioned: a row's system text may contain the user's intent, problem or profile, or the
+first round may be given outside the loss (see `chat_templates.conditioning`). `Mixture` draws the conditioning of each
+row at given rates, so that one simulator learns all of them.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ class DataReport(NamedTuple):
     shortened: int = 0
     """Rows that lost whole turns in order to fit."""
     too_long: int = 0
-    """Rows of which no turn fits, left out."""
+    """Rows without any turn that fits, left out."""
     broken: int = 0
-    """Lines that hold no row, left out."""
+    """Lines that are not valid rows, left out."""
     ends: int = 0
     """Rows that teach END."""
     ends_cut: int = 0
-    """Rows whose end was left out with the turns that did not fit."""
+    """Rows that do not teach END because the last turn was dropped to fit."""
     tokens: int = 0
     supervised: int = 0
     """Tokens in the loss."""
     conditions: Mapping[str, int] | None = None
     """Rows by condition; null without conditioning."""
     lacking: Mapping[str, int] | None = None
-    """Rows that lack what they drew, by condition: they are trained unconditioned."""
+    """Rows that lack the drawn conditioning, by condition; they are trained without conditioning."""
 
     def json(self) -> dict[str, Any]:
-        """As printed, and in the manifest."""
+        """The printed JSON, also in the manifest."""
         return {name: value for name, value in self._asdict().items() if value is not None}
 
     def sentence(self, name: str) -> str:
@@ -110,7 +110,7 @@ def conversation_rows(
         tokenizer: END is added to it where a conversation ends and the user's side is trained.
         role: `user`, `assistant` or `both`.
         frame: template and system text.
-        max_length: tokens a row may have.
+        max_length: maximum tokens of a row.
         end: whether conversations that ended teach END.
         keep: which part of a conversation that is too long is kept.
         mixture: draws the condition of each row; null: no conditioning.
@@ -118,8 +118,8 @@ def conversation_rows(
 
     Raises:
         EmptyCorpus: no conversation has a turn of that role.
-        ContextTooShort: none fits.
-        RenderError: one cannot be rendered.
+        ContextTooShort: no conversation fits.
+        RenderError: a conversation cannot be rendered.
     """
     sides = {Role.USER, Role.ASSISTANT} if role == "both" else {Role(role)}
     kept: list[Rendered] = []
@@ -158,8 +158,8 @@ def conversation_rows(
         used += [fitting] if keep_conversations else []
     if not kept and counts["too_long"]:
         raise ContextTooShort(
-            f"not one turn of the {role} fits {max_length} tokens ({counts['too_long']} conversations)",
-            "Raise --max-length, take a model with a longer context, or split the turns.",
+            f"no turn of the {role} fits {max_length} tokens ({counts['too_long']} conversations)",
+            "Raise --max-length, use a model with a longer context, or split the turns.",
         )
     if not kept:
         raise EmptyCorpus(
@@ -210,19 +210,19 @@ def preference_rows(
     drop_too_long: bool = False,
     keep: Literal["end"] | None = None,
 ) -> Rows:
-    """Pairs as columns `prompt_ids`, `chosen_ids` and `rejected_ids`. Prompts have the ids that generation starts from.
+    """Pairs as columns `prompt_ids`, `chosen_ids` and `rejected_ids`. Prompts have the same ids as in generation.
 
     Args:
         preferences: the pairs.
         tokenizer: of the model.
         frame: template and system text.
-        max_length: tokens that prompt and longer reply may have.
+        max_length: maximum tokens of a prompt with the longer of its replies.
         drop_too_long: leave out pairs that do not fit, and count them.
         keep: `end` leaves out the oldest whole turns of a prompt first, and counts such pairs.
 
     Raises:
         EmptyCorpus: there is no pair.
-        ContextTooShort: a pair does not fit and `drop_too_long` is not set, or none fits.
+        ContextTooShort: a pair does not fit and `drop_too_long` is not set, or no pair fits.
         InputError: a pair is not one assistant turn against another.
         UnstablePrefix: the ids of a prompt change once a reply follows.
     """
@@ -276,9 +276,9 @@ def _length(ids: tuple[list[int], ...]) -> int:
 def _shortened(
     pair: PreferenceRow, ids: tuple[list[int], ...], tokenizer: Any, frame: Framing, max_length: int
 ) -> PreferenceRow | None:
-    """The pair with as many of its prompt's last whole turns as fit; null where not even the last one fits.
+    """The pair with as many of its prompt's last whole turns as fit; null if not even the last turn fits.
 
-    A system turn stays, and the first turn is one of the role that opened the conversation.
+    A system turn is kept, and the first turn has the role that opened the conversation.
     """
     longer = max((ids[1], pair.chosen), (ids[2], pair.rejected), key=lambda reply: len(reply[0]))[1]
     whole = Conversation.model_validate({"messages": [*pair.prompt, *longer]})
@@ -303,7 +303,7 @@ def _completion(
     frame: Framing,
     where: str,
 ) -> list[int]:
-    """The ids of a reply and of the end of its turn, as fine-tuning has them in its loss."""
+    """The ids of a reply and its end of turn: the ids that supervised fine-tuning has in the loss."""
     if len(reply) != 1 or reply[0].role != Role.ASSISTANT:
         raise InputError(f"{where}: not one assistant turn", "Make pairs with `maieutic preferences`.")
     whole = Conversation.model_validate({"messages": [*prompt, *reply]})
@@ -318,16 +318,16 @@ def _completion(
 
 
 class Conditioned(NamedTuple):
-    """A row, the condition it drew and the one it has."""
+    """A row, its drawn condition and its actual condition."""
 
     conversation: Conversation
     drawn: str
     kind: str
-    """`none` where the row lacks what it drew."""
+    """`none` if the row lacks the drawn conditioning."""
 
 
 class Mixture:
-    """Draws the condition of each row. The draw depends on the seed and the row's place alone.
+    """Draws the condition of each row. The draw depends only on the seed and the row's index.
 
     Args:
         rates: see `config.whole_rates`.
@@ -341,10 +341,10 @@ class Mixture:
         self.counts: Counter[str] = Counter()
         """Rows by condition."""
         self.lacking: Counter[str] = Counter()
-        """Rows that lack what they drew, by condition."""
+        """Rows that lack the drawn conditioning, by condition."""
 
     def drawn(self, place: int) -> str:
-        """The condition that the row at a place draws."""
+        """The condition drawn for the row at index `place`."""
         left = int(fingerprint(["condition", self._seed, place])[:13], 16) / 16**13
         for kind, rate in self._rates.items():
             left -= rate
@@ -361,7 +361,7 @@ class Mixture:
         return Conditioned(changed or conversation, kind, kind if changed else NONE)
 
     def apply(self, row: Conditioned, rendered: Rendered) -> Rendered:
-        """The row's ids and labels, counted; a first round that is given is taken out of the loss."""
+        """The row's ids and labels. Counts the row, and removes a given first round from the loss."""
         kind = row.kind
         if kind == ROUND:
             rest = without_first_turn(rendered)
@@ -373,7 +373,7 @@ class Mixture:
 
 
 def without_first_turn(rendered: Rendered) -> Rendered | None:
-    """The row with its first supervised turn out of the loss; null where nothing would be left in it."""
+    """The row with its first supervised turn out of the loss; null if the loss would then be empty."""
     labels = rendered.labels
     start = next((place for place, label in enumerate(labels) if label != IGNORED), len(labels))
     stop = next((place for place in range(start, len(labels)) if labels[place] == IGNORED), len(labels))

@@ -1,7 +1,7 @@
 """Supervised fine-tuning of either side: ids and labels from `render`, TRL's trainer, a checkpoint that can be served.
 
-The user's side is PlatoLM's simulator (arXiv 2308.11534): the loss is on what the human wrote and, which PlatoLM lacks,
-on END where the human stopped.
+Training on the user's side gives PlatoLM's simulator (arXiv 2308.11534): the loss is on the human's turns. Unlike in
+PlatoLM, the loss is also on END where the human ended the conversation.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def sft(config: SftConfig, out: Path) -> TrainResult:
     with open_stage(out, config.identity()) as stage, quiet():
         if stage.done:
             return TrainResult(run=str(out), model=out / "model", metrics=stage.manifest)
-        trackers(config.report_to)  # refuse a wrong name before anything is rendered
+        trackers(config.report_to)  # reject a wrong name before rendering rows
         base = open_base(config)
         rows = _rows(config, base, config.data, "train")
         if not rows.report.ends:
@@ -99,7 +99,7 @@ def _rows(config: SftConfig, base: Base, data: Path, name: str, end: bool = True
 def _callbacks(
     config: SftConfig, stage: AnyStage, trainer: Any, validation: Validation | None
 ) -> Sequence[Any]:
-    """What happens at the end of an epoch, in this order."""
+    """The callbacks at the end of an epoch, in this order."""
     if validation is None:
         return []
     return [EvaluateFirst(), Measure(trainer, validation, stage), KeepBest(stage, config.early_stopping)]
@@ -114,7 +114,7 @@ def make_trainer(
     validation: Rows | None,
     new_ids: list[int],
 ) -> Any:
-    """TRL's trainer over finished columns: it tokenizes, cuts and masks nothing."""
+    """TRL's trainer for tokenized rows: it does not tokenize, truncate or mask."""
     from trl import SFTConfig as Arguments
 
     args = Arguments(
@@ -139,8 +139,8 @@ def make_trainer(
 class RowsSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl is not typed
     """`SFTTrainer` that gets the rows of one optimizer step at a time and computes them in micro-batches.
 
-    The loss is the mean over the supervised tokens of the whole step, as if all its rows were one batch, however they
-    are divided into micro-batches and over processes. TRL's pings and model cards are left out.
+    The loss is the mean over the supervised tokens of the whole step, as if all its rows were one batch, regardless of
+    the division into micro-batches and processes. TRL's telemetry and model cards are off.
 
     Args:
         max_tokens: tokens of a micro-batch.
@@ -164,7 +164,7 @@ class RowsSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl is not typed
         model.train()
         batches = self._share(inputs["rows"])
         supervised = float(self._over_all(sum(len(batch.targets) * counts for batch, counts in batches)))
-        # Gradients are averaged over processes, and the sum of their shares is needed.
+        # Gradients are averaged over processes, but their sum is needed.
         scale = self.accelerator.num_processes / supervised
         loss = torch.zeros((), device=self.args.device)
         correct = torch.zeros((), device=self.args.device)
@@ -201,7 +201,7 @@ class RowsSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl is not typed
         return unshared(super().get_train_dataloader())
 
     def _share(self, rows: list[Row]) -> list[tuple[MicroBatch, int]]:
-        """This process's micro-batches, as many as every other's; an added one has the weight 0 instead of 1."""
+        """This process's micro-batches. All processes get equally many; an added micro-batch has weight 0, others 1."""
         processes, index = self.accelerator.num_processes, self.accelerator.process_index
         share = shares([len(row["input_ids"]) for row in rows], processes)[index]
         batches = [(batch, 1) for batch in self._micro_batches([rows[number] for number in share])]
@@ -229,7 +229,7 @@ class RowsSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl is not typed
         """Send nothing."""
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write none: the finished model gets ours."""
+        """Write no model card here; `checkpoint.save_model` writes it."""
 
 
 def _rows_as_they_are(rows: list[Row]) -> dict[str, list[Row]]:

@@ -1,4 +1,4 @@
-"""The steps `train sft` and `train dpo`; their settings stand in `config`."""
+"""The steps `train sft` and `train dpo`; their settings are in `config`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from maieutic.train.config import DpoConfig, SftConfig, TrainResult
 class TrainSft(SftConfig):
     """Fine-tune on the turns of one role; `--role user` makes a user simulator.
 
-    With --validation every epoch is measured on held-out conversations, and the checkpoint with the lowest validation
-    loss becomes the model. After an interruption the same command continues from the last checkpoint.
+    With --validation, held-out conversations are evaluated after every epoch, and the checkpoint with the lowest
+    validation loss becomes the model. After an interruption the same command continues from the last checkpoint.
     """
 
     command: ClassVar = "train sft"
@@ -37,7 +37,7 @@ class TrainSft(SftConfig):
 
         Raises:
             RunConflict: `out` holds another run.
-            EmptyCorpus, ContextTooShort, RenderError: no row can be trained on, or one cannot be rendered.
+            EmptyCorpus, ContextTooShort, RenderError: no row can be trained on, or a row cannot be rendered.
             UnknownModel, MissingInput: the model or the data is missing.
             InputError: the processes do not fit the batch or the machine.
             ProcessLost: a process died; the others were ended too.
@@ -49,7 +49,7 @@ class TrainSft(SftConfig):
 
 
 class TrainDpo(DpoConfig):
-    """Tune an assistant on preference pairs; the reference model is the model it starts from.
+    """Train an assistant with DPO on preference pairs; the reference is the model before training.
 
     After an interruption the same command continues from the last checkpoint.
     """

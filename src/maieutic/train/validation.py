@@ -1,11 +1,12 @@
 """Validation after each epoch: perplexity, F1 of END, diversity of first turns; and the best checkpoint.
 
 F1 of END and the diversity are measured on the first validation conversations only, so that measuring costs less than
-training. Nothing here draws from the random numbers that training uses. With several processes each measures the same.
+training. Validation does not change the random numbers of training. With several processes, each process measures the
+same values.
 
-The best checkpoint has the lowest validation loss, the earlier one of equals; it becomes the model. Training may stop
-when it does not improve. The rows decide: an evaluation is written before the checkpoint that depends on it, so a
-resumed run decides by what the killed run had measured.
+The checkpoint with the lowest validation loss becomes the model; of equal ones, the earliest. Training may stop early
+if the loss does not improve. These decisions use the rows of the run: an evaluation is written before the checkpoint
+that depends on it, so a resumed run uses the earlier evaluations.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ MetricsRow = Mapping[str, Any]
 """A row of the run: the metrics of one step."""
 
 END_CONVERSATIONS = 1000
-"""Conversations on which END is measured."""
+"""Number of conversations on which END is measured."""
 FIRST_TURNS = 64
-"""Conversations whose first turn is drawn."""
+"""Number of conversations for which a first turn is sampled."""
 FIRST_TURN_TOKENS = 64
 TEMPERATURE, TOP_P = 1.0, 0.8
 """Sampling of a first turn, as in UserLM and `simulate`."""
@@ -46,8 +47,8 @@ class Validation:
     """The validation conversations, prepared to be measured on after every epoch.
 
     Args:
-        conversations: as they are trained on: conditioned, and shortened to fit.
-        tokenizer: with END if it was taught.
+        conversations: prepared as in training: conditioned, and shortened to fit.
+        tokenizer: contains END if training teaches END.
         frame: template and system text.
         role: the trained side.
     """
@@ -64,7 +65,7 @@ class Validation:
         self._opened = opened[:FIRST_TURNS]
 
     def people(self) -> dict[str, float | None]:
-        """The diversity of people's own first turns, to compare with."""
+        """The diversity of the first turns that people wrote, for comparison."""
         if not self._opened:
             return {}
         first = [each.turns(Role.USER)[0] for each in self._opened]
@@ -130,12 +131,12 @@ def end_f1(made: Sequence[Decisions], threshold: float = 0.5) -> float | None:
 
 
 class Measure(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
-    """Measures after every evaluation and gives the metrics to the trainer's log: to our rows and to the trackers.
+    """Measures after every evaluation and logs the metrics through the trainer, to our rows and to the trackers.
 
     Args:
-        trainer: whose callback this is.
+        trainer: the trainer that calls this.
         validation: the conversations to measure on.
-        stage: the run; what its rows hold already is not measured again.
+        stage: the run; metrics that its rows already contain are not measured again.
     """
 
     def __init__(self, trainer: Any, validation: Validation, stage: AnyStage) -> None:
@@ -184,7 +185,7 @@ class BestSoFar(NamedTuple):
 
 
 class EvaluateFirst(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
-    """Writes the checkpoint at the end of an epoch after the evaluation: a kill between them would lose it."""
+    """Writes an epoch's last checkpoint after the evaluation, so that a resumed run does not skip the evaluation."""
 
     def __init__(self) -> None:
         self._pending = False
@@ -196,7 +197,7 @@ class EvaluateFirst(TrainerCallback):  # type: ignore[misc]  # transformers is n
             control.should_save, self._pending = False, True
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Write it, after the evaluation."""
+        """Write the postponed checkpoint, after the evaluation."""
         control.should_save = control.should_save or self._pending
         self._pending = False
 
@@ -206,14 +207,14 @@ class KeepBest(TrainerCallback):  # type: ignore[misc]  # transformers is not ty
 
     Args:
         stage: the run, whose rows decide.
-        patience: stop after so many evaluations without improvement; null: never.
+        patience: stop after this many evaluations without improvement; null: never.
     """
 
     def __init__(self, stage: AnyStage, patience: int | None) -> None:
         self._stage, self._patience = stage, patience
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Tell the trainer which checkpoint to keep, also one that a killed run found."""
+        """Tell the trainer the best checkpoint so far, also when a run resumes."""
         state.best_global_step = self._best(state.global_step).best
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -228,11 +229,11 @@ class KeepBest(TrainerCallback):  # type: ignore[misc]  # transformers is not ty
             control.should_save, control.should_training_stop = False, True
 
     def _best(self, step: int) -> BestSoFar:
-        """By the first process's rows: processes that differ in a last digit must not decide differently."""
+        """The first process decides for all: rounding may differ between processes, but decisions must not."""
         return distributed.from_first(lambda: self._read(step))
 
     def _read(self, step: int) -> BestSoFar:
-        """By the rows, after they are synced: a checkpoint may be deleted because of them."""
+        """The best evaluation in the rows. Syncs them first: a checkpoint may be deleted because of this result."""
         self._stage.rows.sync()
         rows = [row for row in evaluations(self._stage) if row["step"] <= step]
         return BestSoFar(best_of(rows)["step"] if rows else None, stale(rows))
