@@ -97,7 +97,7 @@ def steps() -> tuple[type[Step], ...]:
 
 
 def gather() -> None:
-    """Add the commands of all steps, in the order of the pipeline; none of them imports a heavy library."""
+    """Add the commands of all steps, in the order of the pipeline; no step's class imports a heavy library."""
     from maieutic.cli import generate
 
     if not app.registered_commands:

@@ -1,10 +1,10 @@
 """Commands from steps: each setting of a step becomes an option, with its name, default and description.
 
 A group of settings (`Sampling`, `Requests`, `LocalModel`, `Budget`) becomes one option a member. A group's field named
-`user_sampling` gives its options the prefix `user-`. `--help` shows what a newcomer needs, `--help-all` everything.
+`user_sampling` gives its options the prefix `user-`. `--help` shows the common options, `--help-all` all options.
 
-Typer makes the options from a signature, which is built here; typer was chosen over tyro and pydantic-settings since it
-starts in a fraction of their time, completes in the shell, and lets `--help` leave options out.
+This module builds a signature, from which typer makes the options. Typer was chosen over tyro and pydantic-settings
+because it starts much faster, supports shell completion, and can hide options from `--help`.
 """
 
 from __future__ import annotations
@@ -297,7 +297,7 @@ def _pair(option: Option, text: str) -> tuple[str, str]:
 
 
 def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Both settings; where both have a group its members are merged, and the second wins."""
+    """The settings of both, with groups merged member by member; on conflict the second wins."""
     merged = dict(first)
     for name, value in second.items():
         held = merged.get(name)

@@ -1,7 +1,7 @@
 """Agreement of two raters, each statistic with a bootstrap interval over the rated rows.
 
-Rows with the same two ratings are one cell with a count, and a resample is a draw of counts, so ranks, ties and
-marginals are recomputed for thousands of resamples at once. The same function gives the value and its draws.
+Rows with the same two ratings form one cell with a count. A resample draws new counts, so ranks, ties and marginals of
+thousands of resamples are computed at once. The same function computes the value and its resamples.
 
 Sources: Pearson; Spearman on midranks; Kendall's τ-b (1945); Cohen's κ (1960), weighted by squared differences of
 the *values* (1968), so an unused category still counts as a step; Krippendorff's alpha, interval metric (2011).

@@ -116,7 +116,7 @@ def score_dialogues(
         states: whether a student's turn solves the problem; null: by the known answer.
 
     Returns:
-        By name the metrics of docs/metrics.md, and `at` (by k), `by_kind`, `dialogues`, `lost` (left out, by fault),
+        The metrics of docs/metrics.md by name, and `at` (by k), `by_kind`, `dialogues`, `lost` (left out, by fault),
         `failed_by_tutor` (counted against it) and `who` (the models of both sides).
 
     Raises:
@@ -207,17 +207,17 @@ def compare_dialogues(
 
     Args:
         first: one tutor's dialogues.
-        second: the other's.
+        second: the other tutor's dialogues.
         before: the test before the dialogues, one step for both.
-        after: the tests after the first's and after the second's.
+        after: the tests after the first tutor's and after the second tutor's dialogues.
         states: as for `score_dialogues`.
 
     Returns:
         By metric `difference`, `ci`, `n` starts in both, the means `a` and `b`, `p` by sign flips and `p_holm`: over
-        the three of `MAIN_METRICS`, and over all others. A metric that no start has in both is left out.
+        the three of `MAIN_METRICS`, and over all others. Metrics without a shared start are left out.
 
     Raises:
-        InputError: no start is in both.
+        InputError: the tutors share no start.
     """
     ours, theirs = (
         metrics_by_start(load_outcomes(source, states), load_solve_rates(before, step))
@@ -230,7 +230,9 @@ def compare_starts(a: StartMetrics, b: StartMetrics, names: str) -> dict[str, An
     """`compare_dialogues` of two tutors' metrics by start."""
     shared = [start for start in a if start in b]
     if not shared:
-        raise InputError(f"{names} share no start", "Simulate both from the same seeds.")
+        raise InputError(
+            f"{names} share no start", "Simulate the dialogues of both tutors from the same seeds."
+        )
     metrics: dict[str, Any] = {}
     for family in (MAIN_METRICS, (*OTHER_METRICS, *PRE_POST_METRICS)):
         found = {name: each for name in family if (each := _difference(name, a, b, shared))}

@@ -70,7 +70,7 @@ class _Pair(NamedTuple):
     after: Path
 
     def tests(self) -> tuple[Path | None, Path | None]:
-        """The tests before and after, null where there was none."""
+        """The folders of the tests before and after; null if there was no test."""
         done = (self.after / "manifest.json").is_file()
         return (self.before, self.after) if done else (None, None)
 
@@ -121,7 +121,7 @@ class _DialogueRun:
         self.budget.charge(done.tokens, done.usd, done.replies)
 
     def score(self, tutor: str, student: str) -> dict[str, Any]:
-        """The scores of one tutor with one student, with those of its first replies."""
+        """The scores of one tutor with one student, including the scores of the tutor's first replies."""
         pair = self.pair(tutor, student)
         found = load_outcomes(pair.dialogues, self.states)
         scores = score_outcomes(found, load_solve_rates(*pair.tests()), self.step.rounds)
@@ -169,7 +169,7 @@ def run_dialogues(step: EvalDialogueRun, out: Path) -> dict[str, Any]:
     """Let every tutor and the controls talk with every student, and score all dialogues.
 
     Returns:
-        `tutors` (by tutor and student the scores, with `single`: those of the first replies), `controls` (names),
+        `tutors` (the scores by tutor and student; `single`: the scores of the first replies), `controls` (names),
         `differences` (`a`, `b`, `student`, `metrics`), `models` (the MODEL of each name), `replies`, `tokens`, `usd`
         of this call, `run`.
     """

@@ -127,7 +127,7 @@ class EvalDialogueRun(Step):
 
     tutors: NamedModels = Field(min_length=1, description="[NAME=]MODEL that tutors; may be repeated.")
     students: NamedModels = Field(min_length=1, description="[NAME=]MODEL of a student; may be repeated.")
-    problems: Path = Field(description="Corpus of starts whose problems have known answers.")
+    problems: Path = Field(description="Corpus of conversation starts whose problems have known answers.")
     kinds: Annotated[list[str], BeforeValidator(_split_names)] = Field(
         default_factory=list,
         description="Kinds of students, each with every start: names or .yaml files, separated by commas.",
@@ -140,7 +140,7 @@ class EvalDialogueRun(Step):
     answer_prompt: str = Field("attempt", description="Prompt that asks for an answer: a name or a .md file.")
     rounds: int = Field(6, ge=1, description="Maximum rounds per dialogue.")
     repeat: int = Field(1, ge=1, description="Dialogues for each start.")
-    seed_turns: int | None = Field(None, ge=0, description="Keep only the first turns of each start.")
+    seed_turns: int | None = Field(None, ge=0, description="Keep only the first N turns of each start.")
     user_mode: Literal["trained", "prompted"] | None = Field(
         None, description="How student models are prompted; default: as the checkpoint's settings say."
     )
@@ -233,7 +233,7 @@ class EvalDialogueRun(Step):
 
 
 class DialogueScores(Measurements):
-    """The metrics of dialogues; with another tutor's from the same starts, their metrics and the differences."""
+    """The metrics of dialogues; if compared with another tutor, also that tutor's metrics and the differences."""
 
     sources: list[str]
 
@@ -290,7 +290,9 @@ class EvalDialogueScore(Step):
     against: Path | None = Field(None, description="Another tutor's dialogues from the same starts.")
     before: Path | None = Field(None, description="A `pre-post-test` step with `when: before`.")
     after: Path | None = Field(None, description="A `pre-post-test` step with `when: after`.")
-    after_against: Path | None = Field(None, description="The same for the other tutor's dialogues.")
+    after_against: Path | None = Field(
+        None, description="The `pre-post-test` step with `when: after` for the --against dialogues."
+    )
     rounds: int | None = Field(None, ge=1, description="The largest k of Success@k and Telling@k.")
     run_code: bool = Field(
         False, description="Run students' programs in a sandbox against the problems' unit tests."

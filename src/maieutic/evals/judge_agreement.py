@@ -90,7 +90,7 @@ def _text_notes(pairs: Sequence[RatedPair]) -> list[str]:
         ]
     return [
         f"{with_text} of {len(pairs)} rated rows have a `text`: question_mark and length, and the judge's difference "
-        "from them, use those rows alone"
+        "from them, use only these rows"
     ]
 
 
@@ -105,9 +105,13 @@ def _by_criterion(rows: Sequence[Row], judge_key: str) -> tuple[dict[str, Any], 
     ]
     both = [name for name in sides[0] if name in sides[1]]
     names = list(dict.fromkeys([*(tutor.CRITERIA if socratic else ()), *both]))
-    notes = [] if socratic else ["the ratings have no summary score: each criterion is under `criteria`"]
+    notes = (
+        []
+        if socratic
+        else ["the ratings have no summary score; the agreement by criterion is under `criteria`"]
+    )
     if one_sided := sorted((sides[0].keys() ^ sides[1].keys()) - set(names)):
-        notes.append(f"rated by people or by the judge alone, and left out: {', '.join(one_sided[:8])}")
+        notes.append(f"left out, since only people or only the judge rated them: {', '.join(one_sided[:8])}")
     result = {}
     for name in names:
         rating = partial(_rating_of_criterion, name=name, socratic=socratic)
@@ -235,9 +239,9 @@ def _beaten(difference: Estimate, pairs: Sequence[RatedPair]) -> dict[str, Any]:
 
 
 def _enough_variation(pairs: Sequence[RatedPair]) -> bool:
-    """Whether at most 1 in 40 resamples has equal human ratings only.
+    """Whether at most 1 in 40 resamples consists of equal human ratings, in which a correlation is undefined.
 
-    A perfect judge has the same correlation in every resample that has one: on two rows as on two hundred.
+    Without this check a perfect judge passes on two rows: in every resample that has a correlation it is 1.
     """
     counts = Counter(pair.human for pair in pairs).values()
     return sum((count / len(pairs)) ** len(pairs) for count in counts) <= _CHANCE
@@ -299,7 +303,7 @@ def _parse_prompt(prompt: str) -> Conversation:
 def human_and_judge(path: Path | str) -> list[dict[str, Any]]:
     """The judged rows of `rated_replies` as `[{prompt, output, human, gpt4o}]`, in the order of the file.
 
-    The judge's evaluation is under `gpt4o`, the key of the published form, whatever the judge; it is null where there
+    The judge's evaluation is under `gpt4o`, the published key, for every judge; it is null where there
     is no readable verdict, and then counts as unscored.
     """
     rows = sorted(read_step(JudgedRatedRow, path, "judge"), key=lambda row: row.index or 0)

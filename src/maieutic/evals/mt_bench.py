@@ -33,7 +33,7 @@ class Grade(NamedTuple):
 
 
 def parse_decimal(value: Any) -> float | None:
-    """A number, or null; "1_0", which only Python reads as ten, is null."""
+    """A number, or null. Text such as "1_0", which only Python reads as a number, is null."""
     return None if isinstance(value, str) and "_" in value else parse_number(value)
 
 
@@ -283,8 +283,8 @@ def score_pairwise(judgments: Sequence[Path], baseline: str | None = None, turns
     Returns:
         `{"models": {NAME: {win, loss, tie, win_rate, adjusted_win_rate, ...}}, "dropped", "strict_ties",
         "inconsistent"}` and `notes`. `dropped`: rows with an error in either game; `strict_ties`: both games are ties;
-        `inconsistent`: the games differ (counted as ties). A model of which every row was dropped has zeros and nulls;
-        its `reasons` say why a value is null.
+        `inconsistent`: the games differ (counted as ties). If every row of a model was dropped, its counts are 0 and
+        its rates null; `reasons` says why a value is null.
     """
     tables = [read_table(path) for path in judgments]
     notes = [text for table in tables for text in table.notes]

@@ -1,12 +1,13 @@
 """Judge MT-Bench answers with a model, in FastChat's form (Zheng et al. 2023, arXiv 2306.05685).
 
 Temperature 0; one call for each answered turn, or two for a pair, the answers swapped in the second. Math, reasoning
-and coding are judged with a reference answer. An unreadable verdict is -1 (`error` in a pair), as in FastChat, and is
-not asked again, since temperature 0 would repeat it. So is the verdict of a call that failed, where failures are
-accepted. Both are counted.
+and coding are judged with a reference answer. An unreadable verdict is -1 (`error` in a pair), as in FastChat; the
+judge is not asked again, since temperature 0 would give the same verdict. A failed call, where failures are accepted,
+also gives -1 or `error`. Both are counted.
 
-Our own prompts put every text between marks that are in none of the texts. The templates of a file in FastChat's form
-are filled as they are, in one pass, so that a published protocol stays as published; a text can imitate their frame.
+Our own prompts enclose every text in markers that occur in none of the texts. Templates from a file in FastChat's
+form are filled unchanged, in one pass, to follow the published protocol; they have no such protection against
+injection.
 """
 
 from __future__ import annotations

@@ -52,14 +52,14 @@ class PairedDifference(NamedTuple):
     """Adjusted over the metrics of one family."""
 
     def json(self) -> dict[str, Any]:
-        """The printed shape; `reason` only where there is one."""
+        """The printed shape; `reason` only if a value is null."""
         return {key: value for key, value in self._asdict().items() if key != "reason" or value}
 
 
 def paired_difference(
     first: Sequence[float], second: Sequence[float], units: Sequence[str]
 ) -> PairedDifference:
-    """The difference of two lists of values of the same items, of which there is at least one; `n` counts units."""
+    """The difference of two non-empty lists of values of the same items; `n` counts units."""
     estimate = stats.paired(first, second, units)
     p = stats.sign_flip([x - y for x, y in zip(first, second, strict=True)], units)
     a, b = (math.fsum(side) / len(side) for side in (first, second))
@@ -180,13 +180,15 @@ def compare_files(
     if a.kind != b.kind:
         raise InputError(f"{first} has {a.kind}, {second} {b.kind}", "Compare two files of one kind.")
     if not any(item in b.items for item in a.items):
-        raise InputError(f"{first} and {second} have no item in common", "Both must answer the same prompts.")
+        raise InputError(
+            f"{first} and {second} have no item in common", "Both files must hold scores of the same prompts."
+        )
     result = compare_scored(a, b)
     return {**result, "notes": [*notes_a, *notes_b, *result["notes"]]}
 
 
 def compare_scored(a: ScoredItems, b: ScoredItems) -> dict[str, Any]:
-    """`compare_files` of items already read, of which both have at least one."""
+    """`compare_files` of items already read; at least one item must be in both."""
     shared = [item for item in a.items if item in b.items]
     common = {item: [name for name in a.items[item] if name in b.items[item]] for item in shared}
     names = list(dict.fromkeys(name for of in common.values() for name in of))

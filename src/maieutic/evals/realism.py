@@ -262,7 +262,7 @@ def human_likeness_auc(simulated: Sequence[Sequence[str]], people: Sequence[Sequ
 
     A logistic regression on hashed character n-grams, cross-validated by conversation: each turn is scored by a model
     that saw no turn of its conversation; pairs of turns of one fold count, ties ½. Offline, deterministic, and only as
-    sharp as its features: .5 means that this classifier sees no difference, not that there is none.
+    sensitive as its features: .5 means that this classifier finds no difference, not that there is none.
 
     Up to 600 turns a side, five folds of conversations by hash (fewer where a side has fewer conversations), both
     sides with equal weight. The interval is value ± t standard errors of a grouped jackknife that trains again without

@@ -39,7 +39,7 @@ _NAMED = re.compile(r"([\w.-]+)=(.+)", re.DOTALL)
 
 
 class Baseline(NamedTuple):
-    """What the simulator is compared with: a model, conversations it wrote as a user, or both."""
+    """A baseline: a model, conversations in which the model wrote the user turns, or both."""
 
     model: Any = None
     """A `ChatModel`, a `likelihood.Scorer` or both."""

@@ -151,8 +151,8 @@ class ComparisonScores(Measurements):
         judges = of["judges"] if len(of["judges"]) > 1 else {}
         for name, by in (("all judges", of), *judges.items()):
             shapes += [
-                (f"{name}: games won by the reply shown first", by["position_bias"]),
-                (f"{name}: votes whose games differ", by["inconsistent"]),
+                (f"{name}: share of games won by the reply shown first", by["position_bias"]),
+                (f"{name}: votes in which the two games differ", by["inconsistent"]),
             ]
         table(
             "", ("", "value", "95 %", "n"),
@@ -419,7 +419,7 @@ class EvalPaired(Step):
     outputs: ClassVar = ("paired.json",)
 
     a: Path | None = Field(None, description="Evaluations, annotations or judgments of one model.")
-    b: Path | None = Field(None, description="The same kind of file of the other model.")
+    b: Path | None = Field(None, description="A file of the same kind, of the other model.")
     model_a: str | None = Field(
         None, description="The model to use from file A, if the file has several models."
     )

@@ -1,6 +1,6 @@
 """How similar a simulated student is to real students, where problems have known answers; decided by code alone.
 
-How long the student keeps the wrong answer, and how often it finds the right answer, is told it, or demands it. The
+Measures how long students keep the wrong answer, and how often they find, are told or demand the right answer. The
 *wrong answer* is the number that the problem's attempt ends on (or the attempt itself, where that is a few words). The
 tutor has *addressed* it once a tutor turn calls something wrong, or asks about something in the problem or in the
 student's words.

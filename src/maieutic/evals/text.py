@@ -73,7 +73,7 @@ def mtld(tokens: Sequence[str], threshold: float = MTLD_THRESHOLD) -> float | No
     """Measure of textual lexical diversity, mean of both directions (McCarthy & Jarvis 2010); null without words.
 
     A factor ends where the type-token ratio reaches the threshold or falls below it; the last one counts in proportion.
-    The MTLD of a text whose ratio never falls is its length.
+    If the ratio never falls, MTLD is the number of words.
     """
     if not tokens:
         return None
@@ -131,7 +131,7 @@ _ASSISTANT_SPEECH = re.compile(
 
 
 def role_flip(turn: str) -> bool:
-    """Whether a human turn sounds like an assistant: stock phrases of service. People use some too."""
+    """Whether a human turn contains stock phrases of assistants. People also use some of these phrases."""
     return bool(_ASSISTANT_SPEECH.search(turn))
 
 

@@ -3,8 +3,8 @@
 Texts become vectors of unit length: by a sentence-transformers model where one is given, else from character n-grams.
 The n-gram default needs no model and gives the same digits everywhere: content words (English function words removed),
 their character 3- to 5-grams hashed into 2^18 places, (1 + ln count) times an inverse document frequency learned from
-people's turns. It sees shared words and stems, not meaning: two paraphrases look different. So compare its numbers
-with each other only, never with those of a neural embedder.
+people's turns. It sees shared words and stems, not meaning: two paraphrases look different. Compare its
+numbers only with each other, never with numbers of a neural embedder.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How useful a corpus is for training: assistants that differ only in their corpus, on one benchmark's questions.
 
 An *arm* is one trained assistant: a corpus, the number of its conversations, a base model, a training seed, and the
-file of its scored answers. Arms are compared question by question, so that a hard question is hard for both sides:
+file of its scored answers. Arms are compared question by question, so that differences in difficulty cancel:
 corpora with the first corpus at the same base and size, and sizes with the smallest of the same corpus and base (the
 scalability and transferability of PlatoLM, arXiv 2308.11534). Several seeds of one arm are averaged by question.
 """
@@ -23,7 +23,7 @@ from maieutic.evals.paired import Item, read_scored
 from maieutic.evals.steps import Arm
 
 FEWEST = 4
-"""The fewest arms that have a rank correlation, and the fewest corpora that have an interval of it."""
+"""The minimum number of arms for a rank correlation, and of corpora for its interval."""
 
 Values = dict[Item, float]
 """A score by item; the first part of an item is its question."""

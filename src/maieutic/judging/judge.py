@@ -240,7 +240,7 @@ def run_checks(
 
 
 def merge(rubric: Rubric, checked: Mapping[str, float], verdicts: Sequence[Verdict]) -> Verdict:
-    """One verdict: code's value where there is one, else the mean of the models' readable verdicts."""
+    """One verdict: for each criterion the value that code decided, else the mean of the models' readable verdicts."""
     if not verdicts:
         return Verdict(judge=CODE, values=dict(checked))
     scored = [verdict for verdict in verdicts if verdict.scored]
@@ -256,7 +256,7 @@ def merge(rubric: Rubric, checked: Mapping[str, float], verdicts: Sequence[Verdi
 
 
 def decided_by(rubric: Rubric, checked: Mapping[str, float], verdicts: Sequence[Verdict]) -> dict[str, str]:
-    """What decided each criterion: `code`, or the models; undecided criteria are left out."""
+    """For each decided criterion, what decided it: `code` or the models' names."""
     names = "+".join(dict.fromkeys(verdict.judge for verdict in verdicts if verdict.scored))
     return {
         c.name: CODE if c.name in checked else names for c in rubric.criteria if c.name in checked or names
