@@ -108,9 +108,9 @@ def _refuse_training_students(students: Iterable[str], steps: Mapping[str, Any])
 
 
 class EvalDialogueRun(Step):
-    """Let every tutor and two controls talk with every student, test the students before and after, and score all.
+    """Simulate dialogues of every tutor with every student, test the students before and after, and score all.
 
-    The controls are a silent tutor and a tutor that tells the answer.
+    Two controls run as well: a silent tutor, and a tutor that tells the answer.
     """
 
     command: ClassVar = "eval dialogue run"
@@ -130,7 +130,7 @@ class EvalDialogueRun(Step):
     problems: Path = Field(description="Corpus of conversation starts whose problems have known answers.")
     kinds: Annotated[list[str], BeforeValidator(_split_names)] = Field(
         default_factory=list,
-        description="Kinds of students, each with every start: names or .yaml files, separated by commas.",
+        description="Kinds of students: names or .yaml files, separated by commas. Every start is run with each kind.",
     )
     answers: int = Field(
         8,

@@ -239,7 +239,7 @@ class EvalTutorGrid(Step):
     others: list[str] = Field(default_factory=list, description="Names of tutors that were only prompted.")
     beside: list[Path] = Field(
         default_factory=list,
-        description="Judged replies of the tutors in `others`: for each test set, one file per tutor.",
+        description="Judged replies of the prompted tutors (`others`): for each test set, one file per tutor.",
     )
     highlighted: str | None = Field(
         None, description="Figures show the tutor trained on this set; default: the first set."

@@ -284,7 +284,7 @@ class PreferencesResult(Result):
             )
             for name, of in self.by_strategy.items()
         ]
-        title = f"what each strategy would give ({self.strategy} is written)"
+        title = f"pairs by strategy (written: {self.strategy})"
         table(title, ("strategy", "prompts", "pairs", "no pair"), rows)
         if self.unscored:
             note(f"{self.unscored} candidates have no score")
@@ -313,24 +313,24 @@ class Preferences(Step):
     )
     strategy: Strategy = Field(
         "best-worst",
-        description="best-worst: one pair a prompt, with the widest gap. margin: every pair that the rules allow, "
-        "widest gap first. all-pairs: every such pair; above per_prompt a sample that does not depend on the gap.",
+        description="best-worst: one pair per prompt, with the largest gap. margin: all pairs that the rules allow, "
+        "largest gap first. all-pairs: the same pairs, cut to per_prompt by a hash and not by gap.",
     )
-    min_chosen: float = Field(0.8, description="The chosen reply scores more than this.")
+    min_chosen: float = Field(0.8, description="The chosen reply must score more than this.")
     min_margin: float = Field(
         0.0,
         ge=0,
-        description="The chosen reply scores at least this much more than the rejected one (best-worst: more).",
+        description="Minimum score difference of chosen and rejected reply (best-worst: exclusive).",
     )
     match_length: float | None = Field(
-        None, ge=1, description="The longer reply has at most this many times the words of the shorter."
+        None, ge=1, description="Maximum ratio of the words of the longer reply to those of the shorter one."
     )
     per_prompt: int | None = Field(None, ge=1, description="Maximum pairs per prompt.")
     agreement: float = Field(
         0.5,
         ge=0,
         le=1,
-        description="Share of the repeats of the judging in which the chosen reply must score higher; 0: ignore.",
+        description="With repeated judging: share of repeats in which the chosen reply must win; 0: no such rule.",
     )
     force: bool = Field(False, description="Replace a file that holds other pairs.")
 
