@@ -28,7 +28,7 @@ class Address(NamedTuple):
     url: str
     """The base, as `http://HOST:PORT/v1`; holds no secret."""
     name: str
-    """Of the model; may be empty."""
+    """The model's name; may be empty."""
     key_variable: str | None
     """The environment variable of the key; null where no key is ever sent."""
     needs_key: bool = False

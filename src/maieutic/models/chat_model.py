@@ -1,4 +1,4 @@
-"""What every model offers, and what is said of a model in rows, keys and runs."""
+"""The interface of all models, and a model's identity in rows, keys and runs."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ class ChatModel(Protocol):
     """A model that answers a conversation."""
 
     id: str
-    """The MODEL it was loaded from. It stands in rows and keys, and holds no secret."""
+    """The MODEL that it was loaded from. Rows and keys contain this id, so it contains no secret."""
     trained_role: Role | None
     """The side it was trained to speak, where its checkpoint says so."""
     fingerprint: str | None
-    """A hash that tells two states of one name apart, such as a checkpoint trained anew; null where nothing can."""
+    """A hash that changes when a checkpoint is trained again under the same name; null if there is no such hash."""
 
     async def reply(
         self,
@@ -38,7 +38,7 @@ class ChatModel(Protocol):
             suppress_end: forbid END as the first token.
 
         Raises:
-            ModelError: final after all attempts, in the server's words.
+            ModelError: all attempts failed; the error quotes the server.
         """
         ...
 
@@ -52,12 +52,12 @@ class ChatModel(Protocol):
 
 
 def with_problem(model: ChatModel, problem: Problem | None) -> ChatModel:
-    """The model as it speaks about a problem: a baseline or a scripted student knows it, other models do not change."""
+    """The model with knowledge of a problem (baselines and scripted students); other models are returned unchanged."""
     about = getattr(model, "about", None)
     knowing: ChatModel = about(problem) if about is not None and problem is not None else model
     return knowing
 
 
 def identity(model: ChatModel) -> str:
-    """A model as it stands in the settings of a run: its name, and its state where it has a fingerprint."""
+    """A model's identity in the settings of a run: its name and, if it has one, its fingerprint."""
     return f"{model.id} @{model.fingerprint[:12]}" if model.fingerprint else model.id

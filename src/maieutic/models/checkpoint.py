@@ -82,15 +82,15 @@ class Settings(NamedTuple):
 
 
 def find(name: str) -> Source:
-    """The checkpoint that a path or hub name means.
+    """Find the checkpoint of a path or hub name.
 
     Raises:
         MissingInput: a path to no folder.
-        UnknownModel, WrongKey, Unreachable: the hub does not have it, does not show it, or does not answer.
+        UnknownModel, WrongKey, Unreachable: the hub does not have it, denies access, or does not answer.
     """
     folder = Path(name).expanduser()
     if (folder / "manifest.json").is_file() and (folder / "model").is_dir():
-        folder = folder / "model"  # a finished training run stands for its model
+        folder = folder / "model"  # the folder of a training run means its model
     if folder.is_dir():
         return Source(str(folder), frozenset(file.name for file in folder.iterdir()))
     if folder.exists():
@@ -220,7 +220,7 @@ def parameters(name: str, remote_code: bool = False) -> int | None:
 
 @contextmanager
 def plainly(name: str, what: str) -> Iterator[None]:
-    """Turn the errors of all kinds that the libraries raise while loading into two lines."""
+    """Convert the libraries' loading errors into our errors: one line for the cause and one for the fix."""
     try:
         yield
     except MaieuticError:
@@ -264,6 +264,6 @@ def _on_hub(name: str) -> Source:
             return Source(name, cached, offline=True)
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise Unreachable(
-            f"{missing} the hub cannot be asked: {reason}",
+            f"{missing} the hub cannot be reached: {reason}",
             "Give the path of a checkpoint folder, or connect to a network.",
         ) from None

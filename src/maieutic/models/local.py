@@ -36,7 +36,7 @@ class TransformersModel:
 
     Args:
         name: a checkpoint folder, or a name on the hub.
-        settings: its template and system text win over those in the checkpoint's `maieutic.json`.
+        settings: its template and system text override those in the checkpoint's `maieutic.json`.
 
     Raises:
         MissingInput: there is no such folder.

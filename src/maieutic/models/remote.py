@@ -1,8 +1,8 @@
 """Models behind an OpenAI-compatible server: chat completions, one thin client for all servers.
 
-The official client costs nine times the CPU a reply, and nothing of it is needed. The request is OpenAI's. Where a
-server's words say that it does not know a field (`seed`, `temperature`, `top_p`, `response_format`, or `max_tokens`
-where it wants `max_completion_tokens`), the call is made again without the field, and the model remembers.
+The official client needs nine times the CPU time per reply. The request format is OpenAI's. If a server's error says
+that it does not support a field (`seed`, `temperature`, `top_p`, `response_format`, or `max_tokens` instead of
+`max_completion_tokens`), the call is repeated without the field, and later calls omit the field too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Models without weights, whose texts stand in a file: scripted replies, and baselines for tutors.
+"""Models without weights, whose texts are in a file: scripted replies, and baseline tutors.
 
 What such a model says depends on the conversation and the seed alone, so it says the same under any concurrency and
 after any restart. Tokens are counted as words.
@@ -36,7 +36,7 @@ class Line(Record):
     texts: tuple[Text, ...] = ()
     """Alternatives; the sampling's seed picks one."""
     error: str | None = None
-    """Instead of a reply: fail with this message, finally."""
+    """Fail permanently with this message instead of a reply."""
     finish: Finish = Finish.STOP
     role: Role | None = None
     """Only for turns of this side; null: of either side."""
@@ -56,9 +56,9 @@ class ScriptModel:
         {"texts": ["Why?", "How so?"], "role": "user"}
         {"text": "Thanks!", "finish": "end", "when": "correct"}
 
-    Of the lines for the asked role, those whose `when` is contained in the last message go first, else those without
-    `when`; turn k of the role gets line k of these, and after the last line the first again. With `suppress_end` a line
-    that ends the conversation gives its text as an ordinary turn, and such a line without text is skipped.
+    A turn uses the lines for its role whose `when` is contained in the last message; if there are none, the lines
+    without `when`. Turn k of the role gets line k of these; after the last line, the first line follows again. With
+    `suppress_end`, a line that ends the conversation gives its text as an ordinary turn; without text it is skipped.
     `max_tokens` and `schema` change nothing.
 
     Raises:
@@ -73,7 +73,7 @@ class ScriptModel:
         except OSError as error:
             raise MissingInput(f"{path}: {error.strerror or 'cannot be read'}", "Check the path.") from None
         self.fingerprint: str | None = hashlib.sha256(raw).hexdigest()[:16]
-        """Of the content: the id names only the file."""
+        """A hash of the content: the id contains only the file's name."""
         lines = [(number, line) for number, line in enumerate(raw.splitlines(), 1) if line.strip()]
         if not path.endswith(".txt") and lines:
             self.trained_role = _header(lines[0][1], path)
@@ -81,7 +81,7 @@ class ScriptModel:
         read = _plain if path.endswith(".txt") else _line
         self._lines = [read(line, f"{path}, line {number}") for number, line in lines]
         if not self._lines:
-            raise InputError(f"{path} holds no replies", 'Write one a line, as {"text": "..."}.')
+            raise InputError(f"{path} holds no replies", 'Write one per line, as {"text": "..."}.')
 
     async def reply(
         self,
@@ -99,7 +99,7 @@ class ScriptModel:
         """
         line = self._choose(messages, role, suppress_end)
         if line.error is not None:
-            raise ModelError(f"{self.id}: {line.error}", "The script says so.")
+            raise ModelError(f"{self.id}: {line.error}", "The script defines this error.")
         text = line.texts[sampling.seed % len(line.texts)] if line.texts else line.text or ""
         suppressed = line.finish == Finish.END and suppress_end
         return _reply(
@@ -134,9 +134,9 @@ class ScriptModel:
 class Baseline:
     """A tutor of fixed texts, `baseline/NAME`; the texts are in `baselines.yaml`.
 
-    `question-only` asks the same empty questions of everybody, `sycophant` praises whatever the student wrote,
-    `never-ending` asks without end, `repeater` repeats the student's words; `silent` is no tutor at all, and `telling`
-    states the known answer at once. A baseline learns the problem by `about`, as `models.with_problem` does.
+    `question-only` asks the same generic questions in every dialogue, `sycophant` praises every message of the
+    student, `never-ending` never stops asking, `repeater` repeats the student's words. `silent` is the control without
+    a tutor ("go on"), and `telling` states the known answer at once. A baseline gets the problem from `about`.
 
     Raises:
         InputError: there is no such baseline.

@@ -5,10 +5,10 @@ trained simulator that was trained with profiles. Its `styles` and `chances` are
 of the tutor it acts by probabilities, given what the turn does. In a phrase `{{answer}}` is the problem's known
 answer and `{{attempt}}` the student's wrong solution.
 
-The scripted student reads the whole conversation anew for each turn, so that it says the same under any concurrency
-and after any restart: its draws depend on the conversation and the sampling's seed, its style on the problem and the
-first message. The deterministic checks say what the tutor did; whether the student finds the answer is drawn. The
-scripted student proves nothing about people: it tells tutors apart where their differences are known.
+The scripted student reads the whole conversation again for each turn, so its replies do not depend on concurrency or
+restarts: its draws depend on the conversation and the sampling's seed, its style on the problem and the first message.
+Deterministic checks classify the tutor's turn; whether the student then finds the answer is random. The scripted
+student is no evidence about people. It is for comparing tutors whose differences are known.
 """
 
 from __future__ import annotations

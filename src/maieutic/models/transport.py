@@ -1,11 +1,11 @@
-"""HTTP to one model server: connections kept open, faults retried politely, errors in the server's own words.
+"""HTTP to one model server: keep-alive connections, retries with backoff, errors that quote the server.
 
-A call has a number of attempts and an amount of time, waiting included. A server that answers 429 is left alone by
-all callers of that server together, so that a storm is not multiplied by the number of dialogues. The machine's proxy
-settings are not used, redirects are not followed (a key must not travel), and the key is in no error.
+A call has a maximum number of attempts and a maximum time, waiting included. After a 429, all callers of that server
+pause together, so that hundreds of dialogues do not retry at once. The machine's proxy settings are not used.
+Redirects are not followed, since the key must not reach another host. Errors never contain the key.
 
-Whether a failed attempt is final is decided by its status first, and by the server's words where the status says too
-little. The words are cut to one line, with control characters and the key taken out.
+The HTTP status decides whether a failed attempt is final; if the status is ambiguous, the server's message decides. An
+error quotes the message on one line, without control characters and without the key.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ LARGEST_REPLY = 32 * 2**20
 LARGEST_BYTES = 2**20
 """aiohttp needs a larger body as a file."""
 WORDS = 300
-"""Characters of a server's message that an error repeats."""
+"""Characters of a server's message that an error quotes."""
 
 _RETRYABLE = {408, 409, 425, 429}
 _FULL = (
@@ -148,7 +148,7 @@ class Transport:
     ) -> Answer[T]:
         """POST a JSON body (null: GET) and read the JSON answer.
 
-        `read` takes the parsed JSON object and raises MalformedReply where it is no answer; that is retried too.
+        `read` takes the parsed JSON object, and raises MalformedReply if it is not a valid answer; this is retried too.
 
         Raises:
             ModelError: final, or out of attempts or time.

@@ -6,10 +6,10 @@
         "judge-${round}": {do: judge, data: "${candidates-${round}}"}
         "tutor-${round}": {do: train dpo, model: "${tutor-${round.before}}", …}
 
-The stages of one round follow each other, round after round; several variables give every combination. A counted
+All stages of one round come before those of the next round; several variables give every combination. A counted
 variable also has `.before`, the previous number. Inside a setting, `{for: {set: […]}, item: "${judge-${set}}"}` is the
-list of its items. An empty list gives no stages. Only the group's variables are replaced
-here; `runner` replaces the rest.
+list of its items. An empty list gives no stages. Only the group's variables are replaced here; `runner` replaces the
+rest.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ def _expanded(
 def _rounds(
     spec: Any, where: str, values: Mapping[str, Any], bound: Mapping[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    """What the variables are bound to in each round, those of the groups around it included."""
+    """The variables' values in each round, including the variables of enclosing groups."""
     if not isinstance(spec, dict) or not spec:
         raise RecipeError(f"{where}: `for` names no variable", "Write for: {set: [a, b]}.")
     if taken := [name for name in spec if name in values or name in bound]:
         raise RecipeError(
-            f"{where}: {taken[0]!r} is a value's name already", "Give the variable another name."
+            f"{where}: {taken[0]!r} is already the name of a value", "Give the variable another name."
         )
     choices = [_items(name, raw, where, values, bound) for name, raw in spec.items()]
     for combination in product(*choices):
@@ -79,12 +79,12 @@ def _items(
     if isinstance(given, list):
         return [{name: item} for item in given]
     raise RecipeError(
-        f"{where}: {name} is {given!r}, neither a number from 1 on nor a list", "Give one of both."
+        f"{where}: {name} is {given!r}, neither a number from 1 on nor a list", "Give a number or a list."
     )
 
 
 def _filled(value: Any, values: Mapping[str, Any], bound: Mapping[str, Any]) -> Any:
-    """The value with the bound variables in it; one that is nothing but a variable keeps its type."""
+    """The value with the variables replaced; a value that is only a variable keeps its type."""
     if isinstance(value, dict):
         if value.keys() == {"for", "item"}:
             rounds = _rounds(value["for"], "a list", values, bound)

@@ -1,4 +1,4 @@
-"""A judge that made the preference pairs does not report the result: the tutor may have adapted to that judge alone."""
+"""Refuse a final judge that also made the preference pairs: the tutor may have adapted to that judge."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _TRAIN = ("train dpo",)
 def refuse_training_judges(stages: Mapping[str, Any], needs: Mapping[str, Sequence[str]]) -> None:
     """Raise where a model judged the replies that a tutor was trained on, and later judges that tutor's replies.
 
-    A judge whose verdicts make pairs again, as in rounds of training, reports no result. Code may do both. A panel
-    counts by each of its models.
+    One judge may make the pairs of several training rounds. A judge in code may make pairs and report results.
+    In a panel, each model counts.
 
     Args:
         stages: the stages of a recipe, in order.
@@ -35,7 +35,7 @@ def refuse_training_judges(stages: Mapping[str, Any], needs: Mapping[str, Sequen
             if both := sorted(judges[final] & judges[earlier]):
                 raise RecipeError(
                     f"{both[0]} would grade the tutor that learned from its own verdicts (stages {earlier}, {final})",
-                    "Give another model as the final judge than as the training judge; in a panel too.",
+                    "Use different models as training judge and final judge, also inside panels.",
                 )
 
 

@@ -7,8 +7,8 @@
       import: {do: import, sources: ["${corpus}"]}
       clean: {do: clean, corpus: "${import}/corpus.jsonl"}
 
-A stage is a step (`maieutic.recipes.steps`): `do:` is its command, the other keys are its settings. Stages that repeat
-stand in a group (`maieutic.recipes.expand`). The run folder keeps the resolved recipe. The same command resumes the
+A stage is a step (`maieutic.recipes.steps`): `do:` is its command, the other keys are its settings. Repeated stages
+are in a group (`maieutic.recipes.expand`). The run folder keeps the resolved recipe. The same command resumes the
 run; a recipe with other settings is refused, and the error names them. Before the first stage, every model is checked.
 """
 
@@ -50,7 +50,7 @@ class Recipe(Record):
     extends: str | None = None
     """A recipe whose values and stages this recipe starts from; its own values and stages replace them."""
     values: dict[str, Any] = Field(default_factory=dict)
-    """What `--set` changes. A value may refer to a stage (`hf/${tiny}/model`) before those that use the value."""
+    """Values that `--set` changes. A value may refer to a stage (`hf/${tiny}/model`) that runs earlier."""
     rates: dict[str, Any] = Field(default_factory=dict)
     """Speeds for the estimated hours of `--dry-run`; see `maieutic.core.costs.Rates`."""
     first: dict[str, Any] = Field(default_factory=dict)
@@ -312,7 +312,7 @@ def _filled(
 
 
 def _without(values: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The values that a value may refer to: all but itself."""
+    """The values that a value may refer to: all other values."""
     return {key: value for key, value in values.items() if key != name}
 
 
@@ -347,7 +347,7 @@ def _refuse(plan: Plan, resolved: dict[str, Any]) -> None:
             if changed := changed_keys(read_json(path), resolved):
                 raise RunConflict(
                     f"{plan.out} holds a run with other settings: {listed(changed)}",
-                    "Give the same settings to go on with it, or another --out for a new run.",
+                    "Give the same settings to resume that run, or another --out for a new run.",
                 )
         elif plan.out.exists() and any(plan.out.iterdir()):
             raise RunConflict(
@@ -364,7 +364,7 @@ def missing_files(plan: Plan) -> list[Path]:
 
 
 def _hashes(plan: Plan) -> dict[str, str]:
-    """SHA-256 of each input file that a value names: a run belongs to its inputs."""
+    """SHA-256 of each input file that a value names: a run with changed inputs is refused."""
     paths = [
         item for value in plan.values.values() for item in (value if isinstance(value, list) else [value])
     ]
@@ -433,7 +433,7 @@ class Run(Step):
     set: dict[str, Any] = Field(default_factory=dict, description="A value of the recipe, read as YAML.")
     rates: dict[str, Any] = Field(
         default_factory=dict,
-        description="Speeds for the hours of --dry-run: served, local (tokens a second), flops.",
+        description="Speeds for the estimated hours of --dry-run: served, local (tokens per second), flops.",
     )
 
     @field_validator("set", "rates")

@@ -111,7 +111,7 @@ class EvalUtility(Step):
 
     corpora: dict[str, Path] = Field(
         default_factory=dict,
-        description="NAME=FILE: a corpus in any known format, or a run of simulate; the first is compared with.",
+        description="NAME=FILE: a corpus in any known format, or a run of simulate; the first is the baseline.",
     )
     bases: list[str] = Field(default_factory=list, description="Base MODEL, hf/PATH_OR_ID; may be repeated.")
     sizes: list[int] = Field(
@@ -127,15 +127,15 @@ class EvalUtility(Step):
     seeds: list[int] = Field(default=[0], description="Training seed; may be repeated.")
     epochs: float = Field(3.0, gt=0, description="Training epochs.")
     learning_rate: float = Field(2e-5, gt=0, description="Learning rate of the training.")
-    batch_size: int = Field(128, ge=1, description="Rows an optimizer step sees.")
+    batch_size: int = Field(128, ge=1, description="Rows per optimizer step.")
     max_length: int | None = Field(
-        None, description="Most tokens of a training row; default: 2048, or the model's context."
+        None, description="Maximum tokens of a training row; default: 2048, or the model's context."
     )
     lora_r: int | None = Field(None, description="Rank of LoRA adapters; default: all weights.")
     template: str | None = Field(None, description="chat, dyadic, plain, or a Jinja file.")
     turns: int = Field(2, ge=1, le=2, description="Turns of a question; 1 for Vicuna-Bench.")
     max_tokens: int = Field(1024, ge=1, description="New tokens of an answer.")
-    limit: int | None = Field(None, ge=1, description="Only the first so many questions.")
+    limit: int | None = Field(None, ge=1, description="Use only the first LIMIT questions.")
 
     def run(self, out: Path | str = "") -> UtilityResult:
         """Compare the arms, or train and judge them first, each stage in a folder of its own in `out`."""
@@ -155,7 +155,7 @@ class EvalUtility(Step):
         return UtilityResult(values=read_json(Path(out) / "utility" / "utility.json"))
 
     def needs_out(self) -> bool:
-        """Only to train: a comparison of arms may just be printed."""
+        """Training needs `out`; a comparison of existing arms can be printed only."""
         return not self.arms
 
     def check(self) -> None:

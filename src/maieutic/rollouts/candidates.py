@@ -28,7 +28,7 @@ class _Prompt(NamedTuple):
     dialogue: tuple[Message, ...]
     """The conversation up to the student's last message."""
     messages: tuple[Message, ...]
-    """The same as the tutor sees it."""
+    """The same conversation as the tutor sees it."""
     position: int
 
 

@@ -1,7 +1,7 @@
 """`chat`: talk with a model in the terminal; the model speaks one side, the person the other.
 
-The model's text is shown as it is written, and never interpreted. After a fault that may pass the conversation is
-unchanged and the turn can be requested again; any other fault ends the chat.
+The model's text is streamed, with control characters made visible. After a temporary error the conversation is
+unchanged and the turn can be requested again. Any other error ends the chat.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ class ChatResult(Result):
     """The model ended the conversation."""
     model: str
     failure: str | None = None
-    """The error that kept the model from its last turn, where the person left without that turn."""
+    """The error of the model's last turn, if the person left without that turn."""
 
     def json(self) -> dict[str, Any]:  # type: ignore[override]
         """The conversation."""
         return self.model_dump(mode="json", exclude={"run", "failure"})
 
     def show(self) -> None:
-        """Nothing: the chat was shown while it was held."""
+        """Print nothing: the chat was already shown."""
 
     def exit_code(self) -> int:
-        """1 where the last turn has no answer."""
+        """1 if the last turn has no answer."""
         return int(self.failure is not None)
 
 
@@ -65,7 +65,7 @@ class Streaming(Protocol):
     def stream(
         self, messages: list[Message], sampling: Sampling, *, role: Role, done: Callable[[Reply], None]
     ) -> AsyncIterator[str]:
-        """The next turn of `role`, in pieces that make up its text; then `done` with the whole reply."""
+        """The next turn of `role` in pieces; at the end `done` is called with the whole reply."""
         ...
 
 
@@ -102,7 +102,7 @@ class Chat(Step):
             raise InputError("--template is for hf/ models only", "Drop it: a server has its own template.")
 
     def run(self, out: Path | str = "") -> ChatResult | None:
-        """Hold the chat in this process's terminal; null after Ctrl-C."""
+        """Run the chat in this process's terminal; null after Ctrl-C."""
         from maieutic.models import load
 
         if isinstance(sys.stdin, io.TextIOWrapper):
@@ -125,7 +125,7 @@ class Chat(Step):
 def chat(
     model: ChatModel, terminal: Terminal, role: Role | None = None, sampling: Sampling | None = None
 ) -> ChatResult:
-    """Hold a conversation until the person leaves or the model ends it.
+    """Run a conversation until the person leaves or the model ends it.
 
     Args:
         model: the other side.
@@ -134,7 +134,7 @@ def chat(
         sampling: turn k is drawn with `seed + k`.
 
     Raises:
-        ModelError: the model failed for good (a wrong key, a full context).
+        ModelError: the model failed permanently (a wrong key, a full context).
     """
     role = role or model.trained_role or Role.ASSISTANT
     with asyncio.Runner() as runner:
@@ -185,7 +185,7 @@ def _converse(
 async def _speak(
     model: ChatModel, messages: list[Message], sampling: Sampling, role: Role, show: Callable[[str], None]
 ) -> tuple[str, bool]:
-    """One turn, shown; its text, and whether it ended the conversation."""
+    """Show one turn; returns its text, and whether it ended the conversation."""
     replies: list[Reply] = []
     try:
         if isinstance(model, Streaming):
@@ -210,7 +210,7 @@ def _read_line(role: Role, interactive: bool) -> str | None:
 
 
 def _printer(role: Role, interactive: bool) -> Callable[[str], None]:
-    """Prints a model's text as it comes, control characters made visible; on a terminal after the side's name."""
+    """Prints a model's text as it arrives, control characters made visible; on a terminal after the side's name."""
     begun = False
 
     def show(piece: str) -> None:

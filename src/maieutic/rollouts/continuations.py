@@ -1,9 +1,9 @@
 """Continue each candidate reply with a student several times, to see whether the student then solves the problem.
 
-Every reply of a candidates or judge step starts dialogues of its own: a student model answers it, the tutor answers
-the student, and so on for a few turns. A continuation is *solved* where the student states the known answer and the
-tutor has not (`checks.continuations`); it stops as soon as that is settled. The step runs `simulate`, so it resumes,
-obeys a budget, and every message records the model that wrote it. `rewards` reads its rows.
+Each reply of a candidates or judge step starts several dialogues: a student model answers the reply, the tutor answers
+the student, and so on for a few turns. A continuation is *solved* if the student states the known answer and the tutor
+has not stated it (`checks.continuations`). The dialogue stops as soon as this is decided. The step runs `simulate`, so
+it resumes, obeys a budget, and every message records the model that wrote it. The step `rewards` reads the rows.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class End(StrEnum):
     CONTEXT = "context"
     """The next message does not fit a model's context; nothing was truncated."""
     CONTROLLER = "controller"
-    """The controller said that such a person stops here."""
+    """The controller said that the user would stop here."""
     FORCED = "forced"
     """The limit of rounds was reached, and the user was asked to say goodbye."""
     STOPPED = "stopped"
@@ -39,7 +39,7 @@ class End(StrEnum):
 
 
 ENDED = (End.END, End.CONTROLLER, End.FORCED)
-"""Endings that are the user's own; only these may teach END."""
+"""Endings that the user chose; only these may teach END."""
 StopWhen = Callable[[Conversation], bool]
 """A stop condition, checked after every generated message."""
 
@@ -71,7 +71,7 @@ class Rules(NamedTuple):
     tutor_prompt: TutorPrompt = TutorPrompt()
     """A system prompt that only the assistant sees."""
     user_turns: int | None = None
-    """Messages that the user may generate; the last message is the user's then."""
+    """Maximum number of generated user messages; the dialogue then ends on a user message."""
     stop_when: StopWhen | None = None
 
 

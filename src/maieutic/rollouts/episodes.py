@@ -1,8 +1,8 @@
-"""Episodes of a simulation: the starts they grow from, and the rows they become.
+"""The starts of a simulation, and the rows of its episodes.
 
-A start is nothing, or a conversation of a corpus. It may hold messages, an intent, a profile, a problem with a
-student's wrong attempt, or any of them. Its messages become part of the dialogue. The rest conditions a prompted user,
-and a trained one that was trained with such conditioning.
+A start is empty, or a conversation of a corpus. It may contain messages, an intent, a profile, and a problem with a
+student's wrong attempt. The messages become part of the dialogue. The other fields condition a prompted user, or a
+simulator that was trained with this conditioning.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from maieutic.rollouts.users import UNREADABLE
 
 
 class Source:
-    """Conversations that are read more than once: once to count and hash them, then for the work.
+    """Conversations that are read several times: first to count and hash them, then to process them.
 
     Args:
         given: a corpus, or conversations.
@@ -58,7 +58,7 @@ class Start(NamedTuple):
     key: str
     """A hash of everything that decides the dialogue."""
     draws: str
-    """The source of its random seeds. Does not depend on the models' names: a moved checkpoint draws the same."""
+    """The source of its random seeds. Independent of the models' names: a moved checkpoint has the same seeds."""
     conversation: Conversation
 
 

@@ -13,7 +13,7 @@ from maieutic.core.errors import InputError
 from maieutic.core.messages import Finish, Message, Reply, Role
 
 NEAR = 0.9
-"""Two messages of five words or more count as the same from this share of common words (Jaccard) on."""
+"""Two messages of five or more words count as the same if their Jaccard similarity is at least this."""
 
 _WORD = re.compile(r"\w+")
 _THANKS = re.compile(

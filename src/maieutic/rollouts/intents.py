@@ -1,9 +1,9 @@
-"""Write what each user of a corpus wanted, with a chat model. A simulator can be trained and asked to want it.
+"""Write the intent of each user in a corpus with a chat model, to condition a simulator on intents.
 
-An intent is UserLM's (arXiv 2510.06552): the goal behind a whole conversation, at a high level, without the user's
-words and without the order of the requests. An intent that copies the user's words is generated again. The conversation
-is quoted inside a fence that no text in it can close, so nothing in it acts as an instruction. The rows are a corpus:
-all conversations, in order.
+An intent is defined as in UserLM (arXiv 2510.06552): the goal of a whole conversation, at a high level, without the
+user's words and without the order of the requests. An intent that copies the user's words is generated again. The
+conversation is quoted inside a fence that no text in it can close, so no message acts as an instruction. The rows are
+a corpus: all conversations, in order.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ class _PrePostTest:
         )
 
     def _run_settings(self) -> dict[str, Any]:
-        """Without the dialogues: a later call may have more of them, and each is part of its row's key."""
+        """The settings without the dialogues: a later call may have more dialogues, and row keys include them."""
         return {
             "stage": "pre-post-test",
             "when": self._step.when,

@@ -1,4 +1,4 @@
-"""Simulate many dialogues at once, without losing one and without paying for one twice.
+"""Simulate many dialogues concurrently; a resumed run does not pay for finished messages again.
 
 A run folder holds one row per dialogue (`rows.jsonl`, a corpus that can be trained on as it is) and the messages of
 dialogues that have not ended (`turns.jsonl`). The same call resumes the run: finished dialogues are not generated
@@ -43,7 +43,7 @@ def run_simulation(step: Simulate, out: Path, stop_when: StopWhen | None = None)
         stop_when: ends a dialogue once its messages meet this condition.
 
     Raises:
-        TooManyFailures: above the accepted share of failures; every dialogue has its row all the same.
+        TooManyFailures: the share of failures is above the limit; every dialogue still has a row.
         BudgetSpent: the budget is used up; the same call with a larger one resumes the run.
         ModelError: the key or a model's name is wrong.
         RunConflict, RunLocked, DiskFull: the folder cannot be used.
@@ -54,9 +54,9 @@ def run_simulation(step: Simulate, out: Path, stop_when: StopWhen | None = None)
 
 @contextmanager
 def _rare_garbage_collection() -> Iterator[None]:
-    """Collect garbage a tenth as often.
+    """Run Python's garbage collector a tenth as often.
 
-    Each collection scans the state of hundreds of waiting dialogues: a sixth of the processor time of a served reply.
+    Each collection scans the state of hundreds of waiting dialogues, which took a sixth of the CPU time of a reply.
     """
     usual = gc.get_threshold()
     gc.set_threshold(10 * usual[0], *usual[1:])
@@ -93,7 +93,7 @@ def _tutor_prompt(step: Simulate) -> TutorPrompt:
 
 
 def _run_settings(models: _Models, step: Simulate, seeds: str | None) -> dict[str, Any]:
-    """The settings that decide the dialogues: a second call with other values is another run."""
+    """The settings that decide the dialogues; a run folder refuses a call with other values."""
     user, assistant, controller = models
     mode = user_mode(user, step.user_mode)
     plain = {"seed_turns", "rounds", "min_rounds", "ending", "redraws", "repeat", "seed"}
@@ -225,7 +225,7 @@ def _finish(stage: Stage, result: SimulateResult, step: Simulate) -> SimulateRes
 
 
 class StartTokens(NamedTuple):
-    """The starts of a simulation, and how many tokens each side reads before the first generated message, in all."""
+    """The number of starts, and the total number of tokens that each side reads before the first generated message."""
 
     dialogues: int
     user: int
@@ -252,7 +252,7 @@ def count_starts(step: Simulate) -> StartTokens:
 
 
 def planned_requests(step: Simulate, starts: StartTokens) -> list[Ask]:
-    """What is asked of each side at most: all rounds and all tokens are used, no reply is rejected, no call fails."""
+    """The requests to each side, if all rounds and tokens are used, no reply is rejected and no call fails."""
     turns = step.rounds + (step.ending == "force")  # of the user; a forced ending adds a goodbye
     user = Speaker(_name(step.user), turns, step.user_sampling.max_tokens, starts.user)
     assistant = Speaker(_name(step.assistant), step.rounds, step.sampling.max_tokens, starts.assistant)

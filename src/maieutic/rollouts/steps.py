@@ -61,7 +61,7 @@ class SimulateResult(Result):
     """Replies that models gave in this call."""
     seconds: float
     ends: dict[str, int]
-    """Finished dialogues, by why they ended."""
+    """Finished dialogues, by the reason for the ending."""
     faults: dict[str, int]
     """Failed dialogues, by fault."""
     guards: dict[str, int]
@@ -106,8 +106,10 @@ class Simulate(Step):
 
     user: ModelSpec = Field(description="MODEL that plays the user.")
     assistant: ModelSpec = Field(description="MODEL that plays the assistant.")
-    n: int | None = Field(None, ge=1, description="Dialogues; by default one per seed.")
-    seeds: Source | None = Field(None, description="Corpus of starts; without it, the user begins freely.")
+    n: int | None = Field(None, ge=1, description="Number of dialogues; default: one per seed.")
+    seeds: Source | None = Field(
+        None, description="Corpus of starts; without it, the user model starts freely."
+    )
     seed_turns: int | None = Field(
         None,
         ge=0,
@@ -125,18 +127,18 @@ class Simulate(Step):
     rounds: int = Field(
         10,
         ge=1,
-        description="Rounds at most; a reply of the assistant ends a round, those of the seed count.",
+        description="Maximum rounds, those in the seed included; an assistant reply ends a round.",
     )
     min_rounds: int = Field(1, ge=0, description="The user may not end before this many rounds.")
     user_turns: int | None = Field(
-        None, ge=1, description="Messages that the user generates at most; a user message is the last then."
+        None, ge=1, description="Maximum generated user messages; the dialogue then ends on a user message."
     )
     ending: Ending = Field(
         "allow",
-        description="allow the user to end from min_rounds on, suppress endings, or force one after the last round.",
+        description="allow: the user may end after min_rounds; suppress: never; force: goodbye after the last round.",
     )
     controller: ModelSpec | None = Field(
-        None, description="MODEL that is asked after each reply whether such a person would stop here."
+        None, description="MODEL that decides after each assistant reply whether the user would stop."
     )
     guards: str = Field("default", description="default, none, or a list such as empty,repeat.")
     redraws: int = Field(
@@ -149,7 +151,7 @@ class Simulate(Step):
     )
     assistant_prompt: PromptName = Field(
         None,
-        description="System prompt with the problem that only the assistant sees: a prompt's name or .md file.",
+        description="System prompt that only the assistant sees, with the problem: a prompt's name or .md file.",
     )
     show_solution: bool = Field(
         False, description="Include the solution and the known answer in the assistant's prompt."
@@ -177,7 +179,7 @@ class Simulate(Step):
         return _names(self.user, self.assistant, self.controller)
 
     def describe(self) -> str:
-        return "the two sides talk"
+        return "simulate dialogues"
 
     def expect(self, out: Path, flow: Flow) -> Cost:
         from maieutic.rollouts.simulate import StartTokens, count_starts, planned_requests
@@ -209,7 +211,7 @@ class CandidatesResult(Result):
     skipped: int
     """Conversations without a user message, and repeated prompts."""
     truncated: int
-    """Conversations that ended on the tutor: their last reply was dropped and generated anew."""
+    """Conversations that ended on a tutor reply; that reply was dropped and generated again."""
     replies: int
     """Replies generated in this call."""
     tokens: int
@@ -242,8 +244,8 @@ class Candidates(Step):
     )
     outputs: ClassVar = ("rows.jsonl",)
 
-    model: ModelSpec = Field(description="MODEL that tutors.")
-    data: Source = Field(description="Corpus of dialogues; each is answered at its last user message.")
+    model: ModelSpec = Field(description="MODEL that plays the tutor.")
+    data: Source = Field(description="Corpus of dialogues; the tutor answers each one's last user message.")
     k: int = Field(
         5, ge=1, description="Replies per dialogue; reply i is sampled with the sampling's seed + i."
     )
@@ -340,13 +342,15 @@ class Continuations(Step):
 
     data: Source = Field(description="Replies: a judge or candidates step, its run, or a file of its rows.")
     student: ModelSpec = Field(
-        description="MODEL that plays the student. It must not evaluate the tutor later."
+        description="MODEL that plays the student; use another student to evaluate the tutor."
     )
-    tutor: ModelSpec = Field(description="MODEL that gave the replies and continues.")
+    tutor: ModelSpec = Field(description="MODEL that wrote the replies and continues the dialogues.")
     m: int = Field(
         4, ge=1, description="Continuations of each reply; equal replies to one dialogue are continued once."
     )
-    turns: int = Field(3, ge=1, description="Student messages at most; a student message is the last.")
+    turns: int = Field(
+        3, ge=1, description="Maximum student messages; the dialogue ends on a student message."
+    )
     user_mode: UserMode | None = Field(
         None,
         description="Default: trained if the checkpoint was trained to speak as the user, else prompted.",
@@ -355,7 +359,7 @@ class Continuations(Step):
     sampling: Sampling = Sampling(temperature=0.7, max_tokens=512)
     tutor_prompt: PromptName = Field(
         None,
-        description="System prompt with the problem that only the tutor sees: a prompt's name or .md file.",
+        description="System prompt that only the tutor sees, with the problem: a prompt's name or .md file.",
     )
     show_solution: bool = Field(
         False, description="Include the solution and the known answer in the tutor's prompt."
@@ -407,7 +411,7 @@ class PrePostTestResult(Result):
     tested: int
     """Starts (before) or dialogues (after) in the run folder."""
     failed: int
-    """Those of them that failed in this call."""
+    """Starts or dialogues that failed in this call."""
     correct: float | None
     """The share of correct answers."""
     replies: int
@@ -443,7 +447,7 @@ class PrePostTest(Step):
 
     data: Source = Field(description="Dialogues: a simulate step, or a corpus.")
     model: ModelSpec = Field(description="MODEL that plays the student.")
-    when: When = Field(description="before: the student sees each start once; after: each whole dialogue.")
+    when: When = Field(description="before: test each start once; after: test each whole dialogue.")
     n: int = Field(8, ge=1, description="Answers per problem.")
     prompt: str = Field("attempt", description="The assistant's question: a prompt's name or a .md file.")
     user_mode: UserMode | None = Field(
@@ -492,7 +496,7 @@ class IntentsResult(Result):
     kept: int
     """Conversations that already had an intent."""
     failed: int
-    """Conversations without an intent: the model gave no usable one."""
+    """Conversations without an intent: the model wrote no usable intent."""
     no_user: int
     """Conversations without an intent: they have no user message."""
     replies: int
@@ -515,7 +519,7 @@ class IntentsResult(Result):
 
 
 class Intents(Step):
-    """Write what each user of a corpus wanted, to condition a simulator on it: the goal, not the words."""
+    """Write each user's intent (the goal, not the words) with a chat model, to condition a simulator on it."""
 
     command: ClassVar = "intents"
     arguments: ClassVar = ("data",)
@@ -544,7 +548,7 @@ class Intents(Step):
         return _names(self.model)
 
     def describe(self) -> str:
-        return "write what each user wanted"
+        return "write each user's intent"
 
     def expect(self, out: Path, flow: Flow) -> Cost:
         size = flow.size(self.data) if isinstance(self.data, Path) else None

@@ -23,7 +23,7 @@ class TutorPrompt(NamedTuple):
 
     @classmethod
     def load(cls, prompt: str | None, show_solution: bool = False) -> TutorPrompt:
-        """By a prompt's name, or a `.md` file."""
+        """Load a prompt by name, or from a `.md` file."""
         return cls(prompts.load(prompt) if prompt else None, show_solution)
 
     def apply(self, problem: Problem | None, messages: Sequence[Message]) -> tuple[Message, ...]:

@@ -52,7 +52,7 @@ async def next_user_message(
         start: holds the intent, the profile and the problem.
         messages: the dialogue so far.
         sampling: how the message is sampled.
-        may_end: whether the user may end here. A server cannot be kept from it: its early END counts as STOP.
+        may_end: whether the user may end here. A server cannot suppress END, so its early END counts as STOP.
         last: whether the user should say goodbye with this message.
     """
     model = with_problem(model, start.problem)
@@ -103,7 +103,7 @@ def _user_prompt(who: str, want: str, last: bool) -> Message:
 
 
 class _Controller:
-    """Asks a model in words whether the user would end the conversation here."""
+    """Asks a chat model whether the user would end the conversation here."""
 
     sampling = Sampling(temperature=0, max_tokens=16)
 

@@ -1,1 +1,1 @@
-"""A checkpoint served, and written for other servers."""
+"""Serve a checkpoint, or export it for other servers."""

@@ -31,10 +31,10 @@ class ExportResult(Result):
     stops: list[str]
     """The tokens at which a reply stops."""
     context: int | None = None
-    """Tokens that a conversation may have; in a GGUF file less than the model's where attention slides."""
+    """Maximum tokens of a conversation; a GGUF file of a sliding-window model may have less than the model."""
 
     def show(self) -> None:
-        """Print the file and what it answers to."""
+        """Print the file, its role, its stop tokens and its context."""
         context = f", {self.context} tokens of context" if self.context else ""
         say(f"{self.run}: speaks the {self.role}, stops at {' '.join(self.stops)}{context}")
 
@@ -57,7 +57,7 @@ class Export(Step):
         None, description="Precision of GGUF weights; default: f16."
     )
     template: str | None = Field(
-        None, description="chat, dyadic, plain or a Jinja file; default: what the checkpoint says."
+        None, description="chat, dyadic, plain or a Jinja file; default: the checkpoint's template."
     )
     system: str | None = Field(None, description="System text for conversations that have none.")
     role: Literal["user", "assistant"] | None = Field(
@@ -76,7 +76,7 @@ class Export(Step):
             out: a folder; for `merged` a new one. In it a GGUF file and its Modelfile are replaced.
 
         Raises:
-            ModelError, RenderError, InputError: the model cannot be written so that it answers the same; says why.
+            ModelError, RenderError, InputError: the exported model would answer differently; the error says why.
             MissingExtra: a library is not installed.
             DiskFull, StoreError: the folder cannot be written; nothing half-written is left.
         """

@@ -29,7 +29,7 @@ PRECISIONS = {"f16": "F16", "q8_0": "Q8_0", "q4_0": "Q4_0"}
 BLOCK = 32
 """Values that share a scale in the quantized precisions."""
 _ENDS = ("token_embd.weight", "output.weight")
-"""In eight bits where other matrices have four: most of the loss from quantizing is in these two."""
+"""Stored in eight bits if the other matrices have four: most of the quantization error comes from these two."""
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "phi3": "phi3"}
 """GGUF's name by `model_type`."""
 PLAIN = "Export it with --to merged, which serves in vLLM and transformers."
@@ -247,7 +247,7 @@ def interleaved(weight: NDArray[Any], heads: int) -> NDArray[Any]:
 
 
 class Shape(NamedTuple):
-    """A model in the terms of GGUF."""
+    """The GGUF description of a model."""
 
     architecture: str
     layers: int
@@ -264,7 +264,7 @@ class Shape(NamedTuple):
 
 
 def shape(config: Any) -> Shape:
-    """A transformers config in the terms of GGUF.
+    """Convert a transformers config to GGUF.
 
     Raises:
         ModelError: llama.cpp does not know the architecture, or computes a setting differently.
@@ -333,7 +333,7 @@ def _refuse(config: Any, kind: str) -> None:
 
 
 def _context(config: Any) -> int:
-    """The context length; where attention slides, at most the window."""
+    """The context length; with sliding-window attention, at most the window."""
     window = getattr(config, "sliding_window", None)
     if not getattr(config, "use_sliding_window", True):
         window = None

@@ -1,7 +1,8 @@
-"""A tokenizer in the terms of GGUF, or a refusal: llama.cpp has its own tokenizers, which cover only some of ours.
+"""Convert a tokenizer to GGUF. Tokenizers that llama.cpp cannot reproduce are refused.
 
-Byte-level BPE has a name there for the way it splits a text. SentencePiece-like BPE ("llama") merges by the score of
-the result rather than by a list of merges, which is the same only where every way to make a piece is a merge.
+For byte-level BPE, llama.cpp has a name for each way to split a text. For SentencePiece-like BPE ("llama"), llama.cpp
+merges by the score of the merged piece instead of a list of merges. Both agree only if the list contains every way to
+make a piece.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class Frame(NamedTuple):
 
 
 def modelfile(model: Opened, context: int, adds_bos: bool) -> str:
-    """The Modelfile for `model.gguf` beside it.
+    """The Modelfile for `model.gguf` in the same folder.
 
     Args:
         model: the exported model.

@@ -1,4 +1,4 @@
-"""`serve`: vLLM or transformers' own server on a checkpoint, waited for, and stopped together with this process.
+"""`serve`: start vLLM or transformers' server on a checkpoint, wait until it is ready, and stop it with this process.
 
 The checkpoint carries its chat template and its stop tokens, so the server needs no flags for them. The server runs
 in a process group of its own: Ctrl-C reaches it once, through this process, and everything it has started stops with
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 Engine = Literal["vllm", "transformers"]
 
 GRACE = 10.0
-"""Seconds that a server has to stop, twice: after an interrupt, and after a termination."""
+"""Seconds to wait for a server to stop, after SIGINT and again after SIGTERM."""
 _EXTRAS = {"vllm": "pip install vllm", "transformers": "pip install 'maieutic[train,serve]'"}
 _DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
@@ -219,7 +219,7 @@ class _Child:
         """Wait until the server reports that it is ready.
 
         Raises:
-            ModelError: it stopped before.
+            ModelError: the server stopped before it was ready.
         """
         from urllib.error import URLError
         from urllib.request import ProxyHandler, build_opener
@@ -264,7 +264,7 @@ def _interrupted(number: int, frame: FrameType | None) -> None:
 
 
 def _die_with(parent: int) -> Callable[[], None]:
-    """For the new process: have the kernel end it when the parent ends (Linux), also if it already has."""
+    """Runs in the new process: the kernel ends it when the parent ends (Linux), also if the parent already has."""
     libc = ctypes.CDLL(None)
 
     def ask() -> None:

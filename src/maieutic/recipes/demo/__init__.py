@@ -1,1 +1,1 @@
-"""The main job on a small sample of our own, offline, with a tiny model."""
+"""The demo: the whole pipeline offline, with tiny models on generated conversations."""

@@ -96,7 +96,7 @@ class DemoBaseResult(Result):
 class DemoBase(Step):
     """Build a tokenizer and a tiny Llama from scratch on a corpus.
 
-    OUT is the checkpoint's folder. It appears whole or not at all, and the same call again finds it made.
+    OUT is the checkpoint's folder. It is written completely or not at all. A repeated call does nothing.
     """
 
     command: ClassVar = "demo-base"
