@@ -153,7 +153,7 @@ def test_what_cannot_be_played_or_mixed_is_refused(tmp_path: Path) -> None:
             source, load(server.spec), load(server.spec), tmp_path / "play", m=1, turns=1, config=EXACT
         )
     other = stage(tmp_path / "other", judged((IDLE, 1.0)))
-    with pytest.raises(InputError, match="no continuation of a reply"):
+    with pytest.raises(InputError, match="continues no reply"):
         rewards(other, tmp_path / "play", tmp_path / "mix")
 
 

@@ -236,7 +236,7 @@ def test_a_whole_run_shows_everything(made: Path) -> None:
     for said in (
         "The simulator and people", "perplexity of human turns", "Scores of the tutor", "summary score",
         "The judge and people", "Whole dialogues on problems", "Stages of run", "ab" * 32, "torch 2.13.0",
-        "Preference pairs (pairs)", "Chosen less rejected: ", "Pairs by strategy (pairs)", "used here",
+        "Preference pairs (pairs)", "Chosen minus rejected: ", "Pairs by strategy (pairs)", "used here",
         "validation loss", "1.250", "the simulator ended it", "probability of END 90 %", "reveals answer: yes", "unscored:",
     ):  # fmt: skip
         assert said in page.text, said
