@@ -259,7 +259,7 @@ def test_rates_are_read_and_refused() -> None:
     ):
         with pytest.raises(ValueError, match="condition|rates"):
             whole_rates(wrong)
-    with pytest.raises(ValueError, match="no rate"):
+    with pytest.raises(ValueError, match="not a rate"):
         read_rates("intent")
     with pytest.raises(ValueError, match="known"):
         check_kind("")
@@ -275,7 +275,7 @@ def test_settings_from_flag_and_file(tmp_path: Path) -> None:
     assert file.condition == {"none": 0.5, "intent": 0.3, "round": 0.2} and "wording" in file.identity()
     with pytest.raises(InputError, match="condition .*role user"):
         build(TrainSft, {**known, "role": "both", "condition": "intent=1"})
-    with pytest.raises(InputError, match="condition: .*no rate"):
+    with pytest.raises(InputError, match="condition: .*not a rate"):
         build(TrainSft, {**known, "condition": "intent"})
 
 

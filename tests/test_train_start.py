@@ -73,7 +73,7 @@ def test_a_base_without_a_template_gets_one(
     for matrix in (model.get_input_embeddings().weight, model.get_output_embeddings().weight):
         assert torch.equal(matrix[end], matrix[opened.tokenizer.eos_token_id])
     result = settings.run()
-    assert "framed as --template plain" in capfd.readouterr().err
+    assert "uses --template plain" in capfd.readouterr().err
     assert json.loads((result.model / "maieutic.json").read_text())["template"] == "plain"
     tokenizer = load_tokenizer(locate(str(result.model)))
     served = tokenizer.apply_chat_template(

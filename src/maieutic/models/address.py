@@ -57,12 +57,12 @@ class Key:
     def hidden(self, text: str) -> str:
         """The text with the key taken out: some servers quote it in their errors.
 
-        Placeholders of fewer than eight characters ("none", "EMPTY") are no secrets and stay.
+        Placeholders of fewer than eight characters ("none", "EMPTY") are not secrets and stay.
         """
         return text.replace(self._value, "[the key]") if len(self._value) >= 8 else text
 
     def struck(self, raw: bytes) -> bytes:
-        """An answer without the key: a server that quotes it back must not get it into a corpus.
+        """The answer without the key: a server may quote the key, and it must not get into a corpus.
 
         Text is otherwise kept to the byte; keys under sixteen characters, which a text may contain by
         chance, stay.
@@ -128,11 +128,9 @@ def _checked(text: str, origin: str) -> str:
         url = URL(text)
         host, secret = url.host, url.user is not None or url.password is not None or bool(url.query_string)
     except ValueError:
-        raise InputError(
-            f"{origin} holds no address that can be read", "Write http://HOST:PORT/v1."
-        ) from None
+        raise InputError(f"{origin} is not a valid address", "Write http://HOST:PORT/v1.") from None
     if url.scheme not in ("http", "https") or not host:
-        raise InputError(f"{origin} holds no http(s) address", "Write http://HOST:PORT/v1.")
+        raise InputError(f"{origin} is not an http(s) address", "Write http://HOST:PORT/v1.")
     if secret:
         raise InputError(
             f"{origin} carries a user name, a password or a query (host {host})",

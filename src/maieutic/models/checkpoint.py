@@ -66,7 +66,7 @@ class Source(NamedTuple):
         try:
             value = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise ModelError(f"{path} is no JSON: {error}", "Correct or remove the file.") from None
+            raise ModelError(f"{path} is not JSON: {error}", "Correct or remove the file.") from None
         return value if isinstance(value, dict) else {}
 
 
@@ -148,7 +148,8 @@ def check_weights(source: Source) -> None:
             "Convert it where you trust it: AutoModelForCausalLM.from_pretrained(IT).save_pretrained(DIR).",
         )
     raise ModelError(
-        f"{source.name} holds no weights (no .safetensors file)", "Give a checkpoint's own folder."
+        f"{source.name} holds no weights (no .safetensors file)",
+        "Give the folder that holds the checkpoint's files.",
     )
 
 

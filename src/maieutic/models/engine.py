@@ -32,7 +32,7 @@ HEADROOM = 64
 
 
 class Request(NamedTuple):
-    """One reply to be decoded."""
+    """A request to decode one reply."""
 
     ids: Sequence[int]
     """The prompt."""
@@ -51,7 +51,7 @@ class Generated(NamedTuple):
     """The result of a request."""
 
     ids: list[int]
-    """New ids, without the stop id."""
+    """The generated ids, without the stop id."""
     finish: Finish
     stopped_at: int | None = None
     """The stop or end id that was drawn; null where `max_tokens` was reached."""
@@ -75,7 +75,7 @@ class _Row:
         """The logits of its first token, for later rows with the same prompt."""
 
     def take(self, token: int) -> Generated | None:
-        """Accept a drawn token; returns the result where the token ends the reply."""
+        """Append a sampled token; returns the result if the token ends the reply."""
         request = self.request
         if token == request.end_id:
             return Generated(self.ids, Finish.END, token, self.end_probability)
@@ -111,7 +111,7 @@ class Engine:
         return len(self._rows)
 
     def generate(self, requests: Sequence[Request], batch: int = 64) -> list[Generated | ModelError]:
-        """Decode all requests, at most `batch` rows at a time. A request that cannot be served gets its error."""
+        """Decode all requests, at most `batch` rows at a time. A request that fails gets its error."""
         assert not self._rows, "rows of another caller are being decoded"
         self._done.clear()
         # Similar lengths together, and equal prompts, which share a prefill.
@@ -326,7 +326,7 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # the library is untyped
         return self.keys, self.values
 
     def _move(self, new: int) -> None:
-        """Copy the columns into larger tensors with room for `new` more columns and some headroom."""
+        """Copy the columns into larger tensors with space for `new` more columns and some reserve."""
         used = self.keys.shape[-2]
         room = 0 if used == 0 else max(HEADROOM, used // 4)
         self._stores = [

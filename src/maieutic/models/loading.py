@@ -39,7 +39,7 @@ def load(spec: str, local: LocalModel | None = None, requests: Requests | None =
 
         return RemoteModel(spec, local.system if local else None, requests)
     raise InputError(
-        f"{spec!r} is no MODEL",
+        f"{spec!r} is not a MODEL",
         "Write hf/PATH_OR_ID, openai/NAME, http://HOST:PORT/v1#NAME, ollama/NAME, script/FILE, baseline/NAME or "
         "student/NAME.",
     )

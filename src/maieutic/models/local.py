@@ -1,4 +1,4 @@
-"""`hf/PATH_OR_ID`: a model in this process, decoded in batches, in a thread beside the event loop.
+"""`hf/PATH_OR_ID`: a model in this process, decoded in batches, in a thread separate from the event loop.
 
 The thread owns the engine: requests come from any event loop and join the running batch when they arrive.
 """
@@ -56,7 +56,7 @@ class TransformersModel:
         self.trained_role: Role | None = (
             Role.USER if Role.USER in record.roles else next(iter(record.roles), None)
         )
-        """`user` also where it was trained on both sides: it can then speak as a trained simulator."""
+        """`user` also if it was trained on both sides, since it can then be used as a simulator."""
         self.template = settings.template if settings.template is not None else record.template
         self.system = settings.system if settings.system is not None else record.system
         self.conditioning = record.conditioning
@@ -96,7 +96,7 @@ class TransformersModel:
         role: Role = Role.ASSISTANT,
         done: Callable[[Reply], None] | None = None,
     ) -> AsyncIterator[str]:
-        """The next turn as it is decoded, in pieces that make up its text; `done` gets the whole reply."""
+        """Stream the next turn in pieces; `done` gets the whole reply."""
         started = time.monotonic()
         request = self._request(messages, sampling, role, False)
         loop, updates = asyncio.get_running_loop(), asyncio.Queue[list[int] | None]()
@@ -157,7 +157,7 @@ class TransformersModel:
     def end_probabilities(
         self, conversations: Sequence[Conversation], *, batch_tokens: int = 4096
     ) -> list[list[float | None]]:
-        """Probability of END at each human opening of each conversation, by one forward pass a conversation.
+        """Probability of END at each opening of a user turn, with one forward pass per conversation.
 
         There is an opening before each user turn, and one more where the conversation does not end on the user.
         Null where an opening does not fit the context, or the model has no END.
@@ -276,7 +276,7 @@ class Worker:
     """Runs an engine in a separate thread.
 
     Args:
-        load: makes the engine, in the thread, at the first job.
+        load: creates the engine, in the thread, at the first job.
         batch_size: rows decoded together at most.
     """
 
@@ -367,7 +367,10 @@ class Worker:
         if job.function is None:
             for other in running.values():
                 other.answer(
-                    ModelError("the model was closed while it answered", "Ask again: it is loaded again.")
+                    ModelError(
+                        "the model was closed while it generated",
+                        "Repeat the request: the model is loaded again.",
+                    )
                 )
             running.clear()
             self._engine = None
@@ -385,7 +388,7 @@ class Worker:
 
 
 def _plain(error: Exception) -> Exception:
-    """The error with a message for people."""
+    """The error, converted into an error with a message and a hint."""
     if type(error).__name__ == "OutOfMemoryError":
         return ModelError("the device's memory is full", "Lower --batch-size, or use a smaller model.")
     return error

@@ -28,9 +28,9 @@ CHECK_SECONDS = 30.0
 PULL_SECONDS = 6 * 3600.0
 _CHAT = "/chat/completions"
 _TOP = 5
-"""First tokens whose log-probabilities are requested: as many as every server returns."""
+"""Number of requested top log-probabilities: all servers return this many."""
 _SHOWN = 8
-"""Model names an error lists."""
+"""Maximum number of model names in an error."""
 
 _OBJECTION = re.compile(
     r"unsupported|not support|unrecogni|unknown|unexpected|extra|not permitted|not allowed|only the default"
@@ -44,7 +44,7 @@ class Completion(NamedTuple):
     """The content of one answer, or of one event of a stream."""
 
     text: str
-    """With END where the server left it in the text, or named it as the stop reason."""
+    """END if the server left it in the text, or named it as the stop reason."""
     finish: Finish
     prompt_tokens: int
     completion_tokens: int
@@ -140,7 +140,7 @@ class RemoteModel:
         role: Role = Role.ASSISTANT,
         done: Callable[[Reply], None] | None = None,
     ) -> AsyncIterator[str]:
-        """The next turn of `role` as it is written, in pieces that make up its text; `done` gets the reply.
+        """Stream the next turn of `role` in pieces; `done` gets the whole reply.
 
         Raises:
             ModelError: as `reply` does; Unreachable also where the answer breaks off.
@@ -171,7 +171,7 @@ class RemoteModel:
             return
 
     async def check(self) -> None:
-        """Raise unless the server answers, takes the key and has the model.
+        """Raise unless the server answers, accepts the key and has the model.
 
         A server without a list of models (404, 405) is trusted to have the model.
         """
@@ -198,7 +198,7 @@ class RemoteModel:
         """Let an Ollama server fetch the model.
 
         Raises:
-            UnknownModel: it cannot, in its words.
+            UnknownModel: the server cannot; the error quotes it.
         """
         note(f"{self.server.url} fetches {self._name}; this can take minutes")
         root = self.server._replace(url=self.server.url.removesuffix("/v1"))
@@ -282,11 +282,11 @@ class RemoteModel:
         """Remember the dropped fields; called once the changed request was answered, which proves the refusal."""
         for field in words.keys() - self.refused.keys():
             self.refused[field] = words[field]
-            _log.warning("%s is asked without %s from now on (%s)", self.server.url, field, words[field])
+            _log.warning("requests to %s now omit %s (%s)", self.server.url, field, words[field])
 
 
 def _give_way(error: BadRequest, body: dict[str, Any]) -> str:
-    """Drop the field that the server's words object to from the body and return its name, or raise the error."""
+    """Remove the field that the server's error names from the body and return its name, or raise the error."""
     words = error.raw
     if "max_tokens" in body and "max_completion_tokens" in words:
         return _drop("max_tokens", body)
@@ -314,7 +314,7 @@ def _drop(field: str, body: dict[str, Any]) -> str:
 def _model_names(value: dict[str, Any]) -> list[str]:
     data = value.get("data")
     if data is not None and not isinstance(data, list):
-        raise MalformedReply("answered with no list of models", "Check that the address ends in /v1.")
+        raise MalformedReply("answered without a list of models", "Check that the address ends in /v1.")
     return [str(model["id"]) for model in data or () if isinstance(model, dict) and "id" in model]
 
 
@@ -385,12 +385,12 @@ def _first_choice(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_event(event: dict[str, Any], before: Completion = NOTHING_YET) -> Completion:
-    """One event's text, and finish and usage as far as they are known so far.
+    """One event's text, and the finish reason and usage known so far.
 
     The usage may come in a separate event without choices. A whole answer in place of events is read too.
 
     Raises:
-        MalformedReply, ModelError: it is no event, or a whole answer that `read_completion` refuses.
+        MalformedReply, ModelError: not a valid event, or a whole answer that `read_completion` refuses.
     """
     own = event.get("choices") == [] and event.get("object") != "chat.completion" and not event.get("error")
     choice = {} if own else _first_choice(event)
@@ -409,7 +409,7 @@ def read_event(event: dict[str, Any], before: Completion = NOTHING_YET) -> Compl
 
 
 def settled(text: str, role: Role) -> str:
-    """The part of a growing text that no later piece can turn into END."""
+    """The part of a streamed text that cannot be the beginning of END."""
     text, ended = until_end(text, role)
     for size in range(0 if ended else min(len(END) - 1, len(text)), 0, -1):
         if END.startswith(text[-size:]):
@@ -418,7 +418,7 @@ def settled(text: str, role: Role) -> str:
 
 
 def until_end(text: str, role: Role) -> tuple[str, bool]:
-    """The text before END, and whether it was there: anywhere in a user's turn, last in an assistant's."""
+    """The text before END, and whether END was found: anywhere in a user's turn, at the end of an assistant's."""
     if END not in text:
         return text, False
     if role == Role.USER:

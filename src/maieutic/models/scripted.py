@@ -200,7 +200,7 @@ def _baselines() -> dict[str, tuple[str, ...]]:
 
 
 def _header(raw: bytes, path: str) -> Role | None:
-    """The role that a first line names as trained; null where the line is no header."""
+    """The role that a first line names as trained; null if the line is not a header."""
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError:

@@ -31,11 +31,11 @@ from maieutic.core.messages import Finish, Message, Problem, Record, Reply, Role
 
 KINDS = ("cooperative", "answer-seeking", "confused", "adversarial")
 MOVES = ("takes_up", "asks", "hints", "idle", "refuses", "tells")
-"""What a tutor's turn can do; see `move`."""
+"""The kinds of tutor turns; see `move`."""
 
 _PLACEHOLDER = re.compile(r"\{\{(answer|attempt)\}\}")
 _HINT_WORDS = 3
-"""A turn without a question is no hint if it has fewer new words than this."""
+"""A turn without a question counts as a hint only if it has at least this many new words."""
 
 Phrases = tuple[str, ...]
 Chance = Field(0.0, ge=0, le=1)

@@ -62,7 +62,7 @@ _FULL = (
     "maximum number of tokens",
 )
 """What servers say about a conversation that does not fit, in lower case."""
-ODD_SERVER = "Check that it is a chat-completions server, and what its own log says."
+ODD_SERVER = "Check that it is a chat-completions server, and read its log."
 
 
 class BadRequest(ModelError):
@@ -269,7 +269,7 @@ class Transport:
     ) -> bytes | Failure:
         left = deadline - time.monotonic()
         if left <= 0:  # the call would be paid for and not waited for
-            hint = "Give it more time, or ask with fewer calls at once."
+            hint = "Raise --timeout, or lower --concurrency."
             return Failure(Unreachable(f"{self.server.url} asked for too long a pause", hint), False)
         timeout = _total(min(most, left))
         try:
@@ -319,7 +319,7 @@ def parsed(raw: bytes) -> Any:
                 "Check that the address is that of a chat-completions server, /v1 included.",
             ) from None
     if not isinstance(value, dict):
-        raise MalformedReply("answered with JSON that is no object", ODD_SERVER)
+        raise MalformedReply("answered with JSON that is not an object", ODD_SERVER)
     return value
 
 
@@ -336,7 +336,7 @@ async def _whole(response: aiohttp.ClientResponse) -> bytes:
 
 
 async def _events(response: aiohttp.ClientResponse, key: Key) -> AsyncIterator[Any]:
-    """Server-sent events: `data:` lines up to `[DONE]`; an answer that is no event stream is one event."""
+    """Server-sent events: `data:` lines up to `[DONE]`; an answer that is not an event stream is one event."""
     if "event-stream" not in response.headers.get("Content-Type", ""):
         yield parsed(key.struck(await _whole(response)))
         return
@@ -407,7 +407,7 @@ def refused(server: Address, key: Key, status: int, headers: Mapping[str, str], 
         hint = "Check the model's name, and that the address ends in /v1."
         return Failure(UnknownModel(what, hint), False)
     if 200 <= status < 300:
-        return Failure(MalformedReply(what, "That is no chat-completions server."), True)
+        return Failure(MalformedReply(what, "This is not a chat-completions server."), True)
     if 300 <= status < 400:
         target = key.hidden(line(headers.get("Location", "")))
         hint = "Redirects are not followed, so that a key reaches no other host: give the final address in the MODEL."
@@ -420,7 +420,7 @@ def refused(server: Address, key: Key, status: int, headers: Mapping[str, str], 
         )
     if status in _RETRYABLE or status >= 500:
         wait = _retry_after(headers.get("Retry-After"))
-        hint = "The server is overloaded or broken: try later, or with fewer calls at once."
+        hint = "The server is overloaded or broken: try again later, or lower --concurrency."
         return Failure(Unreachable(what, hint), True, wait, status == 429 or wait is not None)
     return Failure(BadRequest(what, "The server does not accept this request.", status, text), False)
 

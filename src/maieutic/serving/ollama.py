@@ -27,14 +27,14 @@ class Frame(NamedTuple):
     system: tuple[str, str]
     """Before a system text, and between it and the first turn's text."""
     first: str
-    """Before the user's first text, where there is no system text."""
+    """Before the user's first text, if there is no system text."""
     opens: dict[Role, str]
     closes: dict[Role, str]
     """At the end of each side's turn."""
     asks: str
     """After the last turn: the opening of the generated turn."""
     asks_first: str
-    """The same where there is no turn."""
+    """The same, if there is no turn."""
     asks_after_system: str
 
 

@@ -50,7 +50,7 @@ def open_base(config: TrainConfig) -> Base:
     frame = framing(source, config.template, config.system)
     tokenizer = load_tokenizer(source, config.remote_code)
     if frame.template is None and not tokenizer.chat_template and tokenizer.eos_token:
-        note(f"{config.model} has no chat template: its conversations are framed as --template plain")
+        note(f"{config.model} has no chat template: training uses --template plain")
         frame = frame._replace(template="plain")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(turn_end_id(tokenizer, frame.template))

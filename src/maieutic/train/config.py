@@ -295,7 +295,7 @@ def read_rates(text: str) -> dict[str, float]:
         try:
             rates[name.strip()] = float(number)
         except ValueError:
-            raise ValueError(f"{part.strip()!r} is no rate; write none=0.4,round=0.2,intent=0.4") from None
+            raise ValueError(f"{part.strip()!r} is not a rate; write none=0.4,round=0.2,intent=0.4") from None
     return rates
 
 

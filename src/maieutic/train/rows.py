@@ -250,7 +250,7 @@ def preference_rows(
         )
     if not rows:
         raise EmptyCorpus(
-            "there is no preference pair to train on", "Lower the score that a chosen reply needs."
+            "there is no preference pair to train on", "Lower --min-chosen of `maieutic preferences`."
         )
     supervised = sum(len(ids) for name in ("chosen_ids", "rejected_ids") for ids in columns[name])
     tokens = supervised + 2 * sum(len(ids) for ids in columns["prompt_ids"])
@@ -382,7 +382,7 @@ def without_first_turn(rendered: Rendered) -> Rendered | None:
 
 
 class Preferences(NamedTuple):
-    """The pairs of a file, and the number of lines that hold no pair."""
+    """The pairs of a file, and the number of lines that are not valid pairs."""
 
     pairs: list[PreferenceRow]
     broken: int
