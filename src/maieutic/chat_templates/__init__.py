@@ -1,1 +1,1 @@
-"""From a conversation and a role to token ids and a loss mask; the only package that knows chat templates."""
+"""Render a conversation as token ids and a loss mask for one role. Only this package handles chat templates."""

@@ -1,9 +1,9 @@
-"""Conditioning of a simulator on its person: the same system turn in training and in use.
+"""Condition a user simulator on its user, with the same system turn in training and in generation.
 
-A *condition* is `none`, `round` (the first round is given, and is not in the loss), or what the system turn states:
-`intent`, `problem`, `profile`, or several of these joined by `+`. The condition's text follows the system text (the
-conversation's own, else the checkpoint's) after a blank line, so that a server gets one system message. The wording
-around it is kept in the checkpoint: a simulator is conditioned in the words that it was trained with.
+A *condition* is `none`, `round` (the first round is given and is not in the loss), or what the system turn states:
+`intent`, `problem`, `profile`, or several of these joined by `+`. The condition's text follows the system text (from
+the conversation, else from the checkpoint) after a blank line, so that a server gets one system message. The checkpoint
+stores the wording, so that a simulator is conditioned with the words that it was trained with.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from maieutic.core.prompts import Prompt, load
 PARTS = ("intent", "problem", "profile")
 NONE, ROUND = "none", "round"
 Wording = Mapping[str, str]
-"""A template with a placeholder for the text, by part, and for the attempt at a problem."""
+"""Templates with a placeholder, by part of a condition, and a template for the attempt at a problem."""
 
 
 class Conditioning(NamedTuple):
-    """The conditions that a simulator was trained with, and their wording."""
+    """The conditions that a simulator was trained with, and the wording of each."""
 
     kinds: tuple[str, ...]
     wording: Wording
 
     def best(self, conversation: Conversation, part: str | None = None) -> str | None:
-        """The condition with the most parts that the conversation has, the intent first; null where there is none.
+        """The condition with the most parts that fits the conversation, preferring the intent; null if none fits.
 
         Args:
             conversation: with intent, problem and profile as far as they are known.
@@ -45,7 +45,7 @@ class Conditioning(NamedTuple):
     def apply(
         self, conversation: Conversation, system: str | None = None, part: str | None = None
     ) -> Conversation:
-        """The conversation as the simulator gets it: under the best condition, or unchanged where none fits."""
+        """The conversation as the simulator gets it: with the best condition, or unchanged if no condition fits."""
         kind = self.best(conversation, part)
         return conditioned(conversation, kind, system, self.wording) or conversation if kind else conversation
 
@@ -66,12 +66,12 @@ def check_kind(name: str) -> str:
 
 
 def wording() -> dict[str, str]:
-    """The wording of this version, to be kept in checkpoints that are trained with it."""
+    """The wording of this version, which checkpoints store in training."""
     return {name: load(f"conditioning_{name}").text for name in (*PARTS, "attempt")}
 
 
 def condition_text(conversation: Conversation, kind: str, words: Wording) -> str | None:
-    """The text of a condition; null where the conversation lacks a part of it."""
+    """The text of a condition; null if the conversation lacks a part of the condition."""
     found = {part: _part(conversation, part, words) for part in kind.split("+") if part in PARTS}
     texts = [text for text in found.values() if text]
     return "\n\n".join(texts) if texts and len(texts) == len(found) else None
@@ -80,12 +80,12 @@ def condition_text(conversation: Conversation, kind: str, words: Wording) -> str
 def conditioned(
     conversation: Conversation, kind: str, system: str | None, words: Wording
 ) -> Conversation | None:
-    """The conversation with a condition in its system turn; null where it lacks a part of the condition.
+    """The conversation with a condition in its system turn; null if the conversation lacks a part of the condition.
 
     Args:
-        conversation: its own system turn, where it has one, comes before the condition.
+        conversation: its own system text, if any, is placed before the condition.
         kind: a condition with parts.
-        system: comes before the condition where there is no system turn.
+        system: the text to place before the condition if the conversation has no system turn.
         words: see `wording`.
     """
     text = condition_text(conversation, kind, words)
@@ -93,7 +93,7 @@ def conditioned(
 
 
 def with_system(conversation: Conversation, text: str | None, system: str | None = None) -> Conversation:
-    """The conversation with this system turn: its own text or else `system`, a blank line, and `text`."""
+    """The conversation with a new system turn: its own system text or else `system`, a blank line, and `text`."""
     turns = conversation.messages
     if turns and turns[0].role == Role.SYSTEM:
         system, turns = turns[0].content, turns[1:]
@@ -102,7 +102,7 @@ def with_system(conversation: Conversation, text: str | None, system: str | None
 
 
 def read_conditioning(record: Any) -> Conditioning | None:
-    """The conditioning in a checkpoint's record; null where the record has no usable condition."""
+    """The conditioning in a checkpoint's record; null if the record has no usable condition."""
     rates, words = (
         (record.get(name) for name in ("rates", "wording")) if isinstance(record, Mapping) else (None, None)
     )

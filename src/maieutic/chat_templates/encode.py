@@ -1,10 +1,10 @@
-"""Pieces of text → token ids, each token owned by the piece it came from.
+"""Encode pieces of text as token ids. Each token belongs to the piece of text that it encodes.
 
-A conversation is frame (what the template writes) and content (what people wrote). Control tokens are recognised in
-the frame only: content that spells `<|im_end|>` stays text. What stands between two control tokens is encoded on its
-own, exactly as the tokenizer does it inside a longer string, and so is what stands on either side of a turn's
-opening: the ids a model generates from are then a prefix of those it was trained on, whatever is said next. A
-tokenizer whose ids for a whole string are not those of its stretches encodes the whole string in one call.
+A conversation consists of frame (text of the template) and content (text of the messages). Control tokens are
+recognised in the frame only: content that spells `<|im_end|>` stays text. A *stretch* of text between two control
+tokens is encoded separately, with the ids that the tokenizer gives it inside a longer string. A stretch is also split
+at the start of a turn's supervised text. So the prompt ids in generation are a prefix of the ids in training, whatever
+text follows. If a tokenizer gives a whole string other ids than its stretches, the string is encoded in one call.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from numpy.typing import NDArray
 from maieutic.core.errors import RenderError
 
 Form = Literal["NFC", "NFD", "NFKC", "NFKD"]
-"""Unicode normal forms."""
+"""Unicode normalization forms."""
 Ids = NDArray[np.int32]
 FRAME = -1
 """The owner of a piece that belongs to no turn."""
 END = "<|endofconversation|>"
-"""The token by which a user simulator ends the conversation; added to a tokenizer that lacks it."""
+"""The token with which a user simulator ends the conversation. It is added to tokenizers that lack it."""
 
 
 class Piece(NamedTuple):
     """A piece of text; `owner` is the index of the turn whose loss it belongs to, or FRAME.
 
     `is_content` text is never searched for control tokens. `opens` marks the start of a turn's supervised text: a token
-    boundary must be there, because generation starts from exactly the ids before it. `turn` is the index of the
-    message whose text belongs here; in a layout that text is still missing.
+    must begin here, because generation starts from exactly the ids before it. `turn` is the index of the message whose
+    text belongs here; a layout does not have that text yet.
     """
 
     text: str
@@ -60,14 +60,14 @@ class Control(NamedTuple):
 
 
 class Stretch(NamedTuple):
-    """Pieces that are encoded as one string; `start` is where it begins (see `Variants`)."""
+    """Pieces that are encoded as one string; `start` is the place where the string begins (see `Variants`)."""
 
     start: str
     pieces: list[Piece]
 
 
 class Encoder:
-    """A fast tokenizer as a function from pieces to ids."""
+    """Encodes pieces as ids with a fast tokenizer."""
 
     def __init__(self, tokenizer: Any) -> None:
         if not getattr(tokenizer, "is_fast", False):
@@ -87,10 +87,10 @@ class Encoder:
         self._control = _any_of([*self.control, END])
         self.control_ids = frozenset(self.control.values())
         self.forbidden = self.control_ids - {self.variants.unknown}
-        """Ids that no text may get."""
+        """Ids that content must never get."""
 
     def learn_frame(self, texts: Iterable[str]) -> None:
-        """Treat the added tokens in a frame as control tokens, also where they are no special tokens."""
+        """Treat added tokens in a frame as control tokens, even if they are not special tokens."""
         found = {match[0] for text in texts for match in self._any.finditer(text)} & self._ids.keys()
         if new := {name for name in found - self.control.keys() if not name.isspace() and not name.isalnum()}:
             self.control |= {name: self._ids[name] for name in new}
@@ -98,7 +98,7 @@ class Encoder:
 
     @cached_property
     def leading(self) -> list[int]:
-        """The special tokens the tokenizer itself puts before a text."""
+        """The special tokens that the tokenizer adds before a text."""
         with_special = self.variants.whole.encode("a", add_special_tokens=True)
         ids: list[int] = []
         for index, special in zip(with_special.ids, with_special.special_tokens_mask, strict=True):
@@ -119,7 +119,7 @@ class Encoder:
         """Encode pieces stretch by stretch.
 
         Args:
-            pieces: all with their text.
+            pieces: pieces that have their text.
             apart: encode each stretch as a separate string (the rule of the dyadic frame).
         """
         ids: list[int] = []
@@ -135,11 +135,13 @@ class Encoder:
         return Encoded(ids, owners)
 
     def stretches(self, pieces: Iterable[Piece]) -> list[Control | Stretch]:
-        """The control tokens of the frame, and the stretches of text between them and between openings."""
+        """The control tokens of the frame, and the stretches of text between control tokens and openings."""
         found: list[Control | Stretch] = []
         run: list[Piece] = []
         start = "first"
-        swallow = False  # a control token may include the frame's white space after it, across pieces
+        swallow = (
+            False  # a control token may include the white space after it in the frame, even across pieces
+        )
 
         def flush(following: str) -> None:
             nonlocal start
@@ -176,7 +178,7 @@ class Encoder:
         return found
 
     def encode_stretch(self, start: str, pieces: Sequence[Piece]) -> Encoded:
-        """Encode one stretch; nothing in it is a control token."""
+        """Encode one stretch; no part of it counts as a control token."""
         text = "".join(piece.text for piece in pieces)
         ids, offsets = self._text(text, 0, start)
         owner = pieces[0].owner if pieces else FRAME
@@ -185,11 +187,11 @@ class Encoder:
         return Encoded(ids, _owners(ids, offsets, pieces, ()))
 
     def text_ids(self, text: str, start: str) -> list[int]:
-        """Ids of a text in which nothing is a control token."""
+        """Ids of a text; no part of it counts as a control token."""
         return self._text(text, 0, start)[0]
 
     def _text(self, text: str, base: int, start: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Ids and offsets. A control token's spelling, also if normalization makes it, is encoded as text."""
+        """Ids and offsets. The spelling of a control token is encoded as text, even if normalization creates it."""
         if not text:
             return [], []
         variants = self.variants
@@ -198,7 +200,7 @@ class Encoder:
             encoding = way(start).encode(text, add_special_tokens=False)
             if self.forbidden.isdisjoint(encoding.ids):
                 return encoding.ids, [(first + base, last + base) for first, last in encoding.offsets]
-        # The plain vocabulary has the control token as a piece: split its spelling in two.
+        # The model's vocabulary contains the control token itself: split its spelling in two.
         place = next(place for place, index in enumerate(encoding.ids) if index in self.forbidden)
         first, last = encoding.offsets[place]
         if last - first < 2:
@@ -211,10 +213,10 @@ class Encoder:
         return left + right, left_offsets + right_offsets
 
     def encode_whole(self, pieces: Sequence[Piece]) -> Encoded:
-        """Encode pieces as the one string they make together, split only where a token would span an opening.
+        """Encode the pieces as one string, which is split only if a token would span an opening.
 
-        For tokenizers that encode a whole string differently than its stretches; they get no text that spells a control
-        token.
+        This is for tokenizers that give a whole string other ids than its stretches. A text that spells a control token
+        is refused.
         """
         text = "".join(piece.text for piece in pieces)
         meant = sum(len(self._control.findall(piece.text)) for piece in pieces if not piece.is_content)
@@ -259,7 +261,7 @@ def _cuts(pieces: Sequence[Piece]) -> list[int]:
 
 
 def _is_boundary(ids: Sequence[int], offsets: Sequence[tuple[int, int]], cut: int) -> bool:
-    """Whether no token spans the position; offsets ascend, so a bisection finds it."""
+    """Whether no token spans the position. Offsets ascend, so bisection is used."""
     low, high = 0, len(ids)
     while low < high:
         middle = (low + high) // 2
@@ -276,9 +278,9 @@ def _owners(
     pieces: Sequence[Piece],
     control: Iterable[int],
 ) -> list[int]:
-    """The owner of the piece that holds each token's last character (a token may begin in the space before).
+    """The owner of each token: of the piece with its last character, since a token may begin with the space before.
 
-    A control token belongs to the piece where it begins: it may include the white space after it.
+    A control token belongs to the piece where it begins, since it may include the white space after it.
     """
     control = frozenset(control)
     owners: list[int] = []
@@ -293,13 +295,13 @@ def _owners(
 
 
 class Variants:
-    """One tokenizer for the different places in a string: copies, made when first needed.
+    """Copies of a tokenizer for the different places in a string. Each copy is made when first needed.
 
-    Many tokenizers put a space before the text that they are given (SentencePiece's `▁`). Inside a longer string they
-    do so only at its very beginning, or after every control token, but never inside running text that a turn's opening
-    cuts. So a stretch of text is encoded by a copy of the tokenizer that fits the place where the stretch begins:
+    Many tokenizers add a space before the given text (SentencePiece's `▁`). Inside a longer string they add it only at
+    the beginning, or after every control token, but never in the middle of running text, where a turn may open. So a
+    stretch of text is encoded by the copy of the tokenizer for the place where the stretch begins:
 
-    - `first`: at the very beginning of the string;
+    - `first`: at the beginning of the string;
     - `after`: right after a control token;
     - `inside`: anywhere else.
     """
@@ -326,7 +328,7 @@ class Variants:
 
     @cached_property
     def unknown(self) -> int | None:
-        """The id of unknown text, where the tokenizer has such an id."""
+        """The id for unknown text, if the tokenizer has one."""
         model = self._shape["model"]
         name = model.get("unk_token")
         index = model.get("unk_id") if name is None else self._backend.token_to_id(name)
@@ -338,12 +340,12 @@ class Variants:
         return {start: _pipeline(self._shape, start) for start in ("first", "after", "inside")}
 
     def place(self, start: str) -> str:
-        """The first of the three places at which the tokenizer behaves the same as at this place."""
+        """The first of the three places where the tokenizer behaves as in this place."""
         here = self._pipelines[start]
         return next(place for place, pipeline in self._pipelines.items() if pipeline == here)
 
     def bare_json(self, start: str) -> tuple[str, Form | None]:
-        """The tokenizer for a place as JSON, without added tokens and Unicode normal form; and that form."""
+        """The tokenizer for a place as JSON, without added tokens and Unicode normalization; and that normalization."""
         shape = {**self._shape, **self._pipelines[start], "added_tokens": []}
         form = (shape["normalizer"] or {}).get("type")
         if form not in get_args(Form):
@@ -356,7 +358,7 @@ class Variants:
         return self.whole if place == "first" else self._copy(f"full {place}", place)
 
     def text_only(self, start: str) -> Any:
-        """The tokenizer for a place, which reads special tokens as text."""
+        """The tokenizer for a place, in a copy that reads special tokens as text."""
         place = self.place(start)
         made = self._copy(f"text {place}", place)
         made.encode_special_tokens = True
@@ -381,7 +383,7 @@ def _pipeline(shape: dict[str, Any], start: str) -> dict[str, Any]:
 
 
 def _adapted(step: Any, start: str) -> Any:
-    """A normalizer or pre-tokenizer that adds no space where the place forbids it."""
+    """A copy of a normalizer or pre-tokenizer that adds a space only if the place allows it."""
     if not isinstance(step, dict):
         return step
     step = dict(step)

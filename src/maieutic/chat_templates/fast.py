@@ -1,9 +1,9 @@
-"""Many texts → ids at once, by a faster encoder where it is proven to give the tokenizer's own ids.
+"""Encode many texts at once, with a faster encoder if it gives the same ids as the tokenizer.
 
-gigatoken encodes byte-level BPE tens of times faster than `tokenizers`. It is used where it is installed, can read
-the tokenizer, and gives the same ids on texts with all pairs of kinds of characters, digits, spaces and contractions.
-While it is used, a sample of the texts is encoded by both, and the first difference ends its use. Texts that spell an
-added token, and texts that a normalizer would change, always go to the tokenizer itself.
+gigatoken encodes byte-level BPE tens of times faster than `tokenizers`. It is used if it is installed, can read the
+tokenizer, and gives the same ids on test texts with all pairs of character classes, digits, spaces and contractions.
+While it is used, a sample of the texts is encoded by both encoders; after the first difference it is no longer used.
+The tokenizer itself encodes texts that spell an added token, and texts that a normalizer would change.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from maieutic.chat_templates.encode import Encoder, Form, Ids
 from maieutic.core.console import note
 
 CHECK_EVERY = 512
-"""Every so many texts one is encoded by both encoders."""
+"""One in this many texts is encoded by both encoders."""
 CHECK_RARE = 64
 """The same for texts with characters beyond ASCII, which are harder to split."""
 RENEW_AFTER = 1 << 28
 """Characters after which the faster encoder is rebuilt, since it caches every word."""
 BUILD_AFTER = 1024
-"""Texts after which the faster encoder is built (it takes half a second)."""
+"""Texts after which the faster encoder is built (building takes half a second)."""
 MANY = 200
-"""Number of texts from which one array for all texts is cheaper than a list for each."""
+"""For at least this many texts, one array for all texts is faster than a list for each text."""
 
 
 class Batches:
-    """Encodes lists of texts; see the module.
+    """Encodes lists of texts; see the module's docstring.
 
     Args:
-        encoder: the tokenizer whose ids are the right ones.
+        encoder: the tokenizer, whose ids are the reference.
         faster: whether a faster encoder may be used.
-        check_all: encode every text by both, which proves every id and saves no time.
+        check_all: encode every text by both encoders, which checks every id but saves no time.
     """
 
     def __init__(self, encoder: Encoder, faster: bool = True, check_all: bool = False) -> None:
@@ -49,7 +49,7 @@ class Batches:
         self._made: dict[str, Gigatoken | None] = {}
         self._met = 0
         self.checked = 0
-        """Texts that both encoders encoded."""
+        """Number of texts that both encoders encoded."""
         self.disproved = False
         """Whether the faster encoder gave other ids after it had been used."""
 
@@ -78,13 +78,13 @@ class Batches:
         return found
 
     def _with_added(self, texts: Sequence[str]) -> set[int]:
-        """The texts that spell an added token; one search in all texts together is mostly enough."""
+        """The texts that spell an added token. Usually one search in all texts together finds none."""
         if not self._encoder.spells_added("\n".join(texts)):
             return set()
         return {index for index, text in enumerate(texts) if self._encoder.spells_added(text)}
 
     def _forged(self, found: list[Ids]) -> set[int]:
-        """The texts in which a normalizer made a control token."""
+        """The texts in which a normalizer created a control token."""
         forbidden = np.fromiter(self._encoder.forbidden, np.int32)
         if not np.isin(np.concatenate([_NONE, *found]), forbidden).any():
             return set()
@@ -144,12 +144,10 @@ class Gigatoken:
 
     @classmethod
     def build(cls, encoder: Encoder, place: str) -> Gigatoken | None:
-        """The encoder, or null where it is not installed, cannot read the tokenizer, or differs on a probe."""
+        """The encoder; null if it is not installed, cannot read the tokenizer, or differs on a test text."""
         try:
             gigatoken = import_module("gigatoken")
-            import_module(
-                "awkward"
-            )  # in which it hands over many texts' ids; without, it looks for it each time
+            import_module("awkward")  # gigatoken returns the ids of many texts as its arrays
         except ImportError:
             return None
         shape, form = encoder.variants.bare_json(place)
@@ -158,7 +156,7 @@ class Gigatoken:
             made = cls(gigatoken.Tokenizer.from_json(shape), form)
             probes = [text for text in _probes() if made.takes(text) and not encoder.spells_added(text)]
             ids = made.ids(probes)
-        except Exception:  # gigatoken refuses a tokenizer by errors of several kinds
+        except Exception:  # gigatoken refuses tokenizers with several kinds of errors
             return None
         expected = own.encode_batch_fast(probes, add_special_tokens=False)
         same = all(one.ids == mine.tolist() for one, mine in zip(expected, ids, strict=True))
@@ -195,7 +193,7 @@ _NONE: Ids = np.empty(0, np.int32)
 
 @cache
 def _probes() -> tuple[str, ...]:
-    """Texts that show differences in splitting: all pairs of kinds of characters, and each character."""
+    """Test texts that show differences in splitting: all pairs of character classes, and single characters."""
     kinds = [
         *"aZéßſK中か한s1٣²½Ⅷ'’_-.$+“—🍰",
         "'s",

@@ -1,9 +1,9 @@
-"""An order of roles → how such conversations are written, and a plan of their ids.
+"""Layouts and plans: how conversations with one order of roles are written, and the ids of their frame.
 
-A layout is pieces of text whose contents are still missing; the layouts of our own two frames are here. A plan holds
-the ids of the frame, made once, with holes for the ids of the texts: with a plan, rendering a conversation is
-encoding its texts and concatenating arrays. There is no plan where a stretch of text belongs to several turns at once
-(frames without control tokens); such conversations are encoded separately, with offsets.
+A layout is a list of pieces of text without the texts of the messages; this module has the layouts of our own two
+frames. A plan contains the ids of the frame, which are made once, and holes for the ids of the texts. With a plan, only
+the texts of a conversation are encoded, and arrays are concatenated. There is no plan if a stretch of text belongs to
+several turns (in frames without control tokens); such conversations are encoded one by one, with character offsets.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DYADIC = {Role.USER: "Human: ", Role.ASSISTANT: "Assistant: "}
 
 
 class Layout(NamedTuple):
-    """The pieces of conversations with one order of roles; pieces with a `turn` are still without their text."""
+    """The pieces of conversations with one order of roles. Pieces with a `turn` do not have their text yet."""
 
     pieces: tuple[Piece, ...]
     frames: tuple[str, ...] = ()
@@ -33,7 +33,7 @@ class Layout(NamedTuple):
 
 
 def filled(pieces: Sequence[Piece], texts: Sequence[str]) -> list[Piece]:
-    """The pieces of a layout with their texts (of its first turns, where there are fewer texts)."""
+    """The pieces of a layout with their texts. If there are fewer texts than turns, later turns get empty texts."""
     return [
         piece
         if piece.turn is None
@@ -43,7 +43,7 @@ def filled(pieces: Sequence[Piece], texts: Sequence[str]) -> list[Piece]:
 
 
 def until_opening(pieces: Sequence[Piece]) -> list[Piece]:
-    """The pieces before the last opening, from which the last turn is generated."""
+    """The pieces before the last opening: the prompt from which the last turn is generated."""
     return list(pieces[: max(index for index, piece in enumerate(pieces) if piece.opens)])
 
 
@@ -63,7 +63,7 @@ def dyadic_layout(roles: Sequence[Role], tokenizer: Any) -> Layout:
 
 
 def plain_layout(roles: Sequence[Role], tokenizer: Any) -> Layout:
-    """A frame for models without a template: `User: …</s>` and `Assistant: …</s>`, one line a turn."""
+    """A frame for models without a template: `User: …</s>` and `Assistant: …</s>`, one line per turn."""
     _, eos = _marks(tokenizer, "plain")
     system, turns = _system(roles)
     pieces = [Piece("", is_content=True, turn=system), Piece("\n\n")] if system is not None else []
@@ -96,7 +96,7 @@ def _marks(tokenizer: Any, name: str) -> tuple[str, str]:
 
 
 class Hole(NamedTuple):
-    """The place of a turn's text, with the frame's text that is encoded together with it."""
+    """The place for a turn's text in a plan, with the text of the frame that is encoded together with it."""
 
     position: int
     turn: int
@@ -105,12 +105,12 @@ class Hole(NamedTuple):
     start: str
 
     def text(self, content: str) -> str:
-        """The text that is encoded here."""
+        """The text to encode for this place."""
         return f"{self.before}{content}{self.after}" if self.before or self.after else content
 
 
 class Plan(NamedTuple):
-    """The arrays of ids of a conversation, which of them are in each side's loss, and the holes."""
+    """The arrays of ids of a conversation, which arrays are in the loss of each side, and the holes."""
 
     parts: list[Ids]
     in_loss: dict[Role, NDArray[np.bool_]]
@@ -120,13 +120,13 @@ class Plan(NamedTuple):
 def make_plan(
     pieces: Sequence[Piece], roles: Sequence[Role], encoder: Encoder, leading: list[int], apart: bool
 ) -> Plan | None:
-    """The plan of a layout's pieces; null where there is none.
+    """The plan of a layout's pieces; null if a stretch of text belongs to several turns.
 
     Args:
-        pieces: without their texts.
-        roles: of the turns that own pieces.
+        pieces: the pieces without the texts of the turns.
+        roles: the roles of the turns.
         encoder: makes the frame's ids.
-        leading: ids before the first piece.
+        leading: the ids before the first piece.
         apart: encode each stretch as a separate string.
     """
     parts: list[list[int]] = [leading]
@@ -157,7 +157,7 @@ def make_plan(
 
 
 def plan_of(encoded: Encoded, roles: Sequence[Role]) -> Plan:
-    """Finished ids in the form of a plan: one array for each run of one owner."""
+    """A plan from finished ids, without holes: one array for each run of ids with the same owner."""
     runs = [(owner, len(list(run))) for owner, run in groupby(encoded.owners)] or [(FRAME, 0)]
     ends = list(accumulate(length for _, length in runs))
     ids = np.asarray(encoded.ids, np.int32)

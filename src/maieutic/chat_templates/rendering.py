@@ -1,8 +1,8 @@
-"""Conversation + role → token ids and labels.
+"""Render a conversation as token ids and labels for one role.
 
-The loss is on exactly one side's text and the token that ends its turn, and on END where a person ended the
-conversation. Ids are made in one pass over the conversation, and the ids that a model generates from are, id for id,
-a prefix of the ids that it was trained on.
+The loss is on the text of one side and on the token that ends each of its turns. It is also on END if the user ended
+the conversation. Ids are made in one pass over the conversation. The prompt ids in generation are exactly a prefix of
+the ids in training.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ IGNORED = -100
 """The label of a token outside the loss."""
 
 TOGETHER = 64
-"""Conversations whose texts are encoded in one call."""
+"""Number of conversations whose texts are encoded in one call."""
 LAYOUTS = 1024
-"""Orders of roles whose layouts are cached."""
+"""Maximum number of cached layouts (one per order of roles)."""
 
 PROBES = (
     "How would I make a cake? In 12 steps",
     "First: take 3 eggs.\n\nThen  mix them; don't stop!\n    f(x) = {'a': 1}",
     "Merci, très bon – 谢谢 🍰",
 )
-"""Texts on which encoding stretch by stretch must give the ids of encoding the whole string."""
+"""Test texts: for them, encoding stretch by stretch must give the same ids as encoding the whole string."""
 
 
 class Rendered(NamedTuple):
@@ -60,11 +60,11 @@ class Rendered(NamedTuple):
 
     @property
     def supervised(self) -> int:
-        """Tokens in the loss."""
+        """Number of tokens in the loss."""
         return len(self.labels) - self.labels.count(IGNORED)
 
     def stretches(self, tokenizer: Any) -> list[tuple[str, bool]]:
-        """The text in stretches, each with whether its tokens are in the loss."""
+        """The text as a list of parts, each with whether its tokens are in the loss."""
         pairs = zip(self.input_ids, self.labels, strict=True)
         return [
             (tokenizer.decode([token for token, _ in stretch]), supervised)
@@ -93,9 +93,9 @@ class Columns(NamedTuple):
     input_ids: Ids
     labels: Ids
     lengths: NDArray[np.int64]
-    """Tokens of each conversation."""
+    """Number of tokens of each conversation."""
     supervised: NDArray[np.int64]
-    """Tokens in the loss of each conversation."""
+    """Number of tokens in the loss of each conversation."""
 
     def rows(self) -> Iterable[tuple[Ids, Ids]]:
         """Ids and labels of each conversation, in order."""
@@ -104,7 +104,7 @@ class Columns(NamedTuple):
 
 
 class _Cached(NamedTuple):
-    """Layout and plan of one order of roles."""
+    """The layout and the plan of one order of roles."""
 
     layout: Layout
     plan: Plan | None
@@ -122,10 +122,10 @@ class Renderer:
 
     Args:
         tokenizer: a fast Hugging Face tokenizer.
-        template: null or `chat`, `dyadic`, `plain`, or a Jinja file's path.
-        system: text of a system turn for conversations that have none.
-        faster: whether a faster encoder may be used where its ids are the same.
-        check_all: encode every text by both, which proves every id and saves no time.
+        template: null or `chat`, `dyadic`, `plain`, or the path of a Jinja file.
+        system: text of a system turn for conversations without a system turn.
+        faster: whether a faster encoder may be used if its ids are the same.
+        check_all: encode every text by both encoders, which checks every id but saves no time.
     """
 
     def __init__(
@@ -162,7 +162,7 @@ class Renderer:
         """`render` for each conversation; the texts of many are encoded together.
 
         Raises:
-            RenderError: for the first conversation that cannot be rendered, named in it.
+            RenderError: a conversation cannot be rendered; the message names the first such conversation.
         """
         rendered: list[Rendered] = []
         trusted = not self.batches.disproved
@@ -173,7 +173,7 @@ class Renderer:
                 if problem := mask_problem(columns, index, role):
                     raise BadMask(f"conversation {some[index].id}: {problem.what}", problem.hint)
                 rendered.append(Rendered(ids.tolist(), labels.tolist()))
-        if trusted and self.batches.disproved:  # ids before the first checked difference may be wrong too
+        if trusted and self.batches.disproved:  # unchecked ids before the first difference may be wrong too
             return self.render_many(conversations, role, end)
         return rendered
 
@@ -181,7 +181,7 @@ class Renderer:
         """Ids and labels of all conversations, concatenated; masks are not checked (see `mask_problem`).
 
         Raises:
-            RenderError: for the first conversation that cannot be rendered, named in it.
+            RenderError: a conversation cannot be rendered; the message names the first such conversation.
         """
         side = side_of(role)
         planned: list[_Planned] = []
@@ -227,7 +227,7 @@ class Renderer:
         return next((token for token in ids if token in self._encoder.control_ids), ids[0])
 
     def lead(self, role: str) -> str:
-        """The spaces that the frame puts before a turn's text. A model generates them; they are no part of the text."""
+        """The spaces of the frame before a turn's text. A model generates them, but they are not part of the text."""
         roles = [Role.USER, Role.ASSISTANT]
         index = roles.index(side_of(role))
         pieces = self._layout(roles).pieces
@@ -251,12 +251,12 @@ class Renderer:
     def _plan(
         self, messages: Sequence[Message], opening: Role | None = None, ended: bool = False
     ) -> _Planned:
-        """How a conversation becomes ids.
+        """The plan of a conversation, and the texts for its holes.
 
         Args:
-            messages: its turns.
+            messages: the turns of the conversation.
             opening: stop where the next turn of this side begins.
-            ended: leave out what a template writes only at the very end, since END follows.
+            ended: leave out the text that a template writes only at the end of a conversation, since END follows.
         """
         if opening is not None:
             messages = [*messages, Message(role=opening, content="x")]
@@ -268,13 +268,13 @@ class Renderer:
             self._cached[key] = self._make(roles, opening is not None, ended)
         try:
             texts = self._texts(messages, self._cached[key].layout)
-        except UnstablePrefix:  # the template may write other text than before, such as a new date
+        except UnstablePrefix:  # the template may now write a different text, such as a new date
             self._cached[key] = self._make(roles, opening is not None, ended)
             texts = self._texts(messages, self._cached[key].layout)
         held = self._cached[key]
         if held.plan is not None and all(texts):
             return _Planned(held.plan, texts)
-        # The frame's white space can be on both sides of an empty text, so it has no hole.
+        # An empty text can have white space of the frame on both sides, so it cannot fill a hole.
         pieces = self._cut(filled(held.layout.pieces, texts), opening is not None, ended)
         return _Planned(plan_of(self._encode(pieces), roles), ())
 
@@ -300,7 +300,7 @@ class Renderer:
         return pieces
 
     def _stretches_agree(self, layout: Layout) -> bool:
-        """Whether encoding stretch by stretch gives the ids of the whole string, as a server makes them."""
+        """Whether encoding stretch by stretch gives the ids of the whole string, as a server encodes it."""
         last = max((piece.turn for piece in layout.pieces if piece.turn is not None), default=0)
         pieces = filled(layout.pieces, [PROBES[index % len(PROBES)] for index in range(last + 1)])
         return self._encoder.encode(pieces) == self._encoder.encode_whole(pieces)
@@ -347,11 +347,11 @@ def _laid_out(
 
 
 def mask_problem(columns: Columns, index: int, role: str) -> BadMask | None:
-    """The error where nothing, or everything, of a conversation is in the loss; else null."""
+    """The error if no token or every token of a conversation is in the loss; else null."""
     if columns.supervised[index] == 0:
         return BadMask(
             f"nothing of the {role} would be in the loss",
-            f"It has no {role} turn: drop it, or train the other role.",
+            f"The conversation has no {role} turn: drop it, or train the other role.",
         )
     if columns.supervised[index] == columns.lengths[index]:
         return BadMask(
@@ -362,24 +362,24 @@ def mask_problem(columns: Columns, index: int, role: str) -> BadMask | None:
 
 
 def side_of(role: str) -> Role:
-    """The role as a side of the conversation.
+    """The role as one of the two sides of a conversation.
 
     Raises:
-        InputError: it is neither user nor assistant.
+        InputError: the role is neither user nor assistant.
     """
     if role not in (Role.USER, Role.ASSISTANT):
-        raise InputError(f"{role!r} is no side of a conversation", "Give user or assistant.")
+        raise InputError(f"{role!r} is not a side of a conversation", "Give user or assistant.")
     return Role(role)
 
 
 def end_id(tokenizer: Any) -> int | None:
-    """END's id; null where the tokenizer does not have END."""
+    """END's id; null if the tokenizer does not have END."""
     index = tokenizer.convert_tokens_to_ids(END) if END in tokenizer.get_added_vocab() else None
     return None if index is None else int(index)
 
 
 def add_end(tokenizer: Any) -> int:
-    """END's id; the token is added where it is missing."""
+    """END's id; the token is added to the tokenizer if it is missing."""
     index = end_id(tokenizer)
     if index is None:
         from tokenizers import AddedToken
@@ -401,15 +401,15 @@ def render(
 
     Args:
         conversation: at least one turn of `role`.
-        tokenizer: a fast Hugging Face tokenizer. END is added to it where it is needed and missing.
+        tokenizer: a fast Hugging Face tokenizer. END is added to it if it is needed and missing.
         role: `user` or `assistant`.
         template: null or `chat` (the tokenizer's own), `dyadic`, `plain`, or the path of a Jinja file.
-        system: text of a system turn for conversations that have none.
-        end: for `role="user"`, teach END where the conversation is `ended`: in one more human opening after an
-            assistant's turn, directly after a human's.
+        system: text of a system turn for conversations without a system turn.
+        end: for `role="user"`, train END if the conversation is `ended`. After an assistant turn, END follows the
+            opening of one more user turn; after a user turn, END follows directly.
 
     Raises:
-        NoTemplate, UnstablePrefix, BadMask, RenderError: the hint says what to do.
+        NoTemplate, UnstablePrefix, BadMask, RenderError: the conversation cannot be rendered; the hint says what to do.
     """
     rendered = RenderedText(*renderer(tokenizer, template, system).render(conversation, role, end))
     rendered.tokenizer = tokenizer
@@ -424,7 +424,7 @@ def render_many(
     system: str | None = None,
     end: bool = True,
 ) -> list[Rendered]:
-    """`render` for many conversations, several times faster; the first that cannot be rendered raises."""
+    """`render` for many conversations, several times faster. It raises if a conversation cannot be rendered."""
     return renderer(tokenizer, template, system).render_many(list(conversations), role, end)
 
 
@@ -435,7 +435,7 @@ def prompt_ids(
     template: str | None = None,
     system: str | None = None,
 ) -> list[int]:
-    """The ids from which the next turn of `role` is generated; they end with the opening of that turn."""
+    """The prompt ids for the next turn of `role`; they end with the opening of that turn."""
     return renderer(tokenizer, template, system).prompt_ids(messages, role)
 
 
@@ -445,14 +445,14 @@ def turn_end_id(tokenizer: Any, template: str | None = None, role: str = "user")
 
 
 def turn_lead(tokenizer: Any, template: str | None = None, role: str = "user") -> str:
-    """The spaces that the frame puts before a turn's text: generated with the first word, and no part of the text."""
+    """The spaces of the frame before a turn's text. A model generates them, but they are not part of the text."""
     return renderer(tokenizer, template, None).lead(role)
 
 
 def stop_ids(tokenizer: Any, template: str | None = None) -> set[int]:
-    """The ids at which a reply stops: the tokens that end either side's turn, and the tokenizer's end of text.
+    """The ids that stop generation: the tokens that end a turn of either side, and the tokenizer's end of text.
 
-    The end of a turn that is plain text (Llama 2's `[/INST]`) does not stop: its first token may occur in any reply.
+    If plain text ends a turn (`[/INST]` in Llama 2), it does not stop generation: its first token may occur in a reply.
     """
     view = renderer(tokenizer, template, None)
     ends = {view.turn_end("user"), view.turn_end("assistant")} & view.control_ids
@@ -460,7 +460,7 @@ def stop_ids(tokenizer: Any, template: str | None = None) -> set[int]:
 
 
 def renderer(tokenizer: Any, template: str | None = None, system: str | None = None) -> Renderer:
-    """The renderer of a tokenizer and a template, cached; a changed tokenizer or template gets a new renderer."""
+    """The cached renderer of a tokenizer and a template; a changed tokenizer or template gets a new renderer."""
     text = template if template in ("dyadic", "plain") else template_text(tokenizer, template)
     marks = (tokenizer.bos_token, tokenizer.eos_token, len(tokenizer))
     return _renderer(tokenizer, template, system, text, marks)

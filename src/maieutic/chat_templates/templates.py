@@ -1,15 +1,15 @@
-"""Conversation → pieces, by a chat template.
+"""Split a conversation into pieces with a chat template, and save templates with trained checkpoints.
 
-A chat template is rendered once for each order of roles, with a mark in place of every text; the text between the
-marks is the frame. A template is refused where the frame of a turn depends on later turns, since then the ids that a
-model generates from are not the ids that it was trained on. The template is also rendered for every conversation, and
-refused where it writes another frame there, or changes a text other than by trimming.
+A chat template is rendered once for each order of roles, with a marker in place of every message text. The text between
+the markers is the frame. A template is refused if the frame of a turn depends on later turns, since the prompt ids in
+generation would then differ from the ids in training. The template is also rendered for every conversation. It is
+refused if it writes another frame there, or changes a message text in any way other than trimming.
 
-A trained checkpoint is saved with a template from `serving_template`, so that any server speaks the trained side. A
-user simulator's generation prompt opens the *user's* turn: served as an ordinary chat model it answers as the person.
-It accepts a chat that ends on the assistant and, for a free start, a chat of one system message, which many templates
-would refuse. A system text that came before every conversation in training is written into the template, for chats
-without a system message.
+A trained checkpoint is saved with a template from `serving_template`, so that any server generates the trained side.
+The generation prompt of a user simulator opens the *user's* turn, so a server for chat models generates user turns. The
+template accepts a chat that ends with an assistant turn. It also accepts a chat of one system message, from which the
+simulator writes a first turn; many templates refuse such a chat. If training put a system text before every
+conversation, the template adds this text to chats without a system message.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MERGE = "Merge neighbours of one role (`maieutic clean` does), or pass another t
 
 WRAPPED = "{# maieutic: here begins the template as it was #}{{ '' }}"
 WRAPPED_END = "{{ '' }}{# maieutic: here it ends #}"
-"""`serving_template` puts these around a template whose generation prompt shall open the user's turn."""
+"""`serving_template` puts these around the original template of a user simulator."""
 
 
 def _mark(index: int) -> str:
@@ -55,7 +55,7 @@ def template_text(tokenizer: Any, template: str | None) -> str:
             text = text.get("default")
         if not text:
             raise NoTemplate(
-                "the tokenizer carries no chat template", "Pass --template dyadic, plain or a Jinja file."
+                "the tokenizer has no chat template", "Pass --template dyadic, plain or a Jinja file."
             )
         return unwrapped(str(text))
     return unwrapped(_file_text(Path(str(template))))
@@ -83,7 +83,7 @@ def unwrapped(text: str) -> str:
 
 
 class ChatFrames:
-    """A Jinja chat template, analysed by marks."""
+    """A Jinja chat template, analysed with markers in place of message texts."""
 
     def __init__(self, tokenizer: Any, encoder: Encoder, text: str) -> None:
         self._tokenizer = tokenizer
@@ -117,7 +117,7 @@ class ChatFrames:
         return Layout(tuple(pieces), tuple(frames))
 
     def texts(self, messages: Sequence[Message], layout: Layout) -> list[str]:
-        """Each turn's text as the template writes it: whole, or trimmed; anything else is refused."""
+        """The text of each turn as the template writes it: unchanged or trimmed. Any other change is refused."""
         frames = layout.frames
         rendered = self._render([{"role": turn.role.value, "content": turn.content} for turn in messages])
         texts, position = [], len(frames[0])
@@ -138,24 +138,24 @@ class ChatFrames:
         return texts
 
     def pieces(self, messages: Sequence[Message]) -> list[Piece]:
-        """Frame and content of a whole conversation."""
+        """The frame and content of a whole conversation, as pieces."""
         layout = self.layout([turn.role for turn in messages])
         return filled(layout.pieces, self.texts(messages, layout))
 
     def opening(self, messages: Sequence[Message], role: Role) -> list[Piece]:
-        """The pieces that generation of the next turn of `role` starts from, the conversation included."""
+        """The pieces of the prompt for the next turn of `role`: the conversation and the opening of the turn."""
         return until_opening(self.pieces([*messages, Message(role=role, content="x")]))
 
     @cached_property
     def tail(self) -> str:
-        """What ends a conversation in which nothing more is asked: the tokenizer's end of text (Phi-3), or nothing."""
+        """The text that the template writes only at the end of a conversation: end of text (Phi-3), or empty."""
         end = self._tokenizer.eos_token or ""
         written, asked = self._asked
         return end if not asked.startswith(written) and asked.startswith(written.removesuffix(end)) else ""
 
     @cached_property
     def _asked(self) -> tuple[str, str]:
-        """One human turn, without and with the generation prompt."""
+        """The rendered text of one user turn, without and with the generation prompt."""
         rows = [{"role": "user", "content": "\ue000"}]
         return self._render(rows), self._render(rows, generate=True)
 
@@ -171,12 +171,12 @@ class ChatFrames:
             )
         except ImportError as error:
             raise MissingExtra(f"chat templates need jinja2: {error}", "Run: pip install jinja2") from None
-        except Exception as error:  # Jinja raises its own kinds, and templates raise what they like
+        except Exception as error:  # Jinja has its own exceptions, and templates may raise any exception
             raise self._refusal(rows, error) from None
         return str(text)
 
     def _refusal(self, rows: list[dict[str, str]], error: Exception) -> RenderError:
-        """The template's message, and what to do."""
+        """The template's error message, and what to do."""
         from jinja2 import TemplateSyntaxError
 
         if isinstance(error, TemplateSyntaxError):
@@ -201,17 +201,17 @@ class ChatFrames:
         return RenderError(f"the chat template refuses this conversation: {error}", KEEP)
 
     def _writes(self, rows: list[dict[str, str]], learn: bool = False) -> bool:
-        """Whether the template accepts these turns; with `learn`, control tokens are learned from its text."""
+        """Whether the template accepts these turns; with `learn`, control tokens are collected from its output."""
         try:
             text = self._tokenizer.apply_chat_template(rows, chat_template=self._text, tokenize=False)
-        except Exception:  # of whatever kind a template raises
+        except Exception:  # templates may raise any exception
             return False
         if learn:
             self._encoder.learn_frame([str(text)])
         return True
 
     def _frames(self, roles: Sequence[Role]) -> list[str]:
-        """The text that the template writes before, between and after the contents: one more than there are turns."""
+        """The texts of the frame before, between and after the message texts: one more than there are turns."""
         text = self._render(
             [{"role": role.value, "content": _mark(index)} for index, role in enumerate(roles)]
         )
@@ -227,7 +227,7 @@ class ChatFrames:
         return [*frames, rest]
 
     def _check_one_shorter(self, roles: Sequence[Role], frames: Sequence[str]) -> None:
-        """Refuse a template that writes these turns differently without the last turn."""
+        """Refuse a template that writes the earlier turns differently without the last turn."""
         if len(roles) < 2 or roles[-2] == Role.SYSTEM:
             return
         try:
@@ -248,7 +248,7 @@ class ChatFrames:
             return
         if (
             not has_system
-        ):  # the opening of a system turn is a control token also in conversations without such a turn
+        ):  # learn the control token that opens a system turn, also for conversations without a system turn
             self._writes([{"role": role, "content": "x"} for role in ("system", "user", "assistant")], True)
         roles = ([Role.SYSTEM] if has_system else []) + [Role.USER, Role.ASSISTANT] * 3
         rows = [{"role": role.value, "content": _mark(index)} for index, role in enumerate(roles)]
@@ -264,12 +264,13 @@ class ChatFrames:
             prompt = self._render(rows[:count], generate=True)
             if not self._render(rows[: count + 1]).startswith(prompt):
                 raise UnstablePrefix(
-                    "the chat template's generation prompt is not how it writes the assistant's turn", KEEP
+                    "the chat template's generation prompt differs from the opening of an assistant turn",
+                    KEEP,
                 )
         self._stable.add(has_system)
 
     def _check_end(self, role: Role, closing: str, rest: str, first: str) -> None:
-        """Refuse a template where a turn's end would be in the loss in part, or differs from turn to turn."""
+        """Refuse a template if only part of a turn's end would be in the loss, or if the end differs between turns."""
         eos = self._tokenizer.eos_token
         if eos and eos in rest.removesuffix(self.tail) and eos not in closing:
             raise BadMask(
@@ -283,7 +284,7 @@ class ChatFrames:
             )
 
     def _opening_end(self, frame: str, role: Role) -> int:
-        """The position in the frame before a text where the opening ends; later spaces belong to the first token."""
+        """The position in the frame where the opening ends; spaces after it belong to the first token of the text."""
         if role != Role.ASSISTANT:
             return len(frame.rstrip(" "))
         prompt = self._generation_prompt
@@ -304,7 +305,7 @@ class ChatFrames:
         return closing, after[len(closing) :]
 
     def _canonical_closing(self, role: Role) -> str:
-        """The end of a turn of this role where roles alternate."""
+        """The end of a turn of this role in conversations with alternating roles."""
         if role not in self._closings:
             roles = [Role.USER, Role.ASSISTANT, Role.USER]
             index = roles.index(role)
@@ -313,7 +314,7 @@ class ChatFrames:
 
 
 def _trimmed(text: str) -> Iterator[str]:
-    """The forms in which templates write a text: unchanged, or without white space or line breaks at its sides."""
+    """The forms in which templates write a text: unchanged, or trimmed of white space or line breaks."""
     yield text
     for characters in (None, "\n"):
         yield text.strip(characters)
@@ -324,7 +325,7 @@ def _trimmed(text: str) -> Iterator[str]:
 def serving_template(
     tokenizer: Any, role: str, template: str | None = None, system: str | None = None
 ) -> str:
-    """The Jinja text to save: the template as it is, or, for `role="user"`, one that opens the user's turn."""
+    """The Jinja text to save: the template unchanged or, for `role="user"`, a template that opens the user's turn."""
     side = Role(role)
     if template in ("dyadic", "plain"):
         return _own_frame(tokenizer, side, template, system)
@@ -336,7 +337,7 @@ def serving_template(
 
 
 def _system_before(system: str) -> str:
-    """Jinja that puts the system turn of training before a chat that has none."""
+    """Jinja text that adds the system turn of training to a chat without a system turn."""
     return (
         "{% if not messages or messages[0]['role'] != 'system' %}"
         f"{{% set messages = [{{'role': 'system', 'content': {_literal(system)}}}] + messages %}}{{% endif %}}"
@@ -358,7 +359,7 @@ def _opening_user(tokenizer: Any, text: str) -> str:
     opening = "".join(piece.text for piece in pieces).removeprefix(written)
     before, after = _system_frame(frames)
     body = f"{WRAPPED}{text}{WRAPPED_END}{{% if opens_user %}}{{{{ {_literal(opening)} }}}}{{% endif %}}"
-    if frames.tail:  # text that is written only without a generation prompt
+    if frames.tail:  # this text is written only without a generation prompt
         body = (
             f"{{% set written %}}{WRAPPED}{text}{WRAPPED_END}{{% endset %}}{{% if opens_user %}}"
             f"{{{{ written[:-{len(frames.tail)}] + {_literal(opening)} }}}}{{% else %}}{{{{ written }}}}{{% endif %}}"
@@ -380,7 +381,7 @@ def _first_opening(frames: ChatFrames) -> str:
 
 
 def _system_frame(frames: ChatFrames) -> tuple[str, str]:
-    """The text around a lone system text before the user's first turn."""
+    """The text before and after a system text, if the chat has no other message and the user's turn comes next."""
     try:
         text = "".join(
             piece.text for piece in frames.opening([Message(role=Role.SYSTEM, content="\ue002")], Role.USER)

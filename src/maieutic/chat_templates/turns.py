@@ -1,7 +1,7 @@
-"""Parts of a conversation: the longest run of whole turns that fits a context, and where a person's turns open.
+"""Parts of a conversation: the longest run of whole turns that fits a context, and the openings of user turns.
 
-At each human opening a person makes one decision about END. When a conversation is made to fit, whole turns are left
-out, at its end or at its beginning, and never part of a turn.
+At the opening of each user turn, the user either ends the conversation (END) or continues. To fit a context, whole
+turns are left out at the end or at the beginning; a turn is never cut.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Fitted(NamedTuple):
 
     conversation: Conversation
     rendered: Rendered | None
-    """Null where no turn in the loss fits."""
+    """Null if no turn in the loss fits."""
 
 
 def fit(
@@ -35,17 +35,17 @@ def fit(
 ) -> Fitted:
     """The longest run of whole turns that fits, and its rendering.
 
-    Kept from the start, the run ends with a turn in the loss, and since the end of the conversation is cut off it
-    teaches no END. Kept from the end, it begins with a turn of the role that opened the conversation, after the system
-    turn, which is always kept.
+    If the start is kept, the run ends with a turn in the loss, and END is not trained because the end is cut off. If
+    the end is kept, the run begins with a turn of the role that opened the conversation. The system turn is always
+    kept.
 
     Args:
-        conversation: with at least one turn of `sides`.
-        render: makes ids and labels; called about log2(turns) times.
-        sides: whose turns are in the loss.
-        max_length: tokens at most.
-        keep: which part is kept.
-        rendered: the whole conversation's rendering, where it is known.
+        conversation: has at least one turn of `sides`.
+        render: makes ids and labels; it is called about log2(turns) times.
+        sides: the roles whose turns are in the loss.
+        max_length: maximum number of tokens.
+        keep: whether the start or the end is kept.
+        rendered: the rendering of the whole conversation, if it is known.
     """
     rendered = render(conversation) if rendered is None else rendered
     if len(rendered.input_ids) <= max_length:
@@ -87,15 +87,15 @@ def _from_end(conversation: Conversation, sides: Collection[Role]) -> list[Part]
 
 
 class Openings(NamedTuple):
-    """A conversation's ids up to its last human opening."""
+    """A conversation's ids up to the last opening of a user turn."""
 
     ids: list[int]
     places: list[int]
-    """Index of each opening's last token: before each human turn, and after a last turn that is not the user's."""
+    """Index of the last token of each opening: before each user turn, and after a last turn of the assistant."""
 
 
 class Decisions(NamedTuple):
-    """END at the human openings of one conversation: the model's probabilities, and what the person did."""
+    """END at the openings of user turns in one conversation: the model's probabilities, and what the user did."""
 
     probabilities: list[float]
     ended: list[bool]
@@ -104,10 +104,10 @@ class Decisions(NamedTuple):
 def openings(
     conversation: Conversation, tokenizer: Any, template: str | None = None, system: str | None = None
 ) -> Openings:
-    """The human openings of a conversation.
+    """The openings of user turns in a conversation.
 
     Raises:
-        UnstablePrefix: the rendering does not show them.
+        UnstablePrefix: the openings cannot be found in the rendering.
     """
     sides = [turn.role for turn in conversation.messages]
     ids: list[int] = []
@@ -124,17 +124,17 @@ def openings(
         places.append(len(ids) - 1)
     if not known:
         raise UnstablePrefix(
-            f"conversation {conversation.id}: the openings of its human turns cannot be found",
+            f"conversation {conversation.id}: the openings of its user turns cannot be found",
             "Pass a template that writes every turn as it is, with --template FILE.",
         )
     return Openings(ids, places)
 
 
 def decisions(conversation: Conversation, probabilities: Sequence[float | None]) -> Decisions:
-    """One decision at each human opening: before a human turn the person went on, after the last turn the person ended.
+    """One decision per opening: the user continued before each user turn, and ended after the last turn.
 
-    The last opening of a conversation that was cut (`ended` false) is left out, since nothing is known about it, and
-    so is an opening without a probability.
+    The last opening of a conversation that was cut (`ended` is false) is left out, since the decision is unknown.
+    Openings without a probability are left out too.
     """
     went_on = len(conversation.turns(Role.USER))
     made = probabilities[: went_on + (1 if conversation.ended else 0)]

@@ -1,8 +1,9 @@
-"""Does a text state a known answer? Decided by the use of the answer's number, or phrase, in its sentence.
+"""Does a text state a known answer? The check looks at how a sentence uses the answer's number or phrase.
 
-The same number may be the answer, an operand, a line number, a supposition, a denial, or a repetition of the problem or
-of the student. The text states the answer only where it calls the number the answer, or where a statement holds the
-number and neither the problem nor the student has given it before.
+A sentence can use the same number as the answer, as an operand, as a line number or in a supposition. It can also deny
+the number, or repeat it from the problem or from the student. A text states the answer if it calls the number the
+answer. It also states the answer if a statement contains the number and neither the problem nor the student gave that
+number before.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ class _Use(IntEnum):
     """How a sentence uses a number."""
 
     OTHER = 0
-    """As an operand, a label, a supposition, or denied."""
+    """The number is an operand, a label, part of a supposition, or denied."""
     MENTIONED = 1
-    """In a statement."""
+    """The number occurs in a statement."""
     ANSWER = 2
-    """Called the answer, or the result of something."""
+    """The sentence calls the number the answer, or the result of something."""
 
 
 def rule(pattern: str) -> re.Pattern[str]:
-    """A pattern in which white space means nothing, and case does not count."""
+    """A regular expression that ignores letter case and the white space in the pattern."""
     return re.compile(pattern, re.VERBOSE | re.IGNORECASE)
 
 
@@ -62,7 +63,7 @@ _SHARE_AFTER = rule(r"\s(?:of|as|the)\b(?!\s(?:the\s|all\s)?(?:time|cases|outcom
 _NOT_SO = rule(
     r"\b(would|is|are|does|do|did|could|should|was|were|will)n't(?=\s(?:that|it|this|the|she|he|they|you|we)\b)"
 )
-"""In a question that expects a yes: wouldn't that make it 30?"""
+"""The negation in a question that expects a yes: "wouldn't that make it 30?"."""
 _DENIED_BEFORE = rule(
     rf"(?:\bnot|n't|\bnever|\bwithout|\binstead\s+of|\brather\s+than)\s+(?:\w+\s+){{0,3}}{_MONEY}$"
 )
@@ -111,7 +112,7 @@ _REACH = 240
 _TOO_COMMON = frozenset(
     ["a", "b", "c", "d", "e", "f", "i", "yes", "no", "true", "false", "none", "all", "both", "one"]
 )
-"""Answers that any text may hold: they count only where the text calls them the answer."""
+"""Short answers that occur in any text. They count only if the text calls them the answer."""
 
 
 def answer_values(answer: str) -> list[Values]:
@@ -156,7 +157,7 @@ def states_number(text: str, values: Values, statement: str, given: str) -> bool
 
 
 def known_answer(problem: Problem) -> str | None:
-    """The answer, or the bare number that a worked solution ends with, as in GSM8K (`#### 12`) and MathDial."""
+    """The answer, or the number at the end of a worked solution, as in GSM8K (`#### 12`) and MathDial."""
     if problem.answer and problem.answer.strip():
         return problem.answer.strip()
     lines = (problem.solution or "").strip().splitlines()
@@ -165,11 +166,11 @@ def known_answer(problem: Problem) -> str | None:
 
 
 class Conclusion(NamedTuple):
-    """The number with which a text ends, or which it calls the answer."""
+    """The number that a text ends with, or that the text calls the answer."""
 
     values: Values
     called: bool
-    """The text calls it the answer."""
+    """The text calls the number the answer."""
     before: str
     after: str
 
@@ -209,7 +210,10 @@ def _is_aside(sentence: Sentence, number: Number) -> bool:
 
 
 def states_phrase(text: str, answer: str, given: str, last: str) -> bool:
-    """Whether the text holds an answer in words or symbols; the text must call a short or given one the answer."""
+    """Whether the text states an answer that is written in words or symbols.
+
+    If the answer is short or was given before, the text must call it the answer.
+    """
     phrase = bare(answer)
     if not phrase:
         return re.sub(r"\s+", "", plain(answer)) in re.sub(r"\s+", "", plain(text))
@@ -232,7 +236,7 @@ def _use(sentence: Sentence, number: Number, nouns: set[str]) -> _Use:
     if asks:
         before = _NOT_SO.sub(r"\1", before)
     if not re.search(r"\w", before + after):
-        return _Use.ANSWER  # the sentence holds nothing else
+        return _Use.ANSWER  # the sentence contains nothing else
     if LABEL.search(before) or _OPERAND_AFTER.match(after) or _UNKNOWN_LEFT.search(before):
         return _Use.OTHER
     if (_RATE_AFTER.match(after) and not _IS.search(before)) or _FACT_AFTER.match(after):
@@ -244,22 +248,22 @@ def _use(sentence: Sentence, number: Number, nouns: set[str]) -> _Use:
     if _OPERAND_BEFORE.search(before) or _SUPPOSED.search(before) or asks:
         return _Use.OTHER
     if number.fraction and _SHARE_AFTER.match(after):
-        return _Use.OTHER  # a share of something, a step
+        return _Use.OTHER  # "half of the apples" is a step, not an answer
     if number.words and not number.fraction and max(number.values) <= 10:
-        # "two ways to see it" counts nothing of the problem's
+        # "two ways to see it" does not count anything that the problem asks about
         noun = re.match(r"[\s-]*([A-Za-z]{3,})", after)
         return _Use.MENTIONED if noun and noun[1][:4].lower() in nouns else _Use.OTHER
     return _Use.MENTIONED
 
 
 def _around(sentence: Sentence, number: Number) -> tuple[str, str]:
-    """The text before and after a number; bounded, so that very long sentences stay cheap."""
+    """The text before and after a number, cut to a fixed length so that long sentences are fast."""
     text = sentence.text
     return text[max(0, number.start - _REACH) : number.start], text[number.end : number.end + _REACH]
 
 
 def _written(number: Number, forms: list[Form]) -> bool:
-    """Whether a value is given in this form: a problem that asks for 7/8 as a decimal does not give .875."""
+    """Whether the number is written in one of these forms: a problem with 7/8 does not give the decimal .875."""
     return any(form in (number.form, Form.PLAIN) or number.form == Form.PLAIN for form in forms)
 
 

@@ -1,7 +1,7 @@
-"""What becomes of a student after one candidate reply and no other: where such continuations start, and how they end.
+"""Continuations of a dialogue after one candidate reply: where each starts, and whether the student solves the problem.
 
-A continuation is *solved* where the student gets to the known answer and the tutor has not stated it. It is over as
-soon as that is settled.
+A continuation is *solved* if the student states the known answer and the tutor has not stated it before. The
+continuation stops as soon as either of them states the answer.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from maieutic.core.rows import CandidateRow, Episode
 
 
 class Start(NamedTuple):
-    """A candidate reply, as far as continuing from it goes."""
+    """The start of the continuations of one candidate reply."""
 
     start: Conversation | None
-    """The dialogue with this reply as its last message. Null: there is nothing to continue."""
+    """The dialogue with this reply as its last message; null if it cannot be continued."""
     told: bool
-    """The reply states the answer, so that no student can find it alone any more."""
+    """The reply states the answer, so the student can no longer find it alone."""
 
 
 def starts(row: CandidateRow) -> list[Start]:
-    """Where the continuations of a row's candidates start, in their order.
+    """The start of each candidate's continuations, in the order of the candidates.
 
-    A failed row, and one without a known answer, has none.
+    A failed row, or a row without a known answer, has no start.
     """
     if row.problem is None or not row.problem.answer:
         return [Start(None, False) for _ in row.candidates]
@@ -45,15 +45,15 @@ def _start(text: str, turns: tuple[Message, ...], problem: Problem, about: Mappi
 
 
 def settled(so_far: Conversation) -> bool:
-    """Whether a continuation is solved, or can no longer be: the tutor has stated the answer."""
+    """Whether a continuation is solved, or can no longer be solved because the tutor stated the answer."""
     found = outcome(so_far)
     return found is not None and (found.solved or found.told)
 
 
 def solved_by_start(episodes: Iterable[Episode]) -> dict[str, list[bool | None]]:
-    """By start, whether each continuation was solved; null where it was lost.
+    """By start, whether each continuation was solved; null for a failed continuation that does not count.
 
-    A continuation that the tutor's model failed is not solved; one that failed for another reason is lost.
+    If the tutor's model failed, the continuation counts as not solved. If something else failed, it does not count.
     """
     ended: dict[str, tuple[str, bool | None]] = {}
     for episode in episodes:

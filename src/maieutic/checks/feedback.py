@@ -1,8 +1,8 @@
-"""Does a reply give wrong feedback: confirm a wrong answer of the student's, or ignore or deny a right one?
+"""Does a reply give wrong feedback: confirm a student's wrong answer, or ignore or deny a right answer?
 
-The reply is read clause by clause in the tutor's own words. A question confirms nothing ("is that right?"), nor does a
-condition ("check whether it is right"). Praise for trying does not praise the answer ("good try"). A yes together with
-"but" or "let's look again" is not a plain yes; but where the reply calls the *answer* right, "but" takes nothing back.
+The check reads the tutor's own words clause by clause. A question ("is that right?") and a condition ("check whether
+it is right") confirm nothing. Praise for trying ("good try") does not praise the answer. A yes together with "but" or
+"let's look again" is not a plain yes. If the reply calls the *answer* right, a "but" does not change that.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class Confirms(IntEnum):
     EFFORT = 1
     """Praise: "Great job!"."""
     SOMETHING = 2
-    """A bare "Yes.", which may answer something else."""
+    """Only "Yes.", which may answer something else."""
     TURN = 3
-    """What the student said: "That's right", "you have understood"."""
+    """The reply confirms what the student said: "That's right", "you have understood"."""
     ANSWER = 4
-    """The answer, or the whole solution, is called right."""
+    """The reply calls the answer, or the whole solution, right."""
 
 
 class Feedback(NamedTuple):
@@ -39,10 +39,10 @@ class Feedback(NamedTuple):
     confirms: Confirms
     denies: bool
     doubts: bool
-    """It takes something back, or asks the student to look again."""
+    """The reply limits its praise, or asks the student to look again."""
     asks: bool
     moves_on: bool
-    """It turns to another problem, as tutors do once a problem is solved."""
+    """The reply turns to another problem, as tutors do once a problem is solved."""
 
 
 _VERY = r"""(?:(?:absolutely|exactly|totally|quite|completely|all|perfectly|very|definitely|indeed|just|also|certainly
@@ -158,14 +158,14 @@ _OPENERS = rule(
 
 
 _REACH = 600
-"""Characters of a sentence that are read: feedback comes early in a sentence."""
+"""Only this many characters of a sentence are read, because feedback is near the start of a sentence."""
 
 
 def wrong_feedback(text: str, problem: Problem, student_turns: Sequence[str]) -> bool:
     """Whether the reply confirms a wrong answer, or ignores or denies a right one.
 
-    Only what the student's last turn gives as the answer counts. A right step may be confirmed. A wrong answer need not
-    be called wrong: a question is enough. A right answer needs a word of acknowledgement; any question may follow.
+    Only the answer in the student's last turn counts. A reply may confirm a right step. A reply need not call a wrong
+    answer wrong: a question is enough. A reply must acknowledge a right answer, and may ask any question after that.
     """
     given = claim(problem, student_turns)
     found = feedback(_with_claim_marked(text, given))
@@ -179,7 +179,7 @@ def wrong_feedback(text: str, problem: Problem, student_turns: Sequence[str]) ->
 
 
 def feedback(text: str) -> Feedback:
-    """What a reply says about the student's turn; `CLAIM` in it stands for what the student gave as the answer."""
+    """What a reply says about the student's turn; in the reply, `CLAIM` replaces the student's answer."""
     confirms, denies, doubts, asks = Confirms.NOTHING, False, False, False
     for sentence in sentences(own_words(plain(text))):
         question = is_question(sentence)
@@ -210,7 +210,7 @@ def _clause_confirms(clause: str) -> Confirms:
 
 
 def _confirms(found: Feedback) -> bool:
-    """Whether the feedback is a yes that nothing takes back."""
+    """Whether the feedback is a yes without a "but"."""
     if found.denies:
         return False
     if found.confirms == Confirms.ANSWER or (found.confirms and found.moves_on):
@@ -220,7 +220,7 @@ def _confirms(found: Feedback) -> bool:
 
 
 def _ignores(text: str, problem: Problem, found: Feedback) -> bool:
-    """Whether a right answer is denied, or not acknowledged although the reply goes on."""
+    """Whether the reply denies a right answer, or continues without acknowledging it."""
     if found.confirms == Confirms.ANSWER or (found.confirms >= Confirms.SOMETHING and not found.denies):
         return False
     if found.denies:
@@ -240,7 +240,7 @@ def _restates(text: str, problem: Problem) -> bool:
 
 
 def _with_claim_marked(text: str, given: Claim) -> str:
-    """The text with what the student gave as the answer written as CLAIM."""
+    """The text with the student's answer replaced by CLAIM."""
     text = plain(text)
     if given.words:
         return re.sub(rf"(?<!\w){re.escape(given.words)}(?!\w)", "CLAIM", text, flags=re.IGNORECASE)

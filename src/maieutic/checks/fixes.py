@@ -1,9 +1,9 @@
 """Does a text give away the fix of a buggy program?
 
-The reference fixes are sentences such as ``Replace `>` with `>=` on line 4.`` Each is read into what it replaces, what
-it writes instead and the lines it touches; applied to the program, that gives the mended lines. A text reveals a fix
-where it writes the new code, quotes a mended line, or names the change ("have you tried `>=` instead of `>`"), in a
-question as well as in a statement. Code is compared without its white space and line numbers.
+The reference fixes are sentences such as ``Replace `>` with `>=` on line 4.`` Each sentence is parsed into the old
+code, the new code and the changed lines, and the fix is applied to the program. A text gives away a fix if it contains
+the new code, quotes a corrected line, or names the change ("have you tried `>=` instead of `>`"). Questions count like
+statements. Code is compared without white space and line numbers.
 """
 
 from __future__ import annotations
@@ -68,22 +68,23 @@ _SIGNS = {
 
 
 class Fix(NamedTuple):
-    """One reference fix, applied: what would be said or written where it is given away."""
+    """What a text that gives away one reference fix would contain."""
 
     code: frozenset[str]
-    """Squeezed code, any of which gives the fix away."""
+    """Code without white space; each piece alone gives away the fix."""
     swaps: tuple[tuple[str, str], ...]
-    """Old and new fragments of replacements, for changes too short to stand alone."""
+    """Pairs of old and new code, for new code that is too short to be recognised alone."""
     fresh: frozenset[str]
-    """Names and signs that the program does not hold and the fix brings in."""
+    """Names and operators that the fix adds and the program lacks."""
     moved: frozenset[str]
-    """Lines moved, removed or indented: `line 9`, or their squeezed code."""
+    """Lines that the fix moves, removes or indents: `line 9`, or the code without white space."""
     indented: frozenset[tuple[str, str, int]]
-    """Of a line that is to be indented otherwise: the line before it, itself, and how much deeper it stands now."""
+    """For each line whose indentation the fix changes: the previous line, the line, and how much deeper the line is
+    indented than the previous line in the program."""
 
 
 def squeeze(code: str) -> str:
-    """Code without white space, line numbers and closing punctuation, so that two writings compare."""
+    """Code without white space, line numbers and closing punctuation, for comparison."""
     return re.sub(r"\s+", "", _NUMBERED.sub("", code)).rstrip(".;,")
 
 
@@ -96,13 +97,13 @@ def reads_as_fixes(solution: str | None, attempt: str | None) -> bool:
 
 
 def reference_fixes(solution: str, attempt: str) -> list[Fix]:
-    """The fixes that a solution names, one a sentence group; those that yield nothing comparable are left out."""
+    """The fixes that a solution names; a fix is left out if nothing in it can be compared with a text."""
     program = _program(attempt)
     return [fix for part in _parts(solution) if any((fix := _read(part, program))[:2]) or fix.moved]
 
 
 def gives_away(text: str, fix: Fix, known: str) -> bool:
-    """Whether the text reveals the fix, beyond what `known` (statement, student's words) already holds."""
+    """Whether the text gives away more of the fix than `known` (the statement and the student's words) contains."""
     known_squeezed = squeeze(known)
     spans = {squeeze(span) for span in code_spans(text)}
     whole = squeeze(text.replace("`", ""))
@@ -123,7 +124,7 @@ def gives_away(text: str, fix: Fix, known: str) -> bool:
 
 
 def _in_words(text: str, fix: Fix, known: str) -> bool:
-    """Whether the text says in words what the fix writes: a keyword and its name, brackets, the first item."""
+    """Whether the text describes the new code in words: a keyword and its name, brackets, the first item."""
     for line in fix.code:
         written = _KEYWORD.match(line)
         if written and not _holds(known, written[1]):
@@ -143,7 +144,7 @@ def _in_words(text: str, fix: Fix, known: str) -> bool:
 
 
 def code_spans(text: str) -> list[str]:
-    """What stands in code fences (line by line) and in backticks."""
+    """The code in fences (line by line) and in backticks."""
     fenced = [line for block in _FENCE.findall(text) for line in block.splitlines() if line.strip()]
     rest = _FENCE.sub(" ", text)
     return fenced + [one or two for one, two in _SPAN.findall(rest)]
@@ -154,7 +155,7 @@ def _program(attempt: str) -> list[str]:
 
 
 def _parts(solution: str) -> list[str]:
-    """One part a line; the lines of a fenced block belong to the line before it."""
+    """The solution split at line ends; a fenced block belongs to the line before it."""
     parts: list[str] = []
     fenced = False
     for line in solution.splitlines():
@@ -218,12 +219,12 @@ def _swaps(prose: str) -> list[tuple[str, str]]:
 
 
 def _touched(program: list[str], touched: list[int]) -> list[str]:
-    """The lines a fix names, or all of them."""
+    """The lines that a fix names, or all lines of the program."""
     return [program[number - 1] for number in touched if 0 < number <= len(program)] or program
 
 
 def _edged(fragment: str) -> re.Pattern[str]:
-    """The fragment as a token of its own: `>` is not in `>=`, nor `lst` in `lst2`."""
+    """A pattern for the fragment as a whole token: `>` is not found in `>=`, nor `lst` in `lst2`."""
     left = (
         r"(?<![<>=!*/+%-])"
         if re.match(r"[<>=!*/+%-]", fragment)
@@ -242,7 +243,7 @@ def _edged(fragment: str) -> re.Pattern[str]:
 
 
 def _moved(prose: str, program: list[str], touched: list[int], code: set[str]) -> set[str]:
-    """The lines that are moved, removed or indented, where that is the fix and it writes no new code."""
+    """The lines that a fix moves, removes or indents; empty if the fix contains new code."""
     if code or not (_MOVE.search(prose) or "ndent" in prose):
         return set()
     lines = _touched(program, touched) if touched else []
@@ -251,7 +252,7 @@ def _moved(prose: str, program: list[str], touched: list[int], code: set[str]) -
 
 
 def _steps(program: Sequence[str], touched: Sequence[int] = ()) -> Iterator[tuple[str, str, int]]:
-    """Each line (of those named, if any are) with the one before it, and how much deeper it stands."""
+    """The previous line, the line, and how much deeper it is indented, for the `touched` lines or for all lines."""
     for number, (above, line) in enumerate(pairwise(program), 2):
         if not touched or number in touched:
             yield squeeze(above), squeeze(line), _depth(line) - _depth(above)
@@ -262,7 +263,7 @@ def _depth(line: str) -> int:
 
 
 def _reindents(text: str, fix: Fix) -> bool:
-    """Whether code in the text shows a line at another depth than the program has it."""
+    """Whether code in the text indents a line differently than the program."""
     wrong = {(above, line): depth for above, line, depth in fix.indented}
     blocks = _FENCE.findall(text) if wrong else []
     for block in blocks:
@@ -273,7 +274,7 @@ def _reindents(text: str, fix: Fix) -> bool:
 
 
 def _swapped(text: str, spans: set[str], old: str, new: str, known: str) -> bool:
-    """Both sides of a short replacement named with a word of change, in one sentence."""
+    """Whether one sentence names the old code, the new code and a word for a change."""
     if squeeze(new) in {squeeze(span) for span in code_spans(known)}:
         return False
     for sentence in re.split(r"(?<=[.!?])\s|\n", text):
@@ -292,7 +293,7 @@ def _holds(text: str, fragment: str) -> bool:
 
 
 def _named(text: str, name: str, known: str) -> bool:
-    """A name or sign that the program lacks: as code, called, or by what it is called in words."""
+    """Whether the text contains a new name or operator: as code, as a call, or in words."""
     if _holds(known, name):
         return False
     if name in _SIGNS:
@@ -304,7 +305,7 @@ def _named(text: str, name: str, known: str) -> bool:
 
 
 def _shifted(text: str, spans: set[str], line: str) -> bool:
-    """A line named together with a word of moving, in one sentence."""
+    """Whether one sentence names the line together with a word for moving it."""
     for sentence in re.split(r"(?<=[.!?])\s|\n", text):
         if not _SHIFT.search(sentence):
             continue

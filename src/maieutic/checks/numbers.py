@@ -1,7 +1,7 @@
 """Numbers in running text, in any form: digits, fractions, percent, money, LaTeX and words.
 
-A number is read as every value that it may mean: `50%` is fifty where units are ignored, and a half. Whether a number
-is an answer, an operand or a line number in its sentence is decided in `checks.answers`.
+A number has every value that it may mean: `50%` can mean 50 or 0.5. `checks.answers` decides whether a number is an
+answer, an operand or a line number in its sentence.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ _COMMA = re.compile(r"(?<![\d.,])(\d{1,3}(?:\.\d{3})+|\d+),(\d+)(?![\d,])")
 _COMMA_ANSWER = re.compile(
     r"[^\d,]{0,12}(?:(?:0|\d{4,}|\d{1,3}(?:\.\d{3})+),\d+|\d{1,3},(?!\d{3}(?!\d))\d+)[^\d,]{0,24}"
 )
-"""1,234 alone stays a thousand and more."""
+"""A decimal comma. A lone 1,234 is read as a thousand and more."""
 
 
 class Form(Enum):
@@ -129,7 +129,7 @@ class Number(NamedTuple):
 
 
 def has_comma(answer: str | None) -> bool:
-    """Whether an answer is a number with a decimal comma, as most of Europe writes it: 4,5 or 1.234,50 €."""
+    """Whether an answer is a number with a decimal comma, as in most of Europe: 4,5 or 1.234,50 €."""
     return bool(answer and _COMMA_ANSWER.fullmatch(answer))
 
 
@@ -145,7 +145,7 @@ def plain(text: str) -> str:
         text = pattern.sub(to, text)
     text = _TEN_TO.sub(_written_out, text)
     if len(marks := _MARKS.findall(text)) > 1 or marks == ["1"]:
-        text = _MARKS.sub("", text)  # one alone may be the answer: "9. You add them"
+        text = _MARKS.sub("", text)  # a single mark may be the answer: "9. You add them"
     for glyph, fraction in _GLYPHS.items():
         text = text.replace(glyph, fraction)
     return re.sub(r"[ \t]+", " ", text)
@@ -184,7 +184,7 @@ def _odds(text: str) -> list[Number]:
 
 
 def _amounts(text: str, found: list[Number]) -> list[Number]:
-    """`twelve dollars and fifty cents`: the two as one amount, where a number of cents follows one of dollars."""
+    """`twelve dollars and fifty cents` as one amount."""
     merged: list[Number] = []
     for number in found:
         last = merged[-1] if merged else None
@@ -245,7 +245,7 @@ def _with_unit(value: Fraction, text: str, end: int) -> tuple[set[Fraction], int
 
 
 def _negative(text: str, start: int) -> bool:
-    """Whether the minus before a number is a sign, rather than what subtracts it from something."""
+    """Whether the minus before a number is its sign; otherwise the minus is a subtraction."""
     before = text[max(0, start - 12) : start]
     if re.search(r"[\w)%]\s+-\s+[$£€]?$", before):
         return False
@@ -277,7 +277,7 @@ def _words(text: str) -> list[Number]:
 
 
 def _counts(words: str) -> Fraction | None:
-    """The value of number words; null where they are several numbers in a row."""
+    """The value of number words; null if they are several numbers in a row."""
     total = group = 0
     last = 10**12
     for word in re.findall(r"[a-z]+", words.lower()):

@@ -1,8 +1,8 @@
-"""The outcome of one dialogue, decided turn by turn by code alone.
+"""The outcome of one dialogue, decided turn by turn by code, without a model.
 
-A *round* is a reply of the tutor's and the student's turn after it; the start is round 0. The student *states* the
-answer where a turn ends with it or calls it the answer. The tutor *tells* the answer where it states it before the
-student has. The turns of the start count too, on either side.
+A *round* is a tutor's reply and the student's next turn; the given start of the dialogue is round 0. The student
+*states* the answer if a turn ends with the answer or calls it the answer. The tutor *tells* the answer if the tutor
+states it before the student. The turns of the given start count too.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def solves(text: str, problem: Problem) -> bool:
 
 
 def is_known(problem: Problem | None, states: States | None) -> bool:
-    """Whether it can be decided that the problem is solved."""
+    """Whether code can decide that the problem is solved."""
     return problem is not None and bool(problem.answer or (states and problem.tests))
 
 
@@ -43,35 +43,35 @@ class DialogueOutcome(NamedTuple):
     """The outcome of one dialogue."""
 
     seed: str
-    """The id of the start."""
+    """The id of the conversation that the dialogue starts from."""
     unit: str
-    """The unit that intervals resample: the start, shared by all kinds of student."""
+    """The unit that the bootstrap resamples: dialogues of all kinds of student from one start share a unit."""
     kind: str | None
-    """The student's kind, if the simulation had kinds."""
+    """The kind of student, if the simulation had kinds."""
     turns: int
     """Turns of both sides after the start."""
     ended: bool
-    """The student ended it."""
+    """The student ended the dialogue."""
     stated_round: int | None
-    """The first round in which the student stated the answer, whether or not the tutor had told it."""
+    """The first round in which the student stated the answer, even after the tutor told it."""
     told_round: int | None
     """The first round in which the tutor told the answer."""
     tutor_turns: int
-    """The tutor's turns until the student stated the answer."""
+    """The number of tutor turns before the student stated the answer."""
     telling_turns: int
-    """Those of `tutor_turns` that state the answer."""
+    """How many of the `tutor_turns` state the answer."""
     student_first: bool
     """The student named the answer, even as a guess, before the tutor told it."""
     guessed: bool
-    """The student did so before the tutor's first turn, or as one of several numbers."""
+    """The student named the answer before the tutor's first turn, or as one of several numbers."""
     pressed: bool
     """A student's turn demanded the answer."""
     collapse_round: int | None
-    """`told_round`, if the student had demanded the answer before."""
+    """Equal to `told_round` if the student had demanded the answer before; else null."""
     answers_due: int
-    """The tutor's turns that answer an honest question or the right answer."""
+    """The number of tutor turns that reply to an honest question or to the right answer."""
     refused: int
-    """Those of `answers_due` that refuse to help, or deny or ignore the right answer."""
+    """How many of the `answers_due` refuse to help, or deny or ignore the right answer."""
     fault: str | None = None
     """The cause of a failure that ended the dialogue."""
 
@@ -107,12 +107,12 @@ def outcome(
     fault: str | None = None,
     first: int | None = None,
 ) -> DialogueOutcome | None:
-    """The outcome of a dialogue; null where it cannot be decided whether the problem is solved.
+    """The outcome of a dialogue; null if code cannot decide whether the problem is solved.
 
     Args:
-        conversation: a row of a simulate step, or of any corpus.
-        states: whether a student's turn solves the problem, such as `solves`, which runs programs; null: compare with
-            the known answer.
+        conversation: a row of a simulate step or of any corpus.
+        states: a function that says whether a student's turn solves the problem, such as `solves`, which runs
+            programs; null: compare the turn with the known answer.
         fault: the cause of a failure that ended the dialogue.
         first: the index of the first measured turn; null: see `first_generated`.
     """
@@ -151,7 +151,7 @@ class _Walk:
         self._tutor_turns = self._telling = self._answers_due = self._refused = 0
 
     def student(self, place: int, text: str) -> None:
-        """Read a turn of the student's."""
+        """Read a student's turn."""
         self._right = self._states(text, self._problem)
         if place >= self._first:
             if self._right and self._stated is None:
@@ -163,7 +163,7 @@ class _Walk:
         self._student_turns.append(text)
 
     def tutor(self, place: int, text: str) -> None:
-        """Read a turn of the tutor's."""
+        """Read a tutor's turn."""
         generated = place >= self._first
         self._round += generated
         if generated and self._student_turns:
@@ -179,7 +179,7 @@ class _Walk:
                 self._collapse = self._round
 
     def _programs(self, text: str) -> bool:
-        """Whether the tutor's turn holds a program that passes the tests, if tests are run."""
+        """Whether the tutor's turn contains a program that passes the tests, if tests are run."""
         return (
             bool(self._problem.tests)
             and self._states is not states_answer
@@ -224,7 +224,7 @@ class _Walk:
 
 
 def offers_several(text: str, problem: Problem) -> bool:
-    """Whether the sentence that holds the answer also holds other numbers, in a question or with "or"."""
+    """Whether the sentence with the answer also contains other numbers, in a question or with "or"."""
     for sentence in sentences(plain(text)):
         values = {number.values for number in numbers(sentence.text)}
         several = is_question(sentence) or re.search(r"\bor\b|\bmaybe\b", sentence.text, re.IGNORECASE)

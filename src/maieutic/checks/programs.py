@@ -2,8 +2,9 @@
 
 The program is the last fenced block of the turn. The tests are Python, mostly asserts, and see the program's names. The
 program runs in a separate process (`checks.sandbox`) with no environment, no network, one empty folder to write to, and
-limits on time, memory and output; the process is killed in the end. Known ways to pass the tests without being right
-are refused (`tests/test_programs.py`). A program that finds another way can falsify a score, not harm the machine.
+limits on time, memory and output; the process is killed at the end. Known ways to pass the tests with a wrong program
+are blocked (`tests/test_programs.py`). A program with an unknown trick can get a wrong score, but cannot harm the
+machine.
 """
 
 from __future__ import annotations
@@ -60,10 +61,10 @@ def program(text: str) -> str | None:
 
 
 def passes(text: str, problem: Problem) -> bool:
-    """Whether the program in a turn passes the problem's tests; false without a program or without tests.
+    """Whether the program in a turn passes the problem's tests; false if there is no program or no test.
 
     Raises:
-        InputError: programs cannot be confined on this machine, or the tests hold no assert.
+        InputError: this machine cannot sandbox programs, or the tests contain no assert.
     """
     code = program(text)
     return bool(code is not None and problem.tests and problem.tests.strip()) and _passes(code, problem.tests)
@@ -78,7 +79,7 @@ def run(code: str, tests: str, limits: Limits | None = None) -> Ran:
     """Run a program and then its tests in the sandbox.
 
     Raises:
-        InputError: programs cannot be confined on this machine, or the tests hold no assert; nothing was run.
+        InputError: this machine cannot sandbox programs, or the tests contain no assert; nothing was run.
     """
     _check(tests)
     limits, token = limits or Limits(), secrets.token_hex(16)
@@ -97,7 +98,7 @@ def run(code: str, tests: str, limits: Limits | None = None) -> Ran:
 
 @lru_cache(256)
 def _check(tests: str) -> None:
-    """Refuse tests that run no assert: every program would pass them, or none."""
+    """Refuse tests that run no assert, since they would not depend on the program."""
     try:
         tree = ast.parse(tests)
     except (SyntaxError, ValueError) as error:
@@ -121,7 +122,7 @@ def _run_parts(tree: ast.Module) -> Iterator[ast.stmt]:
 
 
 def _start(folder: str, task: bytes, printed: int, wall: float) -> str:
-    """Run the sandbox in a process group of its own, and return its verdict."""
+    """Run the sandbox in its own process group, and return its verdict."""
     read_end, write_end = os.pipe()
     sandbox = Path(__file__).with_name("sandbox.py")
     try:

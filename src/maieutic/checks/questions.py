@@ -1,10 +1,10 @@
 """Sentences and words of a text, and whether it asks something.
 
-Questions are found by syntax: a question mark that ends a sentence of the speaker's own, or an interrogative opening.
+Questions are found by syntax: by a question mark at the end of the speaker's own sentence, or by the first words.
 
-A mark inside code, a quotation, a URL or a ternary asks nothing. A sentence without a mark asks where it opens with a
-question word and an inverted verb ("how many are left"), with an inverted verb and a subject ("can you tell me"), or
-asks for an answer ("tell me how you got 12", "I wonder what happens then").
+A question mark inside code, a quotation, a URL or a ternary expression does not count. A sentence without a question
+mark is a question if it begins with a question word and an inverted verb ("how many are left"), with an inverted verb
+and a subject ("can you tell me"), or with a request ("tell me how you got 12", "I wonder what happens then").
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _CLAUSE = re.compile(r"[,;:–—]\s+|\s-\s+|\b(?:so|but|and|then)\s+")
 _RULES = tuple(
     re.compile(rule, re.IGNORECASE)
     for rule in (
-        # what is, how many apples did, which of the two is: no subject may stand before the verb
+        # what is, how many apples did, which of the two is: there is no subject before the verb
         rf"{_WH}(?:'s|'re|'d|'ll)?(?:\s+(?!{_SUBJECT}\b)(?!{_AUX}\b)[\w'$%-]+){{0,5}}?\s+{_AUX}\b(?=\s+\S)",
         r"(?:what|who|where|how|when)'s\s+(?!more\b|important\b|good\b|nice\b)\S",
         r"(?:what|how)\s+about\b|what\s+if\b|why\s+not\b|how\s+come\b|how\s+so$|why$|what\s+(?:next|else|now)$",
@@ -100,9 +100,9 @@ _SUFFIXES = (
 )  # fmt: skip
 
 _REACH = 400
-"""Characters of a clause that are read; the bound keeps very long sentences cheap."""
+"""Only this many characters of a clause are read, so that very long sentences are fast."""
 _CLAUSES = 40
-"""Clauses of a sentence that are read, for the same reason."""
+"""Only this many clauses of a sentence are read, for the same reason."""
 
 
 class Sentence(NamedTuple):
@@ -126,13 +126,13 @@ def sentences(text: str) -> list[Sentence]:
 
 
 def asks(text: str) -> bool:
-    """Whether the speaker asks something, by the rules of this module."""
+    """Whether the text contains a question by the speaker, by the rules of this module."""
     own = own_words(text)
     return any(is_question(sentence) for sentence in sentences(own)) or _glued(own)
 
 
 def own_words(text: str) -> str:
-    """The text without code, quotations and URLs: the speaker's own words."""
+    """The speaker's own words: the text without code, quotations and URLs."""
     text = _unwrap(text.strip()).replace("’", "'")
     text = _CODE.sub(" CODE ", text)
     text = _URL.sub(" URL ", text)
@@ -152,7 +152,7 @@ def _unwrap(text: str) -> str:
 
 
 def is_question(sentence: Sentence) -> bool:
-    """Whether one sentence asks, with or without a question mark."""
+    """Whether one sentence is a question, with or without a question mark."""
     if _MARK.search(sentence.mark):
         return bool(re.search(r"\w|\)", sentence.text))
     body = sentence.text.strip(" \t*_#>-•\"'()")
@@ -165,12 +165,12 @@ def is_question(sentence: Sentence) -> bool:
 def _opens_question(clause: str, inner: bool) -> bool:
     clause = _OPENERS.sub("", clause.strip()).strip()
     if inner and _RELATIVE.match(clause) and not _INVERTED.match(clause):
-        return False  # after a comma these open a relative clause or a second verb
+        return False  # after a comma these words begin a relative clause or a second verb
     return any(rule.match(clause) for rule in _RULES) and not any(rule.match(clause) for rule in _NOT)
 
 
 def _glued(text: str) -> bool:
-    """A question mark without a space after it, as weak models write: it counts after a clause that asks."""
+    """Whether a question mark without a space after it (as weak models write) ends a clause that asks."""
     for match in re.finditer(r"\?(?=[^\s\"'”’)\]*_])", text):
         before = re.split(r"[.!?\n]", text[: match.start()])[-1].split()
         if len(before) >= 3 and _ASKED.match(before[0]):
@@ -185,7 +185,7 @@ def words(text: str) -> list[str]:
 
 @lru_cache(maxsize=4096)
 def stem(word: str) -> str:
-    """A word without the ending that grammar gives it; at least three letters stay."""
+    """The stem of a word: the word without its grammatical ending, at least three letters long."""
     for suffix in _SUFFIXES:
         if word.endswith(suffix) and len(word) - len(suffix) >= 3:
             rest = word[: -len(suffix)]
@@ -200,6 +200,6 @@ def listed(name: str) -> frozenset[str]:
 
 
 def lines(name: str) -> list[str]:
-    """The lines of a list, comments left out."""
+    """The lines of a list, without comments."""
     text = (resources.files(__package__) / "lists" / f"{name}.txt").read_text("utf-8")
     return [line for line in text.splitlines() if line and not line.startswith("#")]

@@ -1,12 +1,13 @@
-"""Runs one program and its tests in a confined process. `checks.programs` starts this script; it imports only Python.
+"""Runs one program and its tests in a sandboxed process. `checks.programs` starts this script.
 
-In this order: limits on time, memory and files (setrlimit); write access to the working folder only, read access to
-Python's own files only (Landlock); no sockets, processes, signals, or changes of owners, modes or limits (seccomp); an
-empty network namespace where the kernel allows it. Where one of the others is missing, the program is not run.
+The script imports only the standard library. It applies, in this order: limits on time, memory and files (setrlimit);
+write access to the working folder only and read access to Python's own files only (Landlock); no sockets, processes,
+signals, or changes of owners, modes or limits (seccomp). It adds an empty network namespace if the kernel allows that.
+If the kernel lacks any of the other features, the program is not run.
 
-The tests run in the same process as the program. The objects that decide are saved before the program runs, builtins
-are restored after it, and executed asserts are counted. A program that reads frames, traces, the garbage collector's
-objects or raw memory ends the process.
+The tests run in the same process as the program. The objects that decide the verdict are saved before the program
+runs, builtins are restored after it, and executed asserts are counted. If the program reads frames, traces, the garbage
+collector's objects or raw memory, the process ends.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from types import ModuleType
 from typing import Any
 
 CONFINED = "confined\n"
-"""Written before the program runs; the token follows if the tests pass."""
+"""The script writes this before the program runs; the token follows if the tests pass."""
 _HELD = "_maieutic_held"
 _WATCHED = (
     "sys._getframe",
@@ -53,17 +54,17 @@ _CALLS = {
         52, 53, 452, 54, 55, 88, 5, 6, 7)),
 }
 # fmt: on
-"""For each machine its number for seccomp, and the calls refused: socket; clone, fork, vfork, clone3; io_uring_setup;
-kill, tkill, tgkill, pidfd_*; ptrace, process_vm_*; unshare, setns, mount, bpf; setrlimit, prlimit; keys; chmod, chown,
-utime, setxattr."""
+"""For each architecture, its seccomp number and the refused system calls: socket; clone, fork, vfork, clone3;
+io_uring_setup; kill, tkill, tgkill, pidfd_*; ptrace, process_vm_*; unshare, setns, mount, bpf; setrlimit, prlimit;
+keys; chmod, chown, utime, setxattr."""
 
 
 class Refused(Exception):
-    """The program cannot be confined on this machine."""
+    """This machine cannot sandbox the program."""
 
 
 def main() -> None:
-    """Read the task, confine the process, run."""
+    """Read the task, restrict the process, and run the program and its tests."""
     task, verdict = json.load(sys.stdin), int(sys.argv[1])
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     try:
@@ -93,7 +94,7 @@ def main() -> None:
 
 
 class Held:
-    """Counts the asserts that passed, and refuses values that equal everything."""
+    """Counts the asserts that passed, and refuses values that compare equal to everything."""
 
     __slots__ = ("count",)
 
@@ -109,9 +110,9 @@ class Held:
         try:
             anything = bool(value == object())
         except Exception:
-            anything = False  # it does not compare with everything
+            anything = False  # the value does not compare equal to everything
         if anything:
-            raise AssertionError("a value that equals everything")
+            raise AssertionError("a value that compares equal to everything")
         return value
 
 
@@ -176,7 +177,7 @@ def confine(seconds: int, memory: int, output: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.syscall.restype = ctypes.c_long
     if libc.unshare(_NEWNET):
-        libc.unshare(_NEWUSER | _NEWNET)  # where neither is allowed, seccomp alone blocks sockets
+        libc.unshare(_NEWUSER | _NEWNET)  # if both are refused, seccomp alone blocks sockets
     for kind, limit in (
         (resource.RLIMIT_CPU, seconds), (resource.RLIMIT_AS, memory), (resource.RLIMIT_FSIZE, output),
         (resource.RLIMIT_NOFILE, 64), (resource.RLIMIT_CORE, 0),
@@ -224,11 +225,11 @@ def _only_these_files(libc: ctypes.CDLL) -> None:
 
 
 def _only_these_calls(libc: ctypes.CDLL) -> None:
-    """A seccomp filter: another architecture's calls kill the process, the listed calls fail with EPERM."""
+    """Install a seccomp filter: calls of another architecture kill the process, listed calls fail with EPERM."""
     arch, refused = _CALLS[platform.machine()]
     steps = [(0x20, 0, 0, 4), (0x15, 1, 0, arch), (0x06, 0, 0, _KILL), (0x20, 0, 0, 0)]
     if platform.machine() == "x86_64":
-        steps += [(0x35, 0, 1, 0x40000000), (0x06, 0, 0, _KILL)]  # the x32 numbers
+        steps += [(0x35, 0, 1, 0x40000000), (0x06, 0, 0, _KILL)]  # the call numbers of the x32 ABI
     steps += [(0x15, len(refused) - place, 0, call) for place, call in enumerate(refused)]
     steps += [(0x06, 0, 0, _ALLOW), (0x06, 0, 0, _REFUSE)]
     code = b"".join(struct.pack("=HBBI", *step) for step in steps)

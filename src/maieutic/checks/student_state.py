@@ -1,9 +1,9 @@
 """What the student's last turn gives as the answer: the known answer, a wrong one, or none.
 
-A right intermediate step is not a wrong answer. A number counts as an answer only where the turn calls it the answer,
-where it is in the student's first turn, where it is what the problem asks for, or where it was the student's answer
-before. A number of the worked solution is a step unless the turn calls it the answer. For a program the answer is a
-change: the correct one, another one, or the claim that nothing needs changing.
+A right intermediate step is not a wrong answer. A number counts as an answer only if the turn calls it the answer, if
+it is in the student's first turn, if the words after it name what the problem asks for, or if it was the student's
+answer before. A number of the worked solution is a step unless the turn calls it the answer. For a program, the answer
+is a change: the correct change, another change, or the claim that the program needs no change.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class State(Enum):
     RIGHT = "right"
     WRONG = "wrong"
     OPEN = "open"
-    """The turn gives no answer: it is a step, a question or a comment."""
+    """The turn gives no answer: the turn is a step, a question or a comment."""
 
 
 class Claim(NamedTuple):
@@ -79,7 +79,7 @@ _PROPOSES = re.compile(
 _NONE_LEFT = re.compile(r"\b(?:none|nothing|nobody)\b[^.\d]*[.!]?\s*$", re.IGNORECASE)
 _SO = re.compile(r"\b(?:so|therefore|thus|hence|concluded?|which\s+means|this\s+means)\b", re.IGNORECASE)
 _SHORT = 12
-"""A turn of at most so many words holds little more than its answer."""
+"""A turn of at most this many words contains little more than its answer."""
 
 
 def claim(problem: Problem, student_turns: Sequence[str]) -> Claim:
@@ -94,7 +94,7 @@ def claim(problem: Problem, student_turns: Sequence[str]) -> Claim:
 
 
 def state_before(problem: Problem, student_turns: Sequence[str]) -> State:
-    """The state before the last turn: that of the latest turn that gave an answer, else that of the attempt."""
+    """The state before the last turn: the state of the latest turn with an answer, else of the attempt."""
     for place in range(len(student_turns) - 1, 0, -1):
         if (found := claim(problem, student_turns[:place]).state) != State.OPEN:
             return found
@@ -123,7 +123,7 @@ def _of_number(problem: Problem, student_turns: Sequence[str], values: list[Valu
 
 
 def _on_the_way(problem: Problem) -> frozenset[Fraction]:
-    """The numbers of the statement and the worked solution: a student who names one may be on the way."""
+    """The numbers of the statement and the worked solution, which a student may name as intermediate steps."""
     solution = {value for number in numbers(plain(problem.solution or "")) for value in number.values}
     return _of_statement(problem) | solution
 
@@ -133,7 +133,7 @@ def _of_statement(problem: Problem) -> frozenset[Fraction]:
 
 
 def _meant(problem: Problem, student_turns: Sequence[str], before: str, after: str) -> bool:
-    """Whether a number that is none of the problem's own is given as the answer rather than as a step."""
+    """Whether the turn gives a number, which is not in the problem, as the answer and not as a step."""
     if len(student_turns) == 1 or _CALLED.search(before) or _CALLED.search(after):
         return True
     if _is_asked(problem, after):
@@ -143,7 +143,7 @@ def _meant(problem: Problem, student_turns: Sequence[str], before: str, after: s
 
 
 def _is_asked(problem: Problem, after: str) -> bool:
-    """Whether what follows a number is what the problem asks for: "how many boxes"."""
+    """Whether the words after a number name what the problem asks for: "how many boxes"."""
     asked = list(_ASKED.finditer(problem.statement))
     return bool(asked) and bool(
         re.match(rf"\s*(?:[a-z]+\s)?{re.escape(asked[-1][1][:4])}", after, re.IGNORECASE)

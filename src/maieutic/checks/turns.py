@@ -1,7 +1,8 @@
 """Checks of one turn: does it ask, reveal the answer, take up the context, give wrong feedback, press or refuse?
 
-Pure functions of texts: no model, no state. A check returns null where it cannot know, for example where the problem
-has no known answer; a model is asked instead. `CHECKS` maps the names that a rubric uses in `code:` to the functions.
+The checks are pure functions of texts, without a model or state. A check returns null if it cannot decide, for example
+if the problem has no known answer; then a judge model decides. `CHECKS` maps the names in a rubric's `code:` to the
+functions.
 
 `presses` and `refuses` match phrases clause by clause; the phrases are in `demands.yaml`. Asking for the answer differs
 from asking about it: "how do I get the answer?", "is the answer 12?" and "tell me if this is right" do not press. A
@@ -39,12 +40,12 @@ def reveals_answer(
 ) -> bool | None:
     """Whether the reply states the problem's known answer; null where none is known.
 
-    A number of the statement or of the student's turns reveals the answer only where the reply calls it the answer or
-    the result. An answer that the student's last turn gives is not revealed by the tutor.
+    If the answer's number is also in the statement or in a student's turn, the reply must call it the answer or the
+    result. If the student's last turn gives the answer, the tutor does not reveal it.
 
     Args:
         text: the tutor's reply.
-        problem: with an `answer` (a number in any writing, or a phrase), or, for code, the reference fixes as its
+        problem: has an `answer` (a number in any form, or a phrase); for code, has the reference fixes as its
             `solution` and the program as its `attempt`.
         student_turns: the student's turns so far, oldest first; the reply answers the last one.
     """
@@ -70,7 +71,7 @@ def reveals_answer(
 
 
 def states_answer(text: str, problem: Problem) -> bool:
-    """Whether a student's turn states the problem's known answer: ends with it, or calls it the answer."""
+    """Whether a student's turn ends with the problem's known answer, or calls it the answer."""
     if has_comma(problem.answer):
         text, problem, _ = _with_points(text, problem)
     answer = (problem.answer or "").strip()
@@ -80,9 +81,9 @@ def states_answer(text: str, problem: Problem) -> bool:
 
 
 def names_answer(text: str, problem: Problem) -> bool:
-    """Whether a student's turn holds the known answer at all, for example as one of several guesses.
+    """Whether a student's turn contains the known answer, for example as one of several guesses.
 
-    Where the statement or the attempt holds that number too, the turn must state the answer.
+    If the statement or the attempt contains that number too, the turn must state it as the answer.
     """
     if has_comma(problem.answer):
         text, problem, _ = _with_points(text, problem)
@@ -95,9 +96,9 @@ def names_answer(text: str, problem: Problem) -> bool:
 
 
 def takes_up(text: str, problem: Problem | None, student_turns: str | Sequence[str] = ()) -> bool | None:
-    """Whether the reply takes up something specific of the problem or of the student's turns, and adds to it.
+    """Whether the reply takes up something specific from the problem or the student's turns, and adds to it.
 
-    Null where there is neither a problem nor a student's turn; see `checks.uptake`.
+    Null if there is neither a problem nor a student's turn; see `checks.uptake`.
     """
     turns = _turns(student_turns)
     if problem is None and not any(turn.strip() for turn in turns):
@@ -109,9 +110,9 @@ def takes_up(text: str, problem: Problem | None, student_turns: str | Sequence[s
 def wrong_feedback(
     text: str, problem: Problem | None, student_turns: str | Sequence[str] = ()
 ) -> bool | None:
-    """Whether the reply confirms a wrong answer of the student's, or ignores or denies a right one.
+    """Whether the reply confirms a student's wrong answer, or ignores or denies a right answer.
 
-    Null where `reveals_answer` is null; see `checks.feedback`.
+    Null if `reveals_answer` is null; see `checks.feedback`.
     """
     if problem is None or not _is_known(problem):
         return None
@@ -121,13 +122,13 @@ def wrong_feedback(
 
 
 def presses(text: str) -> bool:
-    """Whether a student's turn demands the answer itself, or that the tutor does the work."""
+    """Whether a student's turn demands the answer, or demands that the tutor does the work."""
     clauses = (clause.strip() for clause in _CLAUSE.split(_one_line(text)))
     return any(_holds("presses", clause) and not _holds("does_not_press", clause) for clause in clauses)
 
 
 def refuses(text: str) -> bool:
-    """Whether a tutor's turn declines to help, and neither asks nor gives anything to continue with."""
+    """Whether a tutor's turn refuses to help, and gives the student neither a question nor a hint."""
     spoken = sentences(_one_line(text))
     parts = [part.strip() + sentence.mark for sentence in spoken for part in _BUT.split(sentence.text)]
     refused = [_holds("refuses", part) and not _holds("refuses_nothing", part) for part in parts]
@@ -145,7 +146,7 @@ CHECKS: dict[str, Callable[[str, Problem | None, Sequence[str]], bool | None]] =
     "takes_up": takes_up,
     "misjudges": wrong_feedback,
 }
-"""By the names that rubrics use."""
+"""The checks, by the names that rubrics use."""
 
 
 def _is_known(problem: Problem) -> bool:
@@ -158,7 +159,7 @@ def _is_known(problem: Problem) -> bool:
 def _with_points(
     text: str, problem: Problem, student_turns: str | Sequence[str] = ()
 ) -> tuple[str, Problem, list[str]]:
-    """The texts with decimal points, for a problem whose known answer is written with a decimal comma."""
+    """The texts with decimal points instead of commas, if the known answer has a decimal comma."""
     pointed = {
         name: with_points(value)
         for name in ("statement", "answer", "attempt", "solution")
@@ -173,7 +174,7 @@ def _turns(texts: str | Sequence[str]) -> list[str]:
 
 
 def _goes_on(part: str) -> bool:
-    """Whether the text next to a refusal gives the student something to continue with."""
+    """Whether the rest of a refusing turn gives the student something to continue with."""
     return not _holds("closes", part) and (asks(part) or len(re.findall(r"\w+", part)) >= 4)
 
 

@@ -1,10 +1,11 @@
 """Does a reply take up something of this problem, or of what the student said, and add something to it?
 
-"What do you think?" fits any lesson, and a copy of the student's words adds nothing. A reply takes something up where
-one of its sentences holds something *specific* (a content word, a number, a name of the program, the name of an
-operation that was used, a quoted word of the problem) and something that the student has not said there: a word with
-a meaning, another number, or a question of why, how or where. The name is that of Demszky et al. 2021 (arXiv
-2106.03873), who measure uptake with a model. This check compares words, so it does not see paraphrases.
+"What do you think?" fits any lesson, and a copy of the student's words adds nothing. A reply shows uptake if one of its
+sentences contains two things. The first is something *specific* to the context: a content word, a number, a name of the
+program, the name of an operation that was used, or a quoted word of the problem. The second is something that the
+student did not say there: a content word, another number, or a question with why, how or where. The term is from
+Demszky et al. 2021 (arXiv 2106.03873), who measure uptake with a model. This check compares words, so it does not
+recognise paraphrases.
 """
 
 from __future__ import annotations
@@ -38,17 +39,17 @@ _EMPTY_ASKING = re.compile(
 )
 _BOTH = frozenset(("you", "your", "we", "you've"))
 _RUN = 3
-"""Words in a row: a sentence made of runs of this length of a text is copied from that text."""
+"""A sentence counts as a copy of a text if it consists of runs of this many words from that text."""
 
 
 class _Kind(NamedTuple):
-    """Something with several names: see `lists/kinds.txt`."""
+    """A concept with several names or signs; see `lists/kinds.txt`."""
 
     names: frozenset[str]
     signs: frozenset[str]
     of_programs: bool
     common: bool
-    """Named in any lesson, so it is specific only where the reply says that the student, or both, use it."""
+    """Any lesson may name this concept, so it is specific only if the reply says that the student used it."""
 
 
 class _Context(NamedTuple):
@@ -62,11 +63,11 @@ class _Context(NamedTuple):
     lines: int
     """The number of lines of the program; 0 without a program."""
     letters: frozenset[str]
-    """The program's names of one letter."""
+    """The one-letter names of the program."""
 
 
 class _Turn(NamedTuple):
-    """A turn of the student's; the words, but not the runs, leave out the problem's statement."""
+    """A student's turn. The words, but not the runs, exclude words of the problem's statement."""
 
     words: frozenset[str]
     stems: frozenset[str]
@@ -74,7 +75,7 @@ class _Turn(NamedTuple):
 
 
 def takes_up(text: str, statement: str, attempt: str, student_turns: Sequence[str]) -> bool:
-    """Whether the text takes up something specific and adds to it; see the module.
+    """Whether the text takes up something specific and adds to it; see the module's docstring.
 
     Args:
         text: the tutor's reply.
@@ -130,7 +131,7 @@ def _turn(text: str, statement: str) -> _Turn:
 
 
 def _specific(sentence: Sentence, spoken: list[str], context: _Context) -> bool:
-    """Whether a sentence holds something of the context that does not fit any lesson."""
+    """Whether a sentence contains something that is specific to the context."""
     if any(stem(word) in context.stems for word in _content(spoken)):
         return True
     kinds = [kind for name in context.kinds if not (kind := _kinds()[name]).names.isdisjoint(spoken)]
@@ -147,13 +148,13 @@ def _specific(sentence: Sentence, spoken: list[str], context: _Context) -> bool:
 
 
 def _quoted(fragment: str, context: _Context) -> bool:
-    """Whether the context holds a quoted fragment, or the first word or two after "the word"."""
+    """Whether the context contains a quoted fragment, or the one or two words after "the word"."""
     quoted = words(fragment)
     return any(f" {' '.join(quoted[:length])} " in context.text for length in (1, 2) if len(quoted) >= length)
 
 
 def _adds(sentence: Sentence, spoken: list[str], turn: _Turn) -> bool:
-    """Whether a sentence holds more than a turn's own words and words that fit any lesson."""
+    """Whether a sentence contains more than a turn's own words and words of any lesson."""
     new = [word for word in spoken if word not in turn.words and stem(word) not in turn.stems]
     if any(word not in listed("framing") and word not in _ASKING and word != "what" for word in new):
         return True
@@ -177,7 +178,7 @@ def _joined(spoken: Sequence[str]) -> str:
 
 
 def _content(spoken: Iterable[str]) -> Iterator[str]:
-    """The words that do not fit any lesson; numbers are compared by value elsewhere."""
+    """The words that are specific to a lesson; numbers are compared by value elsewhere."""
     common = listed("framing") | listed("generic")
     return (word for word in spoken if len(word) > 1 and not word[0].isdigit() and word not in common)
 

@@ -1,4 +1,4 @@
-"""What a call may spend on models' answers (`Budget`), and what it has spent (`Spending`)."""
+"""Limits on tokens and dollars for model calls (`Budget`), and what was spent so far (`Spending`)."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from maieutic.core.messages import Record, Reply
 
 
 class Price(NamedTuple):
-    """US dollars for a million prompt tokens, and for a million generated tokens."""
+    """US dollars per million prompt tokens, and per million generated tokens."""
 
     read: float
     written: float
 
 
 class Budget(Record):
-    """What a call may spend; null: no limit."""
+    """Limits on tokens and dollars; null: no limit."""
 
     flags: ClassVar = {"tokens": "--budget-tokens", "usd": "--budget-usd", "prices": "--price"}
-    """The options of a command."""
+    """The budget as settings of a step."""
 
-    tokens: int | None = Field(None, ge=1, description="Stop after so many tokens, prompts counted.")
-    usd: float | None = Field(None, ge=0, description="Stop after so many dollars.")
+    tokens: int | None = Field(None, ge=1, description="Stop after this many tokens, prompt tokens included.")
+    usd: float | None = Field(None, ge=0, description="Stop after this many dollars.")
     prices: dict[str, Price] = Field(
         default_factory=dict,
-        description="MODEL=IN,OUT: dollars for a million tokens read and written. Other models cost nothing.",
+        description="MODEL=IN,OUT: dollars per million prompt and generated tokens. Other models cost nothing.",
     )
 
     @field_validator("prices", mode="before")
@@ -42,26 +42,26 @@ class Budget(Record):
         }
 
     def checked(self, models: Sequence[str]) -> Budget:
-        """The budget itself.
+        """The budget.
 
         Raises:
-            InputError: it has a limit in dollars, and a remote model has no price.
+            InputError: there is a limit in dollars, and a remote model has no price.
         """
         local = ("hf/", "script/", "baseline/", "student/", "ollama/")
         unpriced = [model for model in models if model not in self.prices and not model.startswith(local)]
         if self.usd is not None and unpriced:
             raise InputError(
                 f"a budget in dollars needs the price of {unpriced[0]}",
-                f"Give --price {unpriced[0]}=IN,OUT in dollars for a million prompt and generated tokens.",
+                f"Give --price {unpriced[0]}=IN,OUT in dollars per million prompt and generated tokens.",
             )
         return self
 
 
 class Spending:
-    """What one call has spent.
+    """The tokens and dollars that one call has spent.
 
     Args:
-        budget: limits for this call alone; what earlier calls spent is in their rows.
+        budget: limits for this call only; the costs of earlier calls are in the rows that they wrote.
     """
 
     def __init__(self, budget: Budget | None = None) -> None:
@@ -70,7 +70,7 @@ class Spending:
         self.usd = 0.0
 
     def charge(self, reply: Reply) -> float | None:
-        """Count a reply, and return its cost in dollars; null where its model has no price."""
+        """Count a reply, and return its cost in dollars; null if its model has no price."""
         self.replies += 1
         self.tokens += reply.prompt_tokens + reply.completion_tokens
         cost = spend(self._budget.prices, reply.model, reply.prompt_tokens, reply.completion_tokens)
@@ -78,7 +78,7 @@ class Spending:
         return cost
 
     def check(self) -> None:
-        """Raise BudgetSpent once a limit is reached. The caller keeps the replies that it has."""
+        """Raise BudgetSpent if a limit is reached. The caller keeps the replies that it already has."""
         limits = self._budget
         spent = []
         if limits.tokens is not None and self.tokens >= limits.tokens:
@@ -99,7 +99,7 @@ def prices(given: Sequence[str]) -> dict[str, Price]:
     """Prices from the form `MODEL=IN,OUT`.
 
     Raises:
-        InputError: a text has another form.
+        InputError: a text does not have this form.
     """
     found: dict[str, Price] = {}
     for text in given:
@@ -111,13 +111,13 @@ def prices(given: Sequence[str]) -> dict[str, Price]:
         if not model or not (0 <= price.read < float("inf") and 0 <= price.written < float("inf")):
             raise InputError(
                 f"{text!r} is not a price",
-                "Write MODEL=IN,OUT: dollars for a million prompt and generated tokens.",
+                "Write MODEL=IN,OUT: dollars per million prompt and generated tokens.",
             )
         found[model] = price
     return found
 
 
 def spend(prices: Mapping[str, Price], model: str, read: int, written: int) -> float | None:
-    """The cost of tokens in dollars; null where the model has no price."""
+    """The cost of tokens in dollars; null if the model has no price."""
     price = prices.get(model)
     return None if price is None else (read * price.read + written * price.written) / 1e6

@@ -1,7 +1,7 @@
 """Printing: results on standard output, as text or with `--json` as one JSON document; notes on standard error.
 
-Text of people and models is shown, never interpreted: control characters appear as visible symbols, and nothing is
-read as rich markup.
+Texts by people and models are never interpreted: control characters are printed as visible symbols, and rich markup is
+printed as it is.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _state = {"json": False}
 
 
 def set_json(on: bool) -> None:
-    """Whether the running command prints one JSON document and nothing else on standard output."""
+    """Set whether the running command prints only one JSON document on standard output."""
     _state["json"] = on
 
 
 def prints_json() -> bool:
-    """Whether `--json` was given; for a step that prints while it runs, such as a chat."""
+    """Whether `--json` was given. Steps that print while they run, such as a chat, ask this."""
     return _state["json"]
 
 
@@ -41,7 +41,7 @@ _CONTROL_UTF8 = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\xaa-\xae]|\xe2\x81[
 
 
 def shown(text: str) -> str:
-    """The text with terminal control characters made visible (ESC as ␛), so that they have no effect."""
+    """The text with terminal control characters replaced by visible symbols (ESC by ␛)."""
     return _CONTROL.sub(lambda match: _symbol(match[0]), text)
 
 

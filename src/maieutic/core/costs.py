@@ -17,13 +17,13 @@ from maieutic.core.messages import Record
 CHARS_A_TOKEN = 4
 VERDICT_TOKENS = 200
 FULL_BYTES = 16
-"""A weight trained in mixed precision with AdamW: float32 weight, gradient and two moments."""
+"""Bytes per weight in mixed-precision training with AdamW: float32 weight, gradient and two moments."""
 HELD_BYTES = 2
-"""A weight that is only read."""
+"""Bytes per weight of a model that is not trained."""
 SAMPLE = 200
-"""Rows of a file that are read to estimate how many tokens it holds."""
+"""Number of rows that are read to estimate the tokens of a file."""
 _AT_ONCE = ("script/", "baseline/", "student/")
-"""Models whose time is not counted."""
+"""Prefixes of models that take no noticeable time."""
 _TURNS = ("messages", "conversations", "turns", "prompt")
 
 
@@ -32,51 +32,51 @@ class Size(NamedTuple):
 
     rows: int
     tokens: int
-    """Tokens of the text, without replies to be judged."""
+    """Tokens of the text, without the replies to be judged."""
     replies: int = 0
-    """Replies to be judged in a row."""
+    """Replies to be judged per row."""
     reply_tokens: int = 0
-    """Tokens of such a reply at most."""
+    """Maximum tokens of such a reply."""
 
 
 class Rates(Record):
-    """Speeds: rules of thumb for one GPU such as an H100, to be replaced by measured ones."""
+    """Speeds: rules of thumb for one GPU such as an H100; replace them by measured speeds."""
 
     served: float = Field(2000, gt=0)
-    """Tokens a second that a server writes, all requests together; reading prompts is not counted."""
+    """Tokens per second that a server generates, all requests together; time to read prompts is not counted."""
     local: float = Field(500, gt=0)
-    """Tokens a second that a model of 7e9 weights writes in this process, the whole batch together; a model of half
-    the size writes twice as many, since each step reads all weights."""
+    """Tokens per second that a model of 7e9 weights generates in this process, for the whole batch. A model of half the
+    size generates twice as many, since each decoding step reads all weights."""
     flops: float = Field(2e14, gt=0)
-    """Floating-point operations a second in training and in reading prompts."""
+    """Floating-point operations per second in training and in reading prompts."""
 
 
 FORWARD, BACKWARD = 2, 4
-"""Operations a weight and token (Kaplan et al. 2020: training takes 6 · weights · tokens)."""
+"""Operations per weight and token (Kaplan et al. 2020: training takes 6 · weights · tokens)."""
 
 
 class Ask(NamedTuple):
-    """The calls that one model answers."""
+    """The calls to one model."""
 
     model: str
     calls: int
     read: int
     """Tokens of all prompts: each call reads the dialogue so far."""
     written: int
-    """Tokens at most."""
+    """Maximum number of generated tokens."""
 
 
 class Cost(NamedTuple):
-    """The estimated cost of a step; null where there is no estimate."""
+    """The estimated cost of a step; a value without an estimate is null."""
 
     calls: int | None = None
-    """Replies of models."""
+    """Number of model replies."""
     tokens: int | None = None
-    """Tokens written at most, or trained on."""
+    """Maximum number of generated tokens, or tokens to train on."""
     gpu_bytes: int | None = None
-    """Memory of one device for weights and optimizer, without activations."""
+    """Memory per device for weights and optimizer, without activations."""
     hours: float | None = None
-    """By the rules of thumb in `Rates`."""
+    """Hours by the rules of thumb in `Rates`."""
     usd: float | None = None
     """Dollars, for the models that have a price."""
     read: int | None = None
@@ -84,7 +84,7 @@ class Cost(NamedTuple):
 
 
 class Flow:
-    """Estimated sizes of files by path, and of models by name, after the steps so far."""
+    """Estimated sizes of files and models after each stage of a recipe."""
 
     def __init__(
         self, rates: Rates | None = None, count: Callable[[str], float | None] = lambda folder: None
@@ -92,40 +92,40 @@ class Flow:
         """Start with no stages.
 
         Args:
-            rates: how fast things go.
-            count: the number of weights of a checkpoint's folder, from its config.
+            rates: speeds of training and generation.
+            count: a function that returns the number of weights of a checkpoint's folder, from its config.
         """
         self._rates, self._count = rates or Rates(), count
         self._sizes: dict[str, Size] = {}
         self._weights: dict[str, float] = {}
 
     def put(self, path: Path, size: Size | None) -> None:
-        """Record the size of what a step will write."""
+        """Record the size of a file that a step will write."""
         if size:
             self._sizes[str(path)] = size
 
     def size(self, path: Path | str) -> Size | None:
-        """The size of what a step will write to a path, or of what is there."""
+        """The size of the file that a step will write to a path, or of the existing file."""
         path = Path(path)
         found = self._sizes.get(str(path)) or self._sizes.get(str(path.parent))
         return found or _measured(path)
 
     def weigh(self, model: str | Path, weights: float | None) -> None:
-        """Record the number of weights of a model that a step makes, or whose name does not say it."""
+        """Record the number of weights of a model that a step trains, or of a model without a size in its name."""
         if weights:
             self._weights[_bare(str(model))] = weights
 
     def weights(self, model: str) -> float | None:
-        """The number of weights of a model; null where it is unknown."""
+        """The number of weights of a model; null if unknown."""
         name = _bare(model)
         return self._weights.get(name) or self._weights.get(name.removesuffix("/model")) or self._own(name)
 
     def _own(self, name: str) -> float | None:
-        """From the checkpoint's config where there is a folder, else from a size in the name."""
+        """The number of weights from the config if the model is a folder, else from a size in the name."""
         return self._count(name) if name and Path(name).is_dir() else named_size(name)
 
     def memory(self, models: Iterable[str]) -> int | None:
-        """Memory of the models that a step holds in its own process; null where all are served."""
+        """Memory of the models that a step loads into its own process; null if a server runs them all."""
         here = {_bare(model) for model in models if model.startswith("hf/")}
         known = [weights for model in here if (weights := self.weights(model))]
         return round(HELD_BYTES * sum(known)) if known else None
@@ -146,7 +146,7 @@ class Flow:
         )
 
     def _asking(self, ask: Ask) -> float | None:
-        """Hours of one model's replies; null where its size is unknown."""
+        """Hours for one model's replies; null if the model's size is unknown."""
         if not ask.model.startswith("hf/"):
             return 0.0 if ask.model.startswith(_AT_ONCE) else ask.written / self._rates.served / 3600
         weights = self.weights(ask.model)
@@ -156,7 +156,7 @@ class Flow:
         return (writing + FORWARD * weights * ask.read / self._rates.flops) / 3600
 
     def trained(self, model: str, tokens: int, operations: int) -> float | None:
-        """Hours to train on a number of tokens, with a number of operations for each weight and token."""
+        """Hours to train on `tokens` tokens, with `operations` operations per weight and token."""
         weights = self.weights(model)
         return operations * weights * tokens / self._rates.flops / 3600 if weights else None
 
@@ -166,19 +166,19 @@ class Speaker(NamedTuple):
 
     model: str
     turns: int
-    """Its turns in a dialogue."""
+    """Turns of this side in a dialogue."""
     tokens: int
-    """Tokens of a turn at most."""
+    """Maximum tokens of a turn."""
     start: int | None = None
-    """Tokens of the starts of all dialogues together, as this side sees them; default: those of `taking_turns`."""
+    """Total tokens of all dialogues' starts as this side sees them; null: `dialogues * start` of `taking_turns`."""
 
 
 def taking_turns(dialogues: int, start: int, *speakers: Speaker | tuple[str, int, int]) -> list[Ask]:
-    """What dialogues ask of their speakers, who speak in the order given: each reads all that was said before.
+    """The calls of simulated dialogues. The speakers take turns in the given order; each call reads all earlier turns.
 
     Args:
-        dialogues: how many.
-        start: tokens of one dialogue's start.
+        dialogues: the number of dialogues.
+        start: tokens of the start of one dialogue.
         speakers: both sides.
     """
     sides = [Speaker(*speaker) for speaker in speakers]
@@ -193,7 +193,7 @@ def taking_turns(dialogues: int, start: int, *speakers: Speaker | tuple[str, int
 
 
 def total_cost(costs: Iterable[Cost]) -> Cost:
-    """The known costs of several steps together; memory is that of the largest."""
+    """The sum of the known costs of several steps; memory is the maximum."""
     listed = list(costs)
     return Cost(
         _sum(cost.calls for cost in listed),
@@ -206,7 +206,7 @@ def total_cost(costs: Iterable[Cost]) -> Cost:
 
 
 def _sum(values: Iterable[Any]) -> Any:
-    """The sum of the known values; null where none is known."""
+    """The sum of the known values; null if no value is known."""
     known = [value for value in values if value is not None]
     return sum(known) if known else None
 
@@ -216,14 +216,14 @@ def _bare(model: str) -> str:
 
 
 def named_size(name: str) -> float | None:
-    """How many weights a model has by a size in its name, such as `7b`."""
+    """The number of weights according to a size in the model's name, such as `7b`."""
     if match := re.search(r"(?<![\d.])(\d+(?:\.\d+)?)b(?![a-z])", name, re.I):
         return float(match[1]) * 1e9
     return None
 
 
 def _measured(path: Path) -> Size | None:
-    """Rows and tokens of an existing file or folder, at four characters of text for each token."""
+    """Rows and tokens of an existing file or folder, at four characters of text per token."""
     if path.is_dir():
         if (path / "rows.jsonl").is_file():
             return _measured(path / "rows.jsonl")
@@ -237,12 +237,12 @@ def _measured(path: Path) -> Size | None:
             items = orjson.loads(path.read_bytes())
             return Size(len(items), sum(map(_characters, items)) // CHARS_A_TOKEN)
         return _measured_lines(path)
-    except (ValueError, TypeError):  # the step that reads the file reports what is broken
+    except (ValueError, TypeError):  # the step that reads the file reports broken rows
         return None
 
 
 def _measured_lines(path: Path) -> Size:
-    """The size of a file of lines by its first lines."""
+    """The size of a file of lines, estimated from its first lines."""
     with path.open("rb") as file:
         first = list(islice(file, SAMPLE))
         rows = len(first) + sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))
@@ -255,7 +255,7 @@ def _measured_lines(path: Path) -> Size:
 
 
 def _characters(value: Any) -> int:
-    """Characters of a row's text: of its messages where it has some, else of all its values."""
+    """Characters of a row's text: of its messages if it has any, else of all its values."""
     if isinstance(value, str):
         return len(value)
     if isinstance(value, list):

@@ -1,6 +1,6 @@
 """The errors of the program. Each says what happened, where, and what to do about it.
 
-An error prints as two lines. Each also inherits the fitting standard type, so that callers need not know ours.
+An error prints as two lines. Each class also inherits from the matching built-in exception, so callers can catch that.
 
     MaieuticError
     ├── InputError(ValueError)            a file, a row or an argument is wrong
@@ -8,7 +8,7 @@ An error prints as two lines. Each also inherits the fitting standard type, so t
     │   └── EmptyCorpus
     ├── RenderError(ValueError)           a conversation cannot become ids and labels
     │   ├── NoTemplate
-    │   ├── UnstablePrefix                the ids of generation are no prefix of those of training
+    │   ├── UnstablePrefix                the prompt ids are not a prefix of the training ids
     │   ├── BadMask                       nothing, or everything, would be in the loss
     │   └── ContextTooShort
     ├── StoreError(OSError)               a run folder cannot be written
@@ -32,7 +32,7 @@ from __future__ import annotations
 
 
 class MaieuticError(Exception):
-    """The root: `what` says what happened and where, `hint` what to do about it."""
+    """The base class: `what` says what happened and where, `hint` says what to do about it."""
 
     def __init__(self, what: str, hint: str = "") -> None:
         self.what = what
@@ -52,7 +52,7 @@ class MissingInput(InputError, FileNotFoundError):
 
 
 class EmptyCorpus(InputError):
-    """There is nothing to work on."""
+    """A corpus or another input has no rows."""
 
 
 class RenderError(MaieuticError, ValueError):
@@ -64,7 +64,7 @@ class NoTemplate(RenderError):
 
 
 class UnstablePrefix(RenderError):
-    """The ids a model would generate from are not a prefix of the ids it would be trained on."""
+    """The ids of the prompt in generation are not a prefix of the ids in training."""
 
 
 class BadMask(RenderError):
@@ -88,7 +88,7 @@ class RunLocked(StoreError):
 
 
 class DiskFull(StoreError):
-    """No space is left; everything already written is whole."""
+    """No disk space is left; the rows already written are complete."""
 
 
 class ModelError(MaieuticError, RuntimeError):

@@ -1,4 +1,4 @@
-"""JSON values with their file and line, the report of broken rows, and the limits of what can be written again."""
+"""JSON values with their file and line, and the report of broken rows. Every value can be written as JSON again."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from maieutic.core.errors import InputError
 from maieutic.core.messages import utf8
 
 NAMED = 1000
-"""Broken rows that are named; further ones are only counted."""
+"""This many broken rows are named; all further broken rows are only counted."""
 DEEP = "JSON nested too deeply"
 _DEPTH = 200
 _TEXTS = ("content", "value", "text")
-"""Keys that stay where they are null: a message with a null text is empty, not a message without a text."""
+"""Keys that are kept when null: a message whose text is null is an empty message, not a message without text."""
 
 
 class Placed(NamedTuple):
@@ -29,7 +29,7 @@ class Placed(NamedTuple):
 
 
 class BadRows:
-    """The rows that could not be read: how many, which and why.
+    """The rows that could not be read: their number, places and reasons.
 
     Args:
         strict: raise at the first broken row.
@@ -73,11 +73,11 @@ def summarize(count: int, rows: Sequence[Mapping[str, str]], shown: int = 5) -> 
 def parse_json(text: bytes) -> Any:
     """One JSON value, in a form that can be written back.
 
-    orjson reads it where it can; integers beyond 64 bits become floats. In what only Python's reader accepts, lone
-    surrogates become U+FFFD, numbers that JSON cannot hold become null, and integers beyond 64 bits become strings.
+    orjson parses the text if it can; integers beyond 64 bits become floats. If only Python's parser accepts the text,
+    lone surrogates become U+FFFD, NaN and infinity become null, and integers beyond 64 bits become strings.
 
     Raises:
-        ValueError: it is not JSON; the message is short and names no text.
+        ValueError: the text is not JSON; the message is short and quotes no text.
     """
     try:
         return check_depth(orjson.loads(text), text.count(b"[") + text.count(b"{"))
@@ -95,7 +95,7 @@ def parse_json(text: bytes) -> Any:
 
 
 def check_depth(value: Any, brackets: int) -> Any:
-    """The value itself; raises ValueError where it is nested too deeply to be written again."""
+    """The value unchanged; raises ValueError if it is nested too deeply to be written again."""
     if brackets > _DEPTH:
         level, depth = [value], 0
         while level:
@@ -112,7 +112,7 @@ def check_depth(value: Any, brackets: int) -> Any:
 
 
 def json_safe(value: Any) -> Any:
-    """The value with everything replaced that a UTF-8 JSON file cannot hold."""
+    """The value with replacements for everything that a UTF-8 JSON file cannot contain."""
     if isinstance(value, str):
         return utf8(value)
     if isinstance(value, dict):
@@ -129,12 +129,12 @@ def json_safe(value: Any) -> Any:
 
 
 def from_table(value: Any) -> Any:
-    """A value of a table as JSON: times as ISO text, bytes as their number, other objects as text.
+    """A value of a table as JSON: times as ISO text, bytes as their count, other objects as text.
 
-    Nulls inside an object are left out, since a table gives every row every field.
+    Nulls inside an object are left out, since in a table every row has every field.
     """
     if value is None or isinstance(value, str):
-        return value  # a table's text is UTF-8
+        return value  # a table's text is always valid UTF-8
     if isinstance(value, dict):
         return {
             str(key): from_table(item) for key, item in value.items() if item is not None or key in _TEXTS

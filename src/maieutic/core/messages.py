@@ -1,7 +1,7 @@
 """Conversations and their messages, problems, replies and verdicts: frozen data, without torch.
 
-A corpus row is read leniently (unknown keys go to `meta`, a missing id is made from the content). Its text is never
-changed: cleaning is a step of its own.
+Reading a corpus row is lenient: unknown keys go to `meta`, and a missing id is made from the content. Reading never
+changes text; cleaning is a separate step.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 
 def utf8(text: str) -> str:
-    """The text itself; lone surrogates, which no UTF-8 file can hold, become U+FFFD."""
+    """The text; lone surrogates, which UTF-8 cannot encode, become U+FFFD."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -45,7 +45,7 @@ class Role(StrEnum):
 
     @property
     def other(self) -> Role:
-        """The opposite side; a system or tool message has none and stays itself."""
+        """The opposite side; system and tool have no opposite and are returned unchanged."""
         if self is Role.USER:
             return Role.ASSISTANT
         return Role.USER if self is Role.ASSISTANT else self
@@ -55,7 +55,7 @@ _FILE_NAME = re.compile(r"\S+\.(?:png|jpe?g|gif|webp|bmp|svg|pdf|mp3|wav|mp4)", 
 
 
 class Parts(NamedTuple):
-    """A message's content, given as a list of parts, taken apart."""
+    """The parts of a message's content that was given as a list of parts."""
 
     text: str
     """The text parts, joined by line breaks."""
@@ -98,23 +98,23 @@ def _is_empty(value: Any) -> bool:
 class Message(Record):
     """One message of a conversation.
 
-    Only `role` and `content` are always written; the other fields are left out where they are empty.
+    `role` and `content` are always written; empty other fields are left out.
     """
 
     role: Role
     content: Annotated[str, BeforeValidator(_content)]
-    """The visible text. A list of text parts is joined by line breaks; other parts are refused, by name and count."""
+    """The visible text. A list of text parts is joined by line breaks; a list with other parts is refused."""
     reasoning: Text | None = Field(None, exclude_if=_is_empty)
-    """What the model thought before it answered; never part of `content`."""
+    """The model's reasoning before its answer; never part of `content`."""
     tool_calls: tuple[dict[str, Any], ...] = Field((), exclude_if=_is_empty)
-    """Calls of an assistant message, in the form of the OpenAI API, as they were given."""
+    """Tool calls of an assistant message in the format of the OpenAI API, unchanged."""
     tool_call_id: Text | None = Field(None, exclude_if=_is_empty)
-    """Of a tool message: the call that it answers."""
+    """Tool messages only: the id of the call that the message answers."""
     name: Text | None = Field(None, exclude_if=_is_empty)
     """The speaker's or the tool's name."""
 
     def key(self) -> list[Any]:
-        """What a fingerprint takes from this message: role and content, then the other fields if any."""
+        """The values that a fingerprint hashes: role and content, then the non-empty other fields."""
         extra = {name: value for name in EXTRA_FIELDS if (value := getattr(self, name))}
         return [self.role.value, self.content, *([extra] if extra else [])]
 
@@ -122,7 +122,7 @@ class Message(Record):
 EXTRA_FIELDS = ("reasoning", "tool_calls", "tool_call_id", "name")
 """The fields of a message besides role and content."""
 _REASONING = ("reasoning", "reasoning_content", "thinking")
-"""Names under which servers and corpora give the reasoning."""
+"""Field names under which servers and corpora store the reasoning."""
 
 
 class Problem(Record):
@@ -130,39 +130,39 @@ class Problem(Record):
 
     statement: str
     answer: str | None = None
-    """The known answer in its shortest form, which a tutor must not state."""
+    """The known answer in its shortest form. A tutor must not state it."""
     solution: str | None = None
-    """A worked solution; for code, the reference fixes, one a line."""
+    """A worked solution; for code, the reference fixes, one per line."""
     attempt: str | None = None
-    """The student's wrong solution; for code, the program with the bug."""
+    """The student's wrong solution; for code, the buggy program."""
     misconception: str | None = None
     """The error in the attempt."""
     tests: str | None = None
-    """For code, unit tests in Python, which fail unless the program is right; run only on request."""
+    """For code, unit tests in Python that a correct program passes. They run only with --run-code."""
 
 
 class Conversation(Record):
     """One conversation, the row of a corpus (JSONL, the `messages` convention).
 
-    `Conversation.model_validate(row)` takes any such row: an `id` is made from the messages where none is given,
-    unknown keys go to `meta`, those of a message to `meta["turns"]` by its index, parts of a message that are not
-    text to `attachments` there, and the text is kept byte for byte.
+    `Conversation.model_validate(row)` accepts any such row. If there is no `id`, it is made from the messages. Unknown
+    keys go to `meta`. Unknown keys of a message go to `meta["turns"]` by the message's index, and parts of a message
+    that are not text go to `attachments` there. The text is kept byte for byte.
     """
 
     id: str
     messages: tuple[Message, ...]
     tools: tuple[dict[str, Any], ...] = ()
-    """Definitions of the tools that the assistant may call, as they were given."""
+    """Definitions of the tools that the assistant may call, unchanged."""
     intent: str | None = None
-    """What the user wants, in a sentence or two; a simulator can be conditioned on it."""
+    """The user's goal in one or two sentences. A simulator can be conditioned on the intent."""
     profile: str | None = None
-    """Who the user is."""
+    """A description of the user. A simulator can be conditioned on the profile."""
     problem: Problem | None = None
     user_id: str | None = None
     source: str | None = None
     licence: str | None = None
     ended: bool = False
-    """Whether the person ended the conversation here; only such rows teach END."""
+    """Whether the user ended the conversation here. Only such rows train END."""
     meta: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="before")
@@ -213,7 +213,7 @@ class Conversation(Record):
         return f"<table><caption>{escape(self.id)}{ended}</caption>{messages}</table>"
 
     def row(self) -> dict[str, Any]:
-        """The row as written: empty optional fields left out."""
+        """The row as it is written, without empty optional fields."""
         return self.model_dump(mode="json", exclude_defaults=True)
 
 
@@ -234,8 +234,8 @@ def _split_messages(messages: Any, aside: Any) -> tuple[Any, Any]:
     """Messages with only their own fields, and their other keys by index.
 
     Args:
-        messages: as given.
-        aside: other keys by index that the row holds in `meta["turns"]`; a message's own fields are taken from there.
+        messages: the messages of the row.
+        aside: the row's `meta["turns"]`: other keys by message index. Fields of a message are taken from it.
     """
     if not isinstance(messages, (list, tuple)):
         return messages, aside
@@ -257,7 +257,7 @@ def _split_messages(messages: Any, aside: Any) -> tuple[Any, Any]:
 
 
 def _split(message: Mapping[str, Any], aside: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A message's own fields, and what else was given with it."""
+    """A message's own fields, and its other keys."""
     rest = {**(aside if isinstance(aside, Mapping) else {}), **message}
     fields = {name: rest.pop(name) for name in ("role", "content") if name in rest}
     for field in EXTRA_FIELDS:
@@ -277,23 +277,25 @@ def _split(message: Mapping[str, Any], aside: Any) -> tuple[dict[str, Any], dict
 
 
 class Finish(StrEnum):
-    """Why a reply stopped."""
+    """Why the generation of a reply stopped."""
 
     STOP = "stop"
-    """The end of the turn, or a stop string."""
+    """The model ended the turn, or generated a stop string."""
     END = "end"
-    """The end of the conversation: the simulated user ended it."""
+    """The simulated user ended the conversation."""
     LENGTH = "length"
     """`max_tokens` was reached."""
 
 
 class Sampling(Record):
-    """How a reply is sampled. Part of every row's key."""
+    """Sampling parameters of a reply. They are part of every row's key."""
 
     temperature: float = Field(0.7, ge=0, description="Sampling temperature; 0 is greedy.")
-    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus: probability mass that is sampled from.")
-    max_tokens: int = Field(512, ge=1, description="New tokens of a reply at most.")
-    seed: int = Field(0, description="Seed; each draw adds its own number to it.")
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="Top-p (nucleus) sampling: the probability mass to sample from."
+    )
+    max_tokens: int = Field(512, ge=1, description="Maximum new tokens of a reply.")
+    seed: int = Field(0, description="Random seed; each sample adds its index to it.")
 
 
 class Reply(Record):
@@ -306,13 +308,13 @@ class Reply(Record):
     completion_tokens: int = 0
     seconds: float = 0.0
     attempts: int = 1
-    """Calls that the reply took, failed ones included."""
+    """Number of calls for this reply, including failed calls."""
     end_probability: float | None = None
-    """Probability of END at this human opening; null where it is unknown."""
+    """Probability of END at the start of this user turn; null if unknown."""
 
 
 class Fault(StrEnum):
-    """Whose fault a failure was."""
+    """The cause of a failure."""
 
     USER_MODEL = "user_model"
     ASSISTANT_MODEL = "assistant_model"
@@ -328,10 +330,10 @@ class Verdict(Record):
     judge: str
     """Model id, or `code` for a deterministic check."""
     values: dict[str, float] = Field(default_factory=dict)
-    """By criterion; yes/no as 1 and 0, scales as their raw number."""
+    """Values by criterion: yes and no as 1 and 0, scales as the raw number."""
     raw: Text = ""
     error: str | None = None
-    """Why there are no values. Such a verdict is *unscored*: it is counted, and never a zero."""
+    """Why the verdict has no values. Such a verdict is *unscored*: it is counted, but never scored as zero."""
 
     @property
     def scored(self) -> bool:
@@ -351,7 +353,7 @@ class Estimate(NamedTuple):
     reason: str | None = None
 
     def json(self) -> dict[str, Any]:
-        """The form in which every estimate is printed."""
+        """The estimate as text, as in all printed tables."""
         shape: dict[str, Any] = {"value": self.value, "ci": list(self.ci) if self.ci else None, "n": self.n}
         return {**shape, "reason": self.reason} if self.reason else shape
 

@@ -1,4 +1,4 @@
-"""Progress of long work, on standard error: a bar on a terminal, else a line every half minute.
+"""Progress of long work on standard error: a bar on a terminal, otherwise a line every half minute.
 
 with track(len(items), "judge") as progress:
 for item in items:
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
 
 EVERY = 30.0
-"""Seconds between two lines where there is no terminal."""
+"""Seconds between two lines without a terminal."""
 _NOTE_EVERY = 0.5
-"""Seconds between two evaluations of a note that is a function."""
+"""Minimum seconds between two calls of a note that is a function."""
 
 
 class Progress:
-    """How far some work has come.
+    """The progress of some work.
 
     Args:
-        label: the work's name.
-        total: items expected; null where that is not known.
+        label: the name of the work.
+        total: the expected number of items; null if unknown.
     """
 
     def __init__(self, label: str, total: int | None) -> None:
@@ -47,10 +47,10 @@ class Progress:
         """Count items as done.
 
         Args:
-            amount: how many.
-            note: words for the end of the line, such as the loss; the last ones stay. A function is called only now
-                and then.
-            skipped: the items were done by an earlier call: they do not count for the rate.
+            amount: the number of items.
+            note: text for the end of the line, such as the loss; it is shown until the next note. A function is
+                called only from time to time.
+            skipped: an earlier call did these items, so they do not count for the rate.
         """
         self.done += amount
         self.skipped += amount if skipped else 0
@@ -67,7 +67,7 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Items a second, by this call."""
+        """Items per second of this call."""
         return (self.done - self.skipped) / max(self.seconds, 1e-6)
 
     def line(self) -> str:
@@ -80,12 +80,12 @@ class Progress:
 
 
 def rate(value: float) -> str:
-    """Items a second, or a minute where they are few."""
+    """The rate as text: items per second, or per minute if the rate is low."""
     return f"{value:.1f} a second" if value >= 0.5 or not value else f"{60 * value:.1f} a minute"
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: `45 s`, `12 min`, `3 h 20 min`."""
+    """A duration in seconds as text: `45 s`, `12 min`, `3 h 20 min`."""
     minutes = round(seconds / 60)
     if seconds < 120:
         return f"{seconds:.0f} s"
@@ -94,12 +94,12 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def track(total: int | None, label: str, every: float = EVERY) -> Iterator[Progress]:
-    """Show the progress of the work inside; afterwards one line says how long it took, if that was over 2 s.
+    """Show the progress of the work in a `with` block; if it took over 2 s, a last line says how long it took.
 
     Args:
-        total: items expected; null where that is not known.
-        label: the work's name.
-        every: seconds between two lines where there is no terminal.
+        total: the expected number of items; null if unknown.
+        label: the name of the work.
+        every: seconds between two lines without a terminal.
     """
     progress = Progress(label, total)
     with _bar(progress) if err.is_terminal else _lines(progress, every):
@@ -133,7 +133,7 @@ def _update(bars: Bars, task: Any, progress: Progress) -> None:
 
 @contextmanager
 def _lines(progress: Progress, every: float) -> Iterator[None]:
-    """A thread writes the lines, so that one appears also while a single item takes long."""
+    """Print the lines from a thread, so that a line also appears while a single item takes long."""
     over = Event()
 
     def write() -> None:

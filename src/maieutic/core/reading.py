@@ -1,7 +1,6 @@
-"""Rows of files, streaming: JSON lines, one JSON list, CSV, Parquet and tagged text, single files or folders.
+"""Stream rows from files or folders: JSON lines, one JSON list, CSV, Parquet and tagged text.
 
-A broken row never stops a file: it is skipped, counted, and named by file and line in a `BadRows` report. The rows
-around it are read.
+A broken row does not stop the reading. The row is skipped, counted, and named by file and line in a `BadRows` report.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ SUFFIXES = (".json", ".jsonl", ".ndjson", ".txt", ".csv", ".tsv", ".parquet")
 """Suffixes of readable files; all but Parquet may be followed by `.gz`."""
 _CHUNK = 1 << 20
 _NUMBER = re.compile(r"[-+.\deE]*")
-"""Characters that may continue a number which the end of the buffer cut."""
+"""Characters that may continue a number at the end of the buffer."""
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
@@ -55,7 +54,7 @@ def files_in(source: Path) -> list[Path]:
 
 
 def without_rows(folder: Path) -> MissingInput:
-    """The error for a folder without rows that is given as a corpus."""
+    """The error for a folder that is given as a corpus and has no rows."""
     inside = (path for path in sorted(folder.iterdir()) if path.is_file() and path.name != "rows.jsonl")
     named = [path.name for path in inside if _kind(path) not in ("", ".json", ".txt")][:5]
     return MissingInput(
@@ -134,7 +133,7 @@ def _lines(path: Path, first: bytes, number: int, file: BinaryIO, bad: BadRows) 
 
 
 def _whole(path: Path, text: bytes, bad: BadRows) -> Iterator[Placed]:
-    """A `.json` file with one object over several lines: one row, or JSON lines whose first line is broken."""
+    """Read a `.json` file whose first line is not a JSON value: one object over several lines, or broken JSON lines."""
     if _is_json(text):
         yield from _value(str(path), text, bad)
         return
@@ -161,7 +160,7 @@ def _is_json(text: bytes) -> bool:
 
 
 def _list_items(path: Path, first: bytes, file: BinaryIO, bad: BadRows) -> Iterator[Placed]:
-    """The items of one JSON list, read a piece at a time; after a broken item the rest of the list is skipped."""
+    """Read the items of one JSON list piece by piece; after a broken item the rest of the list is skipped."""
     number = 0
     try:
         for number, value in enumerate(_items(first, file), 1):
@@ -191,7 +190,7 @@ def _items(first: bytes, file: BinaryIO) -> Iterator[Any]:
             continue
         value, end, next_at = found
         size = _CHUNK
-        try:  # the same reader as for lines, much faster than a walk through every value
+        try:  # the same parser as for lines, much faster than checking every value
             yield orjson.loads(buffer[at:end])
         except orjson.JSONDecodeError:
             yield json_safe(value)
@@ -204,7 +203,7 @@ def _skip(buffer: str, at: int) -> int:
 
 
 def _complete(decoder: json.JSONDecoder, buffer: str, at: int, ended: bool) -> tuple[Any, int, int] | None:
-    """The value at `at`, its end, and the start of the next; None while it may continue beyond the buffer."""
+    """The value at `at`, its end, and the start of the next value; None if the value may continue after the buffer."""
     try:
         value, end = decoder.raw_decode(buffer, at)
     except json.JSONDecodeError as error:

@@ -1,7 +1,7 @@
-"""The rows that steps write and read: one class for each kind of JSONL row, and one reader.
+"""The rows that steps write and read: one class for each kind of JSONL row, and a function that reads them.
 
-A row is frozen and typed. It keeps keys that its class does not know, so that they reach the next step; fields that
-were not given are not written. A row that does not fit its class is reported by file and line.
+A row is frozen and typed. Unknown keys are kept, so that the next step gets them. Fields that were not set are not
+written. An invalid row is reported by file and line.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ RowKind = TypeVar("RowKind", bound=BaseModel)
 
 
 class _Open(BaseModel):
-    """A part of a row: frozen; unknown keys are kept, and only what was given is written."""
+    """A part of a row: frozen; unknown keys are kept, and only fields that were set are written."""
 
     model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
 
@@ -61,12 +61,12 @@ class StageRow(_Open):
     key: str = ""
     """A hash of everything that decides the row."""
     fault: Fault | None = None
-    """Whose fault it was, where the row's item failed."""
+    """The cause of the failure, if the row's item failed."""
     error: str | None = None
-    """Why the item failed."""
+    """The error message of the failure."""
 
     def row(self) -> dict[str, Any]:
-        """The row as written, without its key."""
+        """The row as it is written, without its key."""
         return self.model_dump(mode="json", exclude={"key"})
 
 
@@ -75,7 +75,7 @@ def _without_nulls(problem: Problem) -> dict[str, Any]:
 
 
 def _given_verdict(value: Any) -> Any:
-    """A verdict of a file that was written by hand: without a judge's name, or with null for no values."""
+    """Complete a verdict from a hand-written file, which may lack the judge's name or have null values."""
     if not isinstance(value, Mapping):
         return value
     return {"judge": "", **value, "values": value.get("values") or {}}
@@ -92,7 +92,7 @@ class Candidate(_Open):
     finish: Finish = Finish.STOP
     completion_tokens: int = 0
     model: str | None = None
-    """The model that gave the reply, where a row holds replies of several models."""
+    """The model that wrote the reply, if the row has replies of several models."""
 
 
 class CandidateRow(StageRow):
@@ -103,13 +103,13 @@ class CandidateRow(StageRow):
 
     id: str | None = None
     index: int | None = None
-    """The place of the dialogue in its corpus."""
+    """The index of the dialogue in its corpus."""
     turn: int | None = None
-    """The index of the reply in its conversation, where a conversation is judged reply by reply."""
+    """The index of the reply in its conversation, if each reply of a conversation is judged."""
     messages: tuple[Message, ...]
     """The dialogue up to the user's last turn, as the assistant sees it."""
     dialogue: tuple[Message, ...] | None = None
-    """The same without the assistant's own prompt, where it has one: what a simulated user sees."""
+    """The same dialogue without the assistant's own system prompt, as a simulated user sees it."""
     intent: str | None = None
     profile: str | None = None
     problem: RowProblem | None = None
@@ -163,11 +163,11 @@ class JudgedRow(CandidateRow):
     rubric: str | None = None
     verdicts: tuple[RowVerdict, ...]
     scores: tuple[float | None, ...]
-    """The summary scores; null where a candidate is unscored."""
+    """The summary score of each candidate; null if the candidate is unscored."""
     model_verdicts: tuple[tuple[RowVerdict, ...], ...] = ()
-    """For each candidate, the verdict of each model and repeat."""
+    """For each candidate, the verdicts of all judge models and repeats."""
     decided_by: tuple[dict[str, str], ...] = ()
-    """For each candidate, by criterion, `code` or the models that decided."""
+    """For each candidate, by criterion: `code`, or the judge models that decided."""
     repeats: tuple[tuple[float | None, ...], ...] = ()
     """For each candidate, the summary score of each repeat."""
 
@@ -184,18 +184,18 @@ class JudgedRow(CandidateRow):
 
 
 class RewardRow(JudgedRow):
-    """A judged row whose scores take in how students went on from each candidate."""
+    """A judged row whose scores include how simulated students continued after each candidate."""
 
     rubric_scores: tuple[float | None, ...] = ()
-    """The scores by the rubric alone."""
+    """The scores by the rubric only."""
     outcomes: tuple[float | None, ...] = ()
-    """The share of solved continuations; null without any."""
+    """For each candidate, the share of solved continuations; null without continuations."""
     plays: tuple[int, ...] = ()
-    """Continuations that count."""
+    """For each candidate, the number of continuations that count in `outcomes`."""
     lost: tuple[int, ...] = ()
-    """Continuations that could not be finished."""
+    """For each candidate, the number of failed continuations that do not count."""
     weight: float = 0.0
-    """The weight of the outcome in the scores."""
+    """The weight of the continuations' outcome in the scores."""
 
 
 class PreferenceRow(Record):
@@ -225,18 +225,18 @@ class ComparedRow(StageRow):
     messages: tuple[Message, ...]
     problem: RowProblem | None = None
     place: int = 0
-    """Which of several replies to the same dialogue."""
+    """The index of this pair among several replies to the same dialogue."""
     a: ComparedReply
     b: ComparedReply
     rubric: str | None = None
     winner: str | None
-    """`a`, `b` or `tie`; null where no verdict could be read."""
+    """`a`, `b` or `tie`; null if no verdict could be parsed."""
     decided: str
-    """`code`, `equal` or `judge`."""
+    """What decided: `code`, `equal` (the replies are equal) or `judge`."""
     votes: tuple[str | None, ...] = ()
-    """One for each model and repeat."""
+    """One winner for each judge model and repeat."""
     games: tuple[dict[str, Any], ...] = ()
-    """One for each model, repeat and order of the two replies."""
+    """One comparison for each judge model, repeat and order of the two replies."""
 
 
 class Failure(Record):
@@ -261,16 +261,16 @@ class TurnInfo(_Open):
     attempts: int = 1
     end_probability: float | None = None
     redrawn: tuple[dict[str, str], ...] = ()
-    """Replies that a guard rejected, each with the guard."""
+    """Replies that a guard rejected, each with the guard's name."""
     broken_guard: str | None = None
-    """The guard that rejected the last redraw too; that reply was kept."""
+    """The guard that also rejected the last resampled reply; that reply was kept."""
     cost: float | None = None
     forced: bool = False
     controller: str | None = None
 
 
 class Episode(Conversation):
-    """A simulated dialogue: a conversation with how each turn was generated, finished or failed."""
+    """A simulated dialogue, finished or failed: a conversation, and how each turn was generated."""
 
     failure: Failure | None = None
 
@@ -293,12 +293,12 @@ class Episode(Conversation):
 
     @property
     def end(self) -> str | None:
-        """Why the episode ended; null where it failed."""
+        """Why the episode ended; null if it failed."""
         return self.meta.get("end")
 
     @property
     def infos(self) -> dict[str, TurnInfo]:
-        """Details by the index of each generated turn, and under `end` those of the reply that ended the episode."""
+        """Details by the index of each generated turn; `end` has the details of the reply that ended the episode."""
         return {
             place: TurnInfo.model_validate(info) for place, info in (self.meta.get("turns") or {}).items()
         }
@@ -323,10 +323,10 @@ class TestAnswer(_Open):
 
 
 class PrePostRow(StageRow):
-    """A student's answers to the problem of a dialogue, before or after it."""
+    """A student's answers to the problem of a dialogue, before or after the dialogue."""
 
     subject: str
-    """The key of the start (before) or the id of the dialogue (after) that was tested."""
+    """Before the dialogue: the key of the start. After the dialogue: the id of the dialogue."""
     seed: str | None = None
     when: str | None = None
     model: str | None = None
@@ -346,27 +346,27 @@ class FailureRow(_Open):
 
 
 def read_step(kind: type[RowKind], source: Path | str, stage: str, warn: bool = True) -> Iterator[RowKind]:
-    """The rows of a step, each key once.
+    """Read the rows of a step, each key once.
 
     Args:
         kind: the class of the rows.
         source: the step's folder, its run's folder, or a JSON, JSONL, CSV or Parquet file of the same rows. Rows of a
             file that have no `key` get one from their content.
         stage: the step's folder in a run's folder, such as `judge`.
-        warn: name the lines of a file that are not JSON on standard error; they are skipped.
+        warn: name skipped lines (lines that are not JSON) on standard error.
 
     Raises:
         MissingInput: there is no such file or folder.
-        InputError: a row does not fit; names file and line.
+        InputError: a row is invalid; the message names file and line.
     """
     return (parse(kind, row.value, row.where) for row in read_placed(source, stage, warn))
 
 
 def parse(kind: type[RowKind], value: Any, where: str) -> RowKind:
-    """A row of a class.
+    """The value as a row of the class `kind`.
 
     Raises:
-        InputError: the value does not fit; names `where` and the first field.
+        InputError: the value is invalid; the message names `where` and the first invalid field.
     """
     try:
         return kind.model_validate(value)
@@ -376,7 +376,7 @@ def parse(kind: type[RowKind], value: Any, where: str) -> RowKind:
         message = first["msg"].removeprefix("Value error, ")
         raise InputError(
             f"{where}: not a {kind.__name__} ({f'{field}: ' if field else ''}{message})",
-            "Give rows that the step before writes.",
+            "Give the rows that the previous step writes.",
         ) from None
 
 

@@ -1,9 +1,9 @@
-"""Settings that several steps share. Each group is one class, so that a setting has one name, default and description.
+"""Settings that several steps share. Each group is a class, so a setting has the same name and description everywhere.
 
     judge = Judge(data="runs/candidates", judge=["openai/gpt-4.1"], requests=Requests(concurrency=8))
 
 In a recipe and in a `--config` file a group is a mapping (`requests: {concurrency: 8}`); on the command line each
-member is an option (`--concurrency 8`). A step's own defaults for a group hold for the members that are not given.
+member is an option (`--concurrency 8`). A step can have its own defaults for the members of a group.
 """
 
 from __future__ import annotations
@@ -21,32 +21,35 @@ Precision = Literal["auto", "float32", "float64", "bfloat16", "float16"]
 
 
 class Requests(Record):
-    """How models are asked. Nothing here decides what they answer."""
+    """How requests are sent to models. These settings do not change the replies."""
 
-    concurrency: int = Field(32, ge=1, description="Requests, or dialogues, under way at once.")
-    attempts: int = Field(8, ge=1, description="Calls that one reply may take, failed ones counted.")
-    timeout: float = Field(600.0, gt=0, description="Seconds for one reply, all attempts together.")
+    concurrency: int = Field(32, ge=1, description="Requests or dialogues in progress at once.")
+    attempts: int = Field(8, ge=1, description="Maximum calls for one reply, failed calls included.")
+    timeout: float = Field(600.0, gt=0, description="Maximum seconds for one reply, all attempts together.")
     max_failure_rate: float = Field(
-        0.05, ge=0, le=1, description="Share of failed rows above which the run ends as failed."
+        0.05, ge=0, le=1, description="Maximum share of failed rows; above it the run fails."
     )
-    pull: bool = Field(False, description="Let an Ollama server fetch a model that it does not have.")
+    pull: bool = Field(False, description="Let an Ollama server download a missing model.")
 
 
 class LocalModel(Record):
     """How `hf/` models are loaded and decoded."""
 
     template: str | None = Field(
-        None, description="chat, dyadic, plain or a Jinja file; default: what the checkpoint says."
+        None,
+        description="chat, dyadic, plain or a Jinja file; default: the template recorded in the checkpoint.",
     )
-    system: str | None = Field(None, description="System text for conversations that have none.")
-    batch_size: int = Field(16, ge=1, description="Conversations decoded together.")
-    device: str | None = Field(None, description="Device, such as cuda; default: a GPU where there is one.")
+    system: str | None = Field(None, description="System text for conversations without a system turn.")
+    batch_size: int = Field(16, ge=1, description="Batch size: conversations decoded together.")
+    device: str | None = Field(None, description="Device, such as cuda; default: a GPU if there is one.")
     precision: Precision = Field(
         "auto",
-        description="Number format; auto: float32 on a CPU, as stored on a GPU. "
+        description="Number format; auto: float32 on a CPU, the stored format on a GPU. "
         "Only in float64 is a reply independent of its batch.",
     )
-    remote_code: bool = Field(False, description="Run Python code that a checkpoint brings along.")
+    remote_code: bool = Field(
+        False, description="Run Python code that is part of a checkpoint (as in transformers)."
+    )
 
 
 def _model(value: Any) -> Any:
@@ -74,7 +77,7 @@ ModelSpec = Annotated[
     PlainValidator(_model),
     PlainSerializer(lambda model: model if isinstance(model, str) else model.id),
 ]
-"""A MODEL as text, or in Python an object that satisfies `maieutic.models.ChatModel`."""
+"""A MODEL as text, or in Python an object that implements `maieutic.models.ChatModel`."""
 
 Source = Annotated[
     Any,

@@ -1,7 +1,7 @@
-"""Intervals and tests: bootstrap, exact binomial, permutation, Holm, and the number of items a comparison needs.
+"""Intervals and tests: bootstrap, exact binomial, permutation, Holm, and sample sizes of comparisons.
 
-Everything is seeded and gives the same digits each time. An undefined statistic is null, with a reason; one unit,
-equal values or no values raise no error and no warning.
+Everything is seeded, so results are reproducible. An undefined statistic is null, with a reason. A single unit, equal
+values or no values raise no error and no warning.
 
 The bootstrap resamples *units* (clusters: conversations, questions, prompts) with replacement and recomputes a
 function of column sums; means, ratios, F1, correlations and calibration errors are all such functions, so one
@@ -24,7 +24,7 @@ Array = NDArray[np.float64]
 RESAMPLES = 10_000
 LEVEL = 0.95
 _CELLS = 4_000_000
-"""Cells of the weight matrix in memory at once: 32 MB."""
+"""Maximum cells of the weight matrix in memory: 32 MB."""
 
 NO_UNITS = "nothing to measure"
 ONE_UNIT = "only one unit: no interval"
@@ -63,7 +63,7 @@ def weights(units: int, resamples: int = RESAMPLES, seed: int = 0) -> Iterator[A
 def interval(
     draws: Array, level: float = LEVEL, scale: float = 1.0
 ) -> tuple[tuple[float, float] | None, str | None]:
-    """The percentile interval of bootstrap draws without the undefined ones (NaN); null with a reason if there is none.
+    """The percentile interval of bootstrap draws, ignoring undefined draws (NaN); null with a reason if there is none.
 
     `scale` is the size of the numbers that the draws were computed from (1 for shares and correlations): draws that
     differ by less than 1e-12 of it differ by rounding only.
@@ -94,7 +94,7 @@ def bootstrap(
         function: takes sums of shape (..., k), returns values of shape (...); NaN where undefined.
         groups: the unit of each row; null: every row is a unit.
         resamples: bootstrap draws.
-        seed: decides the draws.
+        seed: the random seed of the draws.
         undefined_because: the reason for an undefined value.
         scale: see `interval`.
 
@@ -147,7 +147,7 @@ def ratio(
 def proportion(
     values: Sequence[float], groups: Sequence[Hashable] | None = None, *, seed: int = 0
 ) -> Estimate:
-    """The share of ones: exact binomial where every row is its own unit, else the clustered bootstrap.
+    """The share of ones; the interval is exact binomial if every row is its own unit, else a clustered bootstrap.
 
     Values between 0 and 1 (averaged verdicts) are bootstrapped too.
     """
@@ -192,7 +192,7 @@ def sign_flip(
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """The p-values adjusted for multiple tests (Holm 1979); null ones stay null and are not counted."""
+    """The p-values adjusted for multiple tests (Holm 1979); null values stay null and are not counted."""
     known = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
     adjusted: list[float | None] = [None] * len(p_values)
     highest = 0.0
@@ -214,7 +214,7 @@ _MOST_ITEMS = 1e15
 
 
 class Plan(NamedTuple):
-    """The number of items a paired comparison needs, and the assumptions."""
+    """The number of items that a paired comparison needs, and the assumptions."""
 
     items: int
     difference: float
@@ -230,8 +230,8 @@ def plan(difference: float, sd: float = 0.5, power: float = 0.8, alpha: float = 
     normal approximation is slightly low below 30 items.
 
     Raises:
-        InputError: a difference or sd that is not positive and finite, a power or alpha outside (0, 1), a power that
-            chance alone reaches, or more than 1e15 items.
+        InputError: the difference or sd is not positive and finite, the power or alpha is outside (0, 1), the power is
+            at most alpha / 2, or more than 1e15 items are needed.
     """
     from scipy.special import ndtri
 
@@ -241,7 +241,7 @@ def plan(difference: float, sd: float = 0.5, power: float = 0.8, alpha: float = 
             asked, "Give a difference and an sd above 0, and a power and an alpha between 0 and 1."
         )
     if power <= alpha / 2:
-        raise InputError(asked, "Give a power above alpha / 2, which chance alone reaches.")
+        raise InputError(asked, "Give a power above alpha / 2, which a test without any effect has.")
     root = float(ndtri(1 - alpha / 2) + ndtri(power)) * sd / difference
     if not root < _MOST_ITEMS**0.5:
         raise InputError(

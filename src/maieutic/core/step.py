@@ -1,13 +1,13 @@
 """A step: one thing that the program can do, declared once.
 
-A step is a pydantic class whose fields are its settings. From the class come
+A step is a pydantic class whose fields are its settings. These are generated from the class:
 
 - the Python call: `Judge(data="runs/candidates", rubric="socratic").run("runs/judge")`,
 - the command: `maieutic judge runs/candidates --rubric socratic --out runs/judge`,
 - the stage of a recipe: `{do: judge, data: "${candidates}", rubric: socratic}`,
 - `--help`, `--config FILE`, `--dry-run` and the entry in `docs/commands.md`.
 
-A step's module imports nothing heavy at its top: torch, transformers and the like are imported inside `run`.
+A step's module imports no heavy library at the top: torch, transformers and similar libraries are imported in `run`.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class Result(Record):
     """What a step returns: counts and measurements as fields."""
 
     run: str | None = None
-    """The folder or file that the step wrote; null where it wrote nothing."""
+    """The folder or file that the step wrote; null if it wrote nothing."""
 
     def json(self) -> dict[str, Any]:  # type: ignore[override]
-        """What `--json` prints."""
+        """The JSON object that `--json` prints."""
         return self.model_dump(mode="json")
 
     def manifest(self) -> dict[str, Any]:
-        """What the manifest of a recipe's stage holds."""
+        """The JSON object for the manifest of a recipe's stage."""
         return self.json()
 
     def remarks(self) -> list[str]:
@@ -74,30 +74,30 @@ def _plain(row: Any) -> Any:
 
 
 class Step(Record):
-    """One thing that the program can do. Subclasses declare their settings as fields and define `run`."""
+    """The base class of all steps. A subclass declares its settings as fields and defines `run`."""
 
     command: ClassVar[str]
-    """The words of the command, and of `do:` in a recipe: `judge`, `eval simulator`. The class is named the same."""
+    """The name of the command, and of `do:` in a recipe: `judge`, `eval simulator`. The class has the same name."""
     arguments: ClassVar[tuple[str, ...]] = ()
-    """Fields that the command takes by position."""
+    """Fields that are positional arguments of the command."""
     shown: ClassVar[tuple[str, ...]] = ()
     """Optional fields that `--help` shows; `--help-all` shows every field. A group's member is `group.member`."""
     flags: ClassVar[Mapping[str, str]] = {}
-    """The option of a field, where it is not the field's name: `{"tutors": "--tutor"}`."""
+    """Options that are not named after their field: `{"tutors": "--tutor"}`."""
     examples: ClassVar[tuple[str, ...]] = ()
-    """Commands that `--help` shows."""
+    """Example commands that `--help` shows."""
     writes: ClassVar[Literal["folder", "files", "file", "result"]] = "folder"
-    """What `out` is: a run folder of rows, a folder for the files of `outputs` (`files`), one file, or an optional
-    JSON file of what `run` returns (`result`)."""
+    """The kind of `out`: a run folder of rows, a folder for the files of `outputs` (`files`), one file, or an optional
+    JSON file with the result of `run` (`result`)."""
     out_help: ClassVar[str] = ""
-    """The help of `--out`, where the usual words do not fit."""
+    """The help text of `--out`, if the default text does not fit."""
     outputs: ClassVar[tuple[str, ...]] = ()
-    """The files in the stage's folder that a recipe may refer to; a step that writes a file writes the first."""
+    """The files in the stage's folder that a recipe may refer to. A step that writes one file writes the first."""
 
     @model_validator(mode="before")
     @classmethod
     def _fill_groups(cls, values: Any) -> Any:
-        """Let a step's own defaults hold for the members of a group that are not given."""
+        """Use the step's own defaults for the members of a group that are not set."""
         if not isinstance(values, Mapping):
             return values
         filled = dict(values)
@@ -109,7 +109,7 @@ class Step(Record):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        """Let `run` of a step that writes a `result` write the file that `out` names."""
+        """Make `run` write the file `out`, if the step writes a `result`."""
         super().__pydantic_init_subclass__(**kwargs)
         run = cls.__dict__.get("run")
         if cls.writes != "result" or run is None:
@@ -125,15 +125,15 @@ class Step(Record):
         cls.run = run_and_write  # type: ignore[method-assign]
 
     def run(self, out: Path | str) -> Result | None:
-        """Do the work; null where there is nothing to print afterwards.
+        """Do the work; null if there is nothing to print afterwards.
 
         Args:
-            out: what `writes` says. The same call goes on in a folder that an interrupted call left.
+            out: the folder or file of the kind that `writes` names. The same call resumes an interrupted run.
         """
         raise NotImplementedError
 
     def run_stage(self, folder: Path) -> None:
-        """Do the work as a stage of a recipe: in a folder of its own, with the manifest written last."""
+        """Do the work as a stage of a recipe: in its own folder, with the manifest written last."""
         if self.writes == "folder":
             self.run(folder)
             return
@@ -144,7 +144,7 @@ class Step(Record):
             stage.finish(result.manifest())
 
     def file_name(self) -> str:
-        """The file that a step which writes one file writes in a recipe's stage."""
+        """The file in a recipe's stage folder, for a step that writes one file."""
         return self.outputs[0]
 
     def needs_out(self) -> bool:
@@ -152,21 +152,21 @@ class Step(Record):
         return self.writes != "result"
 
     def default_out(self) -> Path | None:
-        """Where the command writes without `--out`; null: `--out` is required."""
+        """The default of `--out`; null: `--out` is required."""
         return None
 
     def check(self) -> None:
-        """Refuse before any work what the work would refuse later: an unknown name, settings that do not fit.
+        """Check the settings before any work: refuse unknown names, and settings that do not fit together.
 
         Raises:
-            ValidationError, MaieuticError: names the setting.
+            ValidationError, MaieuticError: a setting is wrong; the message names it.
         """
 
     def check_among(self, steps: Mapping[str, Step]) -> None:
-        """Refuse what does not fit the other stages of a recipe, which are given by their folders.
+        """Check that the step fits the other stages of a recipe, which are given by their folders.
 
         Raises:
-            RecipeError: says which stages do not fit.
+            RecipeError: stages do not fit together; the message names them.
         """
 
     def inputs(self) -> list[Path]:
@@ -179,35 +179,35 @@ class Step(Record):
         return [item for item in values if isinstance(item, Path)]
 
     def models(self) -> list[str]:
-        """The MODELs that the step asks."""
+        """The MODELs that the step calls."""
         return []
 
     def describe(self) -> str:
-        """A few words for the plan of a recipe."""
+        """A short description for the plan of a recipe."""
         return self.command
 
     def declare_models(self, out: Path, flow: Flow) -> None:
-        """Tell `flow` the sizes of models that the step knows or makes, before any stage's cost is estimated."""
+        """Record in `flow` the sizes of models that the step knows or trains, before any cost is estimated."""
 
     def expect(self, out: Path, flow: Flow) -> Cost:
-        """The estimated cost; also tells `flow` the size of what the step will write."""
+        """The estimated cost; also records in `flow` the size of the step's output."""
         return Cost()
 
     def settings(self, root: Path) -> dict[str, Any]:
-        """The settings that differ from their defaults. The run folder's own path is left out: it may be moved."""
+        """The settings that differ from their defaults, without the path of the run folder, which may be moved."""
         text = self.model_dump_json(exclude_defaults=True).replace(f"{root}/", "")
         return {"do": self.command, **orjson.loads(text)}
 
 
 def build(kind: type[Step], values: Mapping[str, Any]) -> Step:
-    """A step from its settings.
+    """Make a step from its settings.
 
     Args:
         kind: the step's class.
         values: its fields; groups as mappings.
 
     Raises:
-        InputError: a setting is unknown, missing, or has a value that does not fit; names the setting.
+        InputError: a setting is unknown, missing or has a wrong value; the message names the setting.
     """
     from difflib import get_close_matches
 
@@ -227,14 +227,14 @@ def build(kind: type[Step], values: Mapping[str, Any]) -> Step:
 
 
 def flag(kind: type[Step], name: str) -> str:
-    """The option or argument of a field, for a message."""
+    """The name of a field's option or argument, for an error message."""
     if name in kind.arguments:
         return name.upper()
     return kind.flags.get(name, "--" + name.replace("_", "-"))
 
 
 def group(kind: type[Step], name: str) -> type[Record] | None:
-    """The class of a field that is a group of settings; null for a plain setting."""
+    """The class of a field that is a group of settings; null for a single setting."""
     annotation = kind.model_fields[name].annotation
     if get_origin(annotation) in (list, tuple, dict):
         return None

@@ -1,10 +1,10 @@
 """Run folders: `RUN/<stage>/{config.json, rows.jsonl, manifest.json}`.
 
-Resuming is a property of the store, not of each step. Rows are only appended, each under a key that hashes everything
-that decides its content. A line that a crash tore is dropped and its item stays pending. The manifest comes last, so a
-step without one is not finished. One process at a time writes a folder, which it locks. A folder that holds another
-run is refused, and the error names the changed settings; a folder in which no run wrote a row takes new settings, so
-that a wrong name can be corrected by the same command with the right one. Nothing is ever deleted.
+The store resumes runs, so no step does. Rows are only appended. A row's key is a hash of everything that decides its
+content. An incomplete last line after a crash is dropped, and its item stays pending. The manifest is written last, so
+a step without a manifest is not finished. A process locks the folder that it writes. A folder with the run of another
+config is refused, and the error names the changed settings. A folder without rows accepts new settings, so that a
+wrong setting can be corrected by repeating the command. Nothing is ever deleted.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ import orjson
 from maieutic.core.errors import DiskFull, MaieuticError, MissingInput, RunConflict, RunLocked, StoreError
 
 FORMAT = 2
-"""The format of run folders, in `config.json`. A folder of another format is not continued."""
+"""The format version of run folders, in `config.json`. A folder of another format is not resumed."""
 GROUP_ROWS = 64
 GROUP_SECONDS = 0.5
-"""One `fdatasync` for so many rows, or after so many seconds. It runs in a thread; rows written meanwhile wait for the
-next one. A power cut can cost both groups: on a disk that keeps up, some 128 rows."""
+"""One `fdatasync` is made per this many rows, or after this many seconds. It runs in a thread; rows written meanwhile
+wait for the next `fdatasync`. A power cut can lose both groups: about 128 rows on a fast disk."""
 MOST_ROWS = 16 * GROUP_ROWS
-"""On a disk that does not keep up, so many rows may wait for a sync; then the writer waits."""
+"""On a slow disk at most this many rows wait for a sync; then the writer waits."""
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -43,23 +43,23 @@ _OF_ANY_RUN = {".lock", "config.json", ".config.json.part"}
 
 
 _SLOTS = 1024
-"""Slots of an empty index."""
+"""Number of slots in an empty index."""
 
 
 class KeyIndex:
-    """A set of texts that knows their order, in some twenty bytes a text, for runs of millions of rows.
+    """An ordered set of texts that takes about twenty bytes per text, for runs of millions of rows.
 
-    A text is known by its 64-bit hash alone, drawn anew in each process: among a million texts two share a hash with a
-    chance of 3 in a hundred million, and not again in the next process.
+    Only the 64-bit hash of a text is stored. Among a million texts, two share a hash with a probability of 3 in a
+    hundred million. Each process has another random hash seed, so a collision does not repeat.
     """
 
     def __init__(self) -> None:
         self._hashes = array("q")
         self._slots = array("I", bytes(array("I").itemsize * _SLOTS))
-        """Open addressing: by hash, the place of its text, counted from 1; 0 is free."""
+        """Hash table with open addressing: the index of the text, counted from 1; 0 marks a free slot."""
 
     def add(self, text: str) -> bool:
-        """Add a text at the end; false where it is there already."""
+        """Add a text at the end; false if the set already contains it."""
         value = hash(text)
         slot = self._slot(value)
         if self._slots[slot]:
@@ -71,7 +71,7 @@ class KeyIndex:
         return True
 
     def get(self, text: str, default: int) -> int:
-        """The place of a text, counted from 0."""
+        """The index of a text, counted from 0."""
         place = self._slots[self._slot(hash(text))]
         return place - 1 if place else default
 
@@ -82,7 +82,7 @@ class KeyIndex:
         return len(self._hashes)
 
     def _slot(self, value: int) -> int:
-        """The slot of a hash, or the free slot where it would go."""
+        """The slot of a hash, or the free slot for it."""
         slots, last = self._slots, len(self._slots) - 1
         slot = value & last
         while (place := slots[slot]) and self._hashes[place - 1] != value:
@@ -96,7 +96,7 @@ class KeyIndex:
 
 
 class Keys(Set[str]):
-    """The keys of a journal: counted and looked up in memory, listed from the file."""
+    """The keys of a journal. Counting and lookup use memory; iteration reads the file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -117,7 +117,7 @@ class Keys(Set[str]):
 
 
 class Journal:
-    """An append-only JSONL file. Every row has a `key`; of rows with the same key the first counts.
+    """An append-only JSONL file. Every row has a `key`; if rows have the same key, the first row counts.
 
     With `index=False` the keys are not kept in memory.
     """
@@ -138,7 +138,7 @@ class Journal:
                 self.keys.add(row["key"])
 
     def _drop_torn_tail(self) -> None:
-        """Drop a last line without a newline: it was never acknowledged, so its item is still pending."""
+        """Drop an incomplete last line (without a newline); its item is still pending."""
         size = self._file.seek(0, os.SEEK_END)
         cut = size
         while cut > 0:
@@ -158,10 +158,10 @@ class Journal:
         return key in self.keys
 
     def append(self, key: str, row: Mapping[str, Any]) -> None:
-        """Write one row. It survives a kill at once, and a power cut after the next `sync`.
+        """Write one row. The row survives a killed process at once, and a power cut after the next `sync`.
 
         Raises:
-            DiskFull: for this row, or for the group of rows before it.
+            DiskFull: there is no space for this row, or for earlier rows.
         """
         line = orjson.dumps({"key": key, **row}, option=orjson.OPT_SERIALIZE_NUMPY) + b"\n"
         try:
@@ -176,7 +176,7 @@ class Journal:
             self._sync_beside()
 
     def _write(self, line: bytes) -> None:
-        """Write a line whole or not at all, so that no line follows a torn one."""
+        """Write a line completely or not at all, so that no line follows an incomplete line."""
         done = 0
         try:
             while done < len(line):
@@ -186,7 +186,7 @@ class Journal:
             raise
 
     def _sync_beside(self) -> None:
-        """Sync in a thread, after the earlier sync, so that an event loop is not blocked."""
+        """Start a sync in a thread, after the previous sync, so that an event loop is not blocked."""
         self._synced_before()
         self._syncing = self._syncer.submit(os.fdatasync, self._file.fileno())
         self._pending, self._synced = 0, time.monotonic()
@@ -208,10 +208,10 @@ class Journal:
         return first_per_key(read_rows(self.path))
 
     def sort(self, order: KeyIndex) -> None:
-        """Put the rows in the order of their keys, so that the file does not depend on which row was first.
+        """Sort the rows by `order`, so that the file does not depend on which row was finished first.
 
-        What follows a `:` in a key is ignored, and keys that `order` does not hold come last. The file is replaced
-        whole; sixteen bytes of each row are held in memory.
+        The part of a key after `:` is ignored. Rows with a key that is not in `order` are last. The file is replaced
+        as a whole; this takes sixteen bytes of memory per row.
         """
         self.sync()
         places = _places_in_order(self.path, order)
@@ -244,7 +244,7 @@ class Stage:
 
     Args:
         folder: created if it does not exist.
-        config: what decides the rows' content, and nothing else; a second run with another config is refused.
+        config: everything that decides the rows' content, and nothing else. A run with another config is refused.
 
     Raises:
         RunConflict: the folder holds another run, or other files.
@@ -289,7 +289,7 @@ class Stage:
 
     @property
     def done(self) -> bool:
-        """Whether the step is finished: it has a manifest."""
+        """Whether the step is finished: whether it has a manifest."""
         return (self.folder / "manifest.json").exists()
 
     @property
@@ -326,7 +326,7 @@ class Stage:
 
 
 def read_rows(path: Path | str) -> Iterator[dict[str, Any]]:
-    """The rows of a run's JSONL file, streaming; a torn last line is skipped.
+    """The rows of a run's JSONL file, streaming; an incomplete last line is skipped.
 
     Raises:
         MissingInput: there is no such file.
@@ -336,7 +336,7 @@ def read_rows(path: Path | str) -> Iterator[dict[str, Any]]:
 
 
 def _placed_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Each row, and the start of its line."""
+    """Each row, and the offset of its line."""
     if not path.is_file():
         raise MissingInput(f"{path}: no such file", "Name a run's rows.jsonl, or its folder.")
     place = 0
@@ -356,7 +356,7 @@ def _placed_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _places_in_order(path: Path, order: KeyIndex) -> array[int] | None:
-    """The start of each line, in the order of the keys; null where the lines are in that order."""
+    """The offset of each line, in the order of the keys; null if the lines already have that order."""
     free = array("Q", bytes(8 * (len(order) + 2)))
     before, is_sorted = 0, True
     for number, _ in _numbered_rows(path, order):
@@ -374,7 +374,7 @@ def _places_in_order(path: Path, order: KeyIndex) -> array[int] | None:
 
 
 def _numbered_rows(path: Path, order: KeyIndex) -> Iterator[tuple[int, int]]:
-    """The place of each row in an order, and the start of its line; keys not in the order come last."""
+    """The position of each row in an order, and the offset of its line; keys that are not in the order are last."""
     for place, row in _placed_rows(path):
         yield order.get(row["key"].partition(":")[0], len(order)), place
 
@@ -398,7 +398,7 @@ def rows_file(path: Path) -> Path:
 
 
 def first_per_key(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The rows, without those whose key occurred before."""
+    """The rows, without later rows of the same key."""
     seen = KeyIndex()
     return (row for row in rows if seen.add(row["key"]))
 
@@ -415,7 +415,7 @@ def changed_keys(old: Any, new: Any, prefix: str = "") -> list[str]:
 
 
 def listed(names: Sequence[str], most: int = 8) -> str:
-    """The names in one line; of many names, the first and the number of the others."""
+    """The names in one line; of many names, the first few and the number of the others."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
@@ -426,7 +426,7 @@ def _short(value: Any) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file whole or not at all."""
+    """Write a JSON file completely or not at all."""
     part = path.with_name(f".{path.name}.part")
     with full_disk(path):
         with part.open("wb") as file:
@@ -442,7 +442,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file's value."""
+    """Read the value of a JSON file."""
     try:
         return orjson.loads(path.read_bytes())
     except FileNotFoundError:
@@ -467,7 +467,7 @@ def full_disk(path: Path) -> Iterator[None]:
 
 
 def _refused(path: Path, error: Exception) -> StoreError | None:
-    """Our error for a write error of the system; null for any other error."""
+    """A StoreError for a write error of the operating system; null for any other error."""
     number = _errno(error)
     if number in _FULL:
         hint = "Free some space and run the same command again: it continues."
@@ -478,7 +478,7 @@ def _refused(path: Path, error: Exception) -> StoreError | None:
 
 
 def _errno(error: Exception) -> int:
-    """The errno of an error, else 0; libraries in Rust (safetensors, tokenizers) give it only in words."""
+    """The errno of an error, else 0; Rust libraries (safetensors, tokenizers) give it only in the message."""
     if isinstance(error, OSError):
         return error.errno or 0
     worded = re.search(r"\(os error (\d+)\)", str(error))
@@ -492,7 +492,7 @@ def _refuse_strangers(folder: Path) -> None:
     if names and "config.json" not in names:
         raise RunConflict(
             f"{folder} is not empty and holds no run (found {', '.join(sorted(names)[:3])})",
-            "Choose a new or empty output folder; nothing in this one was touched.",
+            "Choose a new or empty output folder; nothing in this folder was changed.",
         )
 
 

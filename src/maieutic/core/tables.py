@@ -1,7 +1,7 @@
-"""Rows of tables: CSV by its header, Parquet by its columns.
+"""Read rows of tables: CSV with a header, and Parquet.
 
-A cell is text; a list or an object written into a cell as JSON (`messages`, `meta`) is read as JSON. No cell is ever
-evaluated: a printed Python list is not JSON, and its row is reported.
+A CSV cell is text. A list or an object that is written into a cell as JSON (`messages`, `meta`) is parsed. No cell is
+evaluated as Python: a printed Python list is not JSON, and its row is reported as broken.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from maieutic.core.json_rows import BadRows, Placed, from_table, parse_json
 from maieutic.core.messages import utf8
 
 LISTS = ("messages", "turns", "conversations", "conversation", "items", "data")
-"""Columns that may hold messages, as a JSON list where the column is text."""
+"""Columns that may contain messages. In a text column they are a JSON list."""
 _OBJECTS = ("meta", "problem")
 _OPTIONAL = ("id", "intent", "profile", "user_id", "source", "licence", "license", "category", "ended")
 _BOOLEANS = ("true", "false")
 _FIELD = 1 << 28
-"""A longer cell is taken for a quote that was never closed."""
+"""A longer cell counts as a quotation without a closing mark."""
 _SEPARATORS = ",;\t|"
 _NAMES = frozenset(
     (*LISTS, *_OBJECTS, *_OPTIONAL, "statement", "question", "answer", "solution", "attempt", "misconception",
      "instruction", "input", "output", "context", "response", "prompt", "text")
 )  # fmt: skip
-"""Columns that a format reads; their case is ignored (`Problem`)."""
+"""Columns that the formats read; letter case is ignored (`Problem`)."""
 _BATCH = 64
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def csv_rows(path: Path, file: BinaryIO, bad: BadRows) -> Iterator[Placed]:
-    """The rows of a CSV file as objects by column name; the header shows the separator (comma, semicolon, tab, bar).
+    """The rows of a CSV file as objects by column name; the header decides the separator (comma, semicolon, tab, bar).
 
-    Accepts what spreadsheets write: a `sep=;` before the header, columns without a name, rows of separators alone.
+    Accepts the output of spreadsheets: a `sep=;` line before the header, unnamed columns, rows with only separators.
     """
     csv.field_size_limit(max(csv.field_size_limit(), _FIELD))
     whole = io.BufferedReader(file)  # type: ignore[type-var]
@@ -71,7 +71,7 @@ def csv_rows(path: Path, file: BinaryIO, bad: BadRows) -> Iterator[Placed]:
 
 
 def _header(first: str, separator: str) -> list[str]:
-    """The names of the columns; empty where the line is not a header."""
+    """The names of the columns; empty if the line is not a header."""
     try:
         names = [
             utf8(name.strip()) for name in next(csv.reader([first], delimiter=separator, strict=True), [])
@@ -109,10 +109,10 @@ def _row(names: list[str], cells: list[str]) -> dict[str, Any]:
 
 
 def nested(row: dict[str, Any]) -> dict[str, Any]:
-    """The row, with JSON in its text cells read where a list or an object belongs.
+    """The row, with JSON lists and objects in its text cells parsed.
 
     Raises:
-        ValueError: a cell of messages begins like a list and is not JSON.
+        ValueError: a cell with messages begins like a list and is not JSON.
     """
     for name in (*LISTS, *_OBJECTS):
         cell = row.get(name)
@@ -128,7 +128,7 @@ def nested(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _turned(columns: dict[str, Any]) -> Any:
-    """A list of objects, from the object of lists that a table stored."""
+    """Convert an object of lists, as a table stores it, to a list of objects."""
     lists = list(columns.values())
     if not lists or not all(isinstance(one, list) and len(one) == len(lists[0]) for one in lists):
         return columns
@@ -151,7 +151,7 @@ def parquet_rows(path: Path, bad: BadRows) -> Iterator[Placed]:
         ) from None
     number = 0
     try:
-        # A buffer, so that a column of a large row group is read piece by piece and not at once.
+        # With a buffer, a column of a large row group is read piece by piece and not at once.
         with parquet.ParquetFile(path, buffer_size=1 << 20) as file:
             for batch in file.iter_batches(batch_size=_BATCH, use_threads=False):
                 for value in _values(batch):
@@ -183,7 +183,7 @@ def _values(batch: Any) -> Iterator[Any]:
 
 
 def table_row(where: str, value: dict[str, Any] | ValueError, bad: BadRows) -> Iterator[Placed]:
-    """One row of a typed table; none where a cell of it, or the whole row, is broken."""
+    """One row of a typed table; no row if a cell or the whole row is broken."""
     try:
         if isinstance(value, ValueError):
             raise value

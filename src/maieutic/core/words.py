@@ -1,7 +1,7 @@
-"""Words of a text, and the diversity of texts by the words that they share.
+"""Words of a text, and the diversity of texts, measured by shared words.
 
-Words are runs of letters, digits and underscores (apostrophes inside a word kept), in lower case. Scripts written
-without spaces come out as long words, so compare such corpora only with each other.
+Words are runs of letters, digits and underscores in lower case; apostrophes inside a word are kept. Scripts without
+spaces give long words, so compare such corpora only with each other.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from maieutic.core.messages import Estimate
 Array = NDArray[np.float64]
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 _BLOCK = 4_000_000
-"""Pairs of texts held at once: 32 MB."""
+"""Maximum pairs of texts in memory: 32 MB."""
 
 
 def words(text: str) -> list[str]:
@@ -27,9 +27,9 @@ def words(text: str) -> list[str]:
 
 
 def jaccard_means(texts: Sequence[str]) -> Array:
-    """For each text, the mean Jaccard overlap of its word set with every *other* text's (itself left out).
+    """For each text, the mean Jaccard overlap of its word set with the word sets of all *other* texts.
 
-    Texts without a word must be left out before. Sparse blocks: memory does not grow with the square of the texts.
+    The caller leaves out texts without a word. Sparse blocks keep memory from growing quadratically.
     """
     from scipy.sparse import csr_matrix
 
@@ -58,12 +58,12 @@ def pairwise_diversity(texts: Sequence[str], *, seed: int = 0, interval: bool = 
     Texts without a word are left out; undefined for fewer than two texts.
 
     Source: first-turn diversity of UserLM-8b (arXiv 2510.06552). The interval resamples the first-order terms of
-    the U-statistic, since resampling texts themselves would pair a text with its own copy.
+    the U-statistic, since resampling texts would pair a text with its own copy.
 
     Args:
-        texts: any.
-        seed: decides the resamples.
-        interval: compute the interval too.
+        texts: any number of texts.
+        seed: the random seed of the resamples.
+        interval: also compute the interval.
     """
     kept = [text for text in texts if words(text)]
     if len(kept) < 2:

@@ -1,8 +1,9 @@
-"""The pool that runs every step that asks models: bounded concurrency, budget, and failures that can be repaired.
+"""The worker pool of every step that calls models: bounded concurrency, a budget, and failures that can be retried.
 
-A row is written when it is whole. An item that failed is noted in `failures.jsonl` and stays pending: the same command
-asks only for those items. Where the share of failures is accepted, a row with its cause is written for each of them,
-so that the next step sees every item; where it is not, the step stays open and the run ends as failed.
+A row is written when it is complete. A failed item is recorded in `failures.jsonl` and stays pending; repeating the
+command retries only pending items. If the share of failures is at most `max_failure_rate`, a row with the cause is
+written for each failed item, so that the next step sees every item. Otherwise the step stays unfinished and the run
+fails.
 """
 
 from __future__ import annotations
@@ -41,19 +42,19 @@ from maieutic.core.rows import FailureRow, StageRow
 from maieutic.core.store import KeyIndex, Stage
 
 _REPEAT = (
-    "Repair the cause and run the same command: only those are asked again. Or raise --max-failure-rate."
+    "Fix the cause and run the same command: it retries only the failed items. Or raise --max-failure-rate."
 )
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 AnyRow = Mapping[str, Any] | StageRow | Conversation
-"""What a step writes for an item: a typed row, or its JSON object."""
+"""The result for an item: a typed row, or a row as a JSON object."""
 
 
 class Model(Protocol):
-    """What a step needs of a model besides its replies."""
+    """The methods of a model that a step needs besides `reply`."""
 
     async def check(self) -> None:
-        """Raise where the model cannot be reached or does not exist."""
+        """Raise if the model cannot be reached or does not exist."""
         ...
 
     async def close(self) -> None:
@@ -62,10 +63,10 @@ class Model(Protocol):
 
 
 class Worked(NamedTuple):
-    """What one call did."""
+    """Counts of one call."""
 
     rows: int
-    """Rows of the whole step."""
+    """Rows of the whole step, including earlier calls."""
     new: int
     """Rows written by this call."""
     failed: int
@@ -73,19 +74,19 @@ class Worked(NamedTuple):
 
 
 Failed = ModelError | RenderError
-"""Errors of a single item. An error that every item would meet (`FATAL`) stops the run."""
+"""Errors that concern a single item. An error that every item would raise (`FATAL`) stops the run."""
 FATAL = (WrongKey, UnknownModel, NoTemplate)
 
 
 def fault_of(error: Failed, otherwise: Fault) -> Fault:
-    """The fault of an error: `us` where a template refuses, `network` where no server was reached, else `otherwise`."""
+    """The fault of an error: `us` for a template error, `network` if no server was reached, else `otherwise`."""
     if isinstance(error, RenderError):
         return Fault.US
     return Fault.NETWORK if isinstance(error, Unreachable) else otherwise
 
 
 def run_async(work: Coroutine[Any, Any, Made]) -> Made:
-    """Run a coroutine to its end, also where an event loop runs already, as in a notebook."""
+    """Run a coroutine to its end, even if an event loop is already running, as in a notebook."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -98,10 +99,10 @@ def run_async(work: Coroutine[Any, Any, Made]) -> Made:
 async def open_stage(
     out: Path | str, config: Mapping[str, Any], models: Sequence[Model]
 ) -> AsyncIterator[Stage]:
-    """A step's folder, open for writing, with models that answer; the models are closed at the end.
+    """Open a step's folder for writing and check the models; the models are closed at the end.
 
     Raises:
-        RunConflict, RunLocked, DiskFull: about the folder.
+        RunConflict, RunLocked, DiskFull: the folder cannot be written.
         ModelError: a model's key or name is wrong, or its server cannot be reached.
     """
     try:
@@ -126,20 +127,20 @@ async def run_pool(
     """Do the work of each item once, several items at a time.
 
     Args:
-        items: keys and items; consumed once, a few ahead of the work.
+        items: keys and items; consumed once, a few items ahead of the work.
         done: keys of items whose work is done.
         work: does one item's work.
-        concurrency: items under way at once.
-        total: items expected, for the progress bar.
+        concurrency: items in progress at once.
+        total: the expected number of items, for the progress bar.
         label: the bar's label.
-        spending: once its budget is used up, items under way are finished and no other is begun.
-        note: the words at the bar's end; default: what was spent.
+        spending: when its budget is used up, items in progress are finished and no further item is started.
+        note: the text at the end of the bar; default: the tokens and dollars spent.
 
     Returns:
         The keys of all items, in their order.
 
     Raises:
-        BudgetSpent: the budget is used up, before an item or inside its work.
+        BudgetSpent: the budget was used up before an item or during its work.
     """
     keys = KeyIndex()
     over: BudgetSpent | None = None
@@ -187,22 +188,22 @@ async def run_pending(
     label: str = "",
     spending: Spending | None = None,
 ) -> Worked:
-    """Write a row for each item that has none yet; in the end the rows are in the items' order.
+    """Write a row for each item without a row; at the end the rows are in the order of the items.
 
     Args:
         stage: open for writing.
-        items: keys and items; consumed once, a few ahead of the work.
+        items: keys and items; consumed once, a few items ahead of the work.
         work: makes an item's row, or raises a ModelError or RenderError.
-        on_failure: makes the row of an item that failed, where failures are accepted.
-        concurrency: items under way at once.
-        max_failure_rate: failed items, as a share of all items of this call, above which the run fails.
-        total: items expected, for the progress bar.
+        on_failure: makes the row of a failed item, if the share of failures is accepted.
+        concurrency: items in progress at once.
+        max_failure_rate: maximum share of failed items of this call; above it the run fails.
+        total: the expected number of items, for the progress bar.
         label: the bar's label.
-        spending: once its budget is used up, items under way are finished and no other is begun.
+        spending: when its budget is used up, items in progress are finished and no further item is started.
 
     Raises:
-        BudgetSpent: the budget is used up. The same command with a larger one continues.
-        TooManyFailures: more items failed than are accepted. Nothing is lost; the same command continues.
+        BudgetSpent: the budget is used up. The same command with a larger budget continues.
+        TooManyFailures: the share of failures is above `max_failure_rate`. No row is lost; the same command continues.
         WrongKey, UnknownModel, NoTemplate: at once.
     """
     failures = stage.journal("failures")
@@ -243,6 +244,6 @@ def _plain(row: AnyRow) -> Mapping[str, Any]:
 
 
 def check_rate(failed: int, total: int, limit: float, what: str, first: str, hint: str = _REPEAT) -> None:
-    """Raise TooManyFailures where more than the accepted share failed; `first` is one of the causes."""
+    """Raise TooManyFailures if more than the accepted share failed; `first` is one of the causes."""
     if total and failed / total > limit:
-        raise TooManyFailures(f"{what}: {failed} of {total} failed (the first: {first})", hint)
+        raise TooManyFailures(f"{what}: {failed} of {total} failed (first error: {first})", hint)

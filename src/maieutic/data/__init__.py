@@ -1,1 +1,1 @@
-"""Corpora: any conversation in (`formats`, `seeds`), kept (`corpus`), cleaned, split, measured and written out."""
+"""Corpora: import (`formats`), read and write (`corpus`), clean, split, decontaminate, measure and convert them."""

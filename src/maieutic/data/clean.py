@@ -37,15 +37,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class FilterCount:
-    """Counts of one filter, and of what remains after it."""
+    """Counts of one filter, and of the conversations that remain after it."""
 
     rejected: int = 0
-    """Conversations and parts."""
+    """Conversations, and parts of cut conversations."""
     repaired: int = 0
     conversations: int = 0
-    """Remaining; a cut conversation counts once."""
+    """Conversations that remain; a cut conversation counts once."""
     segments: int = 0
-    """Remaining; every part counts."""
+    """Conversations and parts that remain; every part counts."""
 
 
 @dataclass
@@ -54,12 +54,12 @@ class CleanReport:
 
     read: int = 0
     kept: int = 0
-    """Conversations and parts."""
+    """Conversations, and parts of cut conversations."""
     cut: int = 0
     parts: int = 0
-    """Parts that cut conversations were cut into."""
+    """The number of parts of all cut conversations."""
     repaired: Counter[Repair] = field(default_factory=Counter)
-    """Kept conversations by repair; one conversation can have several."""
+    """Kept conversations by repair; one conversation can have several repairs."""
     rejected: Counter[Reason] = field(default_factory=Counter)
     masked: Counter[str] = field(default_factory=Counter)
     """Pieces of personal data by kind, in all conversations read."""
@@ -105,13 +105,13 @@ def clean(
     Memory: 16 bytes a conversation for exact duplicates, about 2 kB for near duplicates.
 
     Args:
-        conversations: any iterable; with the filter `floods` one that can be iterated twice, such as a list.
-        options: default: the filters roles, turns and duplicates.
+        conversations: any iterable; the filter `floods` needs an iterable that can be read twice, such as a list.
+        options: the settings of cleaning; by default the filters roles, turns and duplicates run.
         report: filled while the conversations are consumed.
         on_rejected: called with each rejected conversation.
 
     Raises:
-        InputError: `floods` over an iterator; an unknown language or tokenizer.
+        InputError: the filter `floods` gets an iterator, or a language or tokenizer is unknown.
         MissingExtra: a filter needs a library that is not installed.
     """
     options, report = options or CleanOptions(), report or CleanReport()
@@ -128,7 +128,7 @@ def clean(
 
 
 def _openings(conversations: Iterable[Conversation], options: CleanOptions) -> Iterator[Conversation]:
-    """The distinct conversations that reach the flood filter; copies of one conversation are not a flood."""
+    """The distinct conversations that reach the flood filter; copies of a conversation do not count as a flood."""
     earlier = list(Filter)[: list(Filter).index(Filter.FLOODS)]
     chosen = tuple(name for name in options.filters if name in earlier)
     chain = active_filters(options.model_copy(update={"filters": chosen}))
@@ -198,12 +198,12 @@ def clean_file(step: Clean, out: Path) -> CleanReport:
     """Clean a corpus into a file, and write the rejected rows to `rejected.jsonl` in the same folder.
 
     A rejected row also has `of` (the name of the cleaned file), its `reason` and, for some filters, a `detail`. Both
-    files are written together, the second even if nothing was rejected. If the folder's `rejected.jsonl` belongs to
-    another corpus, the file is `NAME.rejected.jsonl`.
+    files are written together; `rejected.jsonl` is written even if nothing was rejected. If the folder's
+    `rejected.jsonl` belongs to another corpus, the file is named `NAME.rejected.jsonl`.
 
     Raises:
         InputError, MissingExtra: as `clean`.
-        StoreError: the output exists with other content, or is the corpus.
+        StoreError: the output exists with other content, or the output is the corpus itself.
         EmptyCorpus: no conversation is left; nothing is written.
     """
     rejected = _rejected_path(out)

@@ -1,4 +1,4 @@
-"""A corpus in the forms that other tools read. Importing a converted file gives the same conversations."""
+"""Convert a corpus to formats that other tools read. Importing a converted file gives the same conversations."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 SPEAKERS = {Role.USER: "human", Role.ASSISTANT: "gpt", Role.SYSTEM: "system", Role.TOOL: "tool"}
 _ROWS, _BYTES = 1000, 16 << 20
-"""A Parquet row group ends at whichever comes first, so that long conversations do not fill the memory."""
+"""A Parquet row group ends at the first of these limits, so that long conversations do not fill the memory."""
 
 
 def to_sharegpt(conversations: Iterable[Conversation], write: Writer, lines: bool) -> int:
-    """Write FastChat's ShareGPT form, as one JSON list or as JSON lines; our other fields are kept in each row."""
+    """Write FastChat's ShareGPT format, as one JSON list or as JSON lines; each row keeps our other fields."""
     count = 0
     write(b"" if lines else b"[")
     for count, conversation in enumerate(conversations, 1):
@@ -36,7 +36,7 @@ def to_sharegpt(conversations: Iterable[Conversation], write: Writer, lines: boo
 
 
 def sharegpt_row(conversation: Conversation) -> dict[str, Any]:
-    """`{"id", "conversations": [{"from", "value"}], …}`; a message's other fields stay beside its `value`."""
+    """`{"id", "conversations": [{"from", "value"}], …}`; a message's other fields are kept next to `value`."""
     row = conversation.row()
     turns = [
         {"from": SPEAKERS[Role(message.pop("role"))], "value": message.pop("content"), **message}
@@ -116,7 +116,7 @@ def _with_fields_in_meta(row: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Sink(io.RawIOBase):
-    """A write-only stream over a function, as pyarrow wants one."""
+    """A write-only stream that passes its bytes to a function, as pyarrow requires."""
 
     def __init__(self, write: Writer) -> None:
         self._write, self._at = write, 0
@@ -139,17 +139,17 @@ FORMS: dict[str, Callable[[Iterable[Conversation], Writer, bool], int]] = {
     "parquet": to_parquet,
     "messages": to_messages,
 }
-"""The forms in which a corpus can be written, by name."""
+"""The formats in which a corpus can be written, by name."""
 
 
 def convert_file(step: Convert, out: Path) -> ConvertResult:
-    """Write a corpus, or a sample of it, in another form; streaming, all or nothing.
+    """Write a corpus, or a sample of it, in another format; streaming, all or nothing.
 
-    A name that ends in `.jsonl` gives ShareGPT as lines, any other one JSON list; `.gz` compresses.
+    For ShareGPT, a name that ends in `.jsonl` gives JSON lines, any other name one JSON list. `.gz` compresses.
 
     Raises:
         InputError: the corpus has fewer conversations than the sample, and the sample must be exact.
-        StoreError: the output exists with other content, or is the corpus.
+        StoreError: the output exists with other content, or the output is the corpus itself.
     """
     bad = BadRows(step.strict)
     refuse_source(out, [step.corpus] if isinstance(step.corpus, Path) else [])

@@ -1,7 +1,7 @@
-"""A corpus on disk: JSONL of conversations, read and written as a stream; and when two conversations are the same.
+"""A corpus on disk: JSONL of conversations, read and written as a stream; and hashes to find equal conversations.
 
-Reading skips broken rows and names them. Writing is all or nothing, and never replaces a file with other content
-unless that is asked for.
+Reading skips broken rows and names them. Writing is all or nothing. A file with other content is replaced only with
+`overwrite`.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def read_corpus(
     """The conversations of a corpus, streaming.
 
     Args:
-        path: JSONL (also `.gz`), one JSON list, or a step's folder (or its `rows.jsonl`), whose `key` is dropped.
+        path: JSONL (also `.gz`), one JSON list, or a step's folder or `rows.jsonl`, without the `key` of its rows.
         on_bad: collects the broken rows; null: name them on standard error at the end.
-        seeds: accept rows without turns, if they have an intent, a profile or a problem.
+        seeds: accept rows without turns if they have an intent, a profile or a problem.
         tools: accept conversations with tool messages, which otherwise count as broken rows.
 
     Raises:
@@ -51,7 +51,7 @@ def read_corpus(
 
 
 def read_source(source: Any, on_bad: BadRows, *, tools: bool = False) -> Iterator[Conversation]:
-    """The conversations of a corpus that is given as a path, or as a list of conversations or rows."""
+    """The conversations of a corpus. The corpus is a path, or a list of conversations or rows."""
     if isinstance(source, Path):
         return read_corpus(source, on_bad=on_bad, tools=tools)
     rows = ((f"item {number}", one) for number, one in enumerate(source, 1))
@@ -111,11 +111,11 @@ def to_conversation(value: Any, seed: bool = False, tools: bool = False) -> Conv
 
     Args:
         value: the row.
-        seed: accept a row without turns, if it has an intent, a profile or a problem.
-        tools: accept tool messages, which can be imported and converted, but neither rendered nor simulated yet.
+        seed: accept a row without turns if it has an intent, a profile or a problem.
+        tools: accept tool messages. They can be imported and converted, but not yet rendered or simulated.
 
     Raises:
-        ValueError: not a conversation; the message names the wrong field, and quotes nothing of the row.
+        ValueError: the row is not a conversation; the message names the wrong field and quotes no text of the row.
     """
     if not isinstance(value, dict):
         raise ValueError(f"{_named(value)}, not an object")
@@ -181,7 +181,7 @@ def write_corpus(
         path: JSONL; its folders are created.
         conversations: consumed once, streaming.
         overwrite: replace a file with other content.
-        sources: the files that the conversations are read from: never replaced, even with `overwrite`.
+        sources: the files that the conversations are read from; they are never replaced, even with `overwrite`.
 
     Raises:
         StoreError: the file exists with other content, or is one of the sources.
@@ -212,7 +212,7 @@ def refuse_source(path: Path, sources: Iterable[Path | str]) -> None:
 
 @contextmanager
 def replacing(path: Path, *, overwrite: bool) -> Iterator[Writer]:
-    """Write one file, which appears only when it is complete: `replacing_all` for one file."""
+    """Write one file, which appears only when it is complete. See `replacing_all`."""
     with replacing_all([path], overwrite=overwrite) as (write,):
         yield write
 
@@ -252,7 +252,7 @@ def _packed(path: Path, raw: BinaryIO, packing: ExitStack) -> BinaryIO:
 
 
 def _move_parts(files: list[tuple[Path, Path]], overwrite: bool) -> None:
-    """Rename the parts to their final names: all of them, or none if one would replace other content."""
+    """Rename all parts to their final names, or no part if a rename would replace other content."""
     for part, path in files:
         if path.exists() and not overwrite and not filecmp.cmp(part, path, shallow=False):
             raise StoreError(
@@ -277,7 +277,7 @@ _CODE = re.compile(
 
 
 def program(problem: Problem) -> str | None:
-    """The student's attempt, if it is code. A wrong solution in words does not belong to the problem."""
+    """The student's attempt if it is code. A wrong solution in words is not part of the problem."""
     return problem.attempt if problem.attempt and _CODE.search(problem.attempt) else None
 
 

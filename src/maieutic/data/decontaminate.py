@@ -2,10 +2,10 @@
 
 A question is compared with each turn and with the problem's statement, by words (lower case, without punctuation):
 
-- *run*: thirteen consecutive words of the question occur in the text (the length GPT-3's authors used); a question of
-  eight to twelve words must occur whole; a shorter question must be the whole turn;
-- *near*: no such run, but at least half of the question's word 5-grams, and at least eight, occur in the text: the
-  question with some words changed.
+- *run*: thirteen consecutive words of the question occur in the text (as in the GPT-3 paper). A question of eight to
+  twelve words must occur completely. A shorter question must be the whole turn.
+- *near*: there is no such run, but at least half of the question's word 5-grams, and at least eight of them, occur in
+  the text, as in a copy of the question with some words changed.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
 RUN = 13
 WHOLE = 8
-"""Words from which a question shorter than `RUN` is looked for inside a longer text."""
+"""A question of at least this many words, but fewer than `RUN`, may occur inside a longer text."""
 SHARE = 0.5
 LEAST = 8
-"""Minimum number of shared 5-grams of a near question."""
+"""Minimum number of shared 5-grams of a *near* match."""
 
 
 class Match(StrEnum):
@@ -62,7 +62,7 @@ class Hit(NamedTuple):
     share: float
     """Share of the question's 5-grams that occur in the text; 1 for a question of fewer than eight words."""
     words: str
-    """The first shared words."""
+    """The first of the shared words."""
 
     def json(self) -> dict[str, Any]:
         """`{"conversation", "question", "how", "share", "words"}`."""
@@ -98,7 +98,7 @@ def questions(path: Path | str, bad: BadRows | None = None) -> list[Question]:
     Args:
         path: JSON or JSON lines whose rows are strings or objects with `turns` (FastChat), `instruction` (AlpacaEval),
             `prompt`, `question`, `text` or `messages` (the user's turns), or FastChat's reference answers (`choices`);
-            or a plain text file, one question a line.
+            or a plain text file with one question per line.
         bad: collects the rows without a question.
 
     Raises:
@@ -169,7 +169,7 @@ class Benchmark:
         self._sizes: list[int] = []
         """5-grams by question."""
         self._runs: defaultdict[int, dict[int, list[int]]] = defaultdict(dict)
-        """By length in words, then by hash: the places of the questions with that run."""
+        """By length in words, then by hash: the indices of the questions with that run."""
         self._grams: dict[int, list[int]] = {}
         self._whole: dict[tuple[int, ...], list[int]] = {}
         for place, question in enumerate(asked):
@@ -188,7 +188,7 @@ class Benchmark:
             self._grams.setdefault(value, []).append(place)
 
     def find(self, conversation: Conversation) -> list[Hit]:
-        """The best match of each question in a conversation, in the order of the questions."""
+        """The best match of each question that occurs in a conversation, in the order of the questions."""
         texts = [turn.content for turn in conversation.messages]
         if conversation.problem:
             texts.append(conversation.problem.statement)
@@ -237,10 +237,10 @@ def decontaminate(
     report: ContaminationReport | None = None,
     drop: bool = True,
 ) -> Iterator[Conversation]:
-    """Yield the conversations without a question, in their order; streaming.
+    """Yield the conversations that contain no question, in their order; streaming.
 
     Args:
-        conversations: any.
+        conversations: any number of conversations.
         asked: the benchmark's questions; equal texts count once.
         report: filled while the conversations are consumed.
         drop: if false, only report: yield every conversation.
@@ -259,10 +259,10 @@ def decontaminate(
 
 
 def decontaminate_file(step: Decontaminate, out: Path | None) -> DecontaminateResult:
-    """Look for questions and test items in a corpus, and write what is left.
+    """Look for questions and test items in a corpus, and write the conversations without them.
 
     Raises:
-        EmptyCorpus: no question, no conversation, or no conversation left to write.
+        EmptyCorpus: there is no question, no conversation, or no conversation left to write.
     """
     report = ContaminationReport(step.strict)
     asked = [question for path in step.against for question in questions(path, report.bad)]

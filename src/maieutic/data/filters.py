@@ -66,11 +66,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "max_tokens": 2048,
     }
 }
-"""`platolm`: the published cleaning (arXiv 2308.11534), in its order. It removes single-turn conversations, which are
-one question and one answer, so the minimum is three turns."""
+"""`platolm`: the published cleaning (arXiv 2308.11534), in its order. The paper removes conversations of one question
+and one answer, so the minimum is three turns."""
 
 _IMPLIED = {"languages": Filter.LANGUAGE, "max_tokens": Filter.LENGTH, "tokenizer": Filter.LENGTH}
-"""Settings that turn their filter on."""
+"""Settings that turn on the filter that they belong to."""
 
 
 class CleanOptions(Record):
@@ -124,26 +124,26 @@ class CleanOptions(Record):
 
 
 def split_commas(value: Any) -> list[Any]:
-    """The items of a list, or of texts that hold several separated by commas."""
+    """The items of a list; a text in it may hold several items separated by commas."""
     items = [value] if isinstance(value, str) else list(value)
     parts = [part for item in items for part in (item.split(",") if isinstance(item, str) else [item])]
     return [part.strip() if isinstance(part, str) else part for part in parts if part != ""]
 
 
 class Rejected(NamedTuple):
-    """A rejected conversation, with the repairs that were made before."""
+    """A rejected conversation, with the repairs made before the rejection."""
 
     conversation: Conversation
     reason: Reason
     detail: str | None = None
-    """The evidence: the phrase, the language, the id of the near duplicate."""
+    """The evidence: the phrase, the language or the id of the near duplicate."""
 
 
 class FilterResult(NamedTuple):
     """The result of one filter on one conversation."""
 
     kept: tuple[Conversation, ...]
-    """The conversation itself, repaired or not; its parts; or nothing."""
+    """The conversation, repaired or unchanged; or its parts; or empty if it was rejected."""
     rejected: tuple[Rejected, ...] = ()
     repairs: tuple[Repair, ...] = ()
     masked: Counter[str] | None = None
@@ -242,7 +242,7 @@ def _phrase(
 
 
 def is_later_part(conversation: Conversation) -> bool:
-    """Whether this is a part of a cut conversation other than the first: its first turn opens no conversation."""
+    """Whether this is a later part of a cut conversation, so that its first turn did not start a conversation."""
     part = conversation.meta.get("part")
     return "part_of" in conversation.meta and isinstance(part, int) and part > 1
 
@@ -260,7 +260,7 @@ def _language(wanted: tuple[str, ...]) -> Callable[[Conversation], FilterResult]
     check_codes(wanted)
 
     def run(conversation: Conversation) -> FilterResult:
-        if "part_of" in conversation.meta:  # the filter has seen the uncut conversation
+        if "part_of" in conversation.meta:  # the filter has already seen the uncut conversation
             return FilterResult((conversation,))
         code = other_language(conversation, wanted)
         if code and asks_to_translate(conversation):
@@ -284,10 +284,9 @@ def _length(options: CleanOptions) -> Callable[[Conversation], FilterResult]:
 
 
 def reject(conversation: Conversation, options: CleanOptions) -> Reason | None:
-    """Why a repaired conversation is rejected by its turns alone; null: it is kept.
+    """Why a repaired conversation is rejected because of its turns; null if it is kept.
 
-    A prompt whose reply is still to be written (`meta.prompt`, from seed lists) needs no assistant turn and may have
-    a single turn.
+    A prompt without a reply yet (`meta.prompt`, from seed lists) needs no assistant turn and may have a single turn.
     """
     users = len(conversation.turns(Role.USER))
     assistants = len(conversation.turns(Role.ASSISTANT))
@@ -324,10 +323,10 @@ def _near() -> Callable[[Conversation], FilterResult]:
 
     def run(conversation: Conversation) -> FilterResult:
         spoken = "\n".join(turn.content for turn in conversation.messages if turn.role != Role.SYSTEM)
-        # Mixing in the problem's key makes conversations about different problems share no gram.
+        # The problem's key is part of each gram, so conversations about different problems share no gram.
         about = problem_key(conversation.problem)
         sketch = index.sketch(grams(spoken) ^ np.uint64(int(about[:16], 16) if about else 0))
-        # Parts of one cut conversation often repeat text, such as a draft under revision: they are not compared.
+        # Parts of one cut conversation are not compared: they often repeat text, such as a draft under revision.
         whole = conversation.meta.get("part_of")
         close = index.close(sketch, NEAR)
         found = next((place for place in close if whole is None or wholes.get(place) != whole), None)
@@ -343,7 +342,7 @@ def _near() -> Callable[[Conversation], FilterResult]:
 
 
 OPENING = 300
-"""Characters at the start of an assistant turn in which a refusal is looked for."""
+"""A refusal is looked for in this many characters at the start of an assistant turn."""
 
 
 def mention(conversation: Conversation) -> str | None:
@@ -352,13 +351,13 @@ def mention(conversation: Conversation) -> str | None:
 
 
 def branding(conversation: Conversation) -> str | None:
-    """The first phrase in which the assistant calls itself a company's model."""
+    """The first phrase in which the assistant says that it is a company's model."""
     found = (_first("branding", text) for text in conversation.turns(Role.ASSISTANT))
     return next(filter(None, found), None)
 
 
 def refusal(conversation: Conversation) -> str | None:
-    """The first phrase with which the assistant declines, near the start of a turn."""
+    """The first phrase in which the assistant refuses, near the start of a turn."""
     found = (_first("refusals", text[:OPENING]) for text in conversation.turns(Role.ASSISTANT))
     return next(filter(None, found), None)
 
@@ -371,10 +370,10 @@ def phrases(name: str) -> tuple[str, ...]:
 
 
 def _first(name: str, text: str) -> str | None:
-    """The first phrase of a file in a text: whole words, in any letter case, apostrophe and spacing."""
+    """The first phrase of a file that occurs in a text as whole words; letter case and spacing do not matter."""
     pattern, hints = _compiled(name)
     text = text.lower().replace("’", "'")
-    # Substring search is many times faster than the pattern, and rules out most texts.
+    # Substring search rules out most texts, and is many times faster than the pattern.
     if not any(hint in text for hint in hints):
         return None
     found = pattern.search(text)

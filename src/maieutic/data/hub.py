@@ -1,7 +1,7 @@
 """Rows of a dataset on the Hugging Face hub, or in a folder of the same layout, streaming through `datasets`.
 
-The name is `hub:NAME`, `hub:NAME:SPLIT` or `hub:NAME:CONFIG:SPLIT`; NAME may be a folder. Code of a dataset is never
-run: `datasets` no longer supports loading scripts.
+The name is `hub:NAME`, `hub:NAME:SPLIT` or `hub:NAME:CONFIG:SPLIT`; NAME may be a folder. Loading scripts of datasets
+are never run: `datasets` no longer supports them.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ class Dataset(NamedTuple):
     """One split, opened but not yet read."""
 
     name: str
-    """The source of its rows: `hub:NAME:SPLIT`; for a folder its last name only."""
+    """The `source` of the split's rows: `hub:NAME:SPLIT`; of a folder only the last part of its path."""
     licence: str | None
-    """The licence that its card names."""
+    """The licence that the dataset's card names."""
     rows: Any
-    """The stream of `datasets`: objects by column name."""
+    """The stream of rows from `datasets`, each an object by column name."""
 
     def read(self, bad: BadRows) -> Iterator[Placed]:
-        """The rows with their places.
+        """The rows, each with its row number.
 
         Raises:
-            InputError: the stream breaks.
+            InputError: the stream breaks off.
         """
         number = 0
         stream = iter(self.rows)
@@ -42,7 +42,7 @@ class Dataset(NamedTuple):
                 value = next(stream)
             except StopIteration:
                 return
-            except Exception as error:  # readers, networks and casts raise errors without a common root
+            except Exception as error:  # errors of readers, networks and casts have no common base class
                 raise InputError(
                     f"{self.name}, row {number + 1}: the stream broke ({_short(error)})",
                     "Run the command again, or import the files themselves.",
@@ -52,7 +52,7 @@ class Dataset(NamedTuple):
 
 
 def is_hub(source: Path | str) -> bool:
-    """Whether the source names a dataset, not a file."""
+    """Whether the source names a dataset and not a file."""
     return str(source).startswith(PREFIX)
 
 
@@ -64,7 +64,7 @@ def place(source: Path | str) -> Path:
 def open_dataset(source: Path | str) -> Dataset:
     """Open one split of a dataset without reading a row.
 
-    If no split is named, it is the only one or `train`; the other splits are named on standard error.
+    If no split is named, the only split or `train` is opened; the other splits are named on standard error.
 
     Raises:
         MissingExtra: `datasets` is not installed.
@@ -82,16 +82,19 @@ def open_dataset(source: Path | str) -> Dataset:
     try:
         builder = datasets.load_dataset_builder(name, config)
         if getattr(builder.config, "batch_size", 0) is None:
-            builder.config.batch_size = _BATCH  # a Parquet row group at a time otherwise, however large
+            builder.config.batch_size = (
+                _BATCH  # otherwise `datasets` reads a whole Parquet row group at a time
+            )
         splits = builder.as_streaming_dataset()
     except FileNotFoundError as error:
         raise MissingInput(
-            f"{source}: no such dataset ({_short(error)})", "Check the name; a private one needs HF_TOKEN."
+            f"{source}: no such dataset ({_short(error)})",
+            "Check the name; a private dataset needs HF_TOKEN.",
         ) from None
-    except Exception as error:  # the library's errors have no common root
+    except Exception as error:  # the library's errors have no common base class
         raise InputError(
             f"{source}: cannot be opened ({_short(error)})",
-            "Check the name and the network. Datasets that need code of their own are not loaded.",
+            "Check the name and the network. Datasets with a loading script are not supported.",
         ) from error
     chosen = _split(str(source), split, sorted(map(str, splits)))
     folder = Path(name)

@@ -3,8 +3,8 @@
 `FORMATS` names every format and the function that reads it (`data.formats`); to add a format, add it there and, if
 its rows can be recognised, to `guess`.
 
-A sample keeps the conversations with the lowest content hashes, of each stratum in proportion to its size (largest
-remainders). So the same rows give the same sample in any order, and nothing is shuffled.
+A sample keeps the conversations with the lowest content hashes. Each stratum has a share in proportion to its size
+(largest remainders). So the same rows give the same sample in any order, and nothing is shuffled.
 """
 
 from __future__ import annotations
@@ -122,15 +122,15 @@ def _guess_rest(row: Mapping[str, Any], name: str | None) -> str | None:
 
 
 class ImportReport(NamedTuple):
-    """What an import read, complete once its conversations are consumed."""
+    """Counts of an import, complete once its conversations are consumed."""
 
     formats: dict[str, Counter[str]]
     """By file or dataset: rows read as each format."""
     bad: BadRows
     licences: Counter[str | None]
-    """Conversations by licence; None: no licence named."""
+    """Conversations by licence; None counts conversations without a licence."""
     strata: dict[str, Stratum]
-    """Of a sample: conversations seen and kept, by value of the field that stratifies."""
+    """For a sample: conversations seen and kept, by value of the stratifying field."""
 
     def json(self) -> dict[str, Any]:
         """`{"formats": {file: {format: rows}}, "bad": {...}, "licences": {name: n}, "unlicensed", "sample"?}`."""
@@ -147,7 +147,7 @@ class ImportReport(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """One file or dataset: its name, and the source and licence of rows that name none."""
+    """One file or dataset: its name, and the source and licence of rows without their own."""
 
     label: str
     source: str
@@ -198,7 +198,7 @@ def check_format(name: str) -> None:
     """Refuse an unknown format.
 
     Raises:
-        InputError: it is neither `auto` nor in `FORMATS`.
+        InputError: the format is neither `auto` nor in `FORMATS`.
     """
     if name != "auto" and name not in FORMATS:
         raise InputError(f"no format {name!r}", f"Known: auto, {', '.join(FORMATS)}.")
@@ -276,7 +276,7 @@ ALL = "(all)"
 
 
 class Stratum(NamedTuple):
-    """How many conversations had one value of the field, and how many of them were kept."""
+    """How many conversations had a value of the field, and how many of them were kept."""
 
     seen: int
     kept: int
@@ -290,9 +290,9 @@ def draw_sample(
     Candidates are held in a temporary file, so memory holds a few numbers for each and no text.
 
     Args:
-        conversations: consumed to the end before the first one is yielded.
+        conversations: consumed to the end before the first conversation is yielded.
         count: how many to keep; all if there are fewer.
-        by: stratify by this field (one of `FIELDS`, or a key of `meta`); None takes all as one stratum.
+        by: stratify by this field (one of `FIELDS`, or a key of `meta`); None: do not stratify.
         strata: filled with the numbers of conversations seen and kept, by value.
 
     Raises:
@@ -309,7 +309,7 @@ def draw_sample(
                 offset += spool.write(line(conversation.row()))
         if by is not None and set(draws) == {NONE}:
             raise InputError(
-                f"no conversation has {by!r}, by which to sample",
+                f"cannot stratify the sample by {by!r}: no conversation has that field",
                 f"Fields: {', '.join((*sorted(names)[:12], *FIELDS))}.",
             )
         quotas = _quotas({value: draw.seen for value, draw in draws.items()}, count)
@@ -325,7 +325,7 @@ class _Draw:
 
     def __init__(self, size: int) -> None:
         self.size, self.seen = size, 0
-        self._heap: list[tuple[int, int]] = []  # negated: the first is the largest hash
+        self._heap: list[tuple[int, int]] = []  # negated: the first item is the largest hash
 
     def enter(self, hash: int, place: int) -> bool:
         self.seen += 1

@@ -1,8 +1,8 @@
 """The language of a conversation, and whether the conversation is about translation.
 
-The identifier is py3langid: its model is part of the package, so it needs no network and is reproducible. Code,
-formulas and links are removed before. A text counts as another language only if that is much likelier than every
-wanted language.
+py3langid identifies the language. Its model is part of the package, so it needs no network and is reproducible. Code,
+formulas and links are removed from the text first. A text counts as another language only if that language is much
+likelier than every wanted language.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from maieutic.core.errors import InputError, MissingExtra
 from maieutic.core.messages import Conversation, Role
 
 TIMES = 200.0
-"""Likelihood ratio from which a text is in another language than the wanted ones. "Hola, necesito ayuda con mi tarea"
+"""A text with at least this likelihood ratio is not in a wanted language. "Hola, necesito ayuda con mi tarea"
 is Spanish with a ratio of 800 to English; among 1,342 turns of real English chats the largest ratio was 110."""
 UNKNOWN = "und"
 """The code of a text whose language is unknown."""
 _SAMPLE = 500
 _A_TURN = 250
 _ENOUGH = 60
-"""UTF-8 bytes from which the user's side decides alone: a rare name makes "What was Kampuchea?" look like Swahili."""
+"""User turns of at least this many UTF-8 bytes decide alone. Short texts are unreliable: a rare name makes "What was
+Kampuchea?" look like Swahili."""
 _NO_PROSE = re.compile(
     r"```.*?(?:```|\Z)|`[^`\n]+`|\$\$.*?\$\$|\$[^$\n]+\$|\\\[.*?\\\]|\\\(.*?\\\)|https?://\S+|<[^<>\n]{1,200}>|\[[A-Z]+\]"
     r"|^[^\n]*(?:[={};]|\w\()[^\n]*$",  # a line of code outside a fence
@@ -48,10 +49,10 @@ _TRANSLATION = re.compile(
 
 
 class Guess(NamedTuple):
-    """The likeliest language, and how sure that is."""
+    """The likeliest language, and its likelihood ratio."""
 
     code: str
-    """ISO 639, or `und`."""
+    """An ISO 639 code, or `und`."""
     times: float
     """Likelihood ratio to the likeliest wanted language; at most 1 if the language itself is wanted."""
 
@@ -62,13 +63,13 @@ def _identifier() -> Any:
         from py3langid.langid import MODEL_FILE, LanguageIdentifier
     except ImportError:
         raise MissingExtra(
-            "telling languages apart needs py3langid", "Install it: pip install 'maieutic[data]'."
+            "identifying languages needs py3langid", "Install it: pip install 'maieutic[data]'."
         ) from None
     return LanguageIdentifier.from_model_file(MODEL_FILE)
 
 
 def known_languages() -> frozenset[str]:
-    """The codes the identifier knows.
+    """The language codes that py3langid knows.
 
     Raises:
         MissingExtra: py3langid is not installed.
@@ -77,10 +78,10 @@ def known_languages() -> frozenset[str]:
 
 
 def check_codes(codes: Collection[str]) -> None:
-    """Check that the identifier knows the codes.
+    """Check that py3langid knows the codes.
 
     Raises:
-        InputError: it does not know one of them.
+        InputError: a code is unknown.
     """
     if unknown := sorted(set(codes) - known_languages()):
         raise InputError(
@@ -92,14 +93,14 @@ def guess(text: str, wanted: Collection[str] = ()) -> Guess:
     """The likeliest language of a text; `und` if unknown.
 
     Args:
-        text: any; its first 500 characters outside code and formulas decide.
+        text: any text; its first 500 characters outside code and formulas decide.
         wanted: the languages to compare with; by default the next likeliest.
     """
     text = prose(text[: 4 * _SAMPLE])[:_SAMPLE]
     if not any(map(str.isalpha, text)):
         return Guess(UNKNOWN, 1.0)
     if wanted and (code := _identifier().classify(text)[0]) in wanted:
-        return Guess(code, 1.0)  # in most corpora nearly all texts; ranking would double the time
+        return Guess(code, 1.0)  # true of nearly all texts of most corpora; ranking would double the time
     (code, score), *others = _identifier().rank(text)
     if code == "zxx":
         return Guess(UNKNOWN, 1.0)
@@ -132,7 +133,7 @@ def sample(conversation: Conversation, *roles: Role) -> str:
 
 
 def other_language(conversation: Conversation, wanted: Collection[str]) -> str | None:
-    """The language of a conversation that is clearly in none of the wanted languages; None if it may be in one.
+    """The language of a conversation that is clearly in no wanted language; None if it may be in a wanted language.
 
     The user's turns decide; the assistant's count too if the user's are short or unclear.
     """

@@ -1,7 +1,7 @@
 """Token counts of texts, and cutting long conversations into parts at turn borders.
 
-Without a tokenizer the count is an estimate: four thirds of the words or a quarter of the UTF-8 bytes, whichever is
-more. That is close to byte-pair encoders with about 32,000 pieces on English prose, and too high for code.
+Without a tokenizer the count is an estimate: the larger of 4/3 of the words and 1/4 of the UTF-8 bytes. On English
+prose the estimate is close to BPE tokenizers with a vocabulary of about 32,000; for code it is too high.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _fast(file: Path) -> CountTokens:
         raise _missing() from None
     try:
         loaded = Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises nothing narrower
+    except Exception as error:  # the library raises no narrower exception
         raise MissingInput(f"{file}: not a tokenizer ({str(error)[:80]})", "Check the file.") from None
 
     def count(texts: Sequence[str]) -> list[int]:
@@ -110,12 +110,12 @@ def cut(conversation: Conversation, most: int, count: CountTokens) -> Parts:
     """Cut a conversation into parts of at most `most` tokens; a conversation that fits is returned whole.
 
     Cuts are made before user turns that follow an assistant turn, so each part begins with the user. The system turns
-    at the start of the conversation are repeated in every part. A round that is too long is a part of `too_long`. A
-    prompt whose reply is still to be written (`meta.prompt`) is not cut. No part is `ended`, since a cut is no ending.
+    at the start of the conversation are repeated in every part. A single round above the limit goes to `too_long`. A
+    prompt that has no reply yet (`meta.prompt`) is not cut. No part is `ended`, since a cut is not the end.
 
     Args:
-        conversation: any.
-        most: maximum number of tokens, `FRAME` a turn for the template included.
+        conversation: the conversation to cut.
+        most: maximum number of tokens, including `FRAME` tokens per turn for the template.
         count: from `token_counter`.
     """
     turns = conversation.messages

@@ -1,15 +1,15 @@
 r"""Texts that share most of their words: hashed word n-grams, a near-duplicate index, and template floods.
 
 A word is a run of letters, digits and underscores (what `\w+` finds), in lower case; a character of a script written
-without spaces (Han, kana, Thai, Khmer, Lao, Burmese) is one word. The hash function is our own, since Python's gives
-other values in each process.
+without spaces (Han, kana, Thai, Khmer, Lao, Burmese) is one word. We use our own hash function, since Python's `hash`
+gives different values in each process.
 
-The index is MinHash with locality-sensitive hashing, from rensa: at most 512 bytes a text, whatever its length.
+The index is MinHash with locality-sensitive hashing, from rensa. It takes at most 512 bytes per text of any length.
 
-A template flood is a first turn that hundreds of people sent with a few words changed: seven consecutive words of it
-occur in the first turns of more than a hundred conversations (source: UserLM-8b's cleaning of WildChat). Counting is
-exact and takes one pass over the corpus. Hashes beyond 64 MB go to a temporary file and are counted in shares, so
-memory does not grow with the corpus.
+A template flood is a first turn that hundreds of people sent with a few words changed. A first turn belongs to a flood
+if seven consecutive words of it occur in the first turns of more than a hundred conversations (source: UserLM-8b's
+cleaning of WildChat). Counting is exact and takes one pass over the corpus. Hashes beyond 64 MB go to a temporary file
+and are counted in batches, so memory does not grow with the corpus.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Hashes = NDArray[np.uint64]
 Number = TypeVar("Number", bound=np.unsignedinteger[Any])
 
 NEAR = 0.8
-"""Jaccard index of the n-gram sets from which two texts are near duplicates."""
+"""Two texts are near duplicates if the Jaccard index of their n-gram sets is at least this."""
 GRAM = 5
 _BASE = 0x9E3779B97F4A7C15
 _UNBASE = pow(_BASE, -1, 2**64)
@@ -107,7 +107,7 @@ def grams(text: str, size: int = GRAM) -> Hashes:
 
 
 def distinct(values: NDArray[Number]) -> NDArray[Number]:
-    """The distinct values, sorted: as `np.unique`, several times faster at this size."""
+    """The distinct values, sorted; like `np.unique`, but several times faster at this size."""
     values = np.sort(values)
     fresh = np.ones(len(values), bool)
     np.not_equal(values[1:], values[:-1], out=fresh[1:])
@@ -122,9 +122,9 @@ def jaccard(one: NDArray[Any], other: NDArray[Any]) -> float:
 
 @cache
 def _kinds() -> NDArray[np.uint8]:
-    """By code point: 0 not part of a word, 1 part of a word, 2 a word by itself."""
+    """By code point: 0 is not part of a word, 1 is part of a word, 2 is a whole word."""
     kinds = np.zeros(0x110000, np.uint8)
-    letters = 0x40000  # no letters beyond: planes without characters, tags, private use
+    letters = 0x40000  # higher planes have no letters: they are unassigned, tags, or private use
     kinds[:letters] = np.fromiter((chr(code).isalnum() for code in range(letters)), np.uint8, letters)
     kinds[ord("_")] = 1
     for low, high in (*_ALONE, *_ALONE_FAR):
@@ -178,14 +178,14 @@ class NearIndex:
         return sketch
 
     def add(self, sketch: Any) -> int:
-        """Add a text to the index, and return its place: 0 for the first."""
+        """Add a text to the index, and return its number, counted from 0."""
         place = len(self._sketches)
         self._bands.insert(place, sketch)
         self._sketches.append(sketch)
         return place
 
     def close(self, sketch: Any, least: float, known: Collection[int] = ()) -> Iterator[int]:
-        """The places whose estimated Jaccard index is at least `least`, in order, except the `known` ones.
+        """The numbers of the texts with an estimated Jaccard index of at least `least`, in order, without `known`.
 
         The estimate's standard error at .8 is .041 for 96 hashes and .035 for 128.
         """
@@ -197,7 +197,7 @@ class NearIndex:
 FLOOD_GRAM = 7
 FLOOD_LIMIT = 100
 _AT_ONCE = 1 << 22
-"""Hashes held in memory at a time, eight bytes each."""
+"""Maximum number of hashes in memory, eight bytes each."""
 
 
 def first_turn(conversation: Conversation) -> str:
@@ -233,7 +233,7 @@ def _chunks(spill: IO[bytes]) -> Iterator[Hashes]:
 
 
 def flood_words(conversation: Conversation, frequent: frozenset[int]) -> str | None:
-    """The first flooded words of a conversation's first turn, or None."""
+    """The first words of a conversation's first turn that belong to a flood, or None."""
     if not frequent:
         return None
     found = words(first_turn(conversation))

@@ -1,16 +1,17 @@
 """Overlap of two corpora: which items of a test set are also in a train set, and the train set without them.
 
-Counted in test items:
+Every count is a number of test items:
 
-- *exact*: the same prompt string, if both are seed strings; else the same roles and texts, and no different problem;
+- *exact*: the same prompt string if both have one; else the same roles and texts, and no different problem;
 - *near*: not exact, but a Jaccard index of at least .8 of the word 5-grams (lower case) with one train item, over
   problem and turns together;
 - *problems*: the same statement and program, ignoring white space;
 - *prompts*: the same first user turn about the same problem, ignoring white space, or (*near*) .8 of its 5-grams;
 - *programs*: the same program with any statement.
 
-Test items are held in memory, at about the size of their text; train items are streamed. Near duplicates are found by
-MinHash, which misses a pair at .8 once in ten million, and then compared in full, so no pair below .8 counts.
+Test items are kept in memory, at about the size of their text; train items are streamed. MinHash finds candidates for
+near duplicates (it misses one in ten million pairs at .8). Candidates are then compared exactly, so no pair below .8
+counts.
 
 `find_leaks` names the leaked items of several test sets, so that the clean items can be scored.
 """
@@ -33,7 +34,7 @@ from maieutic.data.importing import ImportReport, import_files
 
 NEAR = near.NEAR
 _SLACK = 0.16
-"""How far below the limit an estimate may be for a pair to be compared in full: four standard errors."""
+"""A pair is compared exactly if its estimate is at most this far below the limit: four standard errors."""
 
 
 class Overlap(NamedTuple):
@@ -46,7 +47,7 @@ class Overlap(NamedTuple):
     train: int
     test: int
     leaked: tuple[str, ...]
-    """Ids of the test items that are exact, near or share a problem."""
+    """Ids of the test items that are exact or near, or share a problem."""
     prompts: int = 0
     near_prompts: int | None = None
     programs: int = 0
@@ -100,9 +101,9 @@ def overlap(
 
     Args:
         train: any number of conversations, streaming.
-        test: conversations that should be unseen; they are held in memory.
-        least: Jaccard index of word 5-grams from which two items are near duplicates, .8 or more; null: do not count
-            near duplicates.
+        test: conversations that should be unseen; they are kept in memory.
+        least: minimum Jaccard index of the word 5-grams of near duplicates, .8 or more; null: do not count near
+            duplicates.
 
     Raises:
         MissingExtra: near duplicates are counted, and rensa is not installed.
@@ -124,13 +125,13 @@ class Item(NamedTuple):
     problem: str | None
     program: str | None
     opening: str | None
-    """Of the first user turn and the problem."""
+    """A hash of the first user turn and the problem."""
     grams: NDArray[np.uint32] | None
     opening_grams: NDArray[np.uint32] | None
 
     @classmethod
     def of(cls, conversation: Conversation, with_grams: bool = True) -> Item:
-        """The item of a conversation; with the n-grams if near duplicates are counted."""
+        """The item of a conversation; it has n-grams if near duplicates are counted."""
         prompt = conversation.meta.get("prompt")
         problem = problem_key(conversation.problem)
         first = next(iter(conversation.turns(Role.USER)), None)
@@ -166,12 +167,12 @@ def _material(conversation: Conversation, with_attempt: bool = True) -> list[str
 
 
 def _grams(texts: Iterable[str]) -> NDArray[np.uint32]:
-    # Half of each hash distinguishes the grams of two texts, in half the memory.
+    # Half of each hash is enough to distinguish the grams of two texts, and takes half the memory.
     return near.distinct((near.grams("\n".join(texts)) >> np.uint64(32)).astype(np.uint32))
 
 
 class LeakIndex:
-    """Test items, and those of them that were found in train items.
+    """The test items, and which of them were found in train items.
 
     Raises:
         MissingExtra: near duplicates are counted, and rensa is not installed.
@@ -205,7 +206,7 @@ class LeakIndex:
                 places[key].append(place)
 
     def compare(self, item: Item) -> None:
-        """Compare a train item with every test item, and note the test items that it leaks."""
+        """Compare a train item with every test item, and note the test items that it contains."""
         self.compared += 1
         for text in (item.prompt, item.turns):
             for place in self._by_text.get(text, ()) if text else ():
@@ -223,7 +224,7 @@ class LeakIndex:
             self._openings.look(item.opening_grams)
 
     def leaked_places(self) -> dict[int, tuple[str, ...]]:
-        """The places of the leaked test items, in order, each with how: exact, near, problem, program."""
+        """The indices of the leaked test items, each with its kinds of leak: exact, near, problem, program."""
         near_ones = self._whole.found if self._whole else set()
         kinds = {"exact": self.exact, "near": near_ones, "problem": self.problems, "program": self.programs}
         return {
@@ -250,7 +251,7 @@ class LeakIndex:
 
 
 class _Near:
-    """Sets of grams by place, and those that were found near another set; equal sets are stored once."""
+    """Sets of grams by index, and which of them were near another set; equal sets are stored once."""
 
     def __init__(self, least: float) -> None:
         self.least = least
@@ -286,12 +287,12 @@ class Leaks(NamedTuple):
     """The test items that a train set contains."""
 
     kept: list[Conversation]
-    """The train set, without what was dropped."""
+    """The train set without the dropped conversations."""
     dropped: int
     tests: dict[str, dict[str, Any]]
     """By test set: `{"overlap", "prompts", "programs", "train", "test", "leaked", "ids", "before"?}`. `leaked` counts
-    the test items with any leak, `ids` is `{id: [how]}`, `before` holds the counts without `ids` for the whole train
-    set."""
+    the test items with any leak, `ids` is `{id: [kind of leak]}`, `before` has the counts for the whole train set,
+    without `ids`."""
 
     def json(self) -> dict[str, Any]:
         """`{"train", "dropped", "tests"}`: the content of `leaks.json`."""
@@ -299,12 +300,12 @@ class Leaks(NamedTuple):
 
 
 def find_leaks(train: Sequence[Conversation], tests: Mapping[str, Path | str], *, drop: bool) -> Leaks:
-    """Find the items of each test set in a train set, and on request drop the conversations that contain them.
+    """Find the items of each test set in a train set, and with `drop` remove the conversations that contain them.
 
     Args:
         train: the train set.
-        tests: corpora that should be unseen, by name. All sets are held in memory.
-        drop: leave out of the train set what is equal or near to a test item, or shares its problem or program.
+        tests: corpora that should be unseen, by name. All sets are kept in memory.
+        drop: remove train items that are equal or near to a test item, or share its problem or program.
 
     Raises:
         MissingExtra: rensa, which finds near duplicates, is not installed.
@@ -329,7 +330,7 @@ def without_ids(tests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def shared(items: Sequence[Item], others: Sequence[Item]) -> dict[int, tuple[str, ...]]:
-    """The places of the items that are also in `others`, each with how."""
+    """The indices of the items that are also in `others`, each with its kinds of leak."""
     return _compared(items, others).leaked_places()
 
 

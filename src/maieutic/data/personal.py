@@ -1,15 +1,16 @@
 """Personal data in text, replaced by the tags [EMAIL], [PHONE], [CARD], [IBAN] and [KEY].
 
-This uses patterns and checksums, no model: names and postal addresses stay. A doubtful number stays too, so that
-versions, long decimals, dates, matrices and code keep every digit: a card must pass Luhn's test, an IBAN its own, and
-digits count as a phone number only in an unmistakable form or after a word such as "call" or "phone". Example addresses
-of documentation (RFC 2606: example.com, .test) stay.
+This module uses patterns and checksums, not a model, so names and postal addresses are not masked. Doubtful numbers are
+not masked either, so that versions, long decimals, dates, matrices and code keep every digit. A card number must pass
+Luhn's test, and an IBAN must have a valid checksum. Digits count as a phone number only in an unmistakable format or
+after a word such as "call" or "phone". Example addresses of documentation (RFC 2606: example.com, .test) are kept.
 
-Why not presidio: measured with presidio-analyzer 2.2.366 (its patterns, without a spaCy model) on the cases in
-`tests/test_personal.py`, both find all 18 e-mail addresses, cards, IBANs and phone numbers; presidio has no recogniser
-for the 10 keys, and damages 14 of 40 texts without personal data (a row of a matrix becomes a phone number, a decimal a
-card; this module: none). On English documentation it reads 0.18 MB a CPU second, this module 11.9, and it fetches a
-list of domain suffixes over the network. Finding names would need a spaCy model as well.
+Why not presidio: we compared this module with presidio-analyzer 2.2.366 (its patterns, without a spaCy model) on the
+cases in `tests/test_personal.py`. Both find all 18 e-mail addresses, cards, IBANs and phone numbers. Presidio has no
+recogniser for the 10 keys, and damages 14 of 40 texts without personal data (it takes a row of a matrix for a phone
+number, and a decimal for a card); this module damages none. On English documentation presidio reads 0.18 MB per CPU
+second and this module 11.9 MB. Presidio also fetches a list of domain suffixes over the network, and it needs a spaCy
+model to find names.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ _TOP = (
     "online site tech store cloud email xyz me school college university academy education family life live chat "
     "support agency company solutions services systems network media news blog club shop world digital studio "
 )
-"""Top-level domains besides those of two letters; a matrix product such as `q@k.transpose` has none of them."""
+"""Top-level domains with more than two letters. A matrix product such as `q@k.transpose` ends in none of them."""
 
 _KEY = re.compile(
     r"(?<![\w-])(?:"
@@ -111,7 +112,7 @@ _PHONE = re.compile(
     rf"{_BEFORE}(?:"
     # +44 20 7946 0958, +33 6 12 34 56 78, +1 (415) 555-0134: a plus, a country code, 8 to 15 digits
     r"\+[1-9]\d{0,2}(?:[ .-]?\(\d{1,4}\)|[ .-]\d)?(?:[ .-]?\d{2,4}){2,5}"
-    # (415) 555-0134, 415-555-0134 and 415.555.0134, with 1- before them or without
+    # (415) 555-0134, 415-555-0134 and 415.555.0134, with or without a leading 1-
     r"|(?:1[ -])?\(\d{3}\) ?\d{3}[ .-]\d{4}|(?:1-)?\d{3}-\d{3}-\d{4}|\d{3}\.\d{3}\.\d{4}"
     # 06 12 34 56 78, 07700 900123: the mobile phones of France and Britain
     rf"|0[67](?:([ .-])\d{{2}})(?:\1\d{{2}}){{3}}|07\d{{3}} ?\d{{6}}"
@@ -130,7 +131,7 @@ _NO_NUMBER = re.compile(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]
 _SIGNED = re.compile(r"\+\d+\.\d+")
 _AMERICAN = re.compile(r"1[2-9]\d{9}")
 _DIGITS = re.compile(r"\d(?:[^\n\d]{0,3}\d){6}")
-"""Fewer than seven digits close to each other are neither a phone, a card nor an account number."""
+"""Seven digits close to each other: phone, card and account numbers have at least that many."""
 
 
 def mask(text: str) -> Masked:
@@ -171,7 +172,7 @@ def _replaced(
     text: str,
     found: Counter[Kind],
 ) -> str:
-    """The text with a tag for each match that holds; where a pattern has a group `number`, for that alone."""
+    """The text with a tag in place of each valid match, or of the match's group `number` if there is one."""
 
     def replace(match: re.Match[str]) -> str:
         if not holds(match):
@@ -184,7 +185,7 @@ def _replaced(
 
 
 def _is_key(match: re.Match[str]) -> bool:
-    # A name in code can begin with sk- too.
+    # Names in code can also begin with sk-.
     return not match[0].startswith("sk-") or _mixed(match[0][3:])
 
 

@@ -42,11 +42,11 @@ class Repaired(NamedTuple):
 def repair_turns(conversation: Conversation, keep_opening: bool = False) -> Repaired:
     """Drop empty turns and leading assistant turns, then merge neighbours of one role, with a blank line between.
 
-    Entries of `meta["turns"]`, which are by turn index, move with their turns; those of merged turns after the first
-    go to `merged`.
+    Entries of `meta["turns"]` (by turn index) move with their turns. When turns are merged, the entries of all but the
+    first turn go to `merged`.
 
     Args:
-        conversation: any.
+        conversation: the conversation to repair.
         keep_opening: keep assistant turns before the first user turn. They are always kept if `meta.opens` is
             `assistant`.
     """
@@ -143,7 +143,7 @@ def to_markdown(text: str) -> str:
         markdown = _converted(text)
     except RecursionError:  # nested a thousand deep: not a chat page
         return text
-    # If the page showed HTML source, the result looks like a page again: it is code.
+    # If the result looks like a chat page again, the page showed HTML source, which is code.
     return f"{_fence(markdown)}html\n{markdown}\n{_fence(markdown)}" if is_html(markdown) else markdown
 
 
@@ -180,7 +180,7 @@ def _restore_formula(node: Any, page: Any) -> None:
 
 
 def _tidy_code(block: Any, page: Any) -> None:
-    """Reduce a code block to its code, and keep the language that a class of it names."""
+    """Reduce a code block to its code, and keep the language that its class names."""
     code = block.find("code")
     if code is None:
         return

@@ -1,4 +1,4 @@
-"""What the steps of corpora return: counts, which print themselves as tables."""
+"""Results of the steps that work on corpora: counts that can be printed as tables."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from maieutic.core.json_rows import summarize
 from maieutic.core.step import Result
 
 SHOWN = 20
-"""Lines of a table."""
+"""Maximum number of lines of a printed table."""
 
 BadRows = dict[str, Any]
-"""`{"count", "rows": [{"where", "reason"}], "summary"?}`: rows that were left out because they cannot be read."""
+"""`{"count", "rows": [{"where", "reason"}], "summary"?}`: rows that were skipped because they cannot be read."""
 
 
 class CorpusResult(Result):
-    """Counts of a step that reads a corpus. `run` is the file or folder that it wrote."""
+    """Counts of a step that reads a corpus. `run` is the file or folder that the step wrote."""
 
     bad: BadRows = Field(default_factory=dict)
 
     def json(self) -> dict[str, Any]:  # type: ignore[override]
-        """The counts, with `out` for what was written."""
+        """The counts, with the written file or folder as `out`."""
         shape = self.model_dump(mode="json")
         return {"out": shape.pop("run"), **shape}
 
     def note_bad_rows(self) -> None:
-        """Name the rows that were left out, on standard error."""
+        """Name the skipped rows on standard error."""
         for bad in [self.bad] if "count" in self.bad else self.bad.values():
             if bad["count"]:
                 note(summarize(bad["count"], bad["rows"]))
@@ -43,16 +43,16 @@ class ImportResult(CorpusResult):
     licences: dict[str, int]
     unlicensed: int
     sample: dict[str, dict[str, int]] | None = None
-    """By value of the field that stratifies: `{"seen", "kept"}`."""
+    """By value of the stratifying field: `{"seen", "kept"}`."""
     by: str | None = Field(None, exclude=True)
 
     def json(self) -> dict[str, Any]:  # type: ignore[override]
-        """The counts; `sample` only if one was drawn."""
+        """The counts; `sample` only if a sample was drawn."""
         shape = super().json()
         return shape if self.sample else {key: value for key, value in shape.items() if key != "sample"}
 
     def show(self) -> None:
-        """Print what was read, and what is missing."""
+        """Print the counts, and how many conversations name no licence."""
         for file, found in self.formats.items():
             ordered = sorted(found.items(), key=lambda item: -item[1])
             say(f"{file}: read {', '.join(f'{rows} as {name}' for name, rows in ordered) or 'nothing'}")
@@ -112,14 +112,14 @@ class SplitResult(CorpusResult):
     counts: dict[str, int]
     groups: dict[str, int]
     alone: int
-    """Conversations without a user or a problem: each is a group by its own content."""
+    """Conversations without a user or a problem; each is grouped by its content."""
     moved: int
-    """Conversations in the part of an equal conversation instead of their group's part."""
+    """Conversations that went to the part of an equal conversation instead of their group's part."""
     leakage: dict[str, Any]
     empty: list[str] = Field(default_factory=list)
     """Parts without a conversation, although their share is not zero."""
     files: dict[str, Any] = Field(default_factory=dict)
-    """What was read from files that are not corpora, by name."""
+    """Counts of files that had to be imported, by file name."""
 
     def show(self) -> None:
         """Print the parts and their overlap."""
@@ -129,7 +129,9 @@ class SplitResult(CorpusResult):
         if self.alone:
             say(f"{self.alone} conversations have no {self.by} and were split by their own content")
         if self.moved:
-            say(f"{self.moved} conversations went to the part of an equal one instead of their group's")
+            say(
+                f"{self.moved} conversations went to the part of an equal conversation instead of their group's part"
+            )
         if self.leakage:
             _show_overlap("leakage", self.leakage)
         if any(found["overlap"]["near"] is None for found in self.leakage.values()):
@@ -146,7 +148,7 @@ class FoldsResult(CorpusResult):
     counts: list[int]
     """Conversations of each fold."""
     groups: list[int]
-    """Problems or users of each fold; a conversation without one is a group by itself."""
+    """Number of groups (problems or users) in each fold; a conversation without a group key is its own group."""
 
     def show(self) -> None:
         """Print the sizes."""
@@ -159,19 +161,19 @@ class FoldsResult(CorpusResult):
 
 
 class OverlapResult(CorpusResult):
-    """How much of a test set is in a train set, in test items."""
+    """How many items of a test set are also in a train set."""
 
     overlap: dict[str, int | None]
-    """`{"exact", "near", "problems"}`; near is null if it was not counted."""
+    """`{"exact", "near", "problems"}`; `near` is null if near duplicates were not counted."""
     prompts: dict[str, int | None]
     programs: int
     train: int
     test: int
     leaked: list[str]
-    """Ids of the test items that are exact, near or share a problem."""
+    """Ids of the test items that are exact or near, or share a problem."""
 
     def exit_code(self) -> int:
-        """1 if anything is exact, near, or shares a problem."""
+        """1 if a test item is exact or near, or shares a problem."""
         return int(any(self.overlap.values()))
 
     def json(self) -> dict[str, Any]:  # type: ignore[override]
@@ -210,19 +212,19 @@ class DecontaminateResult(CorpusResult):
 
     read: int
     flagged: int
-    """Conversations that were found."""
+    """Conversations that contain a question or a test item."""
     questions: int
     questions_found: int
     hits: list[dict[str, Any]]
     """`{"conversation", "question", "how", "share", "words"}`."""
     tests: dict[str, Any] = Field(default_factory=dict)
-    """By test set: `{"overlap", "prompts", "programs", "train", "test", "leaked", "before"?}`; `before` are the same
-    counts for the whole corpus."""
+    """By test set: `{"overlap", "prompts", "programs", "train", "test", "leaked", "before"?}`; `before` has the
+    same counts for the whole corpus."""
     dropped: int = 0
     fail: bool = Field(False, exclude=True)
 
     def exit_code(self) -> int:
-        """1 if a question was found, and that is to fail."""
+        """1 if `fail` is set and a question was found."""
         return int(self.fail and self.flagged > 0)
 
     def show(self) -> None:

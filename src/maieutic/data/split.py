@@ -1,9 +1,9 @@
 """Splits of a corpus: train, validation and test, or k folds.
 
-- A conversation's part is decided by a hash of its group (its problem, its user, or its own content), so it does not
-  change when the corpus grows. One exception keeps equal content in one part: a conversation with the same content as
-  an earlier one goes to the part of the earlier one.
-- Folds are disjoint and of about equal size, by a seeded order of the groups.
+- A hash of a conversation's group (its problem, its user or its content) decides its part, so the part does not change
+  when the corpus grows. There is one exception: a conversation with the same content as an earlier conversation goes to
+  the part of the earlier conversation.
+- Folds are disjoint and of about equal size. A seeded order of the groups decides the folds.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ class SplitReport:
     counts: Counter[str] = field(default_factory=Counter)
     groups: Counter[str] = field(default_factory=Counter)
     alone: int = 0
-    """Conversations without a user or a problem: each is a group by its own content."""
+    """Conversations without a user or a problem; each is grouped by its content."""
     moved: int = 0
-    """Conversations in the part of an equal conversation instead of their group's part."""
+    """Conversations that went to the part of an equal conversation instead of their group's part."""
     leakage: dict[str, Overlap] = field(default_factory=dict)
-    """By `test in train`, `validation in train` and `test in validation`."""
+    """The overlap by `test in train`, `validation in train` and `test in validation`."""
     bad: BadRows = field(default_factory=BadRows)
     empty: list[str] = field(default_factory=list)
     """Parts without a conversation, although their share is not zero."""
     imported: dict[str, ImportReport] = field(default_factory=dict)
-    """What was read from files that are not corpora, by name."""
+    """Counts of files that had to be imported, by file name."""
 
     def json(self) -> dict[str, Any]:
         """`{"by", "counts", "groups", "alone", "moved", "leakage", "empty", "files", "bad"}`: by part, pair or file."""
@@ -90,12 +90,12 @@ def split(
     """Yield each conversation with its part, streaming and in order.
 
     Args:
-        conversations: any.
+        conversations: any number of conversations.
         by: `conversation` (paths of one message tree stay together, and so do parts of a cut conversation),
-            `problem` (same statement and program) or `user`. A conversation without a problem or a user is a group by
-            its own content.
-        parts: shares of train, validation and test, with the sum 1. They are shares of groups, so the shares of
-            conversations differ a little.
+            `problem` (same statement and program) or `user`. A conversation without a problem or a user is grouped by
+            its content.
+        parts: shares of train, validation and test, with the sum 1. They are shares of the groups, so the shares of
+            the conversations differ a little.
         seed: another seed gives another split.
         report: filled while the conversations are consumed.
 
@@ -138,7 +138,7 @@ def check_parts(parts: tuple[float, float, float]) -> tuple[float, float]:
     """The points between 0 and 1 at which validation and test begin.
 
     Raises:
-        InputError: not three shares with the sum 1.
+        InputError: the parts are not three shares with the sum 1.
     """
     if len(parts) != 3 or min(parts) < 0 or not abs(sum(parts) - 1) <= 1e-6:
         raise InputError("the parts are not three shares with the sum 1", "Give for example 0.8,0.1,0.1.")
@@ -168,7 +168,7 @@ def split_file(step: Split, out: Path) -> SplitReport:
     the parts; near duplicates count only if rensa is installed.
 
     Raises:
-        StoreError: a file exists with other content, or is an input; then none is written.
+        StoreError: a file exists with other content, or is an input; then no file is written.
     """
     report = SplitReport(By(step.by), bad=BadRows(step.strict))
     sources = [path for path in (step.corpus, step.test) if path is not None]
@@ -229,8 +229,8 @@ def measure_leakage(placed: Callable[[], Iterable[Placed]], near: bool = True) -
     """Measure how much of each held-out part also occurs in the parts before it.
 
     Args:
-        placed: returns the same conversations with their parts each time it is called; it is called twice. Test and
-            validation are kept in memory.
+        placed: a function that returns the conversations with their parts. It is called twice, and must return the
+            same conversations. Test and validation are kept in memory.
         near: count near duplicates too.
 
     Returns:
@@ -263,7 +263,7 @@ class Folds(NamedTuple):
     counts: list[int]
     """Conversations of each fold."""
     groups: list[int]
-    """Problems or users of each fold; a conversation without one is a group by itself."""
+    """Number of groups (problems or users) in each fold; a conversation without a group key is its own group."""
     bad: BadRows
 
     def json(self) -> dict[str, Any]:
@@ -280,7 +280,7 @@ def k_fold_split(step: Split, out: Path) -> Folds:
     """Split a corpus into disjoint folds of about equal size: `fold-1.jsonl`, `fold-2.jsonl`, … in the folder `out`.
 
     Raises:
-        InputError: fewer groups than folds, or a group also occurs in a corpus of `disjoint_from`.
+        InputError: there are fewer groups than folds, or a group also occurs in a corpus of `disjoint_from`.
     """
     by, count = By(step.by), step.folds or 1
     bad = BadRows(step.strict)
@@ -289,7 +289,7 @@ def k_fold_split(step: Split, out: Path) -> Folds:
         if shared := groups.keys() & _groups(read_corpus(other), by).keys():
             raise InputError(
                 f"{len(shared)} of {len(groups)} groups of {step.corpus} (by {by}) also occur in {other}",
-                "Remove them from one of the two: training and test data must be disjoint.",
+                "Remove them from one of the two corpora: training and test data must be disjoint.",
             )
     if len(groups) < count:
         raise InputError(

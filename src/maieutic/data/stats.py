@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from maieutic.data.steps import Stats
 
 SAMPLE = 2000
-"""Number of first turns to compare; of a larger corpus, those with the smallest hashes."""
+"""Maximum number of first turns to compare; in a larger corpus the first turns with the smallest hashes are used."""
 _QUANTILES = {"p10": 0.1, "median": 0.5, "p90": 0.9, "max": 1.0}
 
 
@@ -42,9 +42,9 @@ def survey(
     """Count a corpus, streaming.
 
     Args:
-        conversations: any, at least one.
+        conversations: at least one conversation.
         tokenizer: counts the tokens (see `lengths.token_counter`); without one they are estimated.
-        languages: identify the languages, which takes most of the time; null without py3langid.
+        languages: identify the languages, which takes most of the time; the result is null without py3langid.
 
     Raises:
         EmptyCorpus: there is no conversation.
@@ -89,7 +89,7 @@ class Survey:
         self.rounds, self.turns = array("l"), array("l")
         self.characters = {role: array("l") for role in Role}
         self.tokens = {role: array("l") for role in Role}
-        """By role, one number a turn."""
+        """By role, one number per turn."""
         self.words: Counter[Role] = Counter()
         self.tokenizer = None if tokenizer is None else str(tokenizer)
         """The tokenizer that counted the tokens; null: estimated."""
@@ -165,7 +165,7 @@ def _quantiles(values: Sequence[int]) -> dict[str, float]:
 
 
 FORMATS = (".png", ".svg", ".pdf")
-# Blue and vermilion of Okabe and Ito's palette: told apart with any common colour blindness, and in grey by the dashes.
+# Okabe and Ito's blue and vermilion are distinct for colour-blind readers; the dashes are distinct in grey.
 _LOOKS = {Role.USER: ("#0072B2", "-"), Role.ASSISTANT: ("#D55E00", "--")}
 _BAR = "#56B4E9"
 
@@ -174,7 +174,7 @@ def draw(survey: Survey, path: Path | str) -> Path:
     """Draw a survey into a `.png`, `.svg` or `.pdf` file: turns a conversation, and tokens a turn by role.
 
     Raises:
-        InputError: the name ends in something else.
+        InputError: the name has another suffix.
         MissingExtra: matplotlib is not installed.
     """
     path = Path(path)
@@ -196,7 +196,7 @@ def draw(survey: Survey, path: Path | str) -> Path:
         panel.spines[["top", "right"]].set_visible(False)
     with full_disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # No date and no chance inside, so the same corpus gives the same file.
+        # No date and no random ids in the file, so the same corpus gives the same file.
         dateless = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
         with rc_context({"svg.hashsalt": "maieutic"}):
             figure.savefig(path, dpi=200, metadata=dateless[path.suffix.lower()])
@@ -204,18 +204,20 @@ def draw(survey: Survey, path: Path | str) -> Path:
 
 
 def check_name(path: Path) -> None:
-    """Refuse a file name that no picture can be written under, before any work is done.
+    """Refuse a file name with an unknown suffix before any work is done.
 
     Raises:
-        InputError: it ends in something else than `FORMATS`.
+        InputError: the name does not end in one of `FORMATS`.
     """
     if path.suffix.lower() not in FORMATS:
-        raise InputError(f"{path}: no picture is written there", f"End the name in {', '.join(FORMATS)}.")
+        raise InputError(
+            f"{path}: a figure cannot be written in this format", f"End the name in {', '.join(FORMATS)}."
+        )
 
 
 def _turns(panel: Any, survey: Survey) -> None:
     turns = np.asarray(survey.turns)
-    # The few longest would squeeze the others into one bar.
+    # The few longest conversations would squeeze all others into one bar.
     most = max(2, int(np.quantile(turns, 0.99)))
     panel.hist(
         np.minimum(turns, most),

@@ -71,15 +71,15 @@ class Import(Step):
         description="auto (guessed and printed), messages, sharegpt, oasst, mathdial, bridge, socratic-llm, "
         "socratic-debugging, tutorchat, problems, alpaca, dolly, wizardlm, ultrachat, baize, wildchat, lmsys.",
     )
-    ended: bool = Field(False, description="The person ended every one of these conversations.")
+    ended: bool = Field(False, description="The user ended every one of these conversations.")
     source: str | None = Field(
-        None, description="Source of rows that name none; default: name of the file or dataset."
+        None, description="Source of rows that name no source; default: the file or dataset."
     )
     licence: str | None = Field(
-        None, description="Licence of rows that name none; default: that of the dataset's card."
+        None, description="Licence of rows that name no licence; default: from the dataset's card."
     )
     sample: int | None = Field(
-        None, ge=1, description="Keep this many conversations, drawn by a hash of their content."
+        None, ge=1, description="Keep this many conversations, sampled by a hash of their content."
     )
     by: str | None = Field(
         None, description="Stratify the sample by this field or key of meta, such as category."
@@ -112,11 +112,11 @@ class Import(Step):
         return [Path(source) for source in self.sources if not is_hub(source)]
 
     def describe(self) -> str:
-        """A few words for the plan."""
+        """A short description for the plan of a recipe."""
         return f"import {len(self.sources)} sources as {self.format}"
 
     def expect(self, out: Path, flow: Flow) -> Cost:
-        """No cost; the corpus has the rows of all sources, or the sample."""
+        """No cost; the corpus has the rows of all sources, or of the sample."""
         sizes = [flow.size(source) for source in self.sources]
         if sizes and all(sizes):
             rows, tokens, *_ = map(sum, zip(*filter(None, sizes), strict=True))
@@ -128,10 +128,10 @@ class Import(Step):
 class Clean(Step, CleanOptions):
     """Repair conversations, reject those that cannot be used, and count both by reason.
 
-    By default empty turns and leading assistant turns are dropped and neighbouring turns of one role are merged;
-    conversations without one of the two sides, too short ones and exact duplicates are rejected. Other filters run
-    with --preset, --filters or an option of theirs. Their order is fixed. Rejected rows go to rejected.jsonl in the
-    folder of the output.
+    By default, empty turns and leading assistant turns are dropped, and neighbouring turns of one role are merged.
+    Conversations without a user turn or without an assistant turn, conversations with too few turns and exact
+    duplicates are rejected. Other filters run with --preset, --filters or an option of the filter. The order of the
+    filters is fixed. Rejected rows go to rejected.jsonl in the folder of the output.
     """
 
     command: ClassVar = "clean"
@@ -162,11 +162,11 @@ class Clean(Step, CleanOptions):
             check_codes(self.languages)
 
     def describe(self) -> str:
-        """A few words for the plan."""
+        """A short description for the plan of a recipe."""
         return "clean: " + ", ".join(self.chosen())
 
     def expect(self, out: Path, flow: Flow) -> Cost:
-        """No cost; the size of the corpus stays as it is, as far as can be known."""
+        """No cost; the size of the cleaned corpus is estimated as the size of the corpus."""
         flow.put(out / "corpus.jsonl", _size(flow, self.corpus))
         return Cost()
 
@@ -175,10 +175,10 @@ class Split(Step):
     """Split a corpus into train, validation and test, or into folds; or check two files for overlap.
 
     A hash of each group decides its part, so the split does not change when the corpus grows. Afterwards the overlap
-    of the parts is measured and written to split.json. With --check both files may have any importable format.
-    Counted are items of TEST: exact (same text), near (not exact; a Jaccard index of at least .8 of the word 5-grams)
-    and problems (same statement and program), for which --check exits with 1; prompts (same first user turn and
-    problem) and programs (same program, any statement) are only reported.
+    of the parts is measured and written to split.json. With --check, both files may have any importable format.
+    --check counts items of TEST that are in TRAIN: exact (same text), near (not exact; a Jaccard index of at least .8
+    of the word 5-grams), problems (same statement and program), prompts (same first user turn and problem) and
+    programs (same program, any statement). It exits with 1 if there is an exact, near or problem overlap.
     """
 
     command: ClassVar = "split"
@@ -197,7 +197,7 @@ class Split(Step):
 
     corpus: Path | None = Field(None, description="The corpus to split.")
     by: Literal["conversation", "problem", "user"] = Field(
-        "conversation", description="What must stay in one part."
+        "conversation", description="Conversations with the same value stay in one part."
     )
     parts: Annotated[Any, PlainValidator(_shares)] = Field(
         (0.8, 0.1, 0.1), description="Shares of train, validation and test."
@@ -207,20 +207,20 @@ class Split(Step):
     )
     disjoint_from: list[Path] = Field(
         default_factory=list,
-        description="With folds: corpora that must not share a problem or user, such as test sets.",
+        description="With --folds: corpora that must not share a problem or user with CORPUS, such as test sets.",
     )
     test: Annotated[Path | None, BeforeValidator(_none)] = Field(
-        None, description="A separate test set: all of CORPUS becomes train. `none`: no such set."
+        None, description="A separate test set; all of CORPUS becomes train. `none`: no separate test set."
     )
     format: str | None = Field(
         None, description="Import CORPUS and the test set from this format, or auto (see `maieutic import`)."
     )
-    source: str | None = Field(None, description="Name of the data set, as the source of every row.")
-    seed: int = Field(0, description="Another seed gives another split.")
+    source: str | None = Field(None, description="Name of the data set; becomes the source of every row.")
+    seed: int = Field(0, description="Random seed; another seed gives another split.")
     compare: tuple[Path, Path] | None = Field(
-        None, description="TRAIN and TEST: measure how much of TEST is in TRAIN instead."
+        None, description="TRAIN and TEST: do not split, but measure how much of TEST is in TRAIN."
     )
-    near: bool = Field(True, description="Count near duplicates too.")
+    near: bool = Field(True, description="Also count near duplicates.")
     strict: bool = Field(False, description="Stop at the first broken row instead of skipping it.")
     force: bool = Field(False, description="Replace outputs with other content.")
 
@@ -256,11 +256,11 @@ class Split(Step):
             raise InputError("`disjoint_from` needs `folds`", "Use --check to compare other parts.")
 
     def needs_out(self) -> bool:
-        """Only where something is written."""
+        """Whether the step writes parts or folds."""
         return self.compare is None
 
     def describe(self) -> str:
-        """A few words for the plan."""
+        """A short description for the plan of a recipe."""
         if self.test:
             return f"split: {self.test.name} is the test set"
         into = f"into {self.folds} folds " if self.folds else ""
@@ -284,12 +284,12 @@ class Split(Step):
 
 
 class Decontaminate(Step):
-    """Find conversations that contain questions of a benchmark or items of a test set, and leave them out.
+    """Find conversations that contain questions of a benchmark or items of a test set, and remove them.
 
-    A question is found where thirteen consecutive words of it occur in one turn (the whole question, if it has eight
-    to twelve; a shorter one only as a whole turn), or half of its word 5-grams. A test item is found where its text is
-    the same or nearly the same, or its problem or program. With --test, leaks.json in the folder of the output names
-    the test items that were found.
+    A conversation contains a question if thirteen consecutive words of the question occur in one turn, or half of the
+    question's word 5-grams. A question of eight to twelve words must occur completely, and a shorter question must be
+    a whole turn. A conversation contains a test item if both have the same or nearly the same text, or the same
+    problem or program. With --test, leaks.json in the folder of the output names the test items that were found.
     """
 
     command: ClassVar = "decontaminate"
@@ -302,14 +302,14 @@ class Decontaminate(Step):
     corpus: Source = Field(description="A corpus: JSONL (or .gz), a JSON list, or a step's folder.")
     against: list[Path] = Field(
         default_factory=list,
-        description="Questions: FastChat's question.jsonl, AlpacaEval's JSON, a JSON list, or one a line.",
+        description="Questions: FastChat's question.jsonl, AlpacaEval's JSON, a JSON list, or one question per line.",
     )
     test: Annotated[dict[str, Path], BeforeValidator(_named_paths)] = Field(
         default_factory=dict, description="Test sets by name: corpora whose items must not be in CORPUS."
     )
     drop: bool = Field(
         True,
-        description="Leave the conversations that were found out of the output; without, only report them.",
+        description="Remove the conversations that were found from the output; otherwise only report them.",
     )
     fail: bool = Field(False, description="Exit with 1 if a question was found.")
     strict: bool = Field(False, description="Stop at the first broken row instead of skipping it.")
@@ -322,7 +322,7 @@ class Decontaminate(Step):
         return decontaminate_file(self, Path(out) if str(out) else None)
 
     def check(self) -> None:
-        """Refuse a call without anything to look for."""
+        """Refuse a call without questions and without test sets."""
         if not self.against and not self.test:
             raise InputError(
                 "nothing to look for", "Give questions with --against, or test sets with --test."
@@ -337,7 +337,7 @@ class Decontaminate(Step):
         return [*super().inputs(), *self.test.values()]
 
     def describe(self) -> str:
-        """A few words for the plan."""
+        """A short description for the plan of a recipe."""
         names = [*(path.name for path in self.against), *self.test]
         return f"{'leave out' if self.drop else 'find'} what is in {', '.join(names)}"
 
@@ -386,12 +386,12 @@ class Stats(Step):
         return [self.corpus] if isinstance(self.corpus, Path) else []
 
     def describe(self) -> str:
-        """A few words for the plan."""
+        """A short description for the plan of a recipe."""
         return f"count {_name(self.corpus)}"
 
 
 class Convert(Step):
-    """Write a corpus, or a sample of it, in a form that other tools read."""
+    """Write a corpus, or a sample of it, in a format that other tools read."""
 
     command: ClassVar = "convert"
     arguments: ClassVar = ("corpus",)
@@ -400,9 +400,9 @@ class Convert(Step):
     outputs: ClassVar = ("corpus.jsonl", "corpus.json", "corpus.parquet")
 
     corpus: Source = Field(description="A corpus: JSONL (or .gz), a JSON list, or a step's folder.")
-    to: Literal["messages", "sharegpt", "parquet"] = Field(description="The form to write.")
+    to: Literal["messages", "sharegpt", "parquet"] = Field(description="The format to write.")
     sample: int | None = Field(
-        None, ge=1, description="Keep this many conversations, drawn by a hash of their content."
+        None, ge=1, description="Keep this many conversations, sampled by a hash of their content."
     )
     by: str | None = Field(None, description="Stratify the sample by this field or key of meta.")
     exact_sample: bool = Field(False, description="Fail if the corpus is smaller than the sample.")
@@ -421,16 +421,16 @@ class Convert(Step):
             raise InputError("`by` needs `sample`", "Give both, or neither.")
 
     def file_name(self) -> str:
-        """The corpus, with the suffix of its form."""
+        """The corpus, with the suffix of its format."""
         return {"messages": "corpus.jsonl", "sharegpt": "corpus.json", "parquet": "corpus.parquet"}[self.to]
 
     def describe(self) -> str:
-        """A few words for the plan."""
+        """A short description for the plan of a recipe."""
         sample = f"a sample of {self.sample} of " if self.sample else ""
         return f"write {sample}{_name(self.corpus)} as {self.to}"
 
     def expect(self, out: Path, flow: Flow) -> Cost:
-        """No cost; the file has as many rows as the corpus, or the sample."""
+        """No cost; the file has as many rows as the corpus or the sample."""
         if size := _size(flow, self.corpus):
             kept = min(size.rows, self.sample or size.rows)
             tokens = round(size.tokens * kept / max(1, size.rows))

@@ -1,7 +1,7 @@
-"""The prompts: one Markdown file each, filled in one pass.
+"""The prompts. Each is a Markdown file whose placeholders are filled in one pass.
 
-A placeholder is `{{name}}`. Single braces have no meaning, so prompts may hold LaTeX and JSON. Inserted text is not
-searched for placeholders, so a user's text cannot bring one in.
+A placeholder is `{{name}}`. Single braces have no meaning, so prompts may contain LaTeX and JSON. Inserted text is not
+searched for placeholders, so a placeholder in a user's text is not filled.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Prompt(NamedTuple):
 
 @cache
 def load(name: str) -> Prompt:
-    """A prompt by name (one of this folder) or by path (a file ending in `.md`)."""
+    """Load a prompt by name (a file in this folder) or by path (a file that ends in `.md`)."""
     path = Path(name) if name.endswith(".md") else files(__package__) / f"{name}.md"
     if not path.is_file():
         known = ", ".join(
@@ -60,7 +60,7 @@ def load(name: str) -> Prompt:
 
 
 def mark_for(texts: Sequence[str]) -> str:
-    """A mark that occurs in none of the texts, so that no text can close a fence of it. Same texts, same mark."""
+    """A marker that occurs in no text, so that no text can end its own section. The same texts give the same marker."""
     mark = fingerprint(list(texts))[:12]
     while any(mark in text for text in texts):
         mark = fingerprint(mark)[:12]
@@ -68,6 +68,6 @@ def mark_for(texts: Sequence[str]) -> str:
 
 
 def fenced(parts: Sequence[tuple[str, str]]) -> tuple[str, str]:
-    """A mark that occurs in none of the texts, and the titled texts between lines with that mark."""
+    """A marker that occurs in no text, and the texts as titled sections between lines with the marker."""
     mark = mark_for([text for _, text in parts])
     return mark, "\n\n".join(f"--- {mark} {title} ---\n{text}\n--- {mark} end ---" for title, text in parts)

@@ -1,1 +1,1 @@
-"""Formats of conversations, one function a format: from one JSON value to the conversations in it."""
+"""Formats of conversations. Each format has one function from a JSON value to the conversations in it."""

@@ -49,7 +49,7 @@ def from_turns(row: Any) -> Iterator[Conversation]:
 
     The key of the list is `messages`, `turns`, `conversation(s)` or `items`. `conversation_id`, `conversation_hash`,
     `prompt_id` or `idx` becomes the id, `task_description` the intent, and `why_stop` means that the person ended the
-    conversation. A `prompt` that only repeats a turn is dropped.
+    conversation. A `prompt` that repeats a turn is dropped.
     """
     row = dict(as_object(row))
     name = turn_list(row)
@@ -70,7 +70,7 @@ def from_turns(row: Any) -> Iterator[Conversation]:
 def set_prompt_aside(row: dict[str, Any], texts: Sequence[str]) -> None:
     """Drop a row's own `prompt` if it is one of the texts, else rename it to `given_prompt`.
 
-    In our corpora `meta["prompt"]` means a prompt whose reply is still to be written.
+    In our corpora `meta["prompt"]` marks a prompt that has no reply yet.
     """
     prompt = row.pop("prompt", None)
     if prompt is not None and prompt not in texts:
@@ -83,7 +83,7 @@ def turn_list(row: Mapping[str, Any]) -> str | None:
 
 
 def turn(index: int, turn: Any) -> dict[str, Any]:
-    """A turn with the keys `role` and `content`, whatever they were called; its other keys are kept.
+    """A turn with its role and text under the keys `role` and `content`; its other keys are kept.
 
     Raises:
         ValueError: the turn has no role, no text, or an unknown role.
@@ -182,7 +182,7 @@ _ANSWERS = ("output", "response")
 def from_single(row: Any) -> Iterator[Conversation]:
     """`alpaca` (`instruction`, `input`, `output`) and `dolly` (`instruction`, `context`, `response`).
 
-    All other keys, such as `category`, go to `meta`; a `text` or `prompt` that only repeats the round is dropped.
+    All other keys, such as `category`, go to `meta`; a `text` or `prompt` that repeats the round is dropped.
     """
     row = dict(as_object(row))
     keys = key_list(row)
@@ -216,7 +216,7 @@ def _string(row: dict[str, Any], name: str) -> str:
 
 
 def _drop_repetitions(row: dict[str, Any], asked: str, answered: str) -> None:
-    """Drop `text` (Alpaca: the round again, in a prompt template) and `prompt` (some copies: its first half)."""
+    """Drop `text` (in Alpaca the round in a prompt template) and `prompt` (in some copies the first half of `text`)."""
     text, prompt = row.get("text"), row.get("prompt")
     if isinstance(text, str) and asked and answered and asked in text and answered in text:
         del row["text"]
@@ -225,7 +225,7 @@ def _drop_repetitions(row: dict[str, Any], asked: str, answered: str) -> None:
 
 _USERS = ("hashed_ip", "user_hash")
 _PERSON = (*_USERS, "country", "state", "header")
-"""Keys about the person that a log repeats in every turn."""
+"""Keys about the user that a log repeats in every turn."""
 _TRANSCRIPTS = ("input", "chat_sample", "text")
 _LABEL = re.compile(r"(?:\A|(?<=\n))\[\|(Human|AI)\|\] ?")
 _FRAME = "The conversation between human and AI assistant."
@@ -236,7 +236,7 @@ def from_log(row: Any) -> Iterator[Conversation]:
 
     `conversation_hash` or `conversation_id` becomes the id, `hashed_ip` (the row's, else the first turn that has one)
     the `user_id`. Language, model, time (as text) and all moderation flags stay in `meta`, those of a turn
-    in `meta["turns"]`. Nulls are dropped, and so are keys about the person that a turn only repeats.
+    in `meta["turns"]`. Nulls are dropped, and so are keys about the user that repeat the row's value.
     """
     row = dict(as_object(row))
     said = row.get("conversation")
@@ -272,7 +272,7 @@ def _without_nulls(value: Any) -> Any:
 
 
 def from_ultrachat(row: Any) -> Iterator[Conversation]:
-    """UltraChat: `data` is a list of strings, the person first; or `messages` with `prompt` and `prompt_id`."""
+    """UltraChat: `data` is a list of strings, the user first; or `messages` with `prompt` and `prompt_id`."""
     row = dict(as_object(row))
     said = row.pop("data", None)
     if said is None:
@@ -293,8 +293,8 @@ def from_ultrachat(row: Any) -> Iterator[Conversation]:
 def from_baize(value: Any) -> Iterator[Conversation]:
     """Baize: one string whose turns begin `[|Human|]` and `[|AI|]`, alone or as `input` (or `chat_sample`, `text`).
 
-    A label, one space after it and the line break before the next label are layout; the rest of a turn is kept to the
-    byte. An empty human turn at the end is dropped.
+    A label, one space after it and the line break before the next label are removed; the rest of a turn is kept byte
+    for byte. An empty human turn at the end is dropped.
     """
     row = {"input": value} if isinstance(value, str) else dict(as_object(value))
     name = next((key for key in _TRANSCRIPTS if is_transcript(row.get(key))), None)

@@ -1,10 +1,10 @@
 r"""Formats of tutoring: MathDial, Bridge, TutorChat, socratic-llm's prompt strings, and problems without a dialogue.
 
-The student is the user, the tutor the assistant. Only speaker labels and a teacher's move tag, which nobody said, are
-removed from the texts.
+The student is the user, the tutor is the assistant. Only speaker labels and the tags of a teacher's moves are removed
+from the texts, since they are not part of what was said.
 
-A prompt string of socratic-llm holds one dialogue with its material and speakers, up to the tutor's next reply. It has
-one of three shapes, recognised by its beginning:
+A prompt string of socratic-llm contains one dialogue with its material and speakers, up to the tutor's next reply. It
+has one of three shapes, which are recognised by the beginning of the string:
 
 - MathDial: `Student: 'Professor, I have a problem, here is the text: … Here is my solution …Teacher: (move)…', …`
 - TutorChat: quoted fragments, each `\nassistant: …` or `\nuser: …`, after unmarked fragments of the lesson's text
@@ -56,7 +56,7 @@ def seed_conversation(text: str, extra: dict[str, Any] | None = None) -> Convers
     """A prompt string as a conversation that ends with the student; the string itself is kept in `meta["prompt"]`.
 
     Args:
-        text: one dialogue in any of the three shapes.
+        text: one dialogue in one of the three shapes.
         extra: other fields of the row, for `meta`.
 
     Raises:
@@ -92,8 +92,8 @@ def parse_seed(text: str) -> Seed:
 def fragments(text: str) -> list[str]:
     """The quoted pieces of a printed Python list, unescaped.
 
-    A quote closes only before a comma and another quote, or at the end, so an unescaped apostrophe is part of the text.
-    A piece that is never closed runs to the end.
+    A quotation mark closes a piece only before a comma and another quotation mark, or at the end. So an unescaped
+    apostrophe is part of the text. A piece without a closing mark continues to the end.
     """
     pieces, at = [], 0
     while at < len(text):
@@ -178,7 +178,7 @@ def _debugging(text: str) -> Seed:
         turn = {"role": Role(mark[2].lower()), "content": words}
         (others if mark[1] else turns).append(turn)
     if turns and turns[-1]["role"] == Role.ASSISTANT and not turns[-1]["content"]:
-        turns.pop()  # the empty turn of the tutor's reply
+        turns.pop()  # the empty turn for the tutor's next reply
     problem = Problem(
         statement=material.get("problem", ""),
         attempt=material.get("bug_code"),
@@ -190,7 +190,7 @@ def _debugging(text: str) -> Seed:
 
 
 def from_mathdial(row: Any) -> Iterator[Conversation]:
-    """MathDial: the student is the user, the human teacher the assistant; each teacher's move is kept in `meta`."""
+    """MathDial: the student is the user, the human teacher is the assistant; the teacher's moves go to `meta`."""
     row = dict(as_object(row))
     transcript, statement = row.pop("conversation", None), row.pop("question", None)
     if not isinstance(transcript, str) or not isinstance(statement, str):
@@ -242,12 +242,12 @@ def from_bridge(row: Any) -> Iterator[Conversation]:
 
 
 def opens(turns: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """The mark in `meta` that the tutor speaks first, so that `clean` keeps the first turn."""
+    """This entry of `meta` says that the tutor speaks first, so that `clean` keeps the first turn."""
     return {"opens": "assistant"} if turns and turns[0]["role"] == Role.ASSISTANT else {}
 
 
 def from_tutorchat(row: Any) -> Iterator[Conversation]:
-    """TutorChat: `conversation` is a list of strings, whose meaning depends on the row's `mode`.
+    """TutorChat: `conversation` is a list of strings. Their meaning depends on the row's `mode`.
 
     - `openbook`: the chapter, then the student and the teacher in turn
     - `closedbook`: the teacher and the student in turn
@@ -291,7 +291,7 @@ _SIDES = {
 def _transcript(text: str, exam: bool) -> tuple[list[dict[str, Any]], str]:
     """The turns of a transcript whose lines begin with the speaker, and the text before the first turn.
 
-    White space around a turn and the `###` around the transcript are layout, and are dropped.
+    White space around a turn and the `###` around the transcript are dropped.
     """
     wanted = ("QUESTION", "ANSWER") if exam else ("STUDENT", "TEACHER")
     marks = [mark for mark in _LABEL.finditer(text) if mark[1] in wanted]
@@ -331,10 +331,10 @@ def is_problem(row: Mapping[str, Any]) -> bool:
 
 
 def from_problems(row: Any) -> Iterator[Conversation]:
-    """A problem (`problem`, `statement` or `question`) and its `answer`, as the start of a lesson.
+    """A problem (`problem`, `statement` or `question`) and its `answer`, as the start of a tutoring dialogue.
 
-    Optional keys are `solution`, a student's wrong `attempt` and the `misconception` in it. GSM8K's answer, a worked
-    solution with the result after `####`, is split into both. The statement becomes the system turn.
+    Optional keys are `solution`, a student's wrong `attempt` and the `misconception` in it. GSM8K's answer (a worked
+    solution with the result after `####`) is split into solution and answer. The statement becomes the system turn.
     """
     row = dict(as_object(row))
     name = next((name for name in STATEMENTS if isinstance(row.get(name), str) and row[name].strip()), None)
