@@ -1,1 +1,1 @@
-"""What code can decide about a turn or a dialogue, without a model; `turns` holds the checks that rubrics name."""
+"""Checks of turns and dialogues by code, without a model; `turns` has the checks that rubrics name."""

@@ -1,4 +1,4 @@
-"""Does a student's program pass the problem's unit tests? Programs run only where the caller asks for it, in a sandbox.
+"""Does a student's program pass the problem's unit tests? Programs run only on request, in a sandbox.
 
 The program is the last fenced block of the turn. The tests are Python, mostly asserts, and see the program's names. The
 program runs in a separate process (`checks.sandbox`) with no environment, no network, one empty folder to write to, and

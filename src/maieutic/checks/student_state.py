@@ -45,7 +45,7 @@ class Claim(NamedTuple):
     values: frozenset[Fraction] = frozenset()
     words: str = ""
     says: bool = True
-    """False where the turn says nothing that could be right or wrong: "no idea", "just tell me"."""
+    """False if the turn says nothing that could be right or wrong: "no idea", "just tell me"."""
 
 
 _CLAIMS = re.compile(

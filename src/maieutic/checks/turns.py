@@ -38,7 +38,7 @@ def asks_question(text: str) -> bool:
 def reveals_answer(
     text: str, problem: Problem | None, student_turns: str | Sequence[str] = ()
 ) -> bool | None:
-    """Whether the reply states the problem's known answer; null where none is known.
+    """Whether the reply states the problem's known answer; null if no answer is known.
 
     If the answer's number is also in the statement or in a student's turn, the reply must call it the answer or the
     result. If the student's last turn gives the answer, the tutor does not reveal it.

@@ -116,7 +116,7 @@ class CandidateRow(StageRow):
     source: str | None = None
     licence: str | None = None
     candidates: tuple[Candidate, ...]
-    """None where the model did not answer."""
+    """None if the model did not answer."""
     model: str | None = None
     sampling: Sampling | None = None
 

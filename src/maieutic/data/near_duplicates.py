@@ -101,7 +101,7 @@ def runs(hashes: Hashes, size: int) -> Hashes:
 
 
 def grams(text: str, size: int = GRAM) -> Hashes:
-    """The distinct word n-grams of a text, hashed and sorted; a text shorter than `size` words is one gram."""
+    """The distinct word n-grams of a text, hashed and sorted; a text of fewer than `size` words is one gram."""
     hashes = words(text).hashes
     return distinct(runs(hashes, min(size, len(hashes)))) if len(hashes) else np.zeros(1, np.uint64)
 

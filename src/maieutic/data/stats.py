@@ -171,7 +171,7 @@ _BAR = "#56B4E9"
 
 
 def draw(survey: Survey, path: Path | str) -> Path:
-    """Draw a survey into a `.png`, `.svg` or `.pdf` file: turns a conversation, and tokens a turn by role.
+    """Draw a survey into a `.png`, `.svg` or `.pdf` file: turns per conversation, and tokens per turn by role.
 
     Raises:
         InputError: the name has another suffix.
