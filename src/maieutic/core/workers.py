@@ -246,4 +246,4 @@ def _plain(row: AnyRow) -> Mapping[str, Any]:
 def check_rate(failed: int, total: int, limit: float, what: str, first: str, hint: str = _REPEAT) -> None:
     """Raise TooManyFailures if more than the accepted share failed; `first` is one of the causes."""
     if total and failed / total > limit:
-        raise TooManyFailures(f"{what}: {failed} of {total} failed (first error: {first})", hint)
+        raise TooManyFailures(f"{what}: {failed} of {total} failed (the first: {first})", hint)
