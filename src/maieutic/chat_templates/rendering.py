@@ -368,7 +368,7 @@ def side_of(role: str) -> Role:
         InputError: the role is neither user nor assistant.
     """
     if role not in (Role.USER, Role.ASSISTANT):
-        raise InputError(f"{role!r} is not a side of a conversation", "Give user or assistant.")
+        raise InputError(f"{role!r} is no side of a conversation", "Give user or assistant.")
     return Role(role)
 
 
