@@ -1,6 +1,6 @@
 # docker build --target cpu -t maieutic:cpu .      (the default: no GPU, a far smaller image)
 # docker build --target cuda -t maieutic:cuda .    (needs the NVIDIA container toolkit to run)
-# docker run --rm -v maieutic-models:/cache/huggingface -v "$PWD:/data" maieutic:cpu demo base --corpus c.jsonl --out base
+# docker run --rm -v maieutic-models:/cache/huggingface -v "$PWD:/data" maieutic:cpu demo-base --corpus c.jsonl --out base
 
 FROM python:3.11-slim-bookworm AS base
 ENV HF_HOME=/cache/huggingface \

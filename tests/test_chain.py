@@ -86,7 +86,7 @@ def parts(cleaned: Path, run: Path) -> Path:
 @pytest.fixture(scope="module")
 def base(parts: Path, run: Path) -> Path:
     sizes = ("--vocab-size", 1024, "--hidden", 64, "--layers", 2, "--context", 4096, "--steps", 30)
-    built = maieutic("demo", "base", "--corpus", parts / "train.jsonl", "--out", run / "base", *sizes)
+    built = maieutic("demo-base", "--corpus", parts / "train.jsonl", "--out", run / "base", *sizes)
     assert built["vocabulary"] == 1024 and built["loss"] < math.log(1024)
     return run / "base"
 

@@ -171,7 +171,7 @@ def test_the_examples_run_as_they_are_shown(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_real_chats_are_diverse(real_data: Path, tmp_path: Path) -> None:
-    write_corpus(tmp_path / "c.jsonl", import_files([real_data / "real-chats"])[0])
+    write_corpus(tmp_path / "c.jsonl", import_files([*(real_data / "real-chats").glob("*.jsonl")])[0])
     code, out, _ = run("stats", tmp_path / "c.jsonl", "--json")
     found = orjson.loads(out)
     assert code == 0 and found["conversations"] == 188 and found["ended"] == 48

@@ -297,7 +297,7 @@ def test_datasets_that_cannot_be_opened(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(MissingInput, match="no such dataset"):
         import_files([f"hub:{tmp_path / 'none'}"])
     for name in ("hub:", "hub:a:b:c:d", "hub:a::c"):
-        with pytest.raises(InputError, match="no name of a dataset"):
+        with pytest.raises(InputError, match="hub:"):
             import_files([name])
     (tmp_path / "script").mkdir()
     (tmp_path / "script" / "script.py").write_text("raise SystemExit('this must never run')")

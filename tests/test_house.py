@@ -338,7 +338,7 @@ def test_without_an_extra_two_lines_say_which(installed: Installed, tmp_path: Pa
         ("chat", "hf/base"),
         ("simulate", "--user", "hf/base", "--assistant", "hf/base", "-n", 1, "--out", "s"),
         ("eval", "simulator", "--people", "c.jsonl", "--model", "hf/base"),
-        ("demo", "base", "--corpus", "c.jsonl", "--out", "b"),
+        ("demo-base", "--corpus", "c.jsonl", "--out", "b"),
         ("demo", "--out", "d"),
         ("convert", "c.jsonl", "--to", "parquet", "--out", "c.parquet"),
         ("export", "base", "--out", "e"),

@@ -142,7 +142,8 @@ def test_every_text_of_a_conversation_is_looked_at() -> None:
 
 
 def test_real_conversations_have_none_and_keep_every_character(real_data: Path) -> None:
-    sources = [real_data / name for name in ("real-chats", "mathdial", "socratic-llm/debugging_train.json")]
+    others = [real_data / name for name in ("mathdial", "socratic-llm/debugging_train.json")]
+    sources = [*(real_data / "real-chats").glob("*.jsonl"), *others]
     for conversation in import_files(sources)[0]:
         masked, found = mask_conversation(conversation)
         assert not found and masked == conversation

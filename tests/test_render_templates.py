@@ -260,7 +260,7 @@ def test_an_end_token_outside_the_loss_is_refused(tmp_path):
 def test_turns_that_end_by_what_follows_are_refused_where_that_is_another(tmp_path):
     tok = tokenizer("bytes", "deepseek")
     rows = [{"role": role, "content": "x"} for role in ("user", "user", "assistant")]
-    with pytest.raises(UnstablePrefix, match="ends the user's turn by what follows") as caught:
+    with pytest.raises(UnstablePrefix, match="ends the user's turn") as caught:
         render(Conversation.model_validate({"messages": rows}), tok, "user")
     assert "maieutic clean" in caught.value.hint
 
@@ -278,7 +278,7 @@ def test_a_system_text_that_moves_with_the_last_turn_is_refused(tmp_path):
         "{{ messages[0].content }}{% endif %}{{ m.content }}</s>{% endif %}{% endfor %}"
     )
     assert render(chat("a", "b"), tokenizer(), "user", str(path)).supervised
-    with pytest.raises(UnstablePrefix, match="writes a turn otherwise"):
+    with pytest.raises(UnstablePrefix, match="writes a turn"):
         render(chat("a", "b", system="Be kind."), tokenizer(), "user", str(path))
 
 
