@@ -486,7 +486,9 @@ def test_bytes_that_are_no_text(refused: Any, shelf: Path) -> None:
     refused("judge seeds.jsonl --rubric noise.yaml --out new", "not YAML", codes=(1, 2))
     refused("train sft --config noise.yaml", "not YAML", codes=(1, 2))
     refused(
-        "candidates --model script/script.jsonl --data seeds.jsonl --prompt noise.md --out new", "not UTF-8"
+        "candidates --model script/script.jsonl --data seeds.jsonl --prompt noise.md --out new",
+        "not UTF-8",
+        codes=(1, 2),
     )
 
 
