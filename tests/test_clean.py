@@ -276,7 +276,10 @@ def test_masked_conversations_lie_masked_among_the_rejected(tmp_path: Path) -> N
 
 
 def test_real_conversations_pass_every_filter_but_where_it_is_right(real_data: Path, tmp_path: Path) -> None:
-    write_corpus(tmp_path / "c.jsonl", import_files([*(real_data / "real-chats").glob("*.jsonl"), real_data / "mathdial"])[0])
+    write_corpus(
+        tmp_path / "c.jsonl",
+        import_files([*(real_data / "real-chats").glob("*.jsonl"), real_data / "mathdial"])[0],
+    )
     options = CleanOptions(filters=tuple(Filter))
     rejected: list[Rejected] = []
     report = CleanReport()

@@ -148,7 +148,9 @@ def test_real_benchmarks_are_found_in_themselves_and_not_in_real_chats(
     asked = [question for file in files for question in questions(file)]
     assert len(asked) == 240
     corpus = tmp_path / "c.jsonl"
-    write_corpus(corpus, import_files([*(real_data / "real-chats").glob("*.jsonl"), real_data / "mathdial"])[0])
+    write_corpus(
+        corpus, import_files([*(real_data / "real-chats").glob("*.jsonl"), real_data / "mathdial"])[0]
+    )
     found = Decontaminate(corpus=corpus, against=files).run()
     assert (found.flagged, found.read) == (0, 467)
     inside = [talk("Hello.", "Hi!", f"Here it is: {question.text}", "Well.") for question in asked]

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from cli_tree import parse
 from tiny import tiny_checkpoint
 from typer.testing import CliRunner
 
@@ -88,3 +89,8 @@ def test_mistakes_are_said(folder: Path) -> None:
         error = CliRunner().invoke(cli.app, ["train", *map(str, words)]).exception
         assert isinstance(error, MaieuticError), error
         assert fact in error.what and error.hint and len(str(error).splitlines()) == 2
+
+
+def test_the_options_of_version_1_still_set_their_settings() -> None:
+    words = "--model m --data d --role user --out o --batch 2 --steps 3 --lora 4 --tokens-at-once 64"
+    assert parse(["train", "sft", *words.split(), "--checkpoint-activations"]) == ("train", "sft")

@@ -190,8 +190,6 @@ def _parameter(option: Option) -> inspect.Parameter:
     flags = option.flag.split()
     if option.type is bool and option.default is True:
         flags = [f"{flags[0]}/--no-{flags[0].removeprefix('--')}"]
-    elif option.type is bool:
-        flags = flags[:1]
     metavar = "NAME=VALUE" if option.pairs else None
     info: Any
     if option.is_argument:

@@ -87,6 +87,14 @@ class TrainConfig(Step):
     operations: ClassVar[int] = FORWARD + BACKWARD
     """Operations per weight and token, for the cost estimate."""
     outputs: ClassVar = ("model",)
+    flags: ClassVar = {
+        "batch_size": "--batch-size --batch",
+        "gradient_checkpointing": "--gradient-checkpointing --checkpoint-activations",
+        "lora_r": "--lora-r --lora",
+        "max_steps": "--max-steps --steps",
+        "max_tokens_per_batch": "--max-tokens-per-batch --tokens-at-once",
+    }
+    """The second name of each option is that of version 1."""
 
     model: str = Field(description="Model to start from: a folder, a finished training run, or a Hub id.")
     data: Path = Field(description="Rows to train on: a JSONL file, or a step's folder.")
