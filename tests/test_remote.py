@@ -413,7 +413,7 @@ def test_a_field_the_server_refuses_is_left_out_and_remembered(
         assert "".join(streamed(model)[0]) == "ok"
     assert [field in seen.body for seen in server.chats] == [True, False, False, False]
     assert ("max_completion_tokens" in server.chats[-1].body) == (field == "max_tokens")
-    assert list(model.refused) == [field] and caplog.text.count("asked without") == 1
+    assert list(model.refused) == [field] and len(caplog.records) == 1 and field in caplog.text
 
 
 def test_a_field_is_blamed_only_where_leaving_it_out_helped() -> None:
