@@ -156,7 +156,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a group without stages": ({"stages": {"g": {"for": {"x": 2}, "do": "import"}}}, "group g: not a group"),
     "a group of nothing": ({"stages": {"g": {"for": {"x": 0}, "stages": {"a": IMPORT}}}}, "x is 0, neither a number"),
     "a variable that is a value": (
-        {"stages": {"g": {"for": {"corpus": 2}, "stages": {"a": IMPORT}}}}, "'corpus' is a value's name already",
+        {"stages": {"g": {"for": {"corpus": 2}, "stages": {"a": IMPORT}}}}, "'corpus'",
     ),
     "a value that nobody has": ({"stages": {"a": IMPORT}, "extends": "platolm", "values": {"nix": 1}}, "no value 'nix'"),
     "two stages of one name": ({"stages": {"g": {"for": {"x": 2}, "stages": {"a": IMPORT}}}}, "two stages are called a"),

@@ -248,9 +248,10 @@ def _split_messages(messages: Any, aside: Any) -> tuple[Any, Any]:
             and "role" in message
             and (place in others or len(message) != 2 or not (isinstance(message.get("content"), str)))
         ):
-            fields, rest = _split(message, others.pop(place, None))
+            given = others.pop(place, None)
+            fields, rest = _split(message, given)
             split.append(fields)
-            others |= {place: rest} if rest else {}
+            others |= {place: rest} if rest or given == {} else {}
         else:
             split.append(message)
     return split, others if others or isinstance(aside, Mapping) else aside
