@@ -98,7 +98,7 @@ def test_each_set_is_tested_with_each_tutor() -> None:
     ],
 )
 def test_who_made_the_pairs_does_not_grade(judges: dict[str, Any]) -> None:
-    with pytest.raises(RecipeError, match=r"would grade the tutor.*\n.*another model"):
+    with pytest.raises(RecipeError, match=r"would grade the tutor"):
         resolved(**judges)
     resolved(final_judge="hf/c/d")
 

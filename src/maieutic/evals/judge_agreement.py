@@ -48,7 +48,7 @@ class RatedPair(NamedTuple):
 
 
 def score_judge(path: Path | str) -> dict[str, Any]:
-    """Read rated pairs and measure the agreement.
+    """Read rated pairs, of a file or of a judge step over `eval judge rated`, and measure the agreement.
 
     Rows are `{"human", "judge", "text"?}`: a rating is a number, yes/no, or an object of these by criterion (each
     reported under `criteria`; for socratic-llm's evaluation the summary score is compared as well); `human` may be a
@@ -61,7 +61,7 @@ def score_judge(path: Path | str) -> dict[str, Any]:
     Raises:
         InputError: the rows are of another format.
     """
-    rows, notes = read_table(path)
+    rows, notes = (human_and_judge(path), []) if Path(path).is_dir() else read_table(path)
     judge_key = next((key for key in ("judge", "gpt4o") if any(key in row for row in rows)), None)
     if judge_key is None or not any("human" in row for row in rows):
         raise InputError(
