@@ -204,6 +204,7 @@ def test_baselines_have_names(tmp_path: Path) -> None:
         simulator.parse_baselines(["base=nowhere"])
 
 
+@pytest.mark.slow
 def test_from_the_command_line_with_a_tiny_model(tmp_path: Path) -> None:
     from tiny import tiny_checkpoint
 

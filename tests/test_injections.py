@@ -238,6 +238,7 @@ def local(folder: Path) -> Path:
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_a_tiny_judge_in_this_process(tmp_path: Path) -> None:
     """Trained to give its own verdict, and untrained: that verdict or none; no text becomes a control token."""
     trained = local(tmp_path)

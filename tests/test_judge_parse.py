@@ -119,6 +119,7 @@ def test_a_verdict_on_a_pair(text: str, value: float | None) -> None:
     assert (parsed.error is None) == (value is not None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [400, 900, 960, 100_000])
 def test_deep_json_is_no_crash(depth: int) -> None:
     for text in ('{"a": ' * depth + said() + "}" * depth, '{"helpful": ' * depth + "1" + "}" * depth):

@@ -41,6 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_sft_then_dpo_on_its_model(folder: Path) -> None:
     (folder / "sft.yaml").write_text(
         f"model: hf/{folder}/base\ndata: {folder}/c.jsonl\nrole: user\nbatch_size: 2\nmax_steps: 9\n"

@@ -173,6 +173,7 @@ TrainDpo.model_validate_json(sys.argv[1]).run(sys.argv[2])
 """
 
 
+@pytest.mark.slow
 def test_what_the_reference_said_before_a_kill_is_not_asked_again(
     start: Path, pairs: Path, tmp_path: Path
 ) -> None:
@@ -192,6 +193,7 @@ def test_what_the_reference_said_before_a_kill_is_not_asked_again(
     assert len({json.loads(line)["key"] for line in after.splitlines()}) == 10
 
 
+@pytest.mark.slow
 def test_a_kill_at_an_epoch_s_checkpoint_does_not_lose_its_evaluation(
     start: Path, pairs: Path, tmp_path: Path
 ) -> None:

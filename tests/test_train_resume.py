@@ -90,6 +90,7 @@ def killed(settings: Job, after: int) -> None:
     assert not (settings.out / "manifest.json").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_like_a_whole_one(settings: Job, whole: Path, tmp_path: Path) -> None:
     again = settings.but(out=tmp_path / "killed")
     killed(again, after=0)
