@@ -20,7 +20,6 @@ import typer
 from maieutic.core.console import note, print_json, set_json
 from maieutic.core.errors import InputError, MissingInput
 from maieutic.core.step import Step, build, group
-from maieutic.core.store import write_json
 
 _WITHOUT_PREFIX = ("sampling", "requests", "local", "budget")
 SETTINGS: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None}
@@ -149,8 +148,6 @@ def command(kind: type[Step]) -> Callable[..., None]:
         result = step.run(target) if target is not None else step.run("")
         if result is None:
             return
-        if kind.writes == "result" and target is not None and not target.is_dir():
-            write_json(target, result.json())
         for line in result.remarks():
             note(line)
         if as_json:
